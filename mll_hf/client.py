@@ -236,7 +236,7 @@ class Client:
 
         Args:
             classes: Class names; at least one, all different.
-            config: Strategy, k, caps and licenses.
+            config: Strategy, k, limits and licenses.
             domain: Style of the images ("photo", "sketch", "satellite image").
             task: Purpose ("traffic sign recognition").
             descriptions: Descriptions of the classes, in their order; by default from templates and glosses.
@@ -248,7 +248,7 @@ class Client:
                 ``max_parameters="500M"``, ``licenses=["mit"]``.
 
         Raises:
-            InputError: The classes are empty or repeated, no model is within the caps or has an allowed license, or
+            InputError: The classes are empty or repeated, no model is within the limits or has an allowed license, or
                 there are too few images.
             ModelError: No model can be tried.
             LabelError: A label in a folder is damaged or of another graph.

@@ -91,7 +91,7 @@ class HubError(MLLError):
     """The Hub rejected a request, or cannot be reached.
 
     Attributes:
-        repo_id: The repository.
+        repo_id: The repo.
         status: HTTP status of the response, if there was one.
     """
 

@@ -1,7 +1,7 @@
 """Build the graph of WordNet's visual concepts, gather probe images for it, and publish both in dataset repos.
 
-The concepts are the classes of ImageNet and all their hypernyms in WordNet 3.0. The images come from the five data sets
-of the paper or from any labeled data set on the Hub; they are streamed and never stored in full. An interrupted run
+The concepts are the classes of ImageNet and all their hypernyms in WordNet 3.0. The images come from the five datasets
+of the paper or from any labeled dataset on the Hub; they are streamed and never stored in full. An interrupted run
 resumes with the same command.
 
     python scripts/build_graph.py --text-only --out DIR
@@ -10,7 +10,7 @@ resumes with the same command.
     python scripts/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
 
 With --redistributable, only redistributable images are taken: their license is open, and their author or page is
-known. Both are columns of the data set, or come from a file that Open Images, COCO or LVIS offers for download:
+known. Both are columns of the dataset, or come from a file that Open Images, COCO or LVIS offers for download:
 
     python scripts/build_graph.py --out DIR --redistributable \\
         --source 'open-images?credits=test-images-with-rotation.csv' \\

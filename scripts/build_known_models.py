@@ -343,7 +343,7 @@ class Models:
 
 
 def measurements(tables: Path, models: Models) -> list[Row]:
-    """Rows of accuracies.csv: by source, then in the source's order of models and data sets."""
+    """Rows of accuracies.csv: by source, then in the source's order of models and datasets."""
     datasets = read(DATA / "datasets.csv")
     known: dict[tuple[str, str], Row] = {
         (table, name): row
@@ -381,7 +381,7 @@ def measurements(tables: Path, models: Models) -> list[Row]:
 
 
 def read_recall(tables: Path) -> tuple[list[str], list[str], dict[str, list[str]], np.ndarray]:
-    """Models, prompt sets, classes of each data set, and [M, P, C] recall of per_class_recall.parquet."""
+    """Models, prompt sets, classes of each dataset, and [M, P, C] recall of per_class_recall.parquet."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(tables / "per_class_recall.parquet").to_pydict()

@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def synsets_of(recalls: ClassRecalls, graph: SemanticGraph, wnids: tuple[str, ...]) -> dict[str, list[str]]:
-    """Synset of each class of the tables, by data set; a KeyError names a class that has none."""
+    """Synset of each class of the tables, by dataset; a KeyError names a class that has none."""
     by_name = {name: wnid for wnid in wnids for name in map(normalize_lemma, graph.concepts[graph.index[wnid]].lemmas)}
     names = map(normalize_lemma, recalls.of("imagenet-1k")[0])  # in timm's order
     by_name |= dict(zip(names, wnids, strict=True))

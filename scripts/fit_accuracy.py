@@ -5,11 +5,11 @@
     python scripts/fit_accuracy.py --things   # before that, rewrite things.json (needs WordNet; takes some minutes)
 
 Class names come from the table of recall per class and from scripts/accuracy/class_names.json, which names the source
-of each. Data sets without names get the mean features of the others.
+of each. Datasets without names get the mean features of the others.
 
-Protocol: every kin group of data sets is left out in turn, in all tables at once. The errors of a data set are averaged
-over its tables, then over data sets. The width of an interval is fitted inside each fold, on errors for groups that
-were left out inside that fold. The features were chosen on the same data sets; --choose shows the results if they are
+Protocol: every kin group of datasets is left out in turn, in all tables at once. The errors of a dataset are averaged
+over its tables, then over datasets. The width of an interval is fitted inside each fold, on errors for groups that
+were left out inside that fold. The features were chosen on the same datasets; --choose shows the results if they are
 chosen inside each fold. Which words are things is learned from WordNet alone.
 """
 
@@ -60,7 +60,7 @@ SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
 FEATURES = ("similarity", "nearest", "specialized", "things")
 ALL_FEATURES = (*FEATURES, "log_classes")
 N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-azimuth": 18, "smallnorb-elevation": 9}
-LEVELS = 6  # models per table and data set, at even steps of ImageNet accuracy
+LEVELS = 6  # models per table and dataset, at even steps of ImageNet accuracy
 RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
 CENTER = 1.0  # of the logit of ImageNet accuracy
 MIN_ERROR = 0.05  # smaller errors are squared instead of absolute
@@ -71,17 +71,17 @@ WORDS, WORDS_RIDGE = 6000, 3.0
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """N published accuracies on D data sets.
+    """N published accuracies on D datasets.
 
     Attributes:
-        names: The D data sets.
+        names: The D datasets.
         kin: [D] kin group of each.
         features: [D, F] features, NaN where names are unknown.
         chance: [D] one over the number of classes.
-        dataset: [N] index of the data set.
+        dataset: [N] index of the dataset.
         table: [N] index of the table.
         imagenet: [N] accuracy of the model on ImageNet in the same table.
-        accuracy: [N] accuracy of the model on the data set.
+        accuracy: [N] accuracy of the model on the dataset.
         best: [N] whether the model is the best of the table on ImageNet.
     """
 
@@ -96,7 +96,7 @@ class Figures:
     best: NDArray[np.bool_]
 
     def shares(self, rows: NDArray[np.bool_]) -> Floats:
-        """[N] weights of rows: equal among data sets, tables of a data set, and models of a table; they sum to 1."""
+        """[N] weights of rows: equal among datasets, tables of a dataset, and models of a table; they sum to 1."""
         weights = np.zeros(len(rows))
         cells = np.unique(np.stack([self.dataset[rows], self.table[rows]]), axis=1).T
         for dataset, table in cells.tolist():
@@ -106,16 +106,16 @@ class Figures:
 
     @property
     def kin_sizes(self) -> Ints:
-        """[N] number of data sets in the kin group."""
+        """[N] number of datasets in the kin group."""
         return np.array([(self.kin == kin).sum() for kin in self.kin])[self.dataset]
 
     def mean(self, values: Floats, rows: NDArray[np.bool_]) -> float:
-        """Mean over data sets of the mean over tables."""
+        """Mean over datasets of the mean over tables."""
         return float(self.shares(rows) @ values)
 
 
 def read_figures() -> Figures:
-    """All figures, with the features of the data sets."""
+    """All figures, with the features of the datasets."""
     datasets = {dataset.id: dataset for dataset in known_datasets()}
     recalls = class_recalls()
     tables = []
@@ -177,7 +177,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
     """Coefficients and [N] estimates for all rows, fitted without the kin groups ``left_out``.
 
     Minimizes absolute errors by reweighted Gauss-Newton steps. The weight of a kin group is the square root of its
-    number of data sets. Coefficients apply to unscaled features: the intercept, the slope of ImageNet accuracy, then
+    number of datasets. Coefficients apply to unscaled features: the intercept, the slope of ImageNet accuracy, then
     the features.
     """
     columns = [ALL_FEATURES.index(name) for name in features]
@@ -210,7 +210,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
 
 @cache
 def one_class() -> float:
-    """Half the width of a 90 % interval for the recall of one class, from its deviation within published data sets."""
+    """Half the width of a 90 % interval for the recall of one class, from its deviation within published datasets."""
     recalls = class_recalls()
     of_class = np.array(recalls.datasets)
     deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
@@ -227,7 +227,7 @@ def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tupl
     """Distances of both ends of the interval: the narrowest that cover 90 %; "not known" counts as width 1.
 
     All models and the best one of each table have half the weight each; the weight of a kin group is the square root
-    of its number of data sets.
+    of its number of datasets.
     """
     weights = (figures.shares(rows) + figures.shares(rows & figures.best)) / figures.kin_sizes**0.5
     used = weights > 0
@@ -251,7 +251,7 @@ def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Estimates [N] with intervals, each fitted without the kin group of its data set."""
+    """Estimates [N] with intervals, each fitted without the kin group of its dataset."""
 
     estimate: Floats
     low: Floats
@@ -295,9 +295,9 @@ def baselines(figures: Figures) -> dict[str, HeldOut]:
 
 
 def summary(name: str, judged: HeldOut, figures: Figures) -> str:
-    """Lines for all data sets, for those with names of things, for the others, and for the 13 targets.
+    """Lines for all datasets, for those with names of things, for the others, and for the 13 targets.
 
-    The targets are the data sets of the table of recall per class. Coverage has its binomial interval over data sets.
+    The targets are the datasets of the table of recall per class. Coverage has its binomial interval over datasets.
     """
     targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
     on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
@@ -350,7 +350,7 @@ def chosen_in_folds(figures: Figures) -> HeldOut:
 
 
 def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
-    """The regression over all data sets, with widths fitted to the errors on left-out groups."""
+    """The regression over all datasets, with widths fitted to the errors on left-out groups."""
     b, _ = fit(figures, FEATURES, ())
     usual = np.nanmean(figures.features, axis=0)
     below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
@@ -386,7 +386,7 @@ def fit_things() -> list[float]:
 
 
 def draw(figures: Figures, judged: HeldOut, path: Path) -> None:
-    """A picture of estimate, interval and accuracy of the model that is best on ImageNet, for every data set."""
+    """A figure of estimate, interval and accuracy of the model that is best on ImageNet, for every dataset."""
     from matplotlib.figure import Figure
 
     rows = [np.flatnonzero(figures.best & (figures.dataset == at)) for at in range(len(figures.names))]
@@ -422,7 +422,7 @@ def main() -> int:
     figures = read_figures()
     judged, _ = leave_kin_out(figures, FEATURES)
     n_kin = len(set(figures.kin.tolist()))
-    print(f"{len(figures.names)} data sets in {n_kin} kin groups, {len(figures.dataset)} figures")
+    print(f"{len(figures.names)} datasets in {n_kin} kin groups, {len(figures.dataset)} figures")
     for name, of_name in baselines(figures).items():
         print(summary(name, of_name, figures))
     print(summary(" + ".join(FEATURES), judged, figures))

@@ -59,7 +59,7 @@ def main() -> int:
     """Run all checks; returns the exit status."""
     parser = script_parser(str(__doc__))
     parser.add_argument("--models", default="ViT-B-32,ViT-L-14,ViT-H-14", metavar="NAMES", help="three architectures")
-    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
     parser.add_argument("--images", type=int, default=4096, metavar="N", help="JPEGs for speed (default: %(default)s)")
     parser.add_argument("--compared", type=int, default=256, metavar="N", help="images that the CPU embeds too")
     parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="concepts (default: %(default)s)")

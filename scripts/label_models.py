@@ -44,7 +44,7 @@ if importlib.util.find_spec("mll_hf") is None:  # in a job without it
     sys.exit("error: mll_hf is neither installed nor on a package registry; start with --with 'mll-hf[models] @ URL'")
 
 from mll_hf.cli.label import add_pull_requests, check_owners
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, positive, script_parser
 from mll_hf.cli.output import recall_text
 from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.graph.probes import SamplingConfig
@@ -344,7 +344,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = script_parser(str(__doc__))
     choice = parser.add_argument_group("models")
     choice.add_argument("models", nargs="*", metavar="MODEL", help="org/name[@revision] on the Hub")
-    choice.add_argument("--filter", action="append", metavar="TAG", help="all models with this tag; repeat for several")
+    choice.add_argument("--filter", action="append", metavar="TAG", help="all models with this tag; may be repeated")
     choice.add_argument("--author", metavar="NAME", help="all models of a user or organization")
     choice.add_argument("--search", metavar="TEXT", help="all models with this text in their id")
     choice.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of these")
@@ -354,7 +354,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--webhook", action="store_true", help="the model of the webhook event, in a job started by a webhook"
     )
     measure = parser.add_argument_group("measurement")
-    measure.add_argument("--graph", required=True, metavar="WHERE", help="folder, or hf://datasets/ORG/GRAPH[@rev]")
+    measure.add_argument("--graph", required=True, metavar="GRAPH", help=f"graph to measure on: {GRAPH_HELP}")
     measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     measure.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
     measure.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
@@ -386,7 +386,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--job-script", metavar="URL", help="hf-jobs: URL of this script (default: uploads this file)")
     publish = parser.add_argument_group("publication")
     publish.add_argument(
-        "--to", metavar="WHERE", help="a collection: hf://datasets/ORG/LABELS (default: your models' own repos)"
+        "--to", metavar="REPO", help="a collection, hf://datasets/ORG/NAME (default: each model's own repo)"
     )
     add_pull_requests(publish)
     publish.add_argument("--private", action="store_true", help="make a new collection private")

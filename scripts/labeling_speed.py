@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, default=256, metavar="N", help="images (default: %(default)s)")
     parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="images per batch of labeling (default: chosen for the device)"
     )

@@ -1,8 +1,8 @@
 """Test everything on the real Hub: graph, label, push, another user's view, select, predict, verify, clean up.
 
 First lists what it will create and download, and asks. All repos get new names in your namespace and are deleted at the
-end, also after a failure or Ctrl-C. The report, in Markdown, goes to stdout. Exit status: 0 if every step succeeded, 1
-if not, 2 if you declined, 130 after Ctrl-C.
+end, also after a failure or Ctrl+C. The report, in Markdown, goes to stdout. Exit status: 0 if every step succeeded, 1
+if not, 2 if you declined, 130 after Ctrl+C.
 
 The graph has 50 concepts, colored shapes that this script draws. Two published models are labeled, and a copy of a tiny
 model of the demo, which gets its label in its own repo. The visitor is this process without token and with empty
@@ -178,7 +178,7 @@ class Check:
         answers = [json.loads(line)["label"] for line in command(*words).splitlines()]
         (self.folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
         right = sum(path.stem.startswith(answer) for path, answer in zip(self.pictures, answers, strict=True))
-        return f"{right} of {len(answers)} new pictures are right"
+        return f"{right} of {len(answers)} new images are classified correctly"
 
     @property
     def pictures(self) -> list[Path]:

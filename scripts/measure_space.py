@@ -189,7 +189,7 @@ def _filters(number: int, n_concepts: int) -> list[Any]:
 
 @contextlib.contextmanager
 def _hub() -> Iterator[str]:
-    """A fake Hub; yields its address."""
+    """A fake Hub; yields its URL."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -216,7 +216,7 @@ class Browser:
     """Uses the controls of a Gradio page, with the requests of a browser.
 
     Args:
-        url: Address of the page.
+        url: URL of the page.
     """
 
     def __init__(self, url: str) -> None:

@@ -1,4 +1,4 @@
-"""Take the picture of the Space that the README shows: spaces/mll_select/answer.png.
+"""Take the screenshot of the Space that the README shows: spaces/mll_select/answer.png.
 
     MLL_LABELS=published python scripts/picture_of_space.py
 

@@ -151,7 +151,7 @@ def spent(run: Callable[[], object]) -> tuple[float, float]:
 
 
 class _Pictures:
-    """A torch data set of encoded pictures."""
+    """A torch dataset of encoded pictures."""
 
     def __init__(self, images: list[bytes], model: VisionLanguageModel) -> None:
         self._images, self._preprocess = images, model.preprocess

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def push(folder: Path, repo_id: str) -> str:
-    """Publish a Space in one commit; returns its address.
+    """Publish a Space in one commit; returns its URL.
 
     Raises:
         InputError: The source of the package is unknown, or is a wheel and the Space is private.

@@ -1,4 +1,4 @@
-"""Image data sets on the tiny Hub: parquet and WebDataset, in shards, with pictures that say what they show."""
+"""Image datasets on the tiny Hub: parquet and WebDataset, in shards, with pictures that say what they show."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def tar(rows, first=0):
 
 
 def put_features(repo_id, rows, features, shards=2, split="train", files=()):
-    """A data set of parquet files with any features, as `datasets` writes them; returns its commit."""
+    """A dataset of parquet files with any features, as `datasets` writes them; returns its commit."""
     import datasets
 
     content = {}
@@ -90,7 +90,7 @@ def in_shards(rows, count):
 
 
 def put_parquet(repo_id, rows, shards=3, split="test", files=(), **kind):
-    """A data set of parquet files on the Hub; returns its commit."""
+    """A dataset of parquet files on the Hub; returns its commit."""
     shards = min(shards, len(rows))  # datasets cannot read a file without rows
     parts = in_shards(rows, shards)
     content = {f"data/{split}-{i:05}-of-{shards:05}.parquet": parquet(part, **kind) for i, part in enumerate(parts)}
@@ -98,7 +98,7 @@ def put_parquet(repo_id, rows, shards=3, split="test", files=(), **kind):
 
 
 def put_tars(repo_id, rows, shards=2, names=None, split="test"):
-    """A data set as CLIP benchmark has them; returns its commit."""
+    """A dataset as CLIP benchmark has them; returns its commit."""
     parts = in_shards(rows, shards)
     files = {f"{split}/{i}.tar": tar(part, i * 1000) for i, part in enumerate(parts)}
     files |= {f"{split}/nshards.txt": f"{shards}\n".encode()}

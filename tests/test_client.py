@@ -150,7 +150,7 @@ def test_impossible_classes(store, classes):
 
 
 def test_no_labels(tmp_path):
-    with pytest.raises(InputError, match="holds no labels; make some"):
+    with pytest.raises(InputError, match="has no labels; make some"):
         client_of(tmp_path / "nowhere").select(["cat"])
     LabelStore(tmp_path).add_graph(GRAPH)
     evidence = {model.evidence for model in client_of(tmp_path).select(["cat"]).models}

@@ -124,7 +124,7 @@ def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, 
     answer = outcome.tried.answer
     assert answer.low <= outcome.singles["demo-letters"] <= answer.high
     assert demo.estimates_beside_truth([outcome]).count("demo-letters") == 2
-    share = f"{outcome.right[:8].sum()} of these 8 are right, {100 * outcome.right.mean():.0f} % of all"
+    share = f"{outcome.right[:8].sum()} of these 8 are correct, {100 * outcome.right.mean():.0f} % of all"
     assert share in demo.some_predictions(outcome)
     assert demo.draw([outcome], outcome, tmp_path / "demo.png").stat().st_size > 10_000
 
@@ -170,5 +170,5 @@ def test_an_error_ends_the_demo_in_one_line(tmp_path, monkeypatch, capsys, caplo
         assert demo.main() == 1
     error = capsys.readouterr().err
     assert error.startswith("scripts/demo: ")
-    assert "holds no labels" in error
+    assert "has no labels" in error
     assert error.count("\n") == 1

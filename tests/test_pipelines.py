@@ -217,7 +217,7 @@ def test_a_stream_is_drawn_as_it_is_asked_for(classifier):
 
 def test_a_dataset_streams(classifier):
     class Rows:
-        """As PyTorch's data sets: no more than a length and items."""
+        """As PyTorch's datasets: no more than a length and items."""
 
         def __len__(self):
             return 3

@@ -62,7 +62,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCache:
-    """A folder per model, with a file per data set and per list of texts."""
+    """A folder per model, with a file per dataset and per list of texts."""
 
     folder: Path
 
@@ -77,7 +77,7 @@ class EmbeddingCache:
 
         Args:
             refs: The models.
-            images: Data sets to embed.
+            images: Datasets to embed.
             texts: Lists of texts to embed.
             device: ``cuda``, ``mps``, ``cpu``, or None for the best available device.
 

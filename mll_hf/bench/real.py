@@ -1,8 +1,8 @@
-"""Choosing among real models: labels from published recall per class, and the code of `select` on other data sets.
+"""Choosing among real models: labels from published recall per class, and the code of `select` on other datasets.
 
 The published table has the recall of 21 models on every class of ImageNet, ImageNet-Sketch and ImageNet-R. ImageNet's
 classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their hypernyms,
-in three domains (photo, sketch, rendition). All other data sets of the table are target tasks. No model is run.
+in three domains (photo, sketch, rendition). All other datasets of the table are target tasks. No model is run.
 
 What labels lack that are made from this table is said in `mll_hf/models/published.py`. The table has no answers to
 single images either, so models cannot be combined. Where a method chooses models per class, the recall of a class is
@@ -72,7 +72,7 @@ _RANDOM, _BEST = "random model", "best per data set"
 
 @dataclass(frozen=True, eq=False)
 class RealTask(MatchedClasses):
-    """A data set whose recall per class is published, C classes."""
+    """A dataset whose recall per class is published, C classes."""
 
     dataset: str  # its id
     quality: Floats  # [C] cosine of the class name with the nearest lemma of the graph
@@ -134,7 +134,7 @@ def _task(recalls: ClassRecalls, dataset: str, index: ConceptIndex, prompts: str
 
 @cache
 def class_synsets() -> dict[tuple[str, str], str]:
-    """The WordNet synset of each class that is one of ImageNet's concepts, by data set and class.
+    """The WordNet synset of each class that is one of ImageNet's concepts, by dataset and class.
 
     Matched by name if only one concept has the name, else the sense was chosen by hand; a few names differ.
     """
@@ -304,7 +304,7 @@ def choice_table(results: RealResults) -> Table:
     return Table(
         f"choice_{results.world.prompts}",
         f"Accuracy by hub, prompts `{results.world.prompts}`",
-        f"Mean recall over the classes, averaged over {len(results.world.tasks)} data sets. Methods with k = 3 have "
+        f"Mean recall over the classes, averaged over {len(results.world.tasks)} datasets. Methods with k = 3 have "
         "the mean of their three models. `paper, k=1` and `paper, k=3` have that of the models that they choose for "
         "each class: an upper bound.",
         rows,
@@ -313,7 +313,7 @@ def choice_table(results: RealResults) -> Table:
 
 
 def difference_table(results: RealResults) -> Table:
-    """Each method compared with the generally best model: mean with interval over data sets, and the worst data set."""
+    """Each method compared with the generally best model: mean with interval over datasets, and the worst dataset."""
     rows: list[dict[str, Cell]] = []
     for hub in results.outcomes:
         general = results.accuracy(hub, "general")
@@ -326,15 +326,15 @@ def difference_table(results: RealResults) -> Table:
     return Table(
         f"difference_{results.world.prompts}",
         f"Against the generally best model, prompts `{results.world.prompts}`",
-        "Difference in accuracy to strategy `general`, mean over data sets with a 95 % bootstrap interval over them, "
-        "and the data set with the greatest loss.",
+        "Difference in accuracy to strategy `general`, mean over datasets with a 95 % bootstrap interval over them, "
+        "and the dataset with the greatest loss.",
         rows,
         digits=4,
     )
 
 
 def _worst(differences: Floats, results: RealResults) -> dict[str, Cell]:
-    """The smallest of the differences [T], and its data set."""
+    """The smallest of the differences [T], and its dataset."""
     worst = int(differences.argmin())
     return {"worst": float(differences[worst]), "on": results.world.tasks[worst].dataset}
 
@@ -361,7 +361,7 @@ def quality_table(results: RealResults) -> Table:
         f"quality_{results.world.prompts}",
         f"Upper bound of a choice per class by quality of the match, prompts `{results.world.prompts}`",
         "Recall of classes under the model that is chosen for each class, less that under the generally best model; "
-        "pooled over classes, with a 95 % bootstrap interval over data sets. An upper bound: no classifier can route "
+        "pooled over classes, with a 95 % bootstrap interval over datasets. An upper bound: no classifier can route "
         "an image by its true class. Quality is the cosine of the class name with the nearest lemma of the graph.",
         rows,
         digits=4,
@@ -382,7 +382,7 @@ def measured_table(results: RealResults) -> Table:
     return Table(
         f"measured_{results.world.prompts}",
         f"Upper bound of a choice per class, on classes that were measured, prompts `{results.world.prompts}`",
-        "As the table before, but on the classes whose synset is a concept of the labels; with the data set with the "
+        "As the table before, but on the classes whose synset is a concept of the labels; with the dataset with the "
         "least mean.",
         rows,
         digits=4,
@@ -390,7 +390,7 @@ def measured_table(results: RealResults) -> Table:
 
 
 def _pooled(gained: Floats, n_classes: Rows) -> Cell:
-    """The gain [T] divided by the number of classes [T]; data sets without a class are ignored."""
+    """The gain [T] divided by the number of classes [T]; datasets without a class are ignored."""
 
     def pooled_mean(sums: Floats, counts: Floats) -> Floats:
         mean: Floats = sums.sum(axis=-1) / counts.sum(axis=-1)
@@ -431,8 +431,8 @@ def estimate_table(results: RealResults) -> Table:
         f"estimates_{world.prompts}",
         f"Recall on concepts of the chosen model, all {len(world.labels)} models, prompts `{world.prompts}`",
         "Recall on concepts is no estimate of accuracy: that of the model that `mll` chooses, against the model's "
-        "accuracy on ImageNet and the mean accuracy of the chosen models on data sets that are no kin. The last column "
-        "is its mean error over all models. Estimated accuracies are fitted to these data sets, so they are judged "
+        "accuracy on ImageNet and the mean accuracy of the chosen models on datasets that are no kin. The last column "
+        "is its mean error over all models. Estimated accuracies are fitted to these datasets, so they are judged "
         "with whole kin groups left out, by `scripts/fit_accuracy.py`.",
         rows,
     )
@@ -468,9 +468,9 @@ def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
         rows.append({"hub": name, "models": len(hubs[0]), **means, "regret": regret})
     return Table(
         f"hubs_{source}",
-        f"Choosing by ImageNet accuracy: table `{source}`, {len(used)} data sets",
-        "Accuracies averaged over data sets outside the ImageNet group. `best elsewhere` is the model that is best on "
-        "the data sets that are no kin of the target. GFLOPs are those of one image and one text.",
+        f"Choosing by ImageNet accuracy: table `{source}`, {len(used)} datasets",
+        "Accuracies averaged over datasets outside the ImageNet group. `best elsewhere` is the model that is best on "
+        "the datasets that are no kin of the target. GFLOPs are those of one image and one text.",
         rows,
         digits=4,
     )
@@ -480,7 +480,7 @@ def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
 
 
 def modelgpt_table(results: RealResults, folder: Path) -> Table:
-    """All methods and ModelGPT, on the models and data sets of ModelGPT's published features.
+    """All methods and ModelGPT, on the models and datasets of ModelGPT's published features.
 
     Args:
         results: The world to run on.
@@ -499,7 +499,7 @@ def modelgpt_table(results: RealResults, folder: Path) -> Table:
     tasks = {task.dataset: task for task in world.tasks}
     shared = [name for name in datasets if name in known and known[name].id in tasks]
     if not len(hub) or not shared:
-        raise InputError(f"{folder / FEATURES_FILE} has none of the models or data sets; take the published table")
+        raise InputError(f"{folder / FEATURES_FILE} has none of the models or datasets; take the published table")
     rows: list[dict[str, Cell]] = []
     for name in shared:
         others = [other for other in datasets if known[other].kin != known[name].kin]
@@ -515,15 +515,15 @@ def modelgpt_table(results: RealResults, folder: Path) -> Table:
     return Table(
         f"modelgpt_{world.prompts}",
         f"With ModelGPT: {len(hub)} models, prompts `{world.prompts}`",
-        "ModelGPT with all of its features and ImageNet accuracy, fitted on LOVM's models and on data sets that are no "
-        "kin; on the models and data sets that LOVM and the table of recall per class share.",
+        "ModelGPT with all of its features and ImageNet accuracy, fitted on LOVM's models and on datasets that are no "
+        "kin; on the models and datasets that LOVM and the table of recall per class share.",
         [*rows, {"data set": "mean", **means}],
         digits=4,
     )
 
 
 def read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
-    """Values of some columns of a table of LOVM, by model (as in ``ViT-B-32 openai``) and data set.
+    """Values of some columns of a table of LOVM, by model (as in ``ViT-B-32 openai``) and dataset.
 
     Raises:
         InputError: The table is missing, or not the published one.

@@ -1,4 +1,4 @@
-"""Target tasks with known classes, from local files or from image data sets on the Hub.
+"""Target tasks with known classes, from local files or from image datasets on the Hub.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
 (columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class. Data
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
-_SPLIT = "test"  # of data sets on the Hub
+_SPLIT = "test"  # of datasets on the Hub
 
 
 def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
@@ -92,7 +92,7 @@ def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[Ta
 
     Raises:
         InputError: There is no task, or it cannot be read.
-        HubError: The data set cannot be downloaded.
+        HubError: The dataset cannot be downloaded.
         MissingExtraError: pyarrow or datasets is not installed.
     """
     if is_on_hub(location):
@@ -166,7 +166,7 @@ def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTas
 
 
 def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
-    """Download the split ``test`` of an image data set; arguments and errors as for :func:`load_tasks`."""
+    """Download the split ``test`` of an image dataset; arguments and errors as for :func:`load_tasks`."""
     try:
         import datasets
     except ImportError as error:
@@ -197,7 +197,7 @@ def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
 
 
 def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[str, ...]:
-    """Class names of an image data set on the Hub, from its card: one request, without images.
+    """Class names of an image dataset on the Hub, from its card: one request, without images.
 
     Args:
         location: ``hf://datasets/ORG/NAME[@REVISION]``.
@@ -205,7 +205,7 @@ def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[s
 
     Raises:
         InputError: The location is malformed, or the card has class names of no column or of several.
-        HubError: The Hub has no such data set or cannot be reached.
+        HubError: The Hub has no such dataset or cannot be reached.
     """
     named = parse_dataset(location)
     with hub_errors(named.repo_id):
@@ -218,7 +218,7 @@ def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tu
     """The only column of classes, and the class names."""
     if len(names) != 1:
         raise InputError(
-            f"{repo_id} has these columns of named classes: {abridged(list(names), 8) or 'none'}; choose a data set "
+            f"{repo_id} has these columns of named classes: {abridged(list(names), 8) or 'none'}; choose a dataset "
             "that has exactly one"
         )
     return next((name, check_class_names(classes)) for name, classes in names.items())

@@ -37,7 +37,7 @@ def add_bench(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     )
     _add_inputs(command)
     command.add_argument(
-        "--general", metavar="LOCATION", help="general benchmark that a model is chosen by, such as ImageNet"
+        "--general", metavar="LOCATION", help="task by which the baseline chooses a model, such as ImageNet"
     )
     command.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="methods or groups (default: all)")
     _add_draws(command, 5)
@@ -112,7 +112,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of cached embeddings (default: %(default)s)",
     )
-    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
     _add_out(command)
 
 

@@ -65,9 +65,9 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )  # fmt: skip
     trial.add_argument("--yes", action="store_true", help="download models for the trial without asking")
     trial.add_argument(
-        "--shares", metavar="WHAT",
-        help="class frequencies among the images: 'equal', 'answers' (as in the models' answers), or a JSON file "
-        "{class: share} (default: estimated from the models' answers)",
+        "--shares", metavar="FREQUENCIES",
+        help="class frequencies among the images: 'equal', 'answers' (as in the models' predictions), or a JSON file "
+        "{class: share} (default: estimated from the models' predictions)",
     )  # fmt: skip
     trial.add_argument(
         "--shortlist", type=positive, metavar="N",
@@ -79,7 +79,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )  # fmt: skip
     trial.add_argument(
         "--cascade", nargs="?", const=DEFAULT_CASCADE, type=float, metavar="SHARE",
-        help="also look for a cheap model that answers first, so that the chosen ones run only where it is unsure; "
+        help="also look for a cheap model that runs first, so that the chosen ones run only where it is unsure; "
         f"at most this share of later images may change their prediction (default: {DEFAULT_CASCADE}). Used by predict "
         "and serve with --cascade",
     )  # fmt: skip
@@ -99,7 +99,7 @@ def _select(args: argparse.Namespace) -> int:
         _plot(args.plot, selection)
     if args.cascade is not None and selection.cascade is None:
         note(
-            "no cascade: no cheaper model in the trial is shown to answer like the chosen ones; allow a larger share "
+            "no cascade: no cheaper model in the trial is shown to agree with the chosen ones; allow a larger share "
             "with --cascade, or give more images"
         )
     if args.json:
@@ -107,10 +107,12 @@ def _select(args: argparse.Namespace) -> int:
         return 0
     print(selection_report(selection))
     if selection.cascade:
-        print(f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of answers are expected to change.")
+        print(
+            f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of predictions are expected to change."
+        )
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if len(selection.classes) == 1:
-        note("with one class every answer is right; also name what else the images show")
+        note("with one class every prediction is correct; also name what else the images show")
     elif uncovered and selection.strategy is Strategy.MLL and selection.evidence is None:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "

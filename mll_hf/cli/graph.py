@@ -32,7 +32,7 @@ def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_add(actions)
     _add_push(actions)
-    show = actions.add_parser("show", help="list concepts and images", description="List the concepts of a graph.")
+    show = actions.add_parser("show", help="list the concepts of a graph", description="List the concepts of a graph.")
     check = actions.add_parser(
         "check",
         help="check that a graph is valid",

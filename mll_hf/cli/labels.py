@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.options import (
     IMAGES_HELP,
     ONE_DEVICE_HELP,
+    SOURCE_VARIABLE,
     add_location,
     add_plot,
     add_source,
@@ -39,8 +41,8 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     """Add the command ``labels`` and its subcommands."""
     command = commands.add_parser(
         "labels",
-        help="list, show, compare, check and verify labels",
-        description="Inspect labels, and keep their index up to date.",
+        help="list, show, compare, validate and verify labels",
+        description="List, show, compare, validate and verify labels, and update their index.",
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = _add_action(actions, "ls", _ls, "list labels by graph, best model first")
@@ -49,8 +51,11 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     check = _add_action(actions, "check", _check, "validate label files; fails if one is invalid")
     verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
     index = _add_action(actions, "index", _index, "update the index of a collection or folder from its labels")
-    for action in (ls, index):
-        add_location(action)
+    add_location(ls)
+    index.add_argument(
+        "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
+        help=f"a collection, hf://datasets/ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
+    )  # fmt: skip
     for action in (show, diff, verify):
         add_source(action)
     for action in (show, diff):
@@ -173,7 +178,7 @@ def _label_files(path: Path) -> list[Path]:
     found = set(path.rglob("*.safetensors"))
     paths = sorted(found - set(map(embeddings_path, found)) - set(path.glob("index/**/*.safetensors")))
     if not paths:
-        raise InputError(f"{path} holds no labels; give a label file or a folder of labels")
+        raise InputError(f"{path} has no labels; give a label file or a folder of labels")
     return paths
 
 

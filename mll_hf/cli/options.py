@@ -33,7 +33,7 @@ ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
 CASCADE_HELP = (
     "let the cheap model of a selection made with 'select --cascade' answer first, and the chosen models only where "
-    "it is unsure. Saves computation, may change a few answers, and reports the savings at the end"
+    "it is unsure. Saves compute, may change a few predictions, and reports the savings at the end"
 )
 GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
 IMAGES_HELP = (
@@ -149,10 +149,10 @@ def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Lab
 
 def script_parser(doc: str) -> argparse.ArgumentParser:
     """A parser for a script, with its docstring as help: examples (from ``python ...`` on) come after the options."""
-    description, _, examples = doc.partition("    python")
+    description, python, examples = doc.partition("    python")
     return argparse.ArgumentParser(
         description=description,
-        epilog=f"    python{examples}",
+        epilog=f"{python}{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
 from mll_hf.cli.options import BATCH_HELP, CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import note, print_error
-from mll_hf.ensemble.answers import AnswerFile, csv_header, csv_line, image_name, json_line, rows_of
+from mll_hf.ensemble.prediction_file import PredictionFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
 from mll_hf.models.base import DTYPES
 from mll_hf.selection import Selection
@@ -61,8 +61,8 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     )
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help="write answers to a .csv, .jsonl or .parquet file, batch by batch; the same command continues after an "
-        "interruption. Images that cannot be read get an empty answer",
+        help="write predictions to a .csv, .jsonl or .parquet file, batch by batch; the same command resumes an "
+        "interrupted run. Images that cannot be read get an empty prediction",
     )  # fmt: skip
     command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in SELECTION_OPTIONS})
 
@@ -80,10 +80,11 @@ def _predict(args: argparse.Namespace) -> int:
     ensemble = Ensemble(
         selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
     )
-    output = AnswerFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
+    output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
-        note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
+        done = len(images) - len(todo)
+        note(f"{args.output} has predictions for {done} of {len(images)} images; delete it to start over")
     first = failed = 0
     for prediction in ensemble.stream(todo, Rule(args.rule), sample=images) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
@@ -98,7 +99,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 class _Stdout:
-    """Answers on standard output: lines batch by batch, or a table at the end. Unreadable images are skipped."""
+    """Predictions on stdout: lines batch by batch, or a table at the end. Unreadable images are skipped."""
 
     done: frozenset[str] = frozenset()
 

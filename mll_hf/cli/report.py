@@ -105,9 +105,9 @@ def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
 
 
 _TRIAL_LEGEND = (
-    "agreement: share of the images on which the model agrees with all models combined; information: what its answers "
-    "tell about the images, 0 to 1: high if it is confident about each image and uses all classes; win share: how "
-    "often the model would be best on other images of this kind."
+    "agreement: share of the images on which the model agrees with all models combined; information: what its "
+    "predictions tell about the images, 0 to 1: high if it is confident about each image and uses all classes; "
+    "win share: how often the model would be best on other images of this kind."
 )
 
 

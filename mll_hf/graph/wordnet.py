@@ -39,7 +39,7 @@ _MIN_AGREEMENT = 0.95
 
 
 class ClassList(StrEnum):
-    """Class lists in timm, in the order of the data set's labels."""
+    """Class lists in timm, in the order of the dataset's labels."""
 
     IMAGENET_1K = "imagenet-1k"
     IMAGENET_12K = "imagenet-12k"

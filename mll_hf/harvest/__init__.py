@@ -1,4 +1,4 @@
-"""Gather probe images for a graph from data sets on the Hub, which are streamed and never stored in full."""
+"""Gather probe images for a graph from datasets on the Hub, which are streamed and never stored in full."""
 
 from __future__ import annotations
 

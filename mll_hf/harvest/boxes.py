@@ -1,6 +1,6 @@
 """Labels of the parts of an image: what the objects in a row are, and where.
 
-Three layouts are supported, from the cards of data sets on the Hub; they were not tested against the Hub:
+Three layouts are supported, from the cards of datasets on the Hub; they were not tested against the Hub:
 
 * LVIS and COCO (winvoker/lvis; detection-datasets/coco): ``objects`` with ``bboxes`` or ``bbox``, each left, top, width
   and height in pixels, and one class each.

@@ -1,17 +1,17 @@
-"""License, author and page of each image of a data set, and which images may be redistributed.
+"""License, author and page of each image of a dataset, and which images may be redistributed.
 
-They are columns of the data set or of a file of credits, named as in one of these sources:
+They are columns of the dataset or of a file of credits, named as in one of these sources:
 
 * COCO, and LVIS, which has COCO's images: ``license`` (a number, which the list ``licenses`` explains) and
   ``flickr_url``, in the list ``images`` of every annotation file (cocodataset.org, format of the data). The author is
-  only on Flickr's page. A license number in a column of a data set is ignored, since numberings differ.
+  only on Flickr's page. A license number in a column of a dataset is ignored, since numberings differ.
 * Open Images: ``License``, ``Author`` and ``OriginalLandingURL``, in ``train-images-boxable-with-rotation.csv``,
   ``validation-images-with-rotation.csv`` and ``test-images-with-rotation.csv`` (storage.googleapis.com/openimages, V7).
 * Visual Genome has no licenses. Half of its images have a ``coco_id``, by which they are found in a file of COCO; the
   others have at most a ``flickr_id`` (card of ranjaykrishna/visual_genome).
 
 Cropping changes an image, so licenses without derivatives forbid it. Licenses for non-commercial use do not count as
-open: users of a public data set would have to know what each image may be used for.
+open: users of a public dataset would have to know what each image may be used for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Credit(NamedTuple):
     """What a redistributed image must be credited with; empty where unknown.
 
     Attributes:
-        license: Id of the license (``cc-by-2.0``), or the text in the data set.
+        license: Id of the license (``cc-by-2.0``), or the text in the dataset.
         author: Name of the author.
         url: Page or file of the image, where its author is named.
     """
@@ -71,7 +71,7 @@ class Credit(NamedTuple):
 
 
 def credit_in(row: Mapping[str, Any]) -> Credit:
-    """The credit in a row of a data set, or of a file of credits."""
+    """The credit in a row of a dataset, or of a file of credits."""
 
     def first(columns: Collection[str]) -> tuple[str, str]:
         texts = ((column, str(row[column]).strip()) for column in columns if row.get(column) is not None)

@@ -1,4 +1,4 @@
-"""The gathered images as a data set: the choice of images, their files, ``build.json``, and the card."""
+"""The gathered images as a dataset: the choice of images, their files, ``build.json``, and the card."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # divide evenly
 
 
 class Chosen(NamedTuple):
-    """An image of the data set, and the number of its source."""
+    """An image of the dataset, and the number of its source."""
 
     source: int
     image: Image
@@ -115,7 +115,7 @@ class Build:
         config: Fields of the :class:`HarvestConfig`.
         sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
             concepts with any of them; has_objects; and the numbers of rows seen and skipped.
-        licenses: Number of images by license, of images whose data set has a license for each.
+        licenses: Number of images by license, of images whose dataset has a license for each.
     """
 
     key: str
@@ -162,7 +162,7 @@ def dataset_card(build: Build) -> str:
          s["domain"], *(f"{s[column]:,}" for column in columns)]
         for s in build.sources
     ]  # fmt: skip
-    header = ("source", "data set", "commit", "domain", *columns)
+    header = ("source", "dataset", "commit", "domain", *columns)
     domains = Counter[str]()
     for source in build.sources:
         domains[source["domain"]] += source["images"]
@@ -194,9 +194,9 @@ mll-hf label MODEL --graph hf://datasets/OWNER/GRAPH --images hf://datasets/THIS
 | `image` | the image |
 | `node` | WordNet 3.0 id of its concept; the image also shows all hypernyms of this concept |
 | `style` | its domain |
-| `source` | its data set |
-| `image_id` | first 32 hex digits of the SHA-256 of the image in its data set |
-| `license` | license of the image, if its data set has one for each image |
+| `source` | its dataset |
+| `image_id` | first 32 hex digits of the SHA-256 of the image in its dataset |
+| `license` | license of the image, if its dataset has one for each image |
 | `author` | its author, where known |
 | `url` | its page, which names the author |
 
@@ -236,7 +236,7 @@ def _attribution(build: Build) -> str:
 ## Attribution
 
 {only}Each image has its own license, author and page, in the columns `license`, `author` and `url`, as stated by its \
-data set. If you redistribute an image, name them too, say that it was changed, and keep its license if that is \
+dataset. If you redistribute an image, name them too, say that it was changed, and keep its license if that is \
 ShareAlike (`-sa`). Where `author` is empty, the page names the author. The licenses were not checked again.
 
 {_NEWLINE.join(markdown_table(["license", "images"], counts))}

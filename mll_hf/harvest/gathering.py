@@ -1,4 +1,4 @@
-"""Stream a data set and keep a few images of each concept.
+"""Stream a dataset and keep a few images of each concept.
 
 A draw is a pseudorandom number from an image and the seed. The images of a concept with the lowest draws are its
 sample, which therefore depends neither on the order of the images nor on the shards. Each finished shard is a file in
@@ -209,7 +209,7 @@ def _connections_closed_with_files() -> Iterator[None]:
 
 @contextmanager
 def _stream_errors(repo_id: str) -> Iterator[None]:
-    """Raise a HubError with a one-line reason if a data set cannot be opened."""
+    """Raise a HubError with a one-line reason if a dataset cannot be opened."""
     with hub_errors(repo_id):
         try:
             yield
@@ -236,7 +236,7 @@ class Image(NamedTuple):
     Attributes:
         concept: Id of its concept.
         draw: Its draw.
-        id: First 32 hex digits of the SHA-256 of the image in its data set.
+        id: First 32 hex digits of the SHA-256 of the image in its dataset.
         shard: Number of its shard.
         row: Its row in the table of the shard.
     """
@@ -276,7 +276,7 @@ class Gathered:
 
 
 def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
-    """Stream a data set into a working folder of its own; finished shards are skipped.
+    """Stream a dataset into a working folder of its own; finished shards are skipped.
 
     Raises:
         HubError: The stream broke off repeatedly, or a label is not in the source's list of classes.

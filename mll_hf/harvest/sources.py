@@ -1,4 +1,4 @@
-"""Image data sets on the Hub, and the concepts of their labels.
+"""Image datasets on the Hub, and the concepts of their labels.
 
 Facts about the built-in sources come from their Hub pages; they were not tested against the Hub:
 
@@ -12,7 +12,7 @@ Facts about the built-in sources come from their Hub pages; they were not tested
 * ``axiong/imagenet-r``: Parquet with ``image`` and ``wnid``, configuration ``test``.
 
 ``timm/imagenet-12k-wds`` (gated) is not used in the paper. Its validation split has 40 images of each of the 11,821
-classes of ImageNet-12k; the five data sets of the paper only cover ImageNet's 1,000.
+classes of ImageNet-12k; the five datasets of the paper only cover ImageNet's 1,000.
 
 Sources of redistributable images: see :mod:`mll_hf.harvest.boxes` for their layouts, and
 :mod:`mll_hf.harvest.credits` for author and license of each image.
@@ -69,7 +69,7 @@ class Labels(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A labeled image data set on the Hub.
+    """A labeled image dataset on the Hub.
 
     Attributes:
         name: Its name, used in the column ``source``.
@@ -80,22 +80,22 @@ class ImageSource:
         domain: How its images look, for example "photo" or "sketch".
         license: License of its images, in words.
         revision: Branch, tag or commit; None for main.
-        config: Configuration of the data set; None for the only one.
+        config: Configuration of the dataset; None for the only one.
         split: Its split.
         files: Pattern of the split's files, such as ``test/*.tar``; None lets ``datasets`` detect them, which mistakes
-            a repo with few archives beside text files for a text data set.
+            a repo with few archives beside text files for a text dataset.
         image: Image column; None for the only one.
         label: Label column, or the field of an object with its label or labels.
         objects: Column of labeled objects, see :func:`mll_hf.harvest.boxes.labeled_parts`; None if images have a label.
         key: Column with the id of an image in the file of credits; may be the image column, for the name of its file.
-        credits: File with license and author of each image; None if they are columns of the data set.
+        credits: File with license and author of each image; None if they are columns of the dataset.
     """
 
     name: str
     repo_id: str
     labels: str
     domain: str
-    license: str = "see the data set"
+    license: str = "see the dataset"
     revision: str | None = None
     config: str | None = None
     split: str = "test"
@@ -151,7 +151,7 @@ def parse_source(text: str) -> ImageSource:
     """Parse a source: ``NAME[?OPTIONS]``, built in, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
 
     Options are the fields of :class:`ImageSource`, of which ``labels`` and ``domain`` are required; for a built-in
-    source also ``repo``, a copy of its data set.
+    source also ``repo``, a copy of its dataset.
 
     Raises:
         InputError: It has neither form, or an option is missing, unknown or empty.
@@ -190,7 +190,7 @@ class PinnedSource:
         is_gated: Whether users must accept terms to download its files.
         class_names: Class names by index, if the repo has a file of them.
         by_label: Wnid of each label or class name; None if labels are wnids.
-        credits: License and author of each image; None if they are columns of the data set, or unknown.
+        credits: License and author of each image; None if they are columns of the dataset, or unknown.
     """
 
     source: ImageSource
@@ -208,7 +208,7 @@ def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -
 
     Raises:
         InputError: Two sources have the same name, or a file of labels or credits, or of WordNet, cannot be read.
-        HubError: A data set does not exist, or the Hub cannot be reached.
+        HubError: A dataset does not exist, or the Hub cannot be reached.
         MissingExtraError: timm is not installed.
     """
     names = [source.name for source in sources]

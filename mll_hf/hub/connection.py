@@ -114,7 +114,7 @@ def _reason(error: Exception, repo_id: str) -> str:
         case GatedRepoError():
             return f"is gated; accept its terms at {constants.ENDPOINT}/{repo_id} and log in with: hf auth login"
         case DisabledRepoError():
-            return "is disabled by the Hub; use another repository"
+            return "is disabled by the Hub; use another repo"
         case RepositoryNotFoundError():
             login = "check the name, or log in with: hf auth login"
             advice = f"for the local folder write {LOCAL_PREFIX}{repo_id}" if Path(repo_id).is_dir() else login
@@ -126,7 +126,7 @@ def _reason(error: Exception, repo_id: str) -> str:
         case LocalEntryNotFoundError():
             return "is not in the local cache, and the Hub cannot be reached; go online once"
         case EntryNotFoundError():
-            return "lacks a required file; check that it is the repository you mean"
+            return "lacks a required file; check that it is the repo you mean"
         case LocalTokenNotFoundError():
             return _reason_for_status(401)
         case HfHubHTTPError():
@@ -254,7 +254,7 @@ def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "")
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repository at some commit: size in bytes and hash, as the Hub lists them.
+    """A file of a repo at some commit: size in bytes and hash, as the Hub lists them.
 
     The hash is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
     """
@@ -265,9 +265,9 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A commit of a repository, ``model`` or ``dataset``, with its files by path.
+    """A commit of a repo, ``model`` or ``dataset``, with its files by path.
 
-    The repository has its own name even if it was asked for by an old one, or in another case.
+    The repo has its own name even if it was asked for by an old one, or in another case.
     """
 
     repo_id: str
@@ -299,7 +299,7 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
     request = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
     info = retried(partial(request, timeout=TIMEOUT_SECONDS), patient=patient)
     if not FULL_SHA.fullmatch(str(info.sha)):
-        raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
+        raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
     files = {}
     for sibling in getattr(info, "siblings", None) or ():
         size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
@@ -319,7 +319,7 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
     If the Hub cannot be reached, the cached response is used.
 
     Raises:
-        HubError: There is no such repository or revision, or the Hub cannot be reached and nothing is cached.
+        HubError: There is no such repo or revision, or the Hub cannot be reached and nothing is cached.
     """
     revision = revision or "main"
     cached = _cached_head(repo_id, repo_type, revision)

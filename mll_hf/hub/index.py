@@ -31,7 +31,7 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The file's address."""
+        """The file's URL."""
         return f"hf://datasets/{self.head.repo_id}@{self.head.sha}/{self.path}"
 
     @property

@@ -46,7 +46,7 @@ class DatasetLocation:
 
 
 def is_on_hub(text: str | Path) -> bool:
-    """Whether a location is an ``hf://`` address."""
+    """Whether a location is an ``hf://`` URL."""
     return isinstance(text, str) and text.startswith("hf://")
 
 

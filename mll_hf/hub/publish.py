@@ -1,7 +1,7 @@
 """Publish labels, graphs, images of graphs, and content of dedicated model repos, such as selections.
 
 A publication is one commit on the head that it was prepared for, or one pull request, so an interruption leaves the
-repository as it was. If another commit came first, the change is prepared again on the new head. Publishing the same
+repo as it was. If another commit came first, the change is prepared again on the new head. Publishing the same
 content twice changes nothing. A pull request is opened only on request.
 """
 
@@ -92,7 +92,7 @@ class Published:
         url: Page of the commit or the pull request.
         revision: The commit.
         pull_request: Number of the pull request; None if the commit is on the main branch.
-        changed: False if the repository had this content already.
+        changed: False if the repo had this content already.
     """
 
     url: str
@@ -256,7 +256,7 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph], token: str | None
 ) -> dict[str, bytes | None]:
-    """Index, table, picture and card of a collection after a commit that adds files.
+    """Index, table, figure and card of a collection after a commit that adds files.
 
     The owner's text in the card is kept.
     """
@@ -420,7 +420,7 @@ def publish_repo(
     return _publish(api, repo_id, "model", title, files, create_pr=create_pr)
 
 
-# --- repositories -----------------------------------------------------------------------------------------------------
+# --- repos -----------------------------------------------------------------------------------------------------
 
 
 def _repo_of(dataset: str) -> str:
@@ -462,14 +462,14 @@ def _check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None
 
 
 def _read(api: HfApi, head: Head, path: str, max_bytes: int) -> bytes:
-    """The content of a repository's file; empty if there is no such file."""
+    """The content of a repo's file; empty if there is no such file."""
     if path not in head.files:
         return b""
     return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes).read_bytes()
 
 
 def _card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
-    """A repository's README, edited."""
+    """A repo's README, edited."""
     try:
         return edit(_read(api, head, README, _MAX_README_BYTES).decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Edit the README of a repository and keep every byte that is not ours.
+"""Edit the README of a repo and keep every byte that is not ours.
 
 Front matter is edited as text: loading and dumping it, as ``huggingface_hub.ModelCard`` does, loses comments, quotes
 and order. Text is only inserted; only our own earlier text is removed. The result is parsed and compared with the

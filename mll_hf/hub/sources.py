@@ -152,7 +152,7 @@ class Collection(_HubSource, StoredLabels):
         head = read_head(self.api, self.dataset.repo_id, "dataset", self.dataset.revision)
         if not is_collection(head):
             raise InputError(
-                f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
+                f"hf://datasets/{head.repo_id} has no labels yet; publish some: mll-hf push MODEL --to "
                 f"hf://datasets/{head.repo_id} --labels DIR"
             )
         return head
@@ -361,7 +361,7 @@ class TaggedModels(_HubSource):
         return tuple(sorted(found, key=lambda label: (label.model.repo_id, label.group, label.model.revision)))
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels, from the cache: all were downloaded to list them."""
+        """Full labels, from the cache: all were downloaded to list them."""
         return tuple(map_parallel(self._fetch_one, [self._file_of(label) for label in labels], HUB))
 
     def _file_of(self, label: LabelFacts) -> _Tagged:

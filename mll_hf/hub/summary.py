@@ -1,6 +1,6 @@
-"""The labels of a collection as a table for the Hub's viewer, and its best models as a picture.
+"""The labels of a collection as a table for the Hub's viewer, and its best models as a figure.
 
-The table is CSV and the picture SVG: neither needs another package, so every publication writes them. The Hub's viewer
+The table is CSV and the figure SVG: neither needs another package, so every publication writes them. The Hub's viewer
 converts the table to Parquet itself.
 """
 

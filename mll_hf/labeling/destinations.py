@@ -62,23 +62,23 @@ class Wanted:
 
 @dataclass(frozen=True)
 class OwnRepos:
-    """Publishes each label in its model's repository.
+    """Publishes each label in its model's repo.
 
     Attributes:
-        create_pr: Open pull requests, also in repositories of others; without, only the user's own models are labeled.
+        create_pr: Open pull requests, also in repos of others; without, only the user's own models are labeled.
     """
 
     create_pr: bool = False
 
     def __str__(self) -> str:
-        return "a pull request to its own repository" if self.create_pr else "its own repository"
+        return "a pull request to its own repo" if self.create_pr else "its own repo"
 
     @cached_property
     def _owners(self) -> frozenset[str]:
         return own_names()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """Address of a model's published label; None if there is none for the repository's current weights.
+        """URL of a model's published label; None if there is none for the repo's current weights.
 
         With ``create_pr``, one in the user's open pull request counts; else the model would be labeled until it is
         merged.
@@ -180,7 +180,7 @@ def _labels_at(location: str) -> Sequence[LabelFacts]:
     source = open_source(location)
     try:
         return source.indexed or source.list()
-    except InputError:  # it holds no labels yet
+    except InputError:  # it has no labels yet
         return ()
 
 
@@ -188,7 +188,7 @@ Destination = OwnRepos | CollectionRepo
 
 
 def _label_at(head: Head, path: str) -> ModelLabel | None:
-    """A label in a model's repository; None if it is missing or damaged."""
+    """A label in a model's repo; None if it is missing or damaged."""
     if path not in head.files:
         return None
     try:
@@ -240,7 +240,7 @@ def own_names() -> frozenset[str]:
 
 
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
-    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
+    """The repos among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
 
     Raises a HubError like `own_names`, or if a name is malformed.
     """
@@ -253,5 +253,5 @@ def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _owner_of(repo_id: str) -> str:
-    """The owner in a repository's id; empty for the oldest ids of the Hub, which have none."""
+    """The owner in a repo's id; empty for the oldest ids of the Hub, which have none."""
     return repo_id.rpartition("/")[0]

@@ -90,7 +90,7 @@ def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> De
 class EmbeddingLog:
     """Embeddings [D] of the images that a model has embedded so far: a file of records, to which batches are appended.
 
-    A record has the image's row in the data set and its embedding, so pieces may come in any order, and a larger
+    A record has the image's row in the dataset and its embedding, so pieces may come in any order, and a larger
     sample reuses the embeddings of a smaller one.
     """
 

@@ -55,7 +55,7 @@ class LocalEngine:
     """Runs models in this process, on one device; a context manager, since other engines hold workers.
 
     Attributes:
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available.
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available device.
     """
 
     device: str | None = None

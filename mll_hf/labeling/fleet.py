@@ -92,7 +92,7 @@ class ModelResult:
         path: File of the label in the working folder.
         published: The publication of the label, if any.
         undecodable: Probe images that could not be decoded; they do not count.
-        job: Address of the job that labels it.
+        job: URL of the job that labels it.
     """
 
     name: str

@@ -106,7 +106,7 @@ class Jobs:
 
     @cached_property
     def active(self) -> Mapping[str, str]:
-        """Address of the unfinished job of each model, by a hash of its arguments."""
+        """URL of the unfinished job of each model, by a hash of its arguments."""
         with hub_errors(HUB):
             jobs = [job for job in connect().list_jobs(namespace=self.payer) if job.status.stage in _ACTIVE]
         return {key: job.url for job in jobs if (key := (job.labels or {}).get(_JOB_LABEL))}

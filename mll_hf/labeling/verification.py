@@ -121,7 +121,7 @@ def verify_label(
         probes: The label's probe images.
         n_concepts: Size of the sample; fewer than 35 concepts cannot show agreement.
         seed: Seed of the sample. The publisher of the label must not know it in advance.
-        device: ``cuda``, ``mps`` or ``cpu``; default: the best available.
+        device: ``cuda``, ``mps`` or ``cpu``; default: the best available device.
         batch_size: Images per batch; default: chosen for the device.
 
     Raises:

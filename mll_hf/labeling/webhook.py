@@ -16,10 +16,10 @@ _NO_COMMIT = "0" * 40
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An event of a repository.
+    """An event of a repo.
 
     Attributes:
-        repo_id: The repository.
+        repo_id: The repo.
         private: Whether it is private; assumed unless the Hub says otherwise.
         commit: The new commit on the main branch of a model; empty for other events.
         ignored: Why the event is not a new commit on the main branch of a model.
@@ -36,7 +36,7 @@ def read_event(payload: object) -> Change:
     repo = _field(payload, "repo", dict)
     repo_id, private = _field(repo, "name", str), repo.get("private") is not False
     if not _REPO_ID.fullmatch(repo_id):
-        raise InputError("'name' is not a repository; check the sender of these events")
+        raise InputError("'name' is not a repo; check the sender of these events")
     if (kind := _field(repo, "type", str)) != "model":
         return Change(repo_id, private, ignored=f"a {kind}, not a model")
     if _field(_field(payload, "event", dict), "action", str) == "delete":

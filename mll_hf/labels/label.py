@@ -125,7 +125,7 @@ class LabelFacts:
         domain_names: The S domains.
         package_version: Version of this package.
         environment: The environment in which the model was measured.
-        license: License of the model according to its repository, in lower case; None if unknown.
+        license: License of the model according to its repo, in lower case; None if unknown.
     """
 
     model: ModelRef

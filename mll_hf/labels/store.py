@@ -326,7 +326,7 @@ class LabelStore(StoredLabels):
         graphs = {graph.digest: graph for graph in map(self._read_graph, self._graph_paths())}
         if not graphs:
             raise InputError(
-                f"{self.folder} holds no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
+                f"{self.folder} has no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
             )
         return graphs
 

@@ -268,7 +268,7 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
             for future in as_completed(asked):
                 captions[asked[future]] = future.result()
                 bar.update()
-        finally:  # after a failure or Ctrl-C: finish running requests, do not start or retry others
+        finally:  # after a failure or Ctrl+C: finish running requests, do not start or retry others
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
     return captions

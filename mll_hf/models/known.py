@@ -11,8 +11,8 @@ Where sources disagree about a model, `KnownModel` shows one figure, and ``state
 - Parameters: open_clip's results and profile first, then our own count with open_clip, then READMEs (rounded), then
   mteb. Our counts match the sizes of files on the Hub; figures from READMEs are up to 31 % lower.
 
-Accuracies per data set are never merged: `AccuracyTable` has a row for each model and source. CLIP_benchmark is, on
-average, within .01 of open_clip on each data set except SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy
+Accuracies per dataset are never merged: `AccuracyTable` has a row for each model and source. CLIP_benchmark is, on
+average, within .01 of open_clip on each dataset except SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy
 where open_clip's results have mean recall per class (Caltech-101, FGVC Aircraft, Oxford-IIIT Pet), and other prompts
 and class names throughout: .02 apart on average, .10 on Caltech-101.
 """
@@ -58,13 +58,13 @@ class KnownModel:
 
     Attributes:
         name: Unique name: ``architecture/tag`` of open_clip, else the Hub id; ``research/...`` if never released.
-        hub_id: Repository on the Hub; empty if there is none, or none is known.
-        twin: Repository with the same weights in another layout (transformers or the authors' own); may be empty.
+        hub_id: Repo on the Hub; empty if there is none, or none is known.
+        twin: Repo with the same weights in another layout (transformers or the authors' own); may be empty.
         architecture: Name of the architecture in open_clip; empty for other libraries.
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
         backend: Library that loads ``hub_id``: ``open_clip``, or ``other`` for custom code and libraries that we do not
             use.
-        loadable: A Hub repository exists, and open_clip, transformers or sentence-transformers loads it without custom
+        loadable: A Hub repo exists, and open_clip, transformers or sentence-transformers loads it without custom
             code.
         safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if not checked.
         parameters: Of both towers (for CoCa also of the caption decoder); None if unknown.
@@ -119,16 +119,16 @@ class KnownModel:
 
 @dataclass(frozen=True, slots=True)
 class KnownDataset:
-    """One data set that figures are published for.
+    """One dataset that figures are published for.
 
     Attributes:
         id: Canonical id, such as ``imagenet-1k``.
-        kin: Group of data sets that share images, classes or both. To judge an estimate, leave out the whole group.
+        kin: Group of datasets that share images, classes or both. To judge an estimate, leave out the whole group.
         domain: ``photo``, ``sketch``, ``rendition``, ``satellite``, ``microscopy``, ``medical``, ``render``,
             ``handwriting`` or ``text``.
         task: ``classification``, ``multilabel``, ``retrieval`` or ``association``.
         n_classes: Number of classes; None if no source states it.
-        names: Name in each source; a source that lacks the data set is left out.
+        names: Name in each source; a source that lacks the dataset is left out.
         open_clip_metric: Metric of the column in open_clip's results; empty if there is none.
     """
 
@@ -147,7 +147,7 @@ class AccuracyTable:
 
     Attributes:
         models: The R models of the rows.
-        datasets: Ids of the D data sets.
+        datasets: Ids of the D datasets.
         values: [R, D] float64 accuracies, NaN where there is none.
         sources: Ids of the R rows' sources.
     """
@@ -160,12 +160,12 @@ class AccuracyTable:
 
 @dataclass(frozen=True, slots=True)
 class ClassRecalls:
-    """Published recall per class of M models under P prompt sets, for all C classes of all data sets.
+    """Published recall per class of M models under P prompt sets, for all C classes of all datasets.
 
     Attributes:
         models: The M models.
-        prompts: ``simple`` (one template), ``class`` (the data set's own) and ``ensemble`` (80 templates).
-        datasets: [C] id of each class's data set.
+        prompts: ``simple`` (one template), ``class`` (the dataset's own) and ``ensemble`` (80 templates).
+        datasets: [C] id of each class's dataset.
         classes: [C] names as published.
         values: [M, P, C] float64 recall between 0 and 1, exact to 1e-5.
         source: Id of the source.
@@ -179,10 +179,10 @@ class ClassRecalls:
     source: str
 
     def of(self, dataset: str, prompts: str = "ensemble") -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Class names and [M, C'] recall on one data set; a KeyError if there is none."""
+        """Class names and [M, C'] recall on one dataset; a KeyError if there is none."""
         columns = [column for column, name in enumerate(self.datasets) if name == dataset]
         if not columns or prompts not in self.prompts:
-            raise KeyError(f"no recall per class for data set '{dataset}' with prompts '{prompts}'")
+            raise KeyError(f"no recall per class for dataset '{dataset}' with prompts '{prompts}'")
         return tuple(self.classes[c] for c in columns), self.values[:, self.prompts.index(prompts), columns]
 
 
@@ -202,7 +202,7 @@ def known_model(name: str) -> KnownModel:
 def paper_models() -> tuple[KnownModel, ...]:
     """The 49 models of Tan et al., ICML 2025 (arXiv 2501.18271), in the order of Table 6.
 
-    They are 47 repositories: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights
+    They are 47 repos: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights
     with different activations. The two ``openai`` entries were measured as one network, with equal results on all data
     sets. The weights of ``RN101/yfcc15m`` and ``RN50/cc12m`` were trained with QuickGELU, but the published accuracies
     are with plain GELU: 0.8 and 0.6 points below those of the ``quickgelu`` architectures.
@@ -212,12 +212,12 @@ def paper_models() -> tuple[KnownModel, ...]:
 
 
 def best_paper_models() -> tuple[KnownModel, ...]:
-    """The paper's 47 repositories, each with the entry that is better on ImageNet."""
+    """The paper's 47 repos, each with the entry that is better on ImageNet."""
     return _best_entries(paper_models())
 
 
 def usable_models() -> tuple[KnownModel, ...]:
-    """The models that can be selected without labels: for each repository, the entry that is best on ImageNet.
+    """The models that can be selected without labels: for each repo, the entry that is best on ImageNet.
 
     open_clip or transformers loads them from safetensors, and ImageNet accuracy and cost are known.
     """
@@ -230,7 +230,7 @@ def usable_models() -> tuple[KnownModel, ...]:
 
 
 def ids_of(repo_id: str) -> frozenset[str]:
-    """All repositories with the same weights as a repository, including itself."""
+    """All repos with the same weights as a repo, including itself."""
     same = {repo_id}
     for model in known_models():
         if repo_id in (model.hub_id, model.twin):
@@ -239,7 +239,7 @@ def ids_of(repo_id: str) -> frozenset[str]:
 
 
 def imagenet_accuracies() -> dict[str, float]:
-    """Published zero-shot accuracy on ImageNet by repository, including twins; the best of several entries."""
+    """Published zero-shot accuracy on ImageNet by repo, including twins; the best of several entries."""
     found: dict[str, float] = {}
     for model in known_models():
         for id in (model.hub_id, model.twin):
@@ -258,7 +258,7 @@ def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
 
 @cache
 def known_datasets() -> tuple[KnownDataset, ...]:
-    """All data sets of all tables; some (``lovm``, ``ostb``) have no figures here and are for evaluation only."""
+    """All datasets of all tables; some (``lovm``, ``ostb``) have no figures here and are for evaluation only."""
     tables = ("open_clip", "clip_benchmark", "mteb", "frequency", "lovm", "ostb")
     return tuple(
         KnownDataset(
@@ -276,9 +276,9 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 
 @cache
 def accuracies(source: str | None = None) -> AccuracyTable:
-    """Accuracies on classification data sets: top-1 accuracy or mean recall per class.
+    """Accuracies on classification datasets: top-1 accuracy or mean recall per class.
 
-    Prefers the metric that open_clip's results have for the data set; else takes the source's own. Other metrics
+    Prefers the metric that open_clip's results have for the dataset; else takes the source's own. Other metrics
     (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` selects one source, such as ``open_clip``,
     ``mteb``, ``mobileclip`` or ``clip_benchmark``.
     """
@@ -299,7 +299,7 @@ def accuracies(source: str | None = None) -> AccuracyTable:
 
 @cache
 def class_recalls() -> ClassRecalls:
-    """Recall per class where it was published: 21 models on 16 data sets under three prompt sets."""
+    """Recall per class where it was published: 21 models on 16 datasets under three prompt sets."""
     about = json.loads(_file("class_recalls.json").read_text(encoding="utf-8"))
     with _file("class_recalls.npy").open("rb") as file:
         values = np.load(file, allow_pickle=False) / _RECALL_SCALE

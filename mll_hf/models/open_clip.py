@@ -77,7 +77,7 @@ def _load_tokenizer(folder: Path, text_config: dict[str, Any]) -> Callable[[list
     safe = {"trust_remote_code": False}
     if (folder / "tokenizer_config.json").is_file():
         return oc.get_tokenizer(f"local-dir:{folder}", **safe)
-    # the repository uses the tokenizer of another one
+    # the repo uses the tokenizer of another one
     return HFTokenizer(
         name,
         context_length=text_config.get("context_length", DEFAULT_CONTEXT_LENGTH),
@@ -87,9 +87,9 @@ def _load_tokenizer(folder: Path, text_config: dict[str, Any]) -> Callable[[list
 
 
 def _refuse_foreign_code(ref: ModelRef, name: str) -> None:
-    # open_clip builds the text tower from this repository, and would ask on the terminal whether to run its code
+    # open_clip builds the text tower from this repo, and would ask on the terminal whether to run its code
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    if "/" in (config._attn_implementation or ""):  # a repository of attention kernels
+    if "/" in (config._attn_implementation or ""):  # a repo of attention kernels
         raise ModelError(ref.repo_id, NEEDS_CODE)

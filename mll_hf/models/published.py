@@ -4,7 +4,7 @@ ImageNet's classes are WordNet synsets, so these three columns make a label on t
 hypernyms, in three domains (photo, sketch, rendition). Graph and figures come with the package: no model is run, and
 nothing is downloaded. The published table has no:
 
-- Number of images per class: 50, 51 and 150, the means of the three data sets, are used.
+- Number of images per class: 50, 51 and 150, the means of the three datasets, are used.
 - Number of rivals that beat an unrecognized image: these images are spread evenly over the first four bins of ranks
   (1, 2 to 3, 4 to 7, 8 to 15).
 - Identity of these rivals: strategy `paper` estimates its Eq. 5 from ranks alone.
@@ -114,7 +114,7 @@ def published_graph() -> SemanticGraph:
 
 @cache
 def imagenet_synsets() -> Mapping[str, tuple[str, ...]]:
-    """Synset of each class of the data sets that labels are made from, in the order of `ClassRecalls.of`."""
+    """Synset of each class of the datasets that labels are made from, in the order of `ClassRecalls.of`."""
     return {dataset: tuple(synsets) for dataset, synsets in _data("imagenet_synsets.json").items()}
 
 

@@ -145,7 +145,7 @@ def _choose_backend(spec: str, names: Collection[str]) -> Backend:
 
 
 def _loadable(names: Collection[str]) -> list[Backend]:
-    """Backends that can load a repository with these files, preferred one first."""
+    """Backends that can load a repo with these files, preferred one first."""
     found = set(names)
     backends = []
     if _OPEN_CLIP_CONFIG in found:

@@ -44,9 +44,9 @@ class VisionLanguageModel(ABC):
 
     Unless asked otherwise, images run in float16 on a GPU, in float32 elsewhere. A model that overflows in half
     precision runs in float32 from then on. bfloat16 does not overflow, but rounds eight times more coarsely: on a CPU
-    it changed 1.2 % of the answers of four small models, float16 .1 %. Texts always run in float32: they are few, and
-    each is compared with every image. The network is not compiled: compiling takes minutes per model, longer than most
-    measurements, and no benefit has been measured.
+    it changed 1.2 % of the predictions of four small models, float16 .1 %. Texts always run in float32: they are few,
+    and each is compared with every image. The network is not compiled: compiling takes minutes per model, longer than
+    most measurements, and no benefit has been measured.
 
     Attributes:
         ref: The model and its revision.

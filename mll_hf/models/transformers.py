@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
-# a config may name a repository of attention kernels, which transformers runs regardless of trust_remote_code
+# a config may name a repo of attention kernels, which transformers runs regardless of trust_remote_code
 _KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

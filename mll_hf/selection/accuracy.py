@@ -1,14 +1,14 @@
 """Estimate a model's accuracy on a task from its ImageNet accuracy and the names of the task's classes.
 
-No labels or images are needed. The estimate is a regression over the data sets of all published tables. Every data set
+No labels or images are needed. The estimate is a regression over the datasets of all published tables. Every dataset
 has the same weight, however many models it has::
 
     accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest
                                        + b4 specialized + b5 things)
 
 `scripts/fit_accuracy.py` fits the coefficients, measures the error by leave-one-group-out cross-validation over groups
-of related data sets, and writes ``data/accuracy.json``. Accuracy varies far more between data sets than between models,
-so the interval is wide. Its width does not depend on the class names: such widths did not hold on left-out data sets.
+of related datasets, and writes ``data/accuracy.json``. Accuracy varies far more between datasets than between models,
+so the interval is wide. Its width does not depend on the class names: such widths did not hold on left-out datasets.
 It is narrower where the estimate is near 1 only because accuracy cannot exceed 1. A mean over few classes varies more
 than one over many, so its lower end is lower.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.9  # share of data sets on which the interval should contain the accuracy
+CONFIDENCE = 0.9  # share of datasets on which the interval should contain the accuracy
 MAX_WIDTH = 0.5  # an accuracy with a wider interval is shown as not known
 SPECIALIZED = (
     "satellite",
@@ -120,7 +120,7 @@ class AccuracyModel:
         usual_similarity: Default similarity if the class names are unknown.
         usual_nearest: Default of ``nearest``.
         usual_things: Default of ``things``.
-        least_nearest: Minimum over the data sets; smaller values, which few classes can have, are raised to it.
+        least_nearest: Minimum over the datasets; smaller values, which few classes can have, are raised to it.
         below: Distance of the lower end of the interval from the estimate for very many classes, in accuracy.
         above: Distance of the upper end, in logits.
         one_class: Distance of the lower end of the interval of a single class's recall from the mean over classes.
@@ -210,7 +210,7 @@ def interval(
 
 @cache
 def published_model() -> AccuracyModel:
-    """The regression over all published data sets."""
+    """The regression over all published datasets."""
     return AccuracyModel(**_data("accuracy.json")["model"])
 
 

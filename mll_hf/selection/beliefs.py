@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 # Standard deviations of a model's own effect and of the slope. They are 1.0 and 1.6 for 23 models, most of them
-# specialized, on 13 tasks, and .4 and .6 for 120 published models of one kind on 25 data sets. But the best model is
+# specialized, on 13 tasks, and .4 and .6 for 120 published models of one kind on 25 datasets. But the best model is
 # not a typical one: with 1.0 it is estimated below its results, and a trial continues in vain.
 OWN = 3.0
 TREND = 1.0

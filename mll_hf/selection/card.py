@@ -86,8 +86,8 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
     models = f"{n_models} models together" if n_models > 1 else "one model"
     return [
         f"Zero-shot classification of images into {n_classes} classes by {models}, chosen for these classes with "
-        "`mll-hf`. This repository contains the choice and its calibration but no weights: each model is loaded from "
-        "its own repository, at the commit below.",
+        "`mll-hf`. This repo contains a selection and its calibration but no weights: each model is loaded from "
+        "its own repo, at the commit below.",
         "",
         "```python",
         "from mll_hf import pipeline",

@@ -2,7 +2,7 @@
 
 The accuracy of the model with the highest mean recall is estimated from its ImageNet accuracy and the class names, see
 :mod:`~mll_hf.selection.accuracy`. The other models differ from it by the difference of their scores, in logits. Recall
-on probe images itself is a biased estimate: on published data sets it is 17 points too high.
+on probe images itself is a biased estimate: on published datasets it is 17 points too high.
 
 ImageNet accuracy also links models that were not measured on the same probe images: a shift of the logits converts the
 scores of each group of labels to ImageNet accuracy, and from there to the scale of another group.
@@ -40,7 +40,7 @@ _MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking lo
 def estimate_by_labels(candidates: Candidates, overall: Floats, shift: float) -> AccuracyEstimate:
     """Estimated accuracies of M models.
 
-    They are shown as not known if no concept of any graph matches a class. Among published data sets of this kind, the
+    They are shown as not known if no concept of any graph matches a class. Among published datasets of this kind, the
     interval would be narrow enough only for fer2013, whose estimate is 20 points too high.
 
     Args:

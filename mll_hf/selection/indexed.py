@@ -31,7 +31,7 @@ from mll_hf.selection.mll import (
     task_odds_ratios,
     task_query,
 )
-from mll_hf.selection.select import eligible_rows, select, within_caps
+from mll_hf.selection.select import eligible_rows, select, within_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
 
     Args:
         candidates: :class:`~mll_hf.labels.index.IndexedLabel` of each model, joined over graphs, and matched classes.
-        config: Strategy ``mll`` or ``general``, k and caps.
+        config: Strategy ``mll`` or ``general``, k and limits.
         fetch: Reads full labels.
         task: Name of the task as given by the user.
 
@@ -67,13 +67,13 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         The selection with the best 100 models, or the best k if k is larger.
 
     Raises:
-        NoModelFitsError: No labeled model is within the caps.
+        NoModelFitsError: No labeled model is within the limits.
         LabelError: A label is damaged, or does not match the index.
     """
     kept = max(_N_READ, config.per_class)
     if not eligible_rows(candidates.labels, config):  # models of other groups may fit
         return select(candidates, config, task)
-    candidates = within_caps(candidates, config)
+    candidates = within_limits(candidates, config)
     query = IndexQuery(candidates, config)
     published = imagenet_accuracies()  # these models are needed to compare groups
     rows = {m for m, model in enumerate(candidates.labels.models) if model.repo_id in published}

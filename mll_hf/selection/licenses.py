@@ -47,7 +47,7 @@ def choose_allowed(
         config: The configuration with the allowed licenses. Models that are not chosen may have any license.
 
     Raises:
-        InputError: No model has an allowed license, or none of those that do is within the caps.
+        InputError: No model has an allowed license, or none of those that do is within the limits.
         HubError: The Hub cannot be reached, and no label names an allowed license.
     """
     if not config.licenses:
@@ -106,8 +106,8 @@ def _reference(choose: Callable[[SelectionConfig], Selection], config: Selection
 def _none_fits(count: int, config: SelectionConfig) -> NoModelFitsError:
     allowed = abridged(list(config.licenses), 5)
     return NoModelFitsError(
-        f"none of the {count} models with an allowed license ({allowed}) is within the caps; raise the caps, or allow "
-        "more licenses"
+        f"none of the {count} models with an allowed license ({allowed}) is within the limits; raise the limits, or "
+        "allow more licenses"
     )
 
 

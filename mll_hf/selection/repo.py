@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SELECTION_FILE = "mll_selection.json"
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
-_HANDLER = f'''"""Serves the selection in this repository on Inference Endpoints; a push replaces this file."""
+_HANDLER = f'''"""Serves the selection in this repo on Inference Endpoints; a push replaces this file."""
 
 try:
     from mll_hf.serving import EndpointHandler  # noqa: F401

@@ -1,7 +1,7 @@
 """Score models and choose the best ones.
 
-Each strategy is a pure function from evidence to scores. This module calls it, applies the caps, chooses the models and
-records the explanation.
+Each strategy is a pure function from evidence to scores. This module calls it, applies the limits, chooses the models
+and records the explanation.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ ESTIMATING_STRATEGIES = (Strategy.MLL, Strategy.GENERAL)  # their scores are acc
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
     """Choose models for each class; ``task`` is kept for the prompts.
 
-    If no labeled model is within the caps, the choice is made among models with published overall figures.
+    If no labeled model is within the limits, the choice is made among models with published overall figures.
 
     Raises:
-        NoModelFitsError: No model is within the caps.
+        NoModelFitsError: No model is within the limits.
     """
     try:
-        candidates = within_caps(candidates, config)
+        candidates = within_limits(candidates, config)
     except NoModelFitsError:
-        if config.strategy not in ESTIMATING_STRATEGIES or not _published_within_caps(candidates.published, config):
+        if config.strategy not in ESTIMATING_STRATEGIES or not _published_within_limits(candidates.published, config):
             raise
         names = comparable_names(candidates.match)
         return select_by_imagenet(candidates.match.classes, config, candidates.domain, task, names)
@@ -96,11 +96,11 @@ def select_by_imagenet(
     ``names`` [C, E]; None without a text encoder.
 
     Raises:
-        NoModelFitsError: No model is within the caps.
+        NoModelFitsError: No model is within the limits.
     """
-    published = _published_within_caps(usable_models(), config)
+    published = _published_within_limits(usable_models(), config)
     if not published:
-        raise NoModelFitsError("none of the models with a published accuracy is within the caps; raise the caps")
+        raise NoModelFitsError("none of the models with a published accuracy is within the limits; raise the limits")
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
     scores = np.repeat(np.array([model.accuracy for model in published])[:, None], len(classes), axis=1)
     models = tuple(_model_from_published(model) for model in published)
@@ -191,8 +191,8 @@ def choose_at_most(scores: NDArray[np.float64], k: int, max_models: int) -> NDAr
     return allowed
 
 
-def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Remove models that exceed the caps or are to be left out, and groups without any labeled model left.
+def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates:
+    """Remove models that exceed the limits or are to be left out, and groups without any labeled model left.
 
     Raises:
         NoModelFitsError: No labeled model is left.
@@ -203,22 +203,24 @@ def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
     if not within:
         labels = [label for part in parts for label in part.labels.reference]
         if any(_fits(label.cost, config) for label in labels):
-            raise NoModelFitsError("all labeled models within the caps are left out; leave out fewer")
+            raise NoModelFitsError("all labeled models within the limits are left out; leave out fewer")
         costs = [label.cost for label in labels]
         if config.strategy in ESTIMATING_STRATEGIES:
             costs += [model.cost for model in candidates.published]
         kind = "labeled models" if len(costs) == len(labels) else "models"
         raise NoModelFitsError(
-            f"none of the {len(costs)} {kind} is within the caps (smallest: "
+            f"none of the {len(costs)} {kind} is within the limits (smallest: "
             f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
-            f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the caps"
+            f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the limits"
         )
-    published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING_STRATEGIES else ()
+    published = (
+        _published_within_limits(candidates.published, config) if config.strategy in ESTIMATING_STRATEGIES else ()
+    )
     return replace(within[0], published=published, other_groups=tuple(within[1:]))
 
 
 def eligible_rows(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
-    """Positions of the labeled models that are within the caps and are not to be left out."""
+    """Positions of the labeled models that are within the limits and are not to be left out."""
     return [
         m
         for m, label in enumerate(labels.reference)
@@ -226,7 +228,7 @@ def eligible_rows(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
     ]
 
 
-def _published_within_caps(published: tuple[KnownModel, ...], config: SelectionConfig) -> tuple[KnownModel, ...]:
+def _published_within_limits(published: tuple[KnownModel, ...], config: SelectionConfig) -> tuple[KnownModel, ...]:
     _refuse_licenses(config)
     return tuple(model for model in published if _fits(model.cost, config) and model.hub_id not in config.without)
 

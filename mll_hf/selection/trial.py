@@ -42,7 +42,7 @@ def _student4(probabilities: Floats) -> Floats:
 
 
 # Equally probable deviations of a model. The distribution is heavy-tailed, as specialized models are outliers: the
-# excess kurtosis of published accuracies (logits of 120 models on 25 data sets, minus their trend with ImageNet
+# excess kurtosis of published accuracies (logits of 120 models on 25 datasets, minus their trend with ImageNet
 # accuracy) is 4.
 _NODES = _student4((np.arange(512) + 0.5) / 512)
 

@@ -53,7 +53,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.replace(temporary, path)
             temporary = None
     finally:
-        if temporary:  # also after Ctrl-C
+        if temporary:  # also after Ctrl+C
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 

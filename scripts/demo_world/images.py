@@ -40,7 +40,7 @@ class Picture:
     Attributes:
         image: RGB, 32 x 32 pixels.
         concept: WordNet id of what it shows.
-        source: A data set, a font or a photograph.
+        source: A dataset, a font or a photograph.
         style: `handwriting`, `font`, `icon` or `photo`.
     """
 

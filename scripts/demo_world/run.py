@@ -1,7 +1,7 @@
-"""The whole workflow: choose among real models by name, then label, choose and reuse six tiny models on real pictures.
+"""The whole workflow: choose among real models by name, then label, select and reuse six tiny models on real images.
 
-All data comes from installed PyPI packages and from this folder; the network is not used. What was measured is kept in
-the output folder, so the second run is quicker.
+All data comes from installed PyPI packages and from this folder; the network is not used. Labels are written
+to the output folder, so a second run is faster.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _BLUE, _RED, _GREEN, _GRAY = "#1d6996", "#d1495b", "#38a169", "#9a9a9a"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What happened on one task. Accuracies are on the pictures that no trial has seen.
+    """Results on one task. Accuracies are on the pictures that were not used in the trial.
 
     Attributes:
         task: The task.
-        rest: Positions of the pictures that no trial has seen, in random order.
+        rest: Positions of the pictures that were not used in the trial, in random order.
         by_label: Chosen from the labels alone.
         tried: Chosen after the trial.
         singles: Accuracy of each model alone, by name.
         ways: Accuracy of each way of choosing, by name.
-        prediction: What the models chosen after the trial answer to the rest.
+        prediction: Predictions of the models chosen after the trial for the rest.
     """
 
     task: Task
@@ -95,13 +95,13 @@ def run(out: Path) -> None:
     started = time.perf_counter()
     logging.getLogger("mll_hf").setLevel(logging.ERROR)  # nothing is pinned to a commit without the Hub
 
-    _say("1. Real models: name your classes. Rests on figures that others published; no model is run")
+    _say("1. Real models: name your classes. Uses figures that others published; no model is run")
     choose_among_real_models()
 
     _say("2. Label: six tiny models are measured once, on 186 concepts")
     labels = label_models(out)
 
-    _say(f"3. Select: by label, then tried on {_UNLABELED} pictures and {_EXAMPLES} examples; new tasks, new pictures")
+    _say(f"3. Select: by label, then tried on {_UNLABELED} images and {_EXAMPLES} examples; new tasks, new images")
     held_out, client = tasks(), Client(labels)
     for task in held_out:
         write_task(task, out / "tasks" / task.name)
@@ -111,7 +111,7 @@ def run(out: Path) -> None:
     print(accuracy_by_way(outcomes))
 
     shown = next(outcome for outcome in outcomes if outcome.task.name == SHOWN_TASK)
-    _say(f"4. Reuse: {_LISTED} pictures of {SHOWN_TASK}, drawn at random from {len(shown.rest)} that are new")
+    _say(f"4. Reuse: {_LISTED} images of {SHOWN_TASK}, drawn at random from {len(shown.rest)} that are new")
     print(some_predictions(shown))
     figure = draw(outcomes, shown, out / "demo.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
@@ -144,7 +144,7 @@ def label_models(out: Path) -> Path:
 
 
 def evaluate(client: Client, task: Task) -> Outcome:
-    """Choose models for a task in several ways, and see how good each is on pictures that no trial has seen."""
+    """Choose models for a task in several ways, and measure each on pictures that were not used in the trial."""
     order = np.random.default_rng(0).permutation(len(task.images))
     unlabeled, examples, rest = np.split(order, [_UNLABELED, _UNLABELED + _EXAMPLES])
     truth = np.array(task.labels)[rest]
@@ -213,17 +213,17 @@ def some_predictions(outcome: Outcome) -> str:
     """The first pictures of the rest, which is in random order, and how many of all were right."""
     task, answers = outcome.task, outcome.prediction
     rows = [
-        [f"picture {n}", task.classes[task.labels[n]], answers.labels[i] or "", f"{answers.probabilities[i].max():.2f}",
+        [f"image {n}", task.classes[task.labels[n]], answers.labels[i] or "", f"{answers.probabilities[i].max():.2f}",
          "" if outcome.right[i] else "wrong"]
         for i, n in enumerate(outcome.rest[:_LISTED])
     ]  # fmt: skip
-    return f"{table(['', 'truth', 'answer', 'probability', ''], rows)}\n{_share_right(outcome, _LISTED)}"
+    return f"{table(['', 'truth', 'prediction', 'probability', ''], rows)}\n{_share_right(outcome, _LISTED)}"
 
 
 def _share_right(outcome: Outcome, shown: int) -> str:
     right, answer = outcome.right, outcome.tried.answer
     return (
-        f"{right[:shown].sum()} of these {shown} are right, {100 * right.mean():.0f} % of all {len(right)}; "
+        f"{right[:shown].sum()} of these {shown} are correct, {100 * right.mean():.0f} % of all {len(right)}; "
         f"estimated: {_estimate(answer.accuracy, answer.low, answer.high)}"
     )
 
@@ -232,7 +232,7 @@ def _share_right(outcome: Outcome, shown: int) -> str:
 
 
 def draw(outcomes: Sequence[Outcome], shown: Outcome, path: Path) -> Path:
-    """Plot estimates beside the truth for all tasks, and pictures of one task with their answers."""
+    """Plot estimates beside the truth for all tasks, and pictures of one task with their predictions."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -241,7 +241,7 @@ def draw(outcomes: Sequence[Outcome], shown: Outcome, path: Path) -> Path:
     figure = plt.figure(figsize=(12, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1.05, 1])
     _draw_estimates(left.subplots(), outcomes)
-    left.suptitle("Six models, five tasks: what is chosen, what is promised, what is true", fontsize=11)
+    left.suptitle("Six models, five tasks: chosen model, estimate and truth", fontsize=11)
     right.suptitle(f"{shown.task.name}, drawn at random\n{_share_right(shown, _DRAWN)}", fontsize=10)
     for i, axes in enumerate(right.subplots(4, _DRAWN // 4).flat):
         _draw_picture(axes, shown, i)

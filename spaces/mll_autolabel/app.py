@@ -70,7 +70,7 @@ def build_page(queue: Queue) -> gr.Blocks:
         return status_html(queue.events())
 
     with gr.Blocks(title="MLL autolabel") as page:
-        gr.Markdown("# MLL autolabel\nLabels models when their repositories change. The newest events:")
+        gr.Markdown("# MLL autolabel\nLabels models when their repos change. The newest events:")
         table = gr.HTML()
         page.load(events, outputs=table, api_name="events", show_progress="hidden")
         timer = gr.Timer(_REFRESH_SECONDS)

@@ -1,4 +1,4 @@
-"""Label models when their repositories change: events of a webhook, a queue, and the work.
+"""Label models when their repos change: events of a webhook, a queue, and the work.
 
 A webhook needs a quick response, so an event is only read and queued; one thread does the work.
 """
@@ -43,7 +43,7 @@ class Settings:
 
     secret: str = field(repr=False)  # shared with the webhook
     graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
-    # collection that labels are published in; None for each model's own repository, which must be the user's
+    # collection that labels are published in; None for each model's own repo, which must be the user's
     to: str | None = None
     max_waiting: int = 100  # maximum number of waiting models; further events are refused with status 503
     # a model is labeled after this time without events, since uploads come in several commits
@@ -106,7 +106,7 @@ class Event:
 
     change: Change  # what the Hub reported
     state: State
-    detail: str = ""  # reason or address
+    detail: str = ""  # reason or URL
     time: str = ""  # time of the last change of state, in UTC; empty while waiting
 
 
@@ -117,7 +117,7 @@ class Queue:
     """A queue of changes, at most one per model, and a thread that processes it.
 
     Args:
-        work: Handles a change; returns its final state, and a reason or address.
+        work: Handles a change; returns its final state, and a reason or URL.
         settle_seconds: Time without events before a model is processed.
         max_waiting: Maximum number of waiting models.
     """
@@ -239,7 +239,7 @@ def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
 
 
 def status_html(events: list[Event]) -> str:
-    """A table of events; texts are escaped, and names of private repositories are hidden."""
+    """A table of events; texts are escaped, and names of private repos are hidden."""
     if not events:
         return "<p>Nothing has happened yet.</p>"
     head = "".join(f"<th>{name}</th>" for name in ("time (UTC)", "model", "commit", "state", "detail"))

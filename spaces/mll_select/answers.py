@@ -73,7 +73,7 @@ _MAX_LICENSES = 50
 _MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
-_MAX_FETCHED = 100  # whole labels that are read to compare models on one concept
+_MAX_FETCHED = 100  # full labels that are read to compare models on one concept
 _MAX_SENSES = 4
 _MIN_WEIGHT = 0.2  # of a nearby concept, as a share of the largest weight
 _MAX_BRANCHES = 300
@@ -755,7 +755,7 @@ def choose_by_images(
 
 
 def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
-    """Publish a selection in its own repo with a visitor's token; returns its address.
+    """Publish a selection in its own repo with a visitor's token; returns its URL.
 
     Raises:
         MLLError: There is no selection or token, or the Hub refuses.

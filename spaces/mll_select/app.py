@@ -109,7 +109,7 @@ def build_page(library: Library) -> gr.Blocks:
 
 
 def _query_parameter(request: gr.Request | None, what: str) -> str:
-    """A parameter in the page's address; empty if it is missing."""
+    """A parameter in the page's URL; empty if it is missing."""
     return str(request.query_params.get(what, ""))[:300] if request else ""
 
 

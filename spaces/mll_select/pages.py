@@ -116,7 +116,7 @@ def model_html(ref: ModelRef, name: str | None = None) -> str:
 
 
 def _address(**parameters: str) -> str:
-    """Address of a page of this Space."""
+    """URL of a page of this Space."""
     return f"?{escape(urlencode(parameters))}"
 
 
@@ -424,7 +424,7 @@ FIND_FIRST = empty("First find models for your classes under “Find”. They ar
 
 
 def trial_html(trial: Trial, names: Sequence[str]) -> str:
-    """The answers of the models, a row for each image."""
+    """The predictions of the models, a row for each image."""
     rows = []
     for n, name in enumerate(names):
         shown = escape(shortened(name, 60))
@@ -436,7 +436,7 @@ def trial_html(trial: Trial, names: Sequence[str]) -> str:
         cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(trial.probabilities[n, y])]
         rows.append([*cells, f"{agreeing} of {len(trial.votes)}"])
     header = [("image", ""), ("class", ""), ("probability", "number"), ("models that agree", "number")]
-    return wrap(_table("Answers", header, rows))
+    return wrap(_table("Predictions", header, rows))
 
 
 def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> str:
@@ -489,12 +489,12 @@ def download_html(selection: Selection) -> str:
 
 
 def pushed_html(url: str) -> str:
-    """The address of a published selection."""
+    """The URL of a published selection."""
     return wrap(f'<p>Published: <a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a></p>')
 
 
 def classified(trial: Trial) -> str:
-    """The answers in a sentence."""
+    """The predictions in a sentence."""
     readable = ~np.isnan(trial.probabilities).any(axis=1)
     models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.union], 3)
     small = "" if trial.is_first_choice else " The models found for you are too large for this page."
@@ -728,7 +728,7 @@ HOW_TO_LABEL = wrap(
     "again and compares.</p>"
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
     "<h3>How do I add my model?</h3>"
-    "<p>Measure it once, then publish the label in the model’s own repository, or in a collection if it is not "
+    "<p>Measure it once, then publish the label in the model’s own repo, or in a collection if it is not "
     "yours.</p>"
     "<pre><code>mll-hf label ORG/MODEL --graph hf://datasets/ORG/GRAPH --labels my-labels\n"
     "mll-hf push ORG/MODEL --labels my-labels</code></pre>"

@@ -24,7 +24,7 @@ GROUPS = {"INB": ("IN-score",), "C": TEXT_FEATURES[:2], "G": TEXT_FEATURES[2:]}
 
 @pytest.fixture(scope="module")
 def published():
-    """Features [M, T, F] and accuracies [M, T] of LOVM's models and data sets."""
+    """Features [M, T, F] and accuracies [M, T] of LOVM's models and datasets."""
     truth, given = read_lovm(TABLES / EVALUATION_FILE, ("acc1",)), read_lovm(TABLES / FEATURES_FILE, FEATURES)
     models, datasets = (list(dict.fromkeys(key[side] for key in truth)) for side in (0, 1))
     assert (len(models), len(datasets)) == (35, 23)
@@ -33,7 +33,7 @@ def published():
 
 
 def quality(features, accuracies, names):
-    """Means over the data sets of R5, tau5, L1 and the accuracy of the model ranked first, each left out in turn."""
+    """Means over the datasets of R5, tau5, L1 and the accuracy of the model ranked first, each left out in turn."""
     features = features[..., [FEATURES.index(name) for name in names]]
     rows = []
     for t, truth in enumerate(accuracies.T):

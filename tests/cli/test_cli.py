@@ -23,6 +23,7 @@ from PIL import Image
 import naive_evidence
 from mll_hf import client
 from mll_hf.cli import build_parser, main
+from mll_hf.cli.options import script_parser
 from mll_hf.cli.output import logged_notes
 from mll_hf.ensemble import Rule, residents
 from mll_hf.ensemble.run import Ensemble
@@ -135,6 +136,11 @@ def test_every_command_has_help(words, capsys):
         main([*words, "--help"])
     assert exit_info.value.code == 0
     assert f"usage: mll-hf {' '.join(words)}".rstrip() in capsys.readouterr().out
+
+
+def test_help_of_a_script_has_examples_only_where_its_docstring_has():
+    assert script_parser("Do it.\n\n    python scripts/do.py\n").epilog == "    python scripts/do.py\n"
+    assert not script_parser("Do it.\n").epilog
 
 
 def test_version(capsys):
@@ -401,7 +407,7 @@ def test_ls_and_show(world, tiny_open_clip, capsys):
 
 
 def test_ls_of_nothing(tmp_path, capsys):
-    assert "holds no labels" in fails(capsys, "labels", "ls", "--labels", tmp_path)
+    assert "has no labels" in fails(capsys, "labels", "ls", "--labels", tmp_path)
 
 
 def test_published_figures_are_listed_as_labels_are(capsys):
@@ -422,7 +428,7 @@ def test_check(world, tmp_path, capsys):
     truncated = tmp_path / "label.safetensors"
     truncated.write_bytes(label.read_bytes()[:-7])
     assert str(truncated) in fails(capsys, "labels", "check", truncated)
-    assert "holds no labels" in fails(capsys, "labels", "check", world / "images")
+    assert "has no labels" in fails(capsys, "labels", "check", world / "images")
     assert "cannot be read" in fails(capsys, "labels", "check", tmp_path / "none")
 
 
@@ -520,8 +526,8 @@ def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
         (["--classes", ""], "class"),
         (["--classes", "cat, Cat"], "repeats"),
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
-        (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "caps"),
-        (["--classes", "cat, dog", "--max-parameters", "1K"], "caps"),
+        (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "limits"),
+        (["--classes", "cat, dog", "--max-parameters", "1K"], "limits"),
         (["--classes", "cat, dog", "--descriptions", "nowhere.json"], "nowhere.json"),
         (["--classes", "cat, dog", "--descriptions", "x.json", "--llm", "m"], "not both"),
     ],
@@ -767,7 +773,7 @@ def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_i
         (["--images", "all", "--strategy", "imagenet"], "images are used by strategy 'mll' only, not by 'imagenet'"),
         (["--images", "all", "--most-images", "15"], "most_images is 15; allow at least 16"),
         (["--images", "all", "--device", "toaster"], "there is no device 'toaster'"),
-        (["--images", "all", "--max-gflops", "0.0000001"], "caps"),
+        (["--images", "all", "--max-gflops", "0.0000001"], "limits"),
     ],
 )
 def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extra, words, capsys):
@@ -786,7 +792,7 @@ def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, example
     assert "or give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
     one = run(capsys, "select", "--classes", "zzyzx", "--labels", world / "labels")[2]
-    assert one == "mll-hf: note: with one class every answer is right; also name what else the images show\n"
+    assert one == "mll-hf: note: with one class every prediction is correct; also name what else the images show\n"
     command[2] = "cat, dog, car, zzyzx"
     assert run(capsys, *command, "--examples", examples_by_class)[2] == ""
 
@@ -861,10 +867,10 @@ def test_predict_goes_on_where_it_was_stopped(world, tmp_path, suffix, monkeypat
         for n in range(3):
             status, out, err = run(capsys, *command)
             assert (status, out) == (130, "")
-            assert ("has answers to" in err) == (n > 0)
+            assert ("has predictions for" in err) == (n > 0)
     status, out, err = run(capsys, *command)
     assert (status, out) == (0, "")
-    assert f"has answers to {3 * 7} of 40 images" in err
+    assert f"has predictions for {3 * 7} of 40 images" in err
     if suffix == ".csv":
         rows = list(csv.reader(io.StringIO(output.read_text())))
         assert rows[0] == ["image", "label", "probability", "cat", "dog", "tree"]

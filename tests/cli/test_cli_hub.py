@@ -340,7 +340,7 @@ def test_bad_requests(world, capsys, tmp_path, api):
     assert "--eval-results" in fails(capsys, "push", "clip", *labels, "--to", COLLECTION, "--eval-results")
     assert "is not on the Hub" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/nothing")
     api.create_repo("alice/empty", repo_type="dataset")
-    assert "holds no labels yet" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/empty")
+    assert "has no labels yet" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/empty")
     assert "only collections and folders have an index" in fails(capsys, "labels", "index", "--labels", "hub")
     assert "hf://datasets/ORG/NAME" in fails(capsys, "labels", "ls", "--labels", "hf://models/a/b")
     assert "hf://datasets/ORG/NAME" in fails(capsys, "label", "alice/clip", "--graph", "hf://x", "--labels", tmp_path)

@@ -1,4 +1,4 @@
-"""The script that builds the graph, run as a user does, with data sets on the in-process Hub."""
+"""The script that builds the graph, run as a user does, with datasets on the in-process Hub."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def wordnet(tmp_path_factory):
 
 @pytest.fixture
 def five():
-    """The five data sets of the paper in their format on the Hub, with a few images each."""
+    """The five datasets of the paper in their format on the Hub, with a few images each."""
     lemmas = [", ".join(names) for names in leaf_names(ClassList.IMAGENET_1K).values()]
     lemmas[517] = "crane2"  # the other crane; names of classes must differ
     by_class = [0, 0, 0, 6, 6, 263, 263, 263, 999, 999]

@@ -1,4 +1,4 @@
-"""Gathering images from data sets on the Hub: labels, sampling, output files, and recovery from errors."""
+"""Gathering images from datasets on the Hub: labels, sampling, output files, and recovery from errors."""
 
 import gc
 import io
@@ -233,7 +233,7 @@ def test_an_index_outside_the_list_is_refused(tmp_path, imagenet, label):
         gathered(tmp_path, [OF_A], graph=imagenet)
 
 
-# --- data sets that cannot be read ------------------------------------------------------------------------------------
+# --- datasets that cannot be read ------------------------------------------------------------------------------------
 
 
 def refusal(sources, graph=GRAPH):

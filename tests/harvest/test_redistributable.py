@@ -1,4 +1,4 @@
-"""Probe images that may be passed on: crops by box, licenses and authors, and the layouts of the data sets."""
+"""Probe images that may be passed on: crops by box, licenses and authors, and the layouts of the datasets."""
 
 import io
 import json
@@ -312,7 +312,7 @@ def test_a_copy_of_a_built_in_source():
 
 
 def put_lvis(repo_id, scenes):
-    """A data set as the card of winvoker/lvis describes it, converted to Parquet: (number of the file, objects)."""
+    """A dataset as the card of winvoker/lvis describes it, converted to Parquet: (number of the file, objects)."""
     objects = {"bboxes": datasets.Sequence(datasets.Value("float32")), "classes": datasets.Value("int64")}
     features = {
         "id": datasets.Value("int64"), "image": datasets.Image(), "height": datasets.Value("int64"),
@@ -433,7 +433,7 @@ def test_images_that_are_stored_turned_are_not_cropped(tmp_path, wordnet):
 
 
 def test_crops_of_visual_genome(tmp_path, hub, wordnet):
-    """A data set as the card of ranjaykrishna/visual_genome describes it, converted to Parquet."""
+    """A dataset as the card of ranjaykrishna/visual_genome describes it, converted to Parquet."""
 
     def row(number, coco_id, *objects):
         boxes = [((x, y, x + w, y + h), BLUE) for x, y, w, h, _ in objects]
@@ -471,7 +471,7 @@ PUSH = [*REPOS, "--images-access", "public"]
 
 @pytest.fixture
 def open_images(tmp_path, hub):
-    """A data set as the card of vikhyatk/openimages-human-labels describes it; returns the file of credits."""
+    """A dataset as the card of vikhyatk/openimages-human-labels describes it; returns the file of credits."""
     label = {"label": datasets.Value("string"), "confidence": datasets.Value("float32")}
     features = {key: datasets.Value("string") for key in ("image_id", "original_url", "title")}
     features |= {"image": datasets.Image(), "labels": datasets.List(label)}

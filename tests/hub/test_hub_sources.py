@@ -275,7 +275,7 @@ def test_a_gated_collection_says_where_to_accept_its_terms(hub):
 def test_what_is_no_collection_is_an_error(hub):
     assert "is not on the Hub" in complaint_of(open_source(COLLECTION).list)
     hub.put("dataset", REPO, {"README.md": b"# Cats\n"})
-    assert "holds no labels yet" in complaint_of(open_source(COLLECTION).list, InputError)
+    assert "has no labels yet" in complaint_of(open_source(COLLECTION).list, InputError)
     assert "no such revision" in complaint_of(open_source(f"{COLLECTION}@v9").list)
 
 

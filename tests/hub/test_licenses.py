@@ -294,7 +294,7 @@ def test_models_with_an_allowed_license_that_exceed_the_caps_are_not_denied():
     n_fit = sum(cost <= costs[smallest] for cost in costs)
     if n_fit > 1:
         pytest.skip("several models are the smallest")
-    with pytest.raises(InputError, match=r"none of the 5 models with an allowed license \(mit\) is within the caps"):
+    with pytest.raises(InputError, match=r"none of the 5 models with an allowed license \(mit\) is within the limits"):
         choose_allowed(choosing(candidates), World(said), said, config)
 
 
@@ -308,7 +308,7 @@ def test_no_model_is_allowed():
         assert before == "no model has an allowed license (apache-2.0, mit): the models"
         assert set(had.split(", ")) == {"cc-by-nc-4.0 (4)", "other (4)", "unknown (4)"}
         assert after.startswith("allow one of these, or leave out the licenses")
-    with pytest.raises(InputError, match="within the caps"):
+    with pytest.raises(InputError, match="within the limits"):
         compare(candidates, SelectionConfig(licenses=OPEN, max_gflops=1e-9), said)
 
 
@@ -464,7 +464,7 @@ def test_local_folders(hub, store, caplog):
     alone.write(make_label(GRAPH, repo_id="local-dir:/a/mine", license=None))
     with pytest.raises(InputError, match=r"the models have unknown \(1\)"):
         Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licenses=OPEN))
-    with pytest.raises(InputError, match="raise the caps"):
+    with pytest.raises(InputError, match="raise the limits"):
         Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licenses=OPEN, max_parameters=1))
     assert hub.counted == []
 

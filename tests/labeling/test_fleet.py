@@ -450,7 +450,7 @@ def test_what_was_measured_is_published_later_without_running_the_model(world):
     models = world.add("alice/a")
     world.run(models)
     (planned,) = world.run(models, OwnRepos(), dry_run=True)
-    assert planned.reason == "publish to its own repository"
+    assert planned.reason == "publish to its own repo"
     assert world.outcomes(models, OwnRepos()) == [Outcome.LABELED]
     assert LABEL_PATH in world.hub.files("model", "alice/a")
     assert world.loaded == ["alice/a"]

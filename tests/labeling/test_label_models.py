@@ -200,7 +200,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(zoo, hub, home, caps
     assert status == 1
     lines = output.splitlines()
     assert lines[0].startswith("planned: alice/open-clip (measure ")
-    assert lines[0].endswith("with open_clip and publish to its own repository)")
+    assert lines[0].endswith("with open_clip and publish to its own repo)")
     assert lines[2] == "failed: alice/pickled"
     assert "2 planned, 1 failed" in said
     assert not weights_requested(hub)

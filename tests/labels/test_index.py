@@ -207,7 +207,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
 def test_no_model_within_the_caps():
     graph = forest(10)
     light = join_labels(index_of(graph, random_labels(graph, 3)).labels, [graph])
-    with pytest.raises(NoModelFitsError, match="within the caps"):
+    with pytest.raises(NoModelFitsError, match="within the limits"):
         select_indexed(Candidates(light, random_match(graph, 2)), SelectionConfig(max_parameters=1), lambda _: ())
 
 
@@ -623,5 +623,5 @@ def test_a_damaged_index_of_a_folder(tmp_path):
     assert LabelStore(tmp_path).update_index() == 3
     assert list(tmp_path.glob("index/*/*")) == [path]
     assert len(LabelStore(tmp_path).indexed) == 3
-    with pytest.raises(InputError, match="holds no labels"):
+    with pytest.raises(InputError, match="has no labels"):
         LabelStore(tmp_path / "nowhere").list()

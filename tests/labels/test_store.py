@@ -101,7 +101,7 @@ def test_other_files_are_no_labels(store):
 
 def test_an_empty_store_and_no_store(store, tmp_path):
     assert store.list() == ()
-    with pytest.raises(InputError, match=r"holds no labels; make some: mll-hf label MODEL --graph DIR --labels"):
+    with pytest.raises(InputError, match=r"has no labels; make some: mll-hf label MODEL --graph DIR --labels"):
         LabelStore(tmp_path / "nowhere").list()
 
 

@@ -210,7 +210,7 @@ def test_models_that_nobody_released_have_no_repository():
     assert not any(model.hub_id or model.loadable or model.download_bytes for model in research)
 
 
-# --- figures per data set and per class -----------------------------------------------------------------------------
+# --- figures per dataset and per class -----------------------------------------------------------------------------
 
 
 def test_data_sets_are_known_by_one_id_and_have_kin():

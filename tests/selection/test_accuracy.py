@@ -169,7 +169,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def figures(script):
-    """30 data sets of 10 kin groups in two tables, whose accuracies follow the formula exactly."""
+    """30 datasets of 10 kin groups in two tables, whose accuracies follow the formula exactly."""
     rng = np.random.default_rng(0)
     features = np.column_stack(
         [rng.uniform(0.2, 0.8, 30), rng.uniform(0.4, 0.9, 30), rng.random(30) < 0.3, rng.random(30), np.ones(30)]
@@ -214,7 +214,7 @@ def test_interval_scores(script):
 
 def test_widths_hold_for_nine_of_ten_kin_groups_and_are_no_wider(script, figures):
     def below(n_far, kin):
-        """Width for estimates that are .4 too high on some data sets, and .08 on three others."""
+        """Width for estimates that are .4 too high on some datasets, and .08 on three others."""
         too_high = np.select([figures.dataset < n_far, figures.dataset < n_far + 3], [0.4, 0.08], 0.0)
         accuracy = np.full(len(figures.dataset), 0.5)
         known = replace(figures, kin=kin, accuracy=accuracy)

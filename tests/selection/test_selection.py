@@ -863,7 +863,7 @@ def test_choosing_by_imagenet():
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
     small = select_by_imagenet(("cat",), SelectionConfig(max_parameters=160_000_000, max_gflops=10))
     assert all(m.cost.parameters <= 160_000_000 and m.cost.gflops <= 10 for m in small.models)
-    with pytest.raises(InputError, match="raise the caps"):
+    with pytest.raises(InputError, match="raise the limits"):
         select_by_imagenet(("cat",), SelectionConfig(max_parameters=1))
 
 
@@ -937,9 +937,9 @@ def test_caps_hold_for_every_group(monkeypatch):
     other_groups = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
     selection = select(replace(candidates, other_groups=(other_groups,)), SelectionConfig(max_parameters=6))
     assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
-    with pytest.raises(InputError, match=r"none of the 6 models is within the caps \(smallest: 5 param"):
+    with pytest.raises(InputError, match=r"none of the 6 models is within the limits \(smallest: 5 param"):
         select(replace(candidates, other_groups=(other_groups,)), SelectionConfig(max_parameters=4))
-    with pytest.raises(InputError, match="none of the 3 labeled models is within the caps"):
+    with pytest.raises(InputError, match="none of the 3 labeled models is within the limits"):
         select(candidates, SelectionConfig(Strategy.PAPER, max_parameters=4))
 
 

@@ -212,7 +212,7 @@ def test_only_allowed_models_are_chosen(labels, hub):
 def test_a_source_that_failed_is_not_read_again_at_once(tmp_path):
     library = make_library(tmp_path / "labels")
     for _ in range(2):
-        with pytest.raises(InputError, match="holds no labels"):
+        with pytest.raises(InputError, match="has no labels"):
             _ = library.labels
         make_store(tmp_path / "labels", make_labels(make_graph()), make_graph())
     library._expires -= 21
@@ -656,7 +656,7 @@ def test_trials_that_cannot_run(labels, folder, tmp_path):
     assert len(answers.sampled_images([f"{n}.png" for n in range(500)])) == 200
     small = make_library(folder, max_parameters=1000).labels
     for trial in (answers.classify, answers.choose_by_images):
-        with pytest.raises(InputError, match="within the caps"):
+        with pytest.raises(InputError, match="within the limits"):
             trial(small, ask("cat", "dog"), ["x.png"] * 16, None, nothing)
     with pytest.raises(ModelError):
         answers.classify(labels, ask("cat", "dog"), ["x"], None, nothing)  # org/even is not on the Hub

@@ -121,7 +121,7 @@ def test_compare_models(client):
         ([["cat", "cat"]], "select_models", "repeats"),
         ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page accepts"),
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
-        ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the caps"),
+        ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the limits"),
         ([" "], "explain_class", "is empty"),
         (["cats", "nothing"], "compare_models", "not among the known models"),
     ],
@@ -384,9 +384,9 @@ def test_images_are_classified_or_tried(visit, tmp_path):
     page.get_by_role("button", name="Use our example images").click()
     page.get_by_text("1-sun").first.wait_for()
     page.get_by_role("button", name="Try the models").click()
-    page.get_by_role("table", name="Answers").wait_for()
+    page.get_by_role("table", name="Predictions").wait_for()
     page.get_by_role("status").filter(has_text="5 images classified by").wait_for()
-    assert page.get_by_role("table", name="Answers").get_by_role("row").count() == 6
+    assert page.get_by_role("table", name="Predictions").get_by_role("row").count() == 6
     check_tab(page, "classified")
 
     folder = tmp_path / "folder"

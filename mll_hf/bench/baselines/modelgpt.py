@@ -1,6 +1,6 @@
 """ModelGPT, the baseline of LOVM (Zohar et al., NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.08893).
 
-A model's accuracy on a data set is predicted from features of texts alone, by a linear regression over other data sets.
+A model's accuracy on a dataset is predicted from features of texts alone, by a linear regression over other datasets.
 The authors' script tries all subsets of features and prints the best one *by the test metric*. Here, all given features
 are used.
 """
@@ -64,12 +64,12 @@ def text_features(
 
 
 def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
-    """[M] predicted accuracy of each model on a new data set, by ordinary least squares over other ones.
+    """[M] predicted accuracy of each model on a new dataset, by ordinary least squares over other ones.
 
     Args:
-        known: [M, S, F] features of each model on S data sets.
-        accuracies: [M, S] accuracy of each model on these data sets.
-        features: [M, F] features of each model on the new data set.
+        known: [M, S, F] features of each model on S datasets.
+        accuracies: [M, S] accuracy of each model on these datasets.
+        features: [M, F] features of each model on the new dataset.
     """
     both = known.reshape(-1, known.shape[-1]), features
     design, new = (np.column_stack([x, np.ones(len(x))]).astype(np.float64) for x in both)
@@ -77,5 +77,5 @@ def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.f
 
 
 def rank(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
-    """[M] scores of each model on a new data set: like :func:`predict`, relative to the mean of each data set."""
+    """[M] scores of each model on a new dataset: like :func:`predict`, relative to the mean of each dataset."""
     return predict(known, accuracies - accuracies.mean(axis=0), features)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mll_hf.ensemble.answers import ANSWER_SUFFIXES, AnswerFile, csv_header, image_name
+from mll_hf.ensemble.prediction_file import PREDICTION_SUFFIXES, PredictionFile, csv_header, image_name
 from mll_hf.ensemble.run import Prediction
 from mll_hf.errors import InputError, StorageError
 
@@ -28,7 +28,7 @@ def answers_to(images):
 
 def write_all(path, step=3):
     """What ``predict --output`` does: open, leave out what is done, write batch by batch, finish."""
-    file = AnswerFile(path, CLASSES)
+    file = PredictionFile(path, CLASSES)
     todo = [image for image in IMAGES if image not in file.done]
     for first in range(0, len(todo), step):
         batch = todo[first : first + step]
@@ -56,7 +56,7 @@ def read(path):
     return {row[0]: row[1:] for row in table}
 
 
-@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 def test_files_hold_every_answer(tmp_path, suffix):
     path = tmp_path / "new folder" / f"answers{suffix}"
     assert write_all(path) == IMAGES
@@ -90,7 +90,7 @@ def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
 
 def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
     path, lines = tmp_path / "answers.parquet", tmp_path / "answers.parquet.unfinished.jsonl"
-    first = AnswerFile(path, CLASSES)
+    first = PredictionFile(path, CLASSES)
     first.write(IMAGES[:4], answers_to(IMAGES[:4]))
     assert not path.exists()
     lines.write_bytes(lines.read_bytes()[:-5])  # killed
@@ -107,23 +107,23 @@ def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
 def test_parquet_files_grow_by_new_images(tmp_path):
     path = tmp_path / "answers.parquet"
     for part in (IMAGES[:3], IMAGES[3:]):
-        file = AnswerFile(path, CLASSES)
+        file = PredictionFile(path, CLASSES)
         file.write(part, answers_to(part))
         file.finish()
     assert list(read(path)) == IMAGES
 
 
-@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
     path = tmp_path / f"answers{suffix}"
     write_all(path)
     before = path.read_bytes()
     with pytest.raises(InputError, match="predictions for other classes"):
-        AnswerFile(path, ("cat", "dog"))
+        PredictionFile(path, ("cat", "dog"))
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 @pytest.mark.parametrize(
     "content", [b"some notes", b"some notes\n", b"[1, 2]\n", b'{"image": 1}\n', b"a,b\n1,2\n", b"\xff\n"]
 )
@@ -131,7 +131,7 @@ def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
     path = tmp_path / f"answers{suffix}"
     path.write_bytes(content)
     with pytest.raises(InputError, match="has other content"):
-        AnswerFile(path, CLASSES)
+        PredictionFile(path, CLASSES)
     assert path.read_bytes() == content
 
 
@@ -143,26 +143,26 @@ def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
         at = content.index(b"\n") + 1
         path.write_bytes(content[:at] + line + content[at:])
         with pytest.raises(InputError, match="has other content"):
-            AnswerFile(path, CLASSES)
+            PredictionFile(path, CLASSES)
         assert path.read_bytes() == content[:at] + line + content[at:]
 
 
 def test_unknown_formats_and_places_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl, .parquet"):
-        AnswerFile(tmp_path / "answers.txt", CLASSES)
+        PredictionFile(tmp_path / "answers.txt", CLASSES)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(StorageError, match=r"folder.csv"):
-        AnswerFile(tmp_path / "folder.csv", CLASSES)
+        PredictionFile(tmp_path / "folder.csv", CLASSES)
 
 
 def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
     name = image_name(Path("caf\udce9.png"))
     assert name == "caf\\udce9.png"
-    for suffix in ANSWER_SUFFIXES:
-        file = AnswerFile(tmp_path / f"answers{suffix}", CLASSES)
+    for suffix in PREDICTION_SUFFIXES:
+        file = PredictionFile(tmp_path / f"answers{suffix}", CLASSES)
         file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",)))
         file.finish()
-        assert AnswerFile(tmp_path / f"answers{suffix}", CLASSES).done == {name}
+        assert PredictionFile(tmp_path / f"answers{suffix}", CLASSES).done == {name}
 
 
 def test_the_header_of_csv():

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Row = tuple[str, str | None, float | None, list[float] | None]
 
-ANSWER_SUFFIXES = (".csv", ".jsonl", ".parquet")
+PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _COLUMNS = ("image", "label", "probability", "probabilities")
 _START_OF_JSON = f'{{"{_COLUMNS[0]}": "'.encode()
 _ROWS_PER_GROUP = 4096  # of Parquet
@@ -61,7 +61,7 @@ def _csv_line(cells: Sequence[Any]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-class AnswerFile:
+class PredictionFile:
     """A file of predictions for any number of images; the suffix determines its format.
 
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
@@ -79,8 +79,10 @@ class AnswerFile:
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         kind = path.suffix.lower()
-        if kind not in ANSWER_SUFFIXES:
-            raise InputError(f"{path}: predictions cannot be written as '{kind}'; choose {', '.join(ANSWER_SUFFIXES)}")
+        if kind not in PREDICTION_SUFFIXES:
+            raise InputError(
+                f"{path}: predictions cannot be written as '{kind}'; choose {', '.join(PREDICTION_SUFFIXES)}"
+            )
         self._path, self._classes = path, tuple(classes)
         self._is_csv, self._is_parquet = kind == ".csv", kind == ".parquet"
         self._lines = path.with_name(f"{path.name}.unfinished.jsonl") if self._is_parquet else path
