@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import abridged, gigaflops, one_line
+from mll_hf.utils.text import abridged, gigaflops, one_line, parameter_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,10 @@ class Selection(ArrayFields):
     @property
     def answer_lines(self) -> tuple[str, ...]:
         """The recommendation as three lines; empty without estimates."""
-        return () if self.answer is None else self.answer.lines([model.name for model in self.models], len(self.union))
+        if self.answer is None:
+            return ()
+        names = [f"{each.name} ({parameter_count(each.cost.parameters)} parameters)" for each in self.models]
+        return self.answer.lines(names, len(self.union))
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:

@@ -45,6 +45,11 @@ def gigaflops(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def parameter_count(number: float) -> str:
+    """A number of parameters for people: "2.4 B", "987 M"."""
+    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.3g} M"
+
+
 def parse_count(text: str) -> int:
     """Parse a number with an optional suffix: 151000000, 151M, 1.5B or 10G; a ValueError if invalid."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())

@@ -20,7 +20,7 @@ from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
 from mll_hf.selection import Evidence, Strategy
-from mll_hf.utils.text import abridged, gigaflops, shortened
+from mll_hf.utils.text import abridged, gigaflops, parameter_count, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -127,10 +127,6 @@ def _concept_name(concept: Concept, more: str = "") -> str:
     return f'<details class="mll-term"><summary>{escape(concept.name)}</summary><p>{definition}</p></details>'
 
 
-def _size(parameters: float) -> str:
-    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
-
-
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
@@ -202,7 +198,7 @@ def _sentence(selection: Selection) -> str:
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    size = f"{_size(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
+    size = f"{parameter_count(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
     accuracy = selection.answer.accuracy_text if selection.answer else ""
     lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
     details = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
@@ -254,7 +250,7 @@ def _ranking(selection: Selection) -> str:
             *([] if estimates is None else [_estimate(estimates, m)]),
             *([_bar_and_percent(selection.overall[m]) if has_recall_of(selection, m) else "–"] if has_recall else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
-            _size(model.cost.parameters),
+            parameter_count(model.cost.parameters),
             gigaflops(model.cost.gflops),
             escape(model.license or "unknown"),
         ]
@@ -456,7 +452,7 @@ def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> st
                 _estimate(after.estimates, at) if is_tried and after.estimates else "not tried",
                 str(m + 1),
                 _estimate(before.estimates, m) if before.estimates else "–",
-                _size(model.cost.parameters),
+                parameter_count(model.cost.parameters),
             ]
         )
     header = [
@@ -561,7 +557,7 @@ def model_page(model: ListedModel, labels: Labels) -> str:
     """All facts about a model."""
     facts = [
         ["license", escape(model.license or "unknown")],
-        ["parameters", _size(model.cost.parameters) if model.cost.parameters else "unknown"],
+        ["parameters", parameter_count(model.cost.parameters) if model.cost.parameters else "unknown"],
         ["GFLOPs per image", gigaflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
         ["based on", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],

@@ -15,6 +15,7 @@ from mll_hf.selection.answer import answer_to
 from mll_hf.selection.base import MARGIN
 from mll_hf.selection.estimates import estimate_by_labels, imagenet_accuracy, imagenet_shift
 from mll_hf.selection.mll import best_by_mean_recall
+from mll_hf.utils.text import parameter_count
 from selection_worlds import random_candidates, random_match
 
 
@@ -84,6 +85,8 @@ def test_json_keeps_estimates_and_tells_the_answer():
     assert document["answer"]["best"] == selection.models[0].ref.repo_id
     assert document["answer"]["lines"] == list(selection.answer_lines)
     assert len(document["answer"]["lines"]) == 3
+    best = selection.models[0]
+    assert selection.answer_lines[0].startswith(f"Use {best.name} ({parameter_count(best.cost.parameters)} parameters)")
 
 
 def test_where_no_class_has_a_match_no_accuracy_is_known():
