@@ -620,6 +620,7 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
         ((photo for photo in PHOTOS), "give a list of paths"),
         (set(PHOTOS), "give a list of paths"),
         (PHOTOS[0], "give a list of paths"),
+        ({"image": PHOTOS[0]}, "give a list of paths"),
     ],
 )
 def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
