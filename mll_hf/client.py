@@ -291,10 +291,8 @@ class Client:
                 texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
                 parts.append(group.candidates(texts, config.strategy, domain))
         except MissingExtraError as error:
-            if (
-                any(group.evidence is Evidence.LABEL for group in groups)
-                or config.strategy not in ESTIMATING_STRATEGIES
-            ):
+            measured = any(group.evidence is Evidence.LABEL for group in groups)
+            if measured or config.strategy not in ESTIMATING_STRATEGIES:
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
             return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, None)
