@@ -46,7 +46,7 @@ from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING_STRATEGIES
 from mll_hf.utils.examples import Examples, check_examples
-from mll_hf.utils.images import open_image
+from mll_hf.utils.images import is_one_image, open_image
 from mll_hf.utils.reach import why_unreachable
 from mll_hf.utils.text import abridged
 
@@ -291,14 +291,11 @@ class Client:
                 texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
                 parts.append(group.candidates(texts, config.strategy, domain))
         except MissingExtraError as error:
-            if (
-                any(group.evidence is Evidence.LABEL for group in groups)
-                or config.strategy not in ESTIMATING_STRATEGIES
-            ):
+            measured = any(group.evidence is Evidence.LABEL for group in groups)
+            if measured or config.strategy not in ESTIMATING_STRATEGIES:
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
-            embedded = self._embed_names(names, warn=False)
-            return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, embedded)
+            return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, None)
         published = self._models_without_labels if config.strategy in ESTIMATING_STRATEGIES else ()
         candidates = replace(parts[0], other_groups=tuple(parts[1:]), published=published)
         decide: Callable[..., Selection] = select
@@ -450,15 +447,14 @@ class Client:
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
         return replace(selection, models=tuple(models))
 
-    def _embed_names(self, classes: Sequence[str], warn: bool = True) -> NDArray[np.float64] | None:
+    def _embed_names(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
         """[C, E] class names embedded by the default text encoder; None if another one is used, or it is missing."""
         if not self._text_encoder.id.startswith(DEFAULT_MODEL):
             return None
         try:
             return embed_names(self._text_encoder, classes)
         except MissingExtraError as error:
-            if warn:
-                _log.warning("estimated accuracies do not use the class names: %s", error)
+            _log.warning("estimated accuracies do not use the class names: %s", error)
             return None
 
 
@@ -471,7 +467,7 @@ def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, .
 
 def _sampled(images: Sequence[ImageLike], n_examples: int, max_images: int) -> list[ImageLike]:
     """A sample of the images for a trial, validated before any model is fetched."""
-    if isinstance(images, (str, bytes)) or not hasattr(images, "__getitem__"):
+    if is_one_image(images) or not hasattr(images, "__getitem__"):
         raise InputError("a single image or folder is not a list of images; give a list of paths, bytes or PIL images")
     sample = [images[n] for n in trial_sample(len(images), max_images)]
     readable = (image for image in sample if open_image(image) is not None)

@@ -515,7 +515,7 @@ def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
     assert (plans[0].most_bytes, plans[0].names[0]) == (3 * 10**9, "org/all")
     alone = client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
     assert list(models) == ["all"]  # nothing else fits beside it
-    assert "only org/all was tried, so there is no other model to agree with" in caplog.text
+    assert "only org/all could be tried, so there is no other model to agree with" in caplog.text
     by_label = client.select(SHOWN)
     assert alone.estimates == by_label.estimates.subset([names(by_label).index("all")])
     with pytest.raises(InputError, match=r"the smallest model, org/cars, takes 1 GB; raise max_download"):
@@ -620,6 +620,7 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
         ((photo for photo in PHOTOS), "give a list of paths"),
         (set(PHOTOS), "give a list of paths"),
         (PHOTOS[0], "give a list of paths"),
+        ({"image": PHOTOS[0]}, "give a list of paths"),
     ],
 )
 def test_what_cannot_be_tried_costs_no_model(store, models, images, message):

@@ -96,8 +96,8 @@ def try_models(
             tried = (*tried, cheap)
     if len(tried) == 1 and not examples.images:
         _log.warning(
-            "only %s was tried, so there is no other model to agree with: its accuracy is estimated from labels only; "
-            "try more models, or give examples with their class",
+            "only %s could be tried, so there is no other model to agree with: its accuracy is estimated from labels "
+            "only; try more models, or give examples with their class",
             shortlist.models[shortlist.union[tried[0]]].name,
         )
     logits, classes = logits_of(tried)

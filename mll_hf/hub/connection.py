@@ -283,10 +283,7 @@ class Head:
 
     def holds(self, path: str, content: bytes | Path) -> bool:
         """Whether the commit has a file with this content, given in memory or as a file."""
-        oid = self.files[path].oid if path in self.files else ""
-        if isinstance(content, Path) and len(oid) == _SHA256_LENGTH:
-            return file_digest(content).hex() == oid  # cached, so that a large file is not read again
-        return oid == _oid_of(content, len(oid))
+        return path in self.files and (oid := self.files[path].oid) == _oid_of(content, len(oid))
 
 
 def is_model_file(path: str) -> bool:
@@ -505,12 +502,9 @@ def _listed_oid(response: httpx.Response) -> str | None:
 
 def _oid_of(content: bytes | Path, digits: int = _SHA256_LENGTH) -> str:
     """Hash of bytes or of a file as the Hub would list it, see :class:`RepoFile`, with this number of hex digits."""
-    if digits == _SHA256_LENGTH and isinstance(content, Path):
-        with content.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    if digits == _SHA256_LENGTH:  # that of a file is cached: large files are read once
+        return file_digest(content).hex() if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
     content = content if isinstance(content, bytes) else content.read_bytes()
-    if digits == _SHA256_LENGTH:
-        return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 

@@ -159,9 +159,7 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     else:
         place, graph = Path(location).absolute().name, load_graph(location)
         has_images = bool(image_files(Path(location)))
-    named = (
-        graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""
-    )  # not a folder of this machine
+    named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # not a local folder
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
         raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")

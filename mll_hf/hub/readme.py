@@ -26,12 +26,7 @@ _MAX_CHARACTERS = 10**6  # of front matter
 # Where the Hub sees front matter begin and end
 _OPENING = re.compile(r"\ufeff?\s*---(?=[ \t]*(?:[\r\n]|\Z))")
 _CLOSING = re.compile(r"(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z)")
-_INVALID = (
-    yaml.YAMLError,
-    ValueError,
-    OverflowError,
-    RecursionError,
-)  # the others are raised for numbers, dates and nesting
+_INVALID = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # the last three: numbers, dates, nesting
 
 # A key with the part of its value that is found without parsing: the start of a list, or a block of indented lines
 _KEY = r"^(?:{0}|'{0}'|\"{0}\")[ \t]*:"

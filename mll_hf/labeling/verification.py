@@ -143,9 +143,8 @@ def verify_label(
         firsts = range(0, len(images), CONTEST_BLOCK)
         blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in firsts)
         counts = run.count(graph, sample, captions, blocks)
-    moved = (
-        label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]
-    )  # per bin; images that left one bin are now in others
+    # per bin; images that left one bin are now in others
+    moved = label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]
     return Verification(
         model=label.model,
         concepts=concepts,

@@ -26,7 +26,7 @@ class Answer:
 
     Attributes:
         best: The best model.
-        accuracy: Its estimated accuracy; None if the interval is too wide to be useful.
+        accuracy: Its estimated accuracy; None if not known.
         low: Lower end of its 90 % interval.
         high: Upper end.
         cheapest: The cheapest model that is as good; may be the best model itself.
@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def accuracy_text(self) -> str:
-        """The estimated accuracy of the best model with its interval; "not known" if that is too wide."""
+        """The estimated accuracy of the best model, or that it is not known, with its interval."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
             evidence = "a few examples with their class"
@@ -84,7 +84,7 @@ class Answer:
 
 
 def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
-    """The estimate of model ``m`` with its interval; only the interval if it is too wide."""
+    """The estimate of model ``m``, or "not known", with its interval."""
     number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
     return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 

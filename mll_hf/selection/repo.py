@@ -75,7 +75,7 @@ def push_selection(
 ) -> Published:
     """See :meth:`Selection.push_to_hub`."""
     if not REPO_ID.fullmatch(repo_id):
-        raise InputError(f"'{repo_id}' is not of the form org/name; rename the repo of the selection")
+        raise InputError(f"'{repo_id}' is not of the form org/name; name the repo of the selection in this form")
     if local := [model.name for model in selection.models if model.ref.is_local]:
         raise InputError(
             f"others cannot use local models ({abridged(local, 3)}); upload each (hf upload ORG/NAME FOLDER) "

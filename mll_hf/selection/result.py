@@ -431,9 +431,8 @@ def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEsti
         raise ValueError("only some models have an estimated accuracy")
     accuracy, low, high = (_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high"))
     estimates = AccuracyEstimate(accuracy, low, high)
-    narrow = estimates.known.tolist()
-    known = [document.get("known", True) for document, is_narrow in zip(found, narrow, strict=True) if is_narrow]
-    return replace(estimates, informed=all(known))
+    known = any(document.get("known", True) for document in found)
+    return replace(estimates, informed=known or not estimates.known.any())
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:

@@ -198,24 +198,21 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
         NoModelFitsError: No labeled model is left.
     """
     _refuse_licenses(config)
-    parts = (candidates, *candidates.other_groups) if config.strategy in ESTIMATING_STRATEGIES else (candidates,)
+    estimating = config.strategy in ESTIMATING_STRATEGIES
+    parts = (candidates, *candidates.other_groups) if estimating else (candidates,)
+    published = candidates.published if estimating else ()
     within = [part.subset(rows) for part in parts if (rows := eligible_rows(part.labels, config))]
     if not within:
         labels = [label for part in parts for label in part.labels.reference]
         if any(_fits(label.cost, config) for label in labels):
             raise NoModelFitsError("all labeled models within the limits are left out; leave out fewer")
-        costs = [label.cost for label in labels]
-        if config.strategy in ESTIMATING_STRATEGIES:
-            costs += [model.cost for model in candidates.published]
-        kind = "labeled models" if len(costs) == len(labels) else "models"
+        costs = [*(label.cost for label in labels), *(model.cost for model in published)]
         raise NoModelFitsError(
-            f"none of the {len(costs)} {kind} is within the limits (smallest: "
+            f"none of the {len(costs)} {'models' if published else 'labeled models'} is within the limits (smallest: "
             f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
             f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the limits"
         )
-    published = (
-        _published_within_limits(candidates.published, config) if config.strategy in ESTIMATING_STRATEGIES else ()
-    )
+    published = _published_within_limits(published, config)
     return replace(within[0], published=published, other_groups=tuple(within[1:]))
 
 

@@ -226,9 +226,8 @@ def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
             resolve_model(change.repo_id)
         except ModelError as error:
             return State.IGNORED, str(error)
-        destination = (
-            CollectionRepo(settings.to) if settings.to else OwnRepos()
-        )  # new, since it caches the published labels
+        # new, since it caches the published labels
+        destination = CollectionRepo(settings.to) if settings.to else OwnRepos()
         (result,) = for_each([change.repo_id], lambda name: label_one(name, replace(fleet, destination=destination)))
         return State(str(result.outcome)), result.published.url if result.published else result.reason
 

@@ -635,7 +635,7 @@ def _errors_for_programs() -> Iterator[None]:
 
 
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
-    measured = [m for m in selection.union if pages.has_recall_of(selection, m)]
+    measured = [m for m in selection.union if pages.has_recall(selection, m)]
     best = selection.scores[measured].max(axis=0).tolist() if measured else [None] * len(selection.classes)
     return {
         "answer": list(selection.answer_lines),
@@ -645,7 +645,7 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
                 "revision": selection.models[m].ref.revision,
                 "chosen": m in selection.union,
                 "accuracy": _accuracy_record(selection, m),
-                "recall": round(float(selection.overall[m]), 4) if pages.has_recall_of(selection, m) else None,
+                "recall": round(float(selection.overall[m]), 4) if pages.has_recall(selection, m) else None,
                 "evidence": str(selection.models[m].evidence),
                 "license": selection.models[m].license,
                 "parameters": selection.models[m].cost.parameters,

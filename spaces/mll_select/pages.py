@@ -232,12 +232,12 @@ def _ranking(selection: Selection) -> str:
     kinds = Counter(model.evidence for model in selection.models)
     several = labeled and set(kinds) != {Evidence.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
-    has_recall = any(has_recall_of(selection, m) for m in shown)
+    scored = [m for m in shown if has_recall(selection, m) or not labeled]
     header = [
         ("#", "number"),
         ("model", ""),
         *([] if estimates is None else [("estimated accuracy", "number")]),
-        *([("recall on your concepts" if labeled else "ImageNet accuracy", "number")] if has_recall else []),
+        *([("recall on your concepts" if labeled else "ImageNet accuracy", "number")] if scored else []),
         *([("based on", "wide")] if several else []),
         ("parameters", "number"),
         ("GFLOPs / image", "number wide"),
@@ -248,7 +248,7 @@ def _ranking(selection: Selection) -> str:
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
-            *([_bar_and_percent(selection.overall[m]) if has_recall_of(selection, m) else "–"] if has_recall else []),
+            *([_bar_and_percent(selection.overall[m]) if m in scored else "–"] if scored else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
             parameter_count(model.cost.parameters),
             gigaflops(model.cost.gflops),
@@ -260,7 +260,7 @@ def _ranking(selection: Selection) -> str:
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
         "90 % interval; not known if this is wider than 50 points, or no class has a match. "
     )
-    if labeled and has_recall:
+    if labeled and scored:
         legend += (
             "<strong>Recall on your concepts</strong>: the same for the test images of the matched concepts; yours may "
             "be harder."
@@ -282,9 +282,9 @@ BASED_ON = {
 }
 
 
-def has_recall_of(selection: Selection, m: int) -> bool:
+def has_recall(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
-    return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
+    return selection.models[m].evidence is not Evidence.OVERALL
 
 
 def _estimate(estimates: AccuracyEstimate, m: int) -> str:
@@ -362,7 +362,7 @@ def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
 
 def _recall(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if images == 0 or selection.coverage[y] < CLOSE or not has_recall_of(selection, m):
+    if images == 0 or selection.coverage[y] < CLOSE or not has_recall(selection, m):
         return "–"
     error = np.sqrt(max(score * (1 - score), 0) / images)
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import socket
@@ -30,6 +31,7 @@ from mll_hf.hub.connection import (
     retried,
 )  # fmt: skip
 from mll_hf.hub.locations import pinned
+from mll_hf.utils import files
 
 __all__ = ["clock"]  # a fixture
 
@@ -638,6 +640,16 @@ def test_a_damaged_cached_file_is_downloaded_again(sha):
     for listed in (wanted, None):  # nobody needs to say what is wanted: files have the hash of their content as a name
         fetch(sha, BIG, 2**22, wanted).write_bytes(b"bad")
         assert fetch(sha, BIG, 2**22, listed).stat().st_size == 3_000_000
+
+
+def test_a_large_cached_file_is_read_once(sha, monkeypatch):
+    monkeypatch.setattr(files, "_MIN_AGE_NS", -1)  # as if the file were some seconds old
+    read, hashed = hashlib.file_digest, []
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (hashed.append(file.name), read(file, name))[1])
+    for reads in (1, 1, 0, 0):  # the download, and the cached file once
+        hashed.clear()
+        fetch(sha, BIG, 2**22)
+        assert len(hashed) == reads
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
 from mll_hf.plots.selection import with_recall
+from mll_hf.selection.select import select_by_imagenet
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -314,6 +315,13 @@ def test_no_recall_is_shown_of_what_has_none(published):
     assert by_kind == {"published, overall only": None}
     assert [of["recall"] for of in record["classes"]] == [None, None]
     assert json.dumps(record)
+
+
+def test_an_accuracy_on_imagenet_is_no_recall():
+    """Without a text encoder models are ranked by it."""
+    record = load_app()._selection_record(select_by_imagenet(("cat", "dog"), SelectionConfig()), "")
+    assert {model["recall"] for model in record["models"]} == {None}
+    assert {of["recall"] for of in record["classes"]} == {None}
 
 
 def test_without_labels_published_figures_answer(published):
