@@ -214,7 +214,7 @@ class Client:
 
     def select(
         self,
-        classes: Sequence[str],
+        classes: Sequence[str] | Mapping[int, str],
         config: SelectionConfig | None = None,
         *,
         domain: str | None = None,
@@ -235,7 +235,7 @@ class Client:
         each.
 
         Args:
-            classes: Class names; at least one, all different.
+            classes: Class names, or names by number like ``id2label`` of transformers; at least one, all different.
             config: Strategy, k, limits and licenses.
             domain: Style of the images ("photo", "sketch", "satellite image").
             task: Purpose ("traffic sign recognition").

@@ -19,7 +19,7 @@ from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.graph.probes import scramble
 from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
-from mll_hf.matching.prompts import check_class_names
+from mll_hf.matching.prompts import check_class_names, names_by_number
 from mll_hf.utils.images import images_by_class
 from mll_hf.utils.text import abridged, one_line
 
@@ -231,10 +231,7 @@ def _names_on_card(info: Any) -> dict[str, list[str]]:  # noqa: ANN401 - anythin
     found = {}
     for feature in features if isinstance(features, list) else ():
         match feature:
-            case {"name": str(column), "dtype": {"class_label": {"names": list(names)}}}:
-                found[column] = [str(name) for name in names]
-            case {"name": str(column), "dtype": {"class_label": {"names": dict(names)}}} if all(
-                str(number).isdecimal() for number in names
-            ):
-                found[column] = [str(names[number]) for number in sorted(names, key=lambda number: int(str(number)))]
+            case {"name": str(column), "dtype": {"class_label": {"names": list(names) | dict(names)}}}:
+                if listed := names_by_number(names) if isinstance(names, dict) else names:
+                    found[column] = [str(name) for name in listed]
     return found

@@ -12,14 +12,15 @@ import json
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 MAX_NAME_LENGTH = 200
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -27,6 +28,7 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 _NUMBERING = re.compile(r"^\d+(?:\.\s*|_+|\s+-\s+)(?=[^\W\d])")
 # Two lower-case letters before the boundary, so as not to split "iPhone" and "McDonald"; two after it, for "BMWs".
 _CAMEL_BORDER = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
 _CSV_HEADERS = frozenset({"class", "classes", "class_name", "classname", "label", "labels", "name"})
 _LIST_SUFFIXES = frozenset({".txt", ".json", ".csv"})
 _SHOWN_LENGTH = 30
@@ -42,13 +44,15 @@ def clean_class_name(name: str) -> str:
     return words if " " in words else _CAMEL_BORDER.sub(" ", words)
 
 
-def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Strip class names and check that they are usable and distinct.
+def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
+    """Strip class names and check that they are usable and distinct; names by number are taken in that order.
 
     Raises:
-        InputError: The list is empty, or names are empty, too long, not strings, or equal apart from case and
-            underscores. The message lists all errors.
+        InputError: The list is empty, or names are empty, too long, not strings, with control characters, or equal
+            apart from case and underscores. The message lists all errors.
     """
+    if isinstance(names, Mapping):
+        names = names_by_number(names) or list(names)  # other mappings: a class per key
     if isinstance(names, str):
         raise InputError(f"{_show(names)} is a single string, not a list of class names; put it in a list")
     if len(names) == 0:
@@ -61,6 +65,8 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
             errors.append(f"name {number} is empty")
         elif len(name.strip()) > MAX_NAME_LENGTH:
             errors.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
+        elif _NO_TEXT.search(name.strip()):
+            errors.append(f"{_show(name)} has a character that is not text")
         elif key in seen:
             errors.append(f"{_show(name.strip())} repeats {_show(seen[key])}")
         else:
@@ -70,12 +76,19 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
+def names_by_number(names: Mapping[Any, Any]) -> list[Any]:
+    """Names by number, like ``id2label`` of transformers, in that order; none if a key is not a number."""
+    if not all(str(number).isdecimal() for number in names):
+        return []
+    return [names[number] for number in sorted(names, key=lambda number: int(str(number)))]
+
+
 def parse_class_names(text: str) -> tuple[str, ...]:
     """Read class names from a command-line value: a comma-separated list or the path of a file.
 
-    A name with a comma must be in double quotes. A ``.json`` file contains a list, or an object with a list
-    ``classes``. For a ``.csv`` file, the first column is read (a header such as "class" is skipped). Any other file has
-    one name per line; blank lines and ``#`` comments are skipped.
+    A name with a comma must be in double quotes. A ``.json`` file contains a list, names by number like ``id2label``
+    of transformers, or an object with either as ``classes``. For a ``.csv`` file, the first column is read (a header
+    such as "class" is skipped). Any other file has one name per line; blank lines and ``#`` comments are skipped.
 
     Raises:
         InputError: The file is missing or unreadable, quotes are not closed, or :func:`check_class_names` fails.
@@ -113,9 +126,10 @@ def _read_names(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
         content = json.loads(text)
-        names = content.get("classes") if isinstance(content, dict) else content
-        if not isinstance(names, list):
-            raise InputError('has no list of class names; write ["a", "b"] or {"classes": ["a", "b"]}')
+        names = content.get("classes", content) if isinstance(content, dict) else content
+        names = names_by_number(names) if isinstance(names, dict) else names
+        if not isinstance(names, list) or not names:
+            raise InputError('has no list of class names; write ["a", "b"], {"0": "a", "1": "b"} or {"classes": [...]}')
         return names
     if path.suffix.lower() == ".csv":
         cells = [row[0] for row in csv.reader(text.splitlines()) if row and row[0].strip()]

@@ -66,6 +66,21 @@ def test_empty_lists_and_single_strings_are_refused(names):
         check_class_names(names)
 
 
+def test_names_by_number_are_taken_in_that_order():
+    assert check_class_names({10: "newt", 0: " cat", 2: "dog"}) == ("cat", "dog", "newt")
+    assert check_class_names({"cat": 1, "dog": 0}) == ("cat", "dog")
+    with pytest.raises(InputError, match="no class names"):
+        check_class_names({})
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2Jb", "caf\udce9", "\x00"])
+def test_names_that_are_no_text_are_refused(name):
+    with pytest.raises(InputError, match="not text") as caught:
+        check_class_names(["dog", name])
+    assert str(caught.value).isprintable()
+    check_class_names(["dog", "\U0001f469\u200d\U0001f680", "a\u00a0b", "two\nlines"])
+
+
 def test_names_on_the_command_line():
     assert parse_class_names('a, "b, c" ,d') == ("a", "b, c", "d")
     assert parse_class_names('5" floppy, dog\ncat') == ('5" floppy', "dog", "cat")
@@ -78,6 +93,8 @@ def test_names_on_the_command_line():
         ("c.txt", "\ufeffdog\n\n# pets\n  wild cat  \nred, white\n"),
         ("noending", "dog\r\nwild cat\r\nred, white"),
         ("c.json", json.dumps(["dog", "wild cat", "red, white"])),
+        ("id2label.json", json.dumps({"10": "red, white", "0": "dog", "2": "wild cat"})),
+        ("by number.json", json.dumps({"classes": {"0": "dog", "1": "wild cat", "2": "red, white"}})),
         ("task.json", json.dumps({"name": "x", "classes": ["dog", "wild cat", "red, white"]})),
         ("c.csv", 'class,count\ndog,1\n"wild cat",2\n\n"red, white",3\n'),
         ("c.CSV", 'dog,1\nwild cat,2\n"red, white",3\n'),
@@ -95,6 +112,9 @@ def test_names_in_a_file(tmp_path, file, content):
         ("c.json", b"{"),
         ("c.json", b'{"labels": ["a"]}'),
         ("c.json", b'["a", 3]'),
+        ("c.json", b"{}"),
+        ("c.json", b'{"0": "a", "b": "c"}'),
+        ("c.json", b'["a", "\\ud83d"]'),
         ("c.txt", b"# nothing\n"),
         ("c.txt", b"\xff\xfe\x00"),
         ("c.csv", b"class\n"),
