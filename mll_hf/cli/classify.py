@@ -125,9 +125,14 @@ def _plot(path: Path, selection: Selection) -> None:
     from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, with_recall
     from mll_hf.plots.style import save_page
 
-    figures = {"Estimated accuracy against cost": accuracy_by_cost(selection)}
+    figures = {}
     if measured := with_recall(selection):
-        figures = {"Recall on the concepts of each class, in percent": accuracy_heatmap(measured), **figures}
+        figures["Recall on the concepts of each class, in percent"] = accuracy_heatmap(measured)
+    if by_cost := accuracy_by_cost(selection):
+        figures["Estimated accuracy against cost"] = by_cost
+    if not figures:
+        note(f"no figures: scores of strategy {selection.strategy} are no accuracies")
+        return
     save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
     note(f"figures: {path}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
+from mll_hf.selection.answer import accuracy_text
 from mll_hf.selection.base import Evidence, Strategy
 from mll_hf.utils.text import gigaflops
 
@@ -106,14 +107,19 @@ def accuracy_heatmap(selection: Selection) -> PlotlyFigure:
     )
 
 
-def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
+def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
     """Estimated accuracy against GFLOPs per image, with the Pareto front and the chosen models.
+
+    If no accuracy is known, the axis has no numbers. None without estimates, since other scores are no accuracies.
 
     Raises:
         MissingExtraError: plotly is not installed.
     """
+    estimates = selection.estimates
+    if estimates is None:
+        return None
     costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
-    percent = 100 * (selection.overall if selection.estimates is None else selection.estimates.accuracy)
+    percent, is_known = 100 * estimates.accuracy, bool(estimates.known.any())
     front = pareto_front(costs, percent)
     others = [m for m in range(len(selection.models)) if m not in selection.union]
     chosen = list(selection.union)
@@ -137,7 +143,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
             "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
             "textposition": [sides.get(m, "top right") for m in models],
             "hovertext": [
-                f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
+                f"<b>{plain(model.ref.short_name)}</b><br>accuracy {accuracy_text(estimates, m)}<br>"
                 f"{gigaflops(model.cost.gflops)} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
                 for m, model in zip(models, shown, strict=True)
             ],
@@ -160,7 +166,10 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
             **_log_ticks(costs), "type": "log", "range": [low - room, high + room],
             "title": "GFLOPs per image",
         },
-        yaxis={"title": "estimated accuracy, %", "range": [max(worst - padding, 0.0), best + padding]},
+        yaxis={
+            "title": "estimated accuracy, %" if is_known else "estimated accuracy: higher or lower, not how high",
+            "showticklabels": is_known, "range": [max(worst - padding, 0.0), best + padding],
+        },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         showlegend=True,
     )  # fmt: skip

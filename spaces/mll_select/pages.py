@@ -381,10 +381,10 @@ def heatmap_table(selection: Selection) -> str:
 
 def costs_table(selection: Selection) -> str:
     """The figure of costs as a collapsed table."""
-    accuracy = selection.overall if selection.estimates is None else selection.estimates.accuracy
+    estimates = selection.estimates
     order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
     rows = [
-        [model_html(model.ref), gigaflops(model.cost.gflops), f"{100 * accuracy[m]:.1f}\u00a0%"]
+        [model_html(model.ref), gigaflops(model.cost.gflops), _estimate(estimates, m) if estimates else "–"]
         for m, model in ((m, selection.models[m]) for m in order)
     ]
     header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]

@@ -442,6 +442,10 @@ def test_figures_are_written_as_pages(world, tmp_path, capsys):
     assert status == 0
     assert f"figures: {page}" in err
     assert "Estimated accuracy against cost" in page.read_text()
+    page.unlink()
+    status, _, err = run(capsys, "select", "--classes", "cat, car", *labels, "--strategy", "paper", "--plot", page)
+    assert "no figures: scores of strategy paper" in err
+    assert (status, page.exists()) == (0, False)
     model = json.loads(run(capsys, "labels", "ls", *labels, "--json")[1])[0]["repo_id"]
     assert run(capsys, "labels", "show", model, *labels, "--plot", page)[0] == 0
     assert "treemap" in page.read_text()

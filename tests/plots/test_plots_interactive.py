@@ -87,6 +87,21 @@ def test_costs_that_are_all_the_same_or_nothing():
         assert len(figure.layout.xaxis.tickvals) == 1
 
 
+def test_an_accuracy_that_is_not_known_is_not_shown():
+    selection = make_selection()
+    sure = replace(selection.estimates, low=selection.estimates.accuracy, high=selection.estimates.accuracy)
+    for estimates, is_known in ((sure, True), (replace(sure, informed=False), False)):
+        figure = accuracy_by_cost(replace(selection, estimates=estimates))
+        assert figure.layout.yaxis.showticklabels == is_known
+        assert ("not known" in figure.data[2].hovertext[0]) == (not is_known)
+        assert (f"{100 * sure.accuracy[0]:.0f} % (" in figure.data[2].hovertext[0]) == is_known
+
+
+def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
+    for strategy in (Strategy.PAPER, Strategy.UNIFORM):
+        assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(strategy))) is None
+
+
 def test_strengths_are_those_of_the_tree():
     graph = two_branches()
     hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]

@@ -310,6 +310,8 @@ def test_no_recall_is_shown_of_what_has_none(published):
     parts = app.find(published, ask("pneumonia", "normal"))
     assert parts[2:5] == ("", None, "")  # heading, figure and table of the heat map
     assert "not known" in parts[0]
+    assert parts[7].count("not known") == len(nothing.models)  # the table of the costs
+    assert not parts[6].layout.yaxis.showticklabels
     record = app._selection_record(nothing, "")
     by_kind = {model["evidence"]: model["recall"] for model in record["models"]}
     assert by_kind == {"published, overall only": None}
