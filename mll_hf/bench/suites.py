@@ -118,22 +118,22 @@ def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
         raise MissingExtraError("pyarrow", "bench") from error
 
     try:
-        facts = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
+        facts = json.loads((folder / TASK_FILE).read_text(encoding="utf-8-sig"))
         rows = pq.read_table(folder / IMAGES_FILE, columns=["image", "label"])
         classes = check_class_names(facts["classes"])
-        labels = rows["label"].to_numpy().astype(np.int64)
+        encoded, labels = rows["image"].cast(pa.binary()), rows["label"].cast(pa.int64()).to_numpy()
         about = {key: facts.get(key) for key in ("name", "domain", "task")}
         if wrong := [key for key, value in about.items() if not isinstance(value, (str, type(None)))]:
             raise TypeError(f"'{wrong[0]}' is not text")
     except (OSError, ValueError, TypeError, LookupError, RecursionError, pa.ArrowException) as error:
         raise InputError(
             f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
-            f"{IMAGES_FILE} with the columns image and label"
+            f"{IMAGES_FILE} with the columns image (encoded bytes) and label (class index)"
         ) from None
     if not _are_indices(labels, classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
     some = sampled(len(labels), most_images)
-    images = tuple(rows["image"].take(some).to_pylist())
+    images = tuple(encoded.take(some).to_pylist())
     name = about.pop("name") or folder.name
     return make_task(name, classes, labels[some], images, **about)
 

@@ -216,7 +216,7 @@ def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, .
     if given in (None, Shares.EQUAL, Shares.ANSWERS):
         return given
     try:
-        shares = json.loads(Path(given).read_text(encoding="utf-8"))
+        shares = json.loads(Path(given).read_text(encoding="utf-8-sig"))
         return tuple(float(shares[name]) for name in classes)
     except OSError as error:
         raise InputError(f"--shares {given}: {error.strerror}; give equal, answers, or a JSON file") from None

@@ -165,6 +165,14 @@ def positive(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """A whole number, at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
 def listed(text: str) -> tuple[str, ...]:
     """A comma-separated list with at least one item."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())

@@ -160,7 +160,7 @@ def dumbbells(results: Results) -> Figure:
     for (name, (marker, color)), shift in zip(between.items(), apart, strict=True):
         axes.scatter(accuracies[name][order], rows + shift, s=40, label=name, marker=marker, color=color, **_POINT)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy", yticks=rows)
-    axes.set_yticklabels([results.facts[t].name for t in order])
+    axes.set_yticklabels([results.facts[t].name for t in order], parse_math=False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, labelspacing=1.2)
     return figure
 

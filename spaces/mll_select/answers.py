@@ -70,6 +70,7 @@ OPEN_LICENSES = (
 )  # fmt: skip
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 _MAX_LICENSES = 50
+_DATASET_PAGE = re.compile(r"(?:https?://)?huggingface\.co/datasets/([^/?#]+/[^/?#]+)")
 _MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
@@ -155,6 +156,9 @@ def make_question(
             "number"
         )
     names = check_class_names(classes)
+    for number in (k, max_gflops or 0, max_million_parameters or 0):
+        if not isinstance(number, int | float):
+            raise InputError(f"'{shortened(str(number), 40)}' is not a number; give a number, or none")
     if len(names) == 1:
         raise InputError("one class leaves nothing to choose between; name at least two")
     if not 1 <= k <= MAX_MODELS or k != int(k):
@@ -172,6 +176,7 @@ def make_question(
 
 
 def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
+    licenses = licenses_in_text(licenses) if isinstance(licenses, str) else licenses
     if len(licenses) > _MAX_LICENSES:
         raise InputError(f"{len(licenses)} licenses are more than this page accepts; give at most {_MAX_LICENSES}")
     ids = tuple(dict.fromkeys(str(license).strip().lower() for license in licenses))
@@ -227,7 +232,9 @@ def names_of_dataset(location: str | None) -> tuple[str, ...]:
         InputError: It is not a dataset, or its card has no class names.
         HubError: It cannot be read.
     """
-    repo_id = (location or "").strip().removeprefix("https://huggingface.co/datasets/").strip("/")
+    text = (location or "").strip()
+    on_a_page = _DATASET_PAGE.match(text)  # the page of the dataset, or of anything in it
+    repo_id = on_a_page[1] if on_a_page else text
     if not repo_id:
         raise InputError("no dataset yet; write its id, such as ylecun/mnist")
     return fetch_class_names(repo_id if is_on_hub(repo_id) else f"hf://datasets/{repo_id}", token=False)

@@ -114,6 +114,31 @@ def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
         load_tasks(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": [{"bytes": b"x", "path": None}] * 2, "label": [0, 1]},  # as the library datasets writes it
+        {"image": [b"x", b"y"], "label": [0.5, 1.0]},
+        {"image": [b"x", b"y"], "label": [0, None]},
+        {"image": [b"x", b"y"], "label": ["cat", "dog"]},
+    ],
+    ids=["structs", "fractions", "missing", "names"],
+)
+def test_columns_that_cannot_be_used_are_refused_in_one_line(tmp_path, columns):
+    write_task(tmp_path / "a")
+    pq.write_table(pa.table(columns), tmp_path / "a" / "test.parquet")
+    with pytest.raises(InputError, match=r"is not a task|not indices") as caught:
+        load_tasks(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_file_may_have_a_byte_order_mark(tmp_path):
+    write_task(tmp_path / "a")
+    file = tmp_path / "a" / "task.json"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert read_task(tmp_path / "a").name == "animals"
+
+
 # --- image folders ----------------------------------------------------------------------------------------------------
 
 

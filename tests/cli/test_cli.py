@@ -679,7 +679,7 @@ def test_the_shares_of_the_classes(world, task_images, tmp_path, capsys):
     np.testing.assert_allclose(shares["equal"], [1 / 3] * 3)
     assert shares["answers"] != shares["equal"]
     file = tmp_path / "shares.json"
-    file.write_text('{"dog": 1, "cat": 2, "car": 1}')
+    file.write_text('{"dog": 1, "cat": 2, "car": 1}', encoding="utf-8-sig")
     np.testing.assert_allclose(json.loads(run(capsys, *command, file)[1])["evidence"]["shares"], [0.5, 0.25, 0.25])
     file.write_text('{"cat": 1, "car": 1}')
     assert "class 'dog' is missing" in fails(capsys, *command, file)

@@ -118,7 +118,6 @@ def test_a_cap_on_images(world, tmp_path, capsys, no_figures):
     ("more", "words"),
     [
         (["--methods", "nonsense"], "no method 'nonsense'"),
-        (["--seed", "-1"], "seed at least 0"),
         (["--general", "tasks"], "has 2 tasks"),
         (["--tasks", "nowhere"], "nowhere"),
     ],
@@ -126,6 +125,18 @@ def test_a_cap_on_images(world, tmp_path, capsys, no_figures):
 def test_refusals(more, words, world, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(world)
     assert words in fails(capsys, *bench(world, tmp_path, *more))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["bench", "published"], ["bench"], ["labels", "verify", "org/x"], ["label", "org/x", "--graph", "g"]],
+    ids=" ".join,
+)
+def test_a_seed_below_zero(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--seed", "-1"])
+    assert exit_info.value.code == 2
+    assert "-1 is less than 0" in capsys.readouterr().err
 
 
 def test_tasks_must_be_named(world, capsys):

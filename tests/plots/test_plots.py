@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,15 @@ def test_dumbbells_have_a_row_for_each_target(results):
     marked = {points.get_label(): points.get_offsets() for points in axes.collections}
     np.testing.assert_allclose(marked["mll, k=1"][:, 0], ACCURACIES["mll, k=1"])
     np.testing.assert_allclose(marked[ORACLE][:, 0], ACCURACIES[ORACLE])
+
+
+def test_names_of_tasks_are_no_formulas(results, tmp_path):
+    name = "cost $5_{x $6_{"
+    facts = (replace(results.facts[0], name=name), *results.facts[1:])
+    records = [replace(one, task=name if one.task == results.facts[0].name else one.task) for one in results.records]
+    figure = dumbbells(replace(results, facts=facts, records=tuple(records)))
+    figure.savefig(tmp_path / "figure.png")
+    assert name in [label.get_text() for label in figure.axes[0].get_yticklabels()]
 
 
 def test_ablations_show_alpha_and_k(results):

@@ -81,6 +81,8 @@ def ask(*classes, **options):
         (["cat", "x" * 201], {}, "longer than 200"),
         ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page accepts"),
         (["cat", 3], {}, "is not a string"),
+        (["cat", "dog"], {"k": None}, "'None' is not a number"),
+        (["cat", "dog"], {"max_gflops": "5"}, "'5' is not a number"),
         (["cat", "dog"], {"k": 0}, "choose 1 to 10"),
         (["cat", "dog"], {"k": 1.5}, "choose 1 to 10"),
         (["cat", "dog"], {"max_gflops": -1}, "limit on GFLOPs"),
@@ -105,7 +107,8 @@ def test_a_question_becomes_a_configuration():
     question = ask(" cat", "dog", domain=" ", task="a  task", k=2, max_gflops=0, max_million_parameters=1.5)
     config = SelectionConfig(k=2, max_gflops=None, max_parameters=1_500_000)
     assert question == answers.Question(("cat", "dog"), None, "a task", config)
-    assert ask("cat", "dog", licenses=[" MIT", "mit", "cc0-1.0"]).config.licenses == ("mit", "cc0-1.0")
+    for licenses in ([" MIT", "mit", "cc0-1.0"], "MIT, cc0-1.0"):
+        assert ask("cat", "dog", licenses=licenses).config.licenses == ("mit", "cc0-1.0")
 
 
 def test_licenses_in_a_text():
@@ -168,7 +171,8 @@ def test_names_in_a_file(tmp_path):
 def test_names_of_a_dataset(hub):
     card = "---\ndataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
     hub.put("dataset", "alice/pets", {"README.md": f"{card}          '0': cat\n          '1': dog\n---\n".encode()})
-    for location in ("alice/pets", " hf://datasets/alice/pets ", "https://huggingface.co/datasets/alice/pets/"):
+    page = "https://huggingface.co/datasets/alice/pets"
+    for location in ("alice/pets", " hf://datasets/alice/pets ", f"{page}/", f"{page}/viewer/default?row=3", page[8:]):
         assert answers.names_of_dataset(location) == ("cat", "dog")
     hub.put("dataset", "alice/texts", {"README.md": b"---\nlicense: mit\n---\n"})
     with pytest.raises(InputError, match="columns of named classes: none"):
