@@ -310,9 +310,15 @@ class TaskEmbeddings(NamedTuple):
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """Logits and features of all models on a task, from a cache that contains its images and prompts."""
+    """Logits and features of all models on a task, from a cache that contains its images and prompts.
+
+    Raises:
+        InputError: No image can be decoded.
+    """
     images = [cache.images(ref, task) for ref in refs]
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
+    if not readable.any():
+        raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
     logits, features = [], tuple(x[readable] for x in images)
     for ref, x in zip(refs, features, strict=True):
         texts, facts = class_embeddings(cache.texts(ref, flat(prompts)), len(prompts)), cache.facts(ref)
@@ -336,6 +342,4 @@ def open_task(
     """
     text = read_text(task, index)
     embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
-    if not embeddings.readable.any():
-        raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
     return TaskView(hub, text, embeddings.logits, embeddings.features), task.labels[embeddings.readable]

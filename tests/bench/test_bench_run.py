@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bench_worlds import FAST, LABEL_FREE, N_IMAGES, filled_cache, make_hub, make_index, make_suite, tasks
 from mll_hf.bench.baselines.ensembles import confidence_ensemble
 from mll_hf.bench.baselines.swab import rank_transport, source_weights
+from mll_hf.bench.fidelity import LabeledHub, read_known_task
 from mll_hf.bench.methods import (
     GENERAL,
     METHODS,
@@ -488,6 +489,9 @@ def test_a_task_without_a_readable_image_is_refused(tmp_path, monkeypatch):
     broken = filled_cache(tmp_path / "cache", monkeypatch, broken=N_IMAGES)
     with pytest.raises(InputError, match="no image of the task 'first'"):
         run(make_suite(broken=N_IMAGES), make_index(), broken, CONFIG)
+    hub = LabeledHub(make_hub().refs, make_hub().graph, None, broken)
+    with pytest.raises(InputError, match="no image of the task 'first'"):
+        read_known_task(hub, tasks(N_IMAGES)[0], make_index())
 
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from test_cli import WordEncoder, fails, run, write_graph
 
 from mll_hf.bench import cache as cache_module
 from mll_hf.cli import main
+from mll_hf.errors import InputError
 from mll_hf.matching import text_encoder
 from mll_hf.plots import benchmark as plots
 
@@ -164,3 +165,10 @@ def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
     assert whole["images_per_concept"] == 75
     assert whole["score_correlation"] == pytest.approx(1)
     assert "--graph" in fails(capsys, "bench", "fidelity", *where)
+    model = json.loads(run(capsys, "labels", "ls", *where[:2], "--json")[1])[0]["repo_id"]
+
+    def embed(refs, *_, **__):
+        raise InputError(f"{len(refs)} model")
+
+    monkeypatch.setattr("mll_hf.bench.run.embed", embed)
+    assert "error: 1 model" in fails(capsys, *words[:2], model, model, *words[2:])  # each model counts once
