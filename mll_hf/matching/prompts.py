@@ -68,7 +68,8 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
         elif _NO_TEXT.search(name.strip()):
             errors.append(f"{_show(name)} has a character that is not text")
         elif key in seen:
-            errors.append(f"{_show(name.strip())} repeats {_show(seen[key])}")
+            reading = "" if key == name.strip().casefold() else f" (both are read as {_show(clean_class_name(name))})"
+            errors.append(f"{_show(name.strip())} repeats {_show(seen[key])}{reading}")
         else:
             seen[key] = name.strip()
     if errors:

@@ -81,6 +81,12 @@ def test_names_that_are_no_text_are_refused(name):
     check_class_names(["dog", "\U0001f469\u200d\U0001f680", "a\u00a0b", "two\nlines"])
 
 
+def test_names_that_only_differ_in_their_numbering_are_refused_with_the_reason():
+    with pytest.raises(InputError, match=r"'20_euro' repeats '10_euro' \(both are read as 'euro'\)"):
+        check_class_names(["10_euro", "20_euro"])
+    assert check_class_names(["10 euro", "20 euro"]) == ("10 euro", "20 euro")
+
+
 def test_names_on_the_command_line():
     assert parse_class_names('a, "b, c" ,d') == ("a", "b, c", "d")
     assert parse_class_names('5" floppy, dog\ncat') == ('5" floppy', "dog", "cat")
