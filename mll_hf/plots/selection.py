@@ -167,7 +167,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
             "title": "GFLOPs per image",
         },
         yaxis={
-            "title": "estimated accuracy, %" if is_known else "estimated accuracy: higher or lower, not how high",
+            "title": "estimated accuracy, %" if is_known else "estimated accuracy (not known)",
             "showticklabels": is_known, "range": [max(worst - padding, 0.0), best + padding],
         },
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
@@ -201,4 +201,4 @@ def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
     marks = within[0] if len(within[0]) <= _MAX_TICKS else within[1]
     if len(marks) < 2:
         marks = np.unique([costs.min(), costs.max()])
-    return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": [f"{mark:.3g}" for mark in marks]}
+    return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": list(map(gigaflops, marks))}

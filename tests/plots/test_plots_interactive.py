@@ -102,6 +102,15 @@ def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
         assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(strategy))) is None
 
 
+def test_costs_have_no_exponent():
+    graph = forest(30)
+    labels = tuple(
+        make_label(graph, [n] * 30, repo_id=f"org/m{n}", cost=Cost(1, gflops)) for n, gflops in enumerate((8, 90, 4000))
+    )
+    figure = accuracy_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
+    assert list(figure.layout.xaxis.ticktext) == ["10", "100", "1,000"]
+
+
 def test_strengths_are_those_of_the_tree():
     graph = two_branches()
     hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
