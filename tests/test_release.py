@@ -55,7 +55,7 @@ def test_the_program_of_a_user_runs():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(program, capture_output=True, text=True, env=environment, check=True)
     answer, cheaper, matters, model = done.stdout.splitlines()
-    assert re.match(r"Use \S+/\S+: ", answer)
+    assert re.match(r"Use \S+/\S+ \(\S+ [MB] parameters\): ", answer)
     assert cheaper.endswith(".")
     assert matters.endswith(".")
     assert re.fullmatch(r"\S+/\S+: \d+ M parameters, (mit|apache-2.0)", model)
