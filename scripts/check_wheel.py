@@ -87,7 +87,9 @@ def use(scripts: Path, folder: Path) -> None:
     for _ in range(TRIES - 1):
         if seconds > MAX_SECONDS:  # the machine may be busy with something else
             said, seconds = timed(FIRST)
-    if seconds > MAX_SECONDS or not re.search(r"^Use \S+/\S+: estimated accuracy", said, re.MULTILINE):
+    if seconds > MAX_SECONDS or not re.search(
+        r"^Use \S+/\S+ \(\S+ [MB] parameters\): estimated accuracy", said, re.MULTILINE
+    ):
         raise SystemExit(f"the first answer took {seconds:.1f} s, or is missing")
     for command in (*COMMANDS, ["python", PROGRAM.name]):
         timed(command)
