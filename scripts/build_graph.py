@@ -22,14 +22,13 @@ Install WordNet with Debian's package wordnet-base, or with: python -m wn downlo
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import add_images_destination, positive, script_parser
+from mll_hf.cli.options import add_images_destination, natural, positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
@@ -42,6 +41,7 @@ from mll_hf.labeling.destinations import own_names
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator, Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
@@ -217,7 +217,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     images.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample (default: 0)")
     images.add_argument(
-        "--max-side", type=_natural, default=512, metavar="PIXELS",
+        "--max-side", type=natural, default=512, metavar="PIXELS",
         help="resize larger images; 0 keeps all unchanged (default: %(default)s)",
     )  # fmt: skip
     result = parser.add_argument_group("output")
@@ -227,13 +227,6 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("--dry-run", action="store_true", help="only check everything and print what would be done")
     result.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
 
 
 if __name__ == "__main__":

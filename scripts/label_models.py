@@ -45,7 +45,7 @@ if importlib.util.find_spec("mll_hf") is None:  # in a job without it
 
 from mll_hf.cli.label import add_pull_requests, check_owners
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, positive, script_parser
-from mll_hf.cli.output import recall_text
+from mll_hf.cli.output import discard_stdout, recall_text
 from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images, parse_dataset, pinned
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("interrupted; finished work is kept, and the same command resumes")
         status = _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python flushes at exit
+        discard_stdout()
         say("nobody reads the results any more; finished work is kept, and the same command resumes")
         status = 1
     if report.results:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mll_hf import __version__
-from mll_hf.cli.output import logged_notes, print_error
+from mll_hf.cli.output import discard_stdout, logged_notes, print_error
 from mll_hf.errors import MLLError
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error("interrupted; finished work is kept, and the same command resumes")
         return _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python flushes at exit
+        discard_stdout()
         return 0
     return status
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.cli.options import add_source, open_source_of, positive, seed
+from mll_hf.cli.options import add_source, natural, open_source_of, positive
 from mll_hf.cli.output import note
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.utils.tables import table
@@ -92,7 +92,7 @@ def _add_out(command: argparse.ArgumentParser) -> None:
 def _add_draws(command: argparse.ArgumentParser, draws: int) -> None:
     text = "draws of random scenarios (default: %(default)s)"
     command.add_argument("--draws", type=positive, default=draws, metavar="N", help=text)
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of all draws (default: 0)")
+    command.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of all draws (default: 0)")
 
 
 def _add_inputs(command: argparse.ArgumentParser) -> None:

@@ -16,8 +16,8 @@ from mll_hf.cli.options import (
     SAMPLE_HELP,
     SELECTION_HELP,
     find_labels,
+    natural,
     positive,
-    seed,
 )
 from mll_hf.cli.output import confirm, exit_status, note, print_error, print_row, recall_text, summary
 from mll_hf.errors import InputError, MLLError
@@ -57,7 +57,9 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
     command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the sample of images (default: 0)")
+    command.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="seed of the sample of images (default: 0)"
+    )
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument(

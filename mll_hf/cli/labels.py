@@ -17,9 +17,9 @@ from mll_hf.cli.options import (
     add_source,
     check_plot,
     find_label,
+    natural,
     open_source_of,
     positive,
-    seed,
 )
 from mll_hf.cli.output import exit_status, note, print_error, print_row, summary
 from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
@@ -70,7 +70,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--concepts", type=positive, default=50, metavar="N", help="concepts to measure (default: 50; at least 35)"
     )
     verify.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
-    verify.add_argument("--seed", type=seed, metavar="N", help="seed of the sample (default: random)")
+    verify.add_argument("--seed", type=natural, metavar="N", help="seed of the sample (default: random)")
     verify.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
 
 

@@ -165,7 +165,7 @@ def positive(text: str) -> int:
     return value
 
 
-def seed(text: str) -> int:
+def natural(text: str) -> int:
     """A whole number, at least 0."""
     value = int(text)
     if value < 0:

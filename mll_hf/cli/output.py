@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ def print_error(message: str) -> int:
 def note(message: str) -> None:
     """Print a note to stderr."""
     print(f"mll-hf: note: {message}", file=sys.stderr)
+
+
+def discard_stdout() -> None:
+    """Discard further output after the reader of stdout has gone; else Python fails again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def confirm(question: str, no_terminal: str) -> bool:

@@ -122,7 +122,8 @@ def label_model(
         GraphError: The images cannot be read, or more than a twentieth of them cannot be decoded.
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
-    store.add_graph(graph.with_probes(probes.counts))
+    graph = graph.with_probes(probes.counts)
+    store.add_graph(graph)
     group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
     path = store.path_for(ref, group)
     existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
@@ -150,7 +151,7 @@ def label_model(
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(ref, captions.cost, graph, probes, counts, captions.environment, _license_of(ref))
     try:
-        check_graph(label, graph.with_probes(probes.counts))  # as all its readers do
+        check_graph(label, graph)  # as all its readers do
     except LabelError:
         raise GraphError(
             f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too many "

@@ -163,9 +163,9 @@ def make_question(
         raise InputError("one class leaves nothing to choose between; name at least two")
     if not 1 <= k <= MAX_MODELS or k != int(k):
         raise InputError(f"the number of models is {k:g}; choose 1 to {MAX_MODELS}")
-    for cap, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
-        if cap is not None and not 0 <= cap < float("inf"):
-            raise InputError(f"the limit on {what} is {cap:g}; give a positive number, or none")
+    for limit, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
+        if limit is not None and not 0 <= limit < float("inf"):
+            raise InputError(f"the limit on {what} is {limit:g}; give a positive number, or none")
     config = SelectionConfig(
         k=int(k),
         max_gflops=float(max_gflops) if max_gflops else None,
