@@ -257,8 +257,6 @@ class Client:
         """
         names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
         trial = shortlist_config(config) if images or examples else None
-        if config.cascade is not None and not trial:
-            raise InputError("a cascade requires images of the task; give some, or leave it out")
         known = Examples((), np.empty(0, np.int64))
         if trial:
             if examples:
@@ -365,7 +363,6 @@ class Client:
         dtype: str | torch.dtype | None = None,
         batch_size: int | None = None,
         keep_loaded: int | None = None,
-        cascade: bool = False,
     ) -> Ensemble:
         """Create an ensemble of the chosen models for prediction.
 
@@ -379,11 +376,9 @@ class Client:
                 and float32 elsewhere.
             batch_size: Images per batch; by default chosen to keep the device busy.
             keep_loaded: Maximum number of loaded models; by default as many as fit in memory.
-            cascade: Run the cheap model of the selection's cascade first, and the chosen models only where it is
-                unsure; for selections made with ``cascade``.
 
         Raises:
-            InputError: A number is below 1, or the selection has no cascade.
+            InputError: A number is below 1.
         """
         from mll_hf.ensemble.run import Ensemble
 
@@ -395,7 +390,6 @@ class Client:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,
             keep_loaded=keep_loaded,
-            cascade=cascade,
         )
 
     def _with_licenses(self, selection: Selection) -> Selection:
@@ -403,7 +397,7 @@ class Client:
 
         Labels in a local folder are trusted, as are all labels if the Hub cannot be reached.
         """
-        chosen = [selection.models[m] for m in selection.needed]
+        chosen = [selection.models[m] for m in selection.union]
         if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
             return selection
         try:

@@ -43,7 +43,6 @@ def pipeline(
     device: str | int | None = None,
     batch_size: int | None = None,
     token: str | None = None,
-    cascade: bool = False,
 ) -> Pipeline:
     """Create a classifier from a selection, with the interface of transformers' zero-shot image classification.
 
@@ -61,23 +60,20 @@ def pipeline(
         device: ``cuda``, ``mps`` or ``cpu``, or a GPU number (-1 for ``cpu``); by default the best available device.
         batch_size: Images per batch; by default chosen to keep the device busy.
         token: Hub token, for the selection and its models; None for the token of the logged-in user.
-        cascade: Run the cheap model of the selection's cascade first, and the chosen models only where it is unsure.
             Not used for other classes or templates than the selection's.
 
     Raises:
-        InputError: This is not a selection, it has no cascade, or the license of a model is not allowed.
+        InputError: This is not a selection, or the license of a model is not allowed.
         ModelError: A model, or its pinned commit, is no longer on the Hub.
         HubError: The repo does not exist, or the Hub cannot be reached.
     """
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
-    if not cascade:
-        selection = replace(selection, cascade=None)  # so that its first model is not checked
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
-    return Pipeline(Ensemble(selection, device, token=token, batch_size=batch_size, cascade=cascade))
+    return Pipeline(Ensemble(selection, device, token=token, batch_size=batch_size))
 
 
 @dataclass(frozen=True)

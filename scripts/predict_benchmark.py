@@ -91,7 +91,7 @@ def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
     shape = (len(models), len(classes))
     return Selection(
         classes=tuple(classes),
-        strategy=Strategy.UNIFORM,
+        strategy=Strategy.GENERAL,
         k=len(models),
         models=tuple(models),
         scores=np.full(shape, 0.5),

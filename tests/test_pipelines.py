@@ -13,7 +13,6 @@ from PIL import Image
 
 import mll_hf
 from mll_hf import SelectionConfig
-from mll_hf.cli import main
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.rules import softmax
@@ -24,7 +23,6 @@ from mll_hf.matching.prompts import fill
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline, pipeline
 from mll_hf.selection import choose_with_images, select
-from mll_hf.selection.result import Cascade
 from selection_worlds import random_candidates
 from tiny_models import make_open_clip
 from worlds import unit
@@ -253,24 +251,6 @@ def test_options_of_a_call(classifier):
     assert Colors.texts == ("so red!", "so dark!")
     # equal scores keep the order of the classes
     assert [answer["label"] for answer in classifier(RED, ["x", "y", "z"])] == ["x", "y", "z"]
-
-
-def test_a_cascade_answers_for_the_selections_own_classes_and_prompts(selection, tmp_path, monkeypatch, capsys):
-    with pytest.raises(InputError, match="the selection has no cascade"):
-        mll_hf.pipeline(selection, device="cpu", cascade=True)
-    alone = replace(selection, cascade=Cascade(0, 0.0, 0.0, 0.0))  # the first model is always sure enough
-    alone.save_pretrained(tmp_path)
-    classifier = mll_hf.pipeline(tmp_path, device="cpu", cascade=True)
-    expected = mll_hf.pipeline(replace(selection, chosen=np.array([[True] * 3, [False] * 3])), device="cpu")
-    np.testing.assert_allclose(scores_of(classifier(PICTURES)), scores_of(expected(PICTURES)), atol=1e-6)
-    assert classifier.ensemble.answered == {"images": 5, "went_on": 0}
-    assert " passed on 0.0% of the images: " in classifier.ensemble.cascade_line
-    for options in ({"candidate_labels": ["a dog", "a car"]}, {"hypothesis_template": "so {}!"}):
-        assert classifier(PICTURES, **options) == mll_hf.pipeline(selection, device="cpu")(PICTURES, **options)
-    assert classifier.ensemble.answered["images"] == 5
-    monkeypatch.setattr("mll_hf.serving.serve", lambda served, *_, **__: served(PICTURES))
-    assert main(["serve", str(tmp_path), "--cascade", "--device", "cpu"]) == 0
-    assert " passed on 0.0% of the images: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,8 @@ from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline
-from mll_hf.selection import choose_with_images, select
+from mll_hf.selection import select
 from mll_hf.selection.repo import HANDLER_FILE, REQUIREMENTS_FILE
-from mll_hf.selection.result import Cascade
 from mll_hf.serving import Batches, EndpointHandler, Limits, _Options, make_app, serve
 from selection_worlds import random_candidates
 from test_pipelines import BLUE, COLORS, GREEN, RED, Colors, encoded
@@ -199,19 +198,6 @@ def test_what_waits_is_one_batch(classifier):
     assert [best(answer.result(0)) for answer in (first, *others)] == ["red", "green", "blue", "red", "green"]
     assert best(other_classes.result(0)) == "blue"
     assert not batches.alive
-
-
-def test_only_pictures_of_callers_count_for_the_cascade(classifier):
-    config, logits = SelectionConfig(k=2), np.random.default_rng(0).normal(0, 9, (2, 20, 3))
-    tried = choose_with_images(
-        select(random_candidates(n_models=2, n_classes=3), config), (0, 1), logits, config, ("{}",)
-    )
-    ensemble = Ensemble(replace(tried, classes=COLORS, cascade=Cascade(0, 0.0, 0.0, 0.0)), cascade=True)
-    batches = Batches(Pipeline(ensemble))
-    batches.start()
-    batches.submit(PICTURES["red"], _Options()).result(30)
-    batches.close()
-    assert ensemble.answered == {"images": 1, "went_on": 0}
 
 
 def test_classes_that_alternate_do_not_load_the_models_again(classifier, monkeypatch):

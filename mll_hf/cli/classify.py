@@ -18,7 +18,7 @@ from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Strategy
-from mll_hf.selection.base import DEFAULT_CASCADE, configured
+from mll_hf.selection.base import configured
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
@@ -37,7 +37,7 @@ SELECTION_OPTIONS = (
     "classes", "labels", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
-_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "cascade", "yes")
+_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "yes")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -77,12 +77,6 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--most-images", type=positive, metavar="N",
         help=f"maximum number of images and of examples, sampled at random (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
-    trial.add_argument(
-        "--cascade", nargs="?", const=DEFAULT_CASCADE, type=float, metavar="SHARE",
-        help="also look for a cheap model that runs first, so that the chosen ones run only where it is unsure; "
-        f"at most this share of later images may change their prediction (default: {DEFAULT_CASCADE}). Used by predict "
-        "and serve with --cascade",
-    )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
@@ -97,19 +91,10 @@ def _select(args: argparse.Namespace) -> int:
     selection = make_selection(args, images)
     if args.plot:
         _plot(args.plot, selection)
-    if args.cascade is not None and selection.cascade is None:
-        note(
-            "no cascade: no cheaper model in the trial is shown to agree with the chosen ones; allow a larger share "
-            "with --cascade, or give more images"
-        )
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
     print(selection_report(selection))
-    if selection.cascade:
-        print(
-            f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of predictions are expected to change."
-        )
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if len(selection.classes) == 1:
         note("with one class every prediction is correct; also name what else the images show")

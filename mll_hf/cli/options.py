@@ -31,10 +31,6 @@ BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
-CASCADE_HELP = (
-    "let the cheap model of a selection made with 'select --cascade' answer first, and the chosen models only where "
-    "it is unsure. Saves compute, may change a few predictions, and reports the savings at the end"
-)
 GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
 IMAGES_HELP = (
     "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"

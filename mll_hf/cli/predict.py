@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
-from mll_hf.cli.options import BATCH_HELP, CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
+from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import note, print_error
 from mll_hf.ensemble.prediction_file import PredictionFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
@@ -48,7 +48,6 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         metavar="TEXT",
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
-    command.add_argument("--cascade", dest="use_cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument(
         "--dtype", choices=DTYPES, help="precision of the image towers (default: chosen for the device)"
@@ -77,9 +76,7 @@ def _predict(args: argparse.Namespace) -> int:
     images = image_files(args.images)
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
     templates = tuple(args.template) if args.template else None
-    ensemble = Ensemble(
-        selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
-    )
+    ensemble = Ensemble(selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size)
     output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
@@ -93,8 +90,6 @@ def _predict(args: argparse.Namespace) -> int:
             print_error(f"{batch[n]} cannot be read as an image; convert or remove it")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
     output.finish()
-    if ensemble.cascade_line:
-        note(ensemble.cascade_line)
     return 1 if failed else 0
 
 

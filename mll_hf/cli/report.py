@@ -48,7 +48,6 @@ _SCORES = {  # name and meaning of the scores of each strategy
     ),
     Strategy.PAPER: ("score r", "the paper's reuse metric, not a probability"),
     Strategy.GENERAL: ("recall", "mean over all concepts of the graph, the same for every class"),
-    Strategy.UNIFORM: ("share", "the same for all models; none is preferred"),
     Strategy.IMAGENET: ("accuracy", "published zero-shot accuracy on ImageNet, regardless of your classes"),
 }
 
@@ -76,10 +75,9 @@ def _headline(selection: Selection) -> str:
             models = f"{_count(len(selection.models), 'model', 'models')}"
             models += f" ({'; '.join(f'{counts[kind]} {_EVIDENCE[kind]}' for kind in Evidence if counts[kind])})"
     tried = f" tried on {selection.evidence.n_images} images" if selection.evidence else ""
-    per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {selection.k}"
     return (
-        f"{_count(len(selection.classes), 'class', 'classes')}, {models}{tried}, strategy {selection.strategy}"
-        f"{per_class}: {_count(len(selection.union), 'model', 'models')} chosen (marked *)"
+        f"{_count(len(selection.classes), 'class', 'classes')}, {models}{tried}, strategy {selection.strategy}, "
+        f"k = {selection.k}: {_count(len(selection.union), 'model', 'models')} chosen (marked *)"
     )
 
 
@@ -99,15 +97,13 @@ def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
     figures = {
         "agreement": [f"{agreement:.3f}" for agreement in evidence.calibration.agreement],
         "information": [f"{information:.3f}" for information in evidence.calibration.information],
-        "win share": [f"{share:.0%}" for share in evidence.win_shares],
     }
-    return _models(selection, range(len(evidence.win_shares)), figures)
+    return _models(selection, range(len(selection.models)), figures)
 
 
 _TRIAL_LEGEND = (
     "agreement: share of the images on which the model agrees with all models combined; information: what its "
-    "predictions tell about the images, 0 to 1: high if it is confident about each image and uses all classes; "
-    "win share: how often the model would be best on other images of this kind."
+    "predictions tell about the images, 0 to 1: high if it is confident about each image and uses all classes."
 )
 
 

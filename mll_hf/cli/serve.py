@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, listed, positive, size
-from mll_hf.cli.output import note
+from mll_hf.cli.options import ONE_DEVICE_HELP, SELECTION_HELP, listed, positive, size
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +24,6 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0 for a free one)")
-    command.add_argument("--cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument(
         "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses"
@@ -45,8 +43,6 @@ def _serve(args: argparse.Namespace) -> int:
     given = {"images": args.max_images, "bytes": args.max_bytes, "pixels": args.max_pixels}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     options = {"batch_size": args.batch_size} if args.batch_size else {}
-    classifier = pipeline(args.selection, licenses=args.license, device=args.device, cascade=args.cascade)
+    classifier = pipeline(args.selection, licenses=args.license, device=args.device)
     serve(classifier, args.host, args.port, limits=limits, **options)
-    if classifier.ensemble.cascade_line:
-        note(classifier.ensemble.cascade_line)
     return 0

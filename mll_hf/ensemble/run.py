@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.cascade import confidence, first_model_probabilities
 from mll_hf.ensemble.residents import Residents
 from mll_hf.ensemble.rules import PoolParameters, recalibrated, votes
 from mll_hf.errors import InputError
@@ -78,8 +76,6 @@ class Ensemble:
 
     Attributes:
         token: Hub token, for private and gated models; None for the token of the logged-in user.
-        answered: With a cascade, the number of ``images`` classified so far, and of those passed on to the chosen
-            models (``went_on``).
     """
 
     selection: Selection
@@ -89,15 +85,9 @@ class Ensemble:
     dtype: str | None = None
     batch_size: int | None = None
     keep_loaded: int | None = None
-    cascade: bool = False
-    answered: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the attributes."""
-        if self.cascade and self.selection.cascade is None:
-            raise InputError("the selection has no cascade; select again with images of the task and a cascade")
-        if self.cascade and self.templates:
-            raise InputError("a cascade requires the selection's own prompts; leave out the templates or the cascade")
         for name in ("batch_size", "keep_loaded"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -149,9 +139,8 @@ class Ensemble:
                 yield self.combine(logits, rule)
                 return
             parameters, rule = recalibrated(logits[:, _readable(logits)], self._chosen, parameters), Rule.LINEAR_POOL
-        finish, is_unsure = (self._cascaded, self._is_unsure) if self.cascade else (self._combined, None)
-        for logits in self._run(self._models, self._preparation, images, open_image, is_unsure):
-            yield finish(logits, rule, parameters)
+        for logits in self._run(self.selection.union, self._preparation, images, open_image):
+            yield self._combined(logits, rule, parameters)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Combine precomputed logits [U, N, C] of the selection's union of models, in that order."""
@@ -164,26 +153,6 @@ class Ensemble:
             probabilities[readable] = combine(rule, logits[:, readable], self._chosen, parameters)
         ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.union)
         return Prediction(self.selection.classes, probabilities, ids)
-
-    def _cascaded(self, logits: NDArray[np.float32], rule: Rule, parameters: PoolParameters) -> Prediction:
-        """Predictions from logits of the models of a cascade, NaN where only the first model ran."""
-        pooled = self._combined(logits[self._union_positions], rule, parameters)
-        first = first_model_probabilities(self.selection, self._models[0], logits[0])
-        went_on = np.asarray(np.isfinite(pooled.probabilities).all(axis=1))
-        self.answered.update(images=int(np.isfinite(first).all(axis=1).sum()), went_on=int(went_on.sum()))
-        return replace(pooled, probabilities=np.where(went_on[:, None], pooled.probabilities, first))
-
-    def _is_unsure(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """[N] whether the first model of the cascade is unsure, from its logits [N, C]."""
-        cascade = self.selection.cascade
-        confidences = confidence(first_model_probabilities(self.selection, self._models[0], logits))
-        return np.asarray(confidences < (cascade.threshold if cascade else -np.inf))
-
-    @property
-    def cascade_line(self) -> str:
-        """The cascade and its savings on the images classified so far, as a sentence; empty without a cascade."""
-        images = self.answered["images"]
-        return self.selection.cascade_line(self.answered["went_on"] / images) if images else ""
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
         """The weights [U] of rule ``linear_pool`` and the calibrated probabilities [U, N, C].
@@ -214,8 +183,7 @@ class Ensemble:
         Raises like :meth:`predict`.
         """
         self._check(images)
-        batches = self._run(self._models, self._preparation, images, open_image)
-        return np.concatenate([logits[self._union_positions] for logits in batches], axis=1)
+        return np.concatenate(list(self._run(self.selection.union, self._preparation, images, open_image)), axis=1)
 
     def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """Return a function that runs one model at a time on these images, which are decoded once for all models.
@@ -240,8 +208,7 @@ class Ensemble:
 
     def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
         """An ensemble for another selection, with its own class embeddings; loaded models are shared."""
-        cascade = self.cascade and selection.cascade is not None and not templates
-        other = replace(self, selection=selection, templates=templates, cascade=cascade)
+        other = replace(self, selection=selection, templates=templates)
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
@@ -249,31 +216,14 @@ class Ensemble:
         """Free the memory of all models; they are reloaded when used again."""
         self._residents.close()
 
-    @property
-    def _models(self) -> tuple[int, ...]:
-        """Positions of the models to run; the first model of a cascade comes first."""
-        selection, cascade = self.selection, self.selection.cascade
-        if not self.cascade or cascade is None:
-            return selection.union
-        return (cascade.first, *(m for m in selection.union if m != cascade.first))
-
-    @property
-    def _union_positions(self) -> list[int]:
-        """Positions of the models of the union in the models to run."""
-        return [self._models.index(m) for m in self.selection.union]
-
     def _run(
         self,
         models: Sequence[int],
         preparation: Preparation,
         images: Iterable[Item],
         decode: Callable[[Item], Image.Image | None],
-        is_unsure: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded.
-
-        With ``is_unsure``, the first model runs first, and the others only on the images selected from its logits.
-        """
+        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded."""
         residents, remaining = self._residents, iter(images)
         size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else preparation.batch_size)
         batches = iter(lambda: list(islice(remaining, size)), [])
@@ -293,14 +243,9 @@ class Ensemble:
                 progress.update(len(readable))
                 if inputs is not None:
                     order = sorted(range(len(models)), key=lambda row: models[row] not in residents)
-                    for row in sorted(order, key=lambda row: row > 0) if is_unsure else order:
-                        if not len(inputs):
-                            break
+                    for row in order:
                         pixels = preparation.inputs(inputs, row)
                         logits[row, readable] = residents.use(models[row], partial(_run_model, pixels, self.batch_size))
-                        if is_unsure and row == 0:
-                            unsure = is_unsure(logits[0, readable])
-                            inputs, readable[readable] = inputs[unsure.nonzero()[0]], unsure
                 yield logits
 
     def _check(self, images: Sequence[ImageLike]) -> None:
@@ -321,7 +266,7 @@ class Ensemble:
 
     @cached_property
     def _preparation(self) -> Preparation:
-        return self._residents.preparation_for(self._models)
+        return self._residents.preparation_for(self.selection.union)
 
     @cached_property
     def _residents(self) -> Residents:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.ensemble.cascade import cheap_candidate, learn_cascade
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.selection.beliefs import prior_from_estimates
 from mll_hf.selection.trial import plan_trial, run_trial
@@ -42,7 +40,7 @@ def try_models(
 
     Args:
         ensemble: The shortlist's models, not loaded yet.
-        config: Gives the budget, ``k``, ``shares`` and whether to look for a cascade.
+        config: Gives the budget, ``k`` and ``shares``.
         images: Images of the task.
         examples: More images with ground truth; may be empty.
         sizes: [U] download sizes in bytes.
@@ -87,13 +85,6 @@ def try_models(
     tried = run_trial(prior, sizes, config.max_download, attempt, believe)
     if not tried:
         raise list(failures.values())[-1]
-    if config.cascade is not None:
-        remaining = config.max_download - sum(sizes[position] for position in (*tried, *failures))
-        gflops = np.array([shortlist.models[m].cost.gflops for m in shortlist.union])
-        affordable = [size <= remaining and position not in failures for position, size in enumerate(sizes)]
-        cheap = cheap_candidate(believe(tried), gflops, tried, np.array(affordable))
-        if cheap is not None and attempt(cheap):
-            tried = (*tried, cheap)
     if len(tried) == 1 and not examples.images:
         _log.warning(
             "only %s could be tried, so there is no other model to agree with: its accuracy is estimated from labels "
@@ -101,11 +92,4 @@ def try_models(
             shortlist.models[shortlist.union[tried[0]]].name,
         )
     logits, classes = logits_of(tried)
-    chosen = choose_with_images(shortlist, tried, logits, config, templates, classes)
-    if config.cascade is None:
-        return chosen
-    row_by_ref = {shortlist.models[shortlist.union[position]].ref: row for row, position in enumerate(tried)}
-    logits = logits[[row_by_ref[model.ref] for model in chosen.models]]
-    pooled = ensemble.for_selection(chosen).combine(logits[list(chosen.union)])
-    cascade = learn_cascade(chosen, logits, pooled.probabilities.argmax(axis=1), config.cascade)
-    return replace(chosen, cascade=cascade)
+    return choose_with_images(shortlist, tried, logits, config, templates, classes)

@@ -62,7 +62,6 @@ def with_recall(selection: Selection) -> Selection | None:
         coverage=selection.coverage[kept],
         images=selection.images[kept],
         estimates=None,
-        cascade=None,
     )
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.models.known import KnownModel
 
-DEFAULT_CASCADE = 0.01  # share of images whose prediction a cascade may change
 _MINIMA = {"k": 1, "max_models": 1, "shortlist": 1, "max_download": 0, "most_images": MIN_TRIAL_IMAGES}
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 DIGITS = 9  # scores are rounded before they are compared, so that ties do not depend on the order of summation
@@ -44,7 +43,6 @@ class Strategy(StrEnum):
     MLL = "mll"
     PAPER = "paper"
     GENERAL = "general"
-    UNIFORM = "uniform"
     IMAGENET = "imagenet"
 
 
@@ -74,8 +72,6 @@ class SelectionConfig:
         most_images: Maximum number of images, and of examples, in a trial.
         max_download: Maximum number of bytes that a trial may download.
         shares: How to estimate the class frequencies among the images, or the frequencies themselves, one per class.
-        cascade: Look for a cheap model to run before the chosen ones. At most this share of later images may get a
-            different prediction; None for no cascade.
 
     Raises:
         InputError: A value is out of its range.
@@ -93,15 +89,12 @@ class SelectionConfig:
     most_images: int = 256
     max_download: int = 10 * 10**9
     shares: Shares | tuple[float, ...] = Shares.AUTO
-    cascade: float | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise InputError(f"{name} is {value}; allow at least {minimum}")
-        if self.cascade is not None and not 0 <= self.cascade < 1:
-            raise InputError(f"cascade is {self.cascade}; give a share of the images, such as {DEFAULT_CASCADE}")
         if not 0 <= self.class_weight <= 1:
             raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
         if isinstance(self.licenses, str) or not all(isinstance(id, str) and id.strip() for id in self.licenses):

@@ -64,7 +64,7 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
 
     ``base_model_relation`` is not set: the Hub's relations (finetune, adapter, merge, quantized) all change weights.
     """
-    ids = [selection.models[m].ref.repo_id for m in selection.needed]
+    ids = [selection.models[m].ref.repo_id for m in selection.union]
     found = {licenses.get(id) or "unknown" for id in ids}
     license = found.pop() if len(found) == 1 else "unknown" if "unknown" in found else "other"
     to_try = [name for name in selection.classes if "," not in name][:_CLASSES_TO_TRY]
@@ -109,12 +109,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "",
         *markdown_table(
             ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
-            [_row(selection, m, licenses) for m in selection.needed],
-        ),
-        *(
-            ["", f"{escaped(selection.cascade_line())} Enable it with `pipeline(..., cascade=True)`."]
-            if selection.cascade
-            else []
+            [_row(selection, m, licenses) for m in selection.union],
         ),
         "",
         "Each model has its own license, shown as it was when this card was written; "

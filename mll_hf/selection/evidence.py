@@ -31,7 +31,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.beliefs import Beliefs
-from mll_hf.selection.probabilities import entropy, mutual_information, softmax
+from mll_hf.selection.probabilities import mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ _ACCURACY = np.array([-0.38, 0.79, 0.28])  # coefficients of the regression of a
 _ACCURACY_ERROR = 0.6  # its standard error on other tasks, in logits
 _MIN_ACCURACY = 0.01
 _STEPS = 20  # of Sinkhorn's algorithm
-_RESAMPLES = 200
 _MIN_SCALE = 1e-12
 _MIN_GIVEN_SHARE = 1e-6
 _MIN_POOL_WEIGHT = 1e-9
@@ -98,7 +97,6 @@ class UnlabeledEvidence(ArrayFields):
     n_images: int
     calibration: Calibration
     prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
-    win_shares: NDArray[np.float64]  # [M] share of bootstrap samples in which the model has the highest score
     confirmation: NDArray[np.float64]  # [M] mean probability of its predictions given the other models' predictions
     templates: tuple[str, ...]  # prompt templates of the trial
 
@@ -119,7 +117,7 @@ class UnlabeledEvidence(ArrayFields):
 
     def subset(self, models: NDArray[np.intp]) -> UnlabeledEvidence:
         """Evidence about the given models, in the given order."""
-        per_model = {name: getattr(self, name)[models] for name in ("prior", "win_shares", "confirmation")}
+        per_model = {name: getattr(self, name)[models] for name in ("prior", "confirmation")}
         return replace(self, calibration=self.calibration.subset(models), **per_model)
 
 
@@ -150,12 +148,11 @@ def gather_evidence(
     """
     n_images = logits.shape[1]
     check_image_count(n_images)
-    calibration, correction, scaled, uncorrected = _calibrate(logits, prior, shares)
+    calibration, correction = _calibrate(logits, prior, shares)
     return UnlabeledEvidence(
         n_images,
         calibration,
         prior,
-        _win_shares(uncorrected, softmax(scaled + calibration.offsets[:, None, :]), prior),
         correction.confirmation.mean(axis=1),
         templates,
     )
@@ -166,10 +163,8 @@ def calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike = S
     return _calibrate(logits, prior, shares)[0]
 
 
-def _calibrate(
-    logits: Floats, prior: NDArray[np.float64], shares: SharesLike
-) -> tuple[Calibration, _Correction, NDArray[np.float64], NDArray[np.float64]]:
-    """Calibration, its bias correction, scaled logits, and probabilities without bias correction."""
+def _calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike) -> tuple[Calibration, _Correction]:
+    """Calibration and its bias correction."""
     n_classes = logits.shape[2]
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
@@ -181,7 +176,7 @@ def _calibrate(
     correction = max(corrections, key=lambda each: round(each.evidence, _DIGITS))
     agreement = (uncorrected.argmax(axis=2) == correction.predictions).mean(axis=1)
     calibration = Calibration(temperatures, correction.offsets, information, agreement, correction.shares)
-    return calibration, correction, scaled, uncorrected
+    return calibration, correction
 
 
 def _pool_predictions(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -372,33 +367,3 @@ def _offset_shrinkage(n_images: int, n_classes: int) -> float:
 def _normalized_information(nats: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
     """Information divided by its maximum for C classes; clipped, as rounding may leave 0 to 1, and never -0.0."""
     return np.clip(nats / np.log(max(n_classes, 2)), 0, 1) + 0.0
-
-
-def _win_shares(
-    uncorrected: NDArray[np.float64], corrected: NDArray[np.float64], prior: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """[M] share of bootstrap samples of the images (seeded) in which each model has the highest score.
-
-    From probabilities [M, N, C] without and with bias correction. Pool weights are computed for each bootstrap sample;
-    the bias correction is not.
-    """
-    n_models, n_images, n_classes = uncorrected.shape
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=_RESAMPLES) / n_images
-    information = np.stack(
-        [_normalized_information(_resampled_information(model, counts), n_classes) for model in uncorrected]
-    )
-    weights = pooling_weights(_add_prior(information, prior), n_classes)
-    agreement = np.zeros((n_models, _RESAMPLES))
-    for predictions, image, count in zip(
-        uncorrected.argmax(axis=2).T, corrected.transpose(1, 0, 2), counts.T, strict=True
-    ):
-        pooled = np.round(weights.T @ image, _DIGITS).argmax(axis=1)
-        agreement += (predictions[:, None] == pooled) * count
-    scores = _add_prior(agreement, prior)
-    return np.bincount(np.round(scores, _DIGITS).argmax(axis=0), minlength=n_models) / _RESAMPLES
-
-
-def _resampled_information(probabilities: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[B] mutual information of one model's probabilities [N, C], with image weights [B, N]."""
-    return entropy(counts @ probabilities) - counts @ entropy(probabilities)

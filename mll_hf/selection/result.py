@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import abridged, gigaflops, one_line, parameter_count
+from mll_hf.utils.text import abridged, one_line, parameter_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.hub.publish import Published
 
 _MAX = 1e100  # of numbers in JSON, so that sums and products do not overflow
-_EVIDENCE_FIELDS = ("prior", "win_shares", "confirmation")  # [M], 0 to 1
+_EVIDENCE_FIELDS = ("prior", "confirmation")  # [M], 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +78,6 @@ class MatchedConcept:
     recall: tuple[float | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cascade:
-    """A cheap model that runs first; the chosen models run only on images for which it is unsure.
-
-    Attributes:
-        first: Position of the cheap model in the selection.
-        threshold: Its prediction is final if its highest calibrated probability is at least this.
-        went_on: Share of the trial's images that were passed on to the chosen models.
-        changed: Upper bound of the expected share of later images with a different prediction.
-    """
-
-    first: int
-    threshold: float
-    went_on: float
-    changed: float
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Selection(ArrayFields):
     """The chosen models for a list of classes, and the reasons.
@@ -116,11 +99,10 @@ class Selection(ArrayFields):
         task: Task as given by the user.
         evidence: Evidence from the task's unlabeled images about the M models; None without images.
         among: Number of models that were scored, if only the best M of them are included.
-        estimates: Estimated accuracies of the M models on the task; None for strategies ``paper`` and ``uniform``,
-            whose scores are not accuracies.
+        estimates: Estimated accuracies of the M models on the task; None for strategy ``paper``, whose scores
+            are not accuracies.
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
-        cascade: A cheap model that runs before the chosen ones; used only on request.
     """
 
     classes: tuple[str, ...]
@@ -138,7 +120,6 @@ class Selection(ArrayFields):
     among: int | None = None
     estimates: AccuracyEstimate | None = None
     templates: tuple[str, ...] = ()
-    cascade: Cascade | None = None
 
     def __repr__(self) -> str:
         """The chosen models and the number of classes, in one line without arrays."""
@@ -171,11 +152,6 @@ class Selection(ArrayFields):
         return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
 
     @property
-    def needed(self) -> tuple[int, ...]:
-        """Positions of all models that may run: the chosen ones, and the first model of a cascade."""
-        return tuple(dict.fromkeys([*self.union, self.cascade.first])) if self.cascade else self.union
-
-    @property
     def weights(self) -> NDArray[np.float64]:
         """[M] non-negative weights of the models when predictions are pooled."""
         if self.evidence is None:
@@ -200,23 +176,6 @@ class Selection(ArrayFields):
         """Total cost of all chosen models, per image."""
         costs = [self.models[m].cost for m in self.union]
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
-
-    def gflops_with(self, cascade: Cascade, went_on: float | None = None) -> float:
-        """Mean GFLOPs per image with a cascade, if this share of images is passed on; by default as in the trial."""
-        went_on = cascade.went_on if went_on is None else went_on
-        others = sum(self.models[m].cost.gflops for m in self.union if m != cascade.first)
-        return self.models[cascade.first].cost.gflops + went_on * others
-
-    def cascade_line(self, went_on: float | None = None) -> str:
-        """The cascade as a sentence, for this share of images passed on; by default as in the trial."""
-        if self.cascade is None:
-            return ""
-        share, where = (self.cascade.went_on, " in the trial") if went_on is None else (went_on, "")
-        with_it, without = gigaflops(self.gflops_with(self.cascade, share)), gigaflops(self.cost.gflops)
-        return (
-            f"Cascade: {self.models[self.cascade.first].name} runs first and passed on {share:.1%} of the "
-            f"images{where}: {with_it} GFLOPs per image instead of {without}."
-        )
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
         """The concepts that a class was matched to, best first, with the chosen models' recall on each, where known.
@@ -252,7 +211,6 @@ class Selection(ArrayFields):
             "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
             "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
             "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
-            "cascade": None if self.cascade is None else {**asdict(self.cascade), "first": ids[self.cascade.first]},
         }
 
     def _answer_to_json(self, answer: Answer) -> dict[str, Any]:
@@ -325,7 +283,6 @@ class Selection(ArrayFields):
             among=None if document.get("among") is None else int(_number(document["among"], len(models))),
             estimates=_estimates_from_json([model.get("accuracy") for model in document["models"]]),
             templates=_templates(document.get("templates", [])),
-            cascade=_cascade_from_json(document.get("cascade"), _distinct_ids(models)) if evidence else None,
         )
 
     # --- repos; implemented in selection.repo ---
@@ -462,13 +419,6 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         templates=_templates(document["templates"]),
         **rest,
     )
-
-
-def _cascade_from_json(document: dict[str, Any] | None, ids: list[str]) -> Cascade | None:
-    if document is None:
-        return None
-    shares = (_number(document[name], 0, 1) for name in ("threshold", "went_on", "changed"))
-    return Cascade(ids.index(document["first"]), *shares)
 
 
 def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:

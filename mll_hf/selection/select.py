@@ -61,8 +61,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     models += map(_model_from_published, candidates.published)
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
-    mean_recall = np.array([models[m].general for m in order])
-    chosen = choose(scores[order], config, mean_recall)
+    chosen = choose(scores[order], config)
     union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
     g, best = next(labeled[m] for m in order if m < len(labeled))
     rows = [labeled[m][1] if m < len(labeled) and labeled[m][0] == g else None for m in union]
@@ -110,7 +109,7 @@ def select_by_imagenet(
         k=config.per_class,
         models=models,
         scores=scores,
-        chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET), scores[:, 0]),
+        chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET)),
         matches=((),) * len(classes),
         coverage=np.zeros(len(classes)),
         images=np.zeros(len(classes)),
@@ -127,8 +126,6 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
             return paper_scores(candidates, config.class_weight)
         case Strategy.GENERAL:
             return general_scores(candidates)
-        case Strategy.UNIFORM:
-            return uniform_scores(candidates)
         case Strategy.MLL:
             return mll_scores(candidates, config.class_weight)
         case Strategy.IMAGENET:
@@ -141,16 +138,10 @@ def general_scores(candidates: Candidates) -> NDArray[np.float64]:
     return np.repeat(recall[:, None], len(candidates.match.classes), axis=1)
 
 
-def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, C] the same score for every model and class."""
-    return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
-
-
-def choose(scores: NDArray[np.float64], config: SelectionConfig, mean_recall: NDArray[np.float64]) -> NDArray[np.bool_]:
+def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
     """[M, C] which models are chosen for which class.
 
-    ``paper`` chooses the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall for all
-    classes; ``uniform`` all models, or the ``max_models`` with the highest mean recall [M].
+    ``paper`` chooses the k best models of each class, the other strategies the k best overall for all classes.
     """
     chosen = np.zeros(scores.shape, np.bool_)
     max_models = min(config.max_models or len(scores), len(scores))
@@ -162,8 +153,6 @@ def choose(scores: NDArray[np.float64], config: SelectionConfig, mean_recall: ND
         case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
             best = np.argsort(-quantize(scores).sum(axis=1), kind="stable")
             chosen[best[: min(config.per_class, max_models)]] = True
-        case Strategy.UNIFORM:
-            chosen[np.argsort(-quantize(mean_recall), kind="stable")[:max_models]] = True
     return chosen
 
 

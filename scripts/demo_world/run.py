@@ -152,7 +152,7 @@ def evaluate(client: Client, task: Task) -> Outcome:
     def select(strategy: Strategy, k: int = 1) -> Selection:
         return client.select(task.classes, strategy=strategy, k=k, domain=task.domain, task=task.task)
 
-    everything = select(Strategy.UNIFORM)
+    everything = select(Strategy.GENERAL, k=10**6)
     logits = dict(zip([model.name for model in everything.models],
                       client.load(everything).logits([task.images[n] for n in rest]), strict=True))  # fmt: skip
 

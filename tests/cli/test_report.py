@@ -98,7 +98,7 @@ def test_the_report_of_a_trial():
     )
     header, *rows = models.splitlines()
     assert re.split(r"\s{2,}", header.strip()) == [
-        "model", "estimated accuracy", "agreement", "information", "win share", "parameters", "GFLOPs", "license"
+        "model", "estimated accuracy", "agreement", "information", "parameters", "GFLOPs", "license"
     ]  # fmt: skip
     assert len(rows) == 3
     shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123", "mit"],
@@ -106,15 +106,15 @@ def test_the_report_of_a_trial():
              "org/all": ["org/all", "986.0", "M", "334", "mit"]}  # fmt: skip
     for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
         name, *cost = shown[model.ref.repo_id]
-        told = [evidence.calibration.agreement[m], evidence.calibration.information[m], evidence.win_shares[m] * 100]
-        numbers = [f"{told[0]:.3f}", f"{told[1]:.3f}", f"{told[2]:.0f}%"]
+        told = [evidence.calibration.agreement[m], evidence.calibration.information[m]]
+        numbers = [f"{value:.3f}" for value in told]
         cells = row.split()
         assert cells[: 2 if m < 2 else 1] == [*(["*"] if m < 2 else []), name]
         assert cells[-len(numbers + cost) :] == [*numbers, *cost]
     assert rows[0].split()[1] == "mine"
     other = {"org/cats": 151.34, "org/all": 986.04}[selection.models[1].ref.repo_id]
     assert legend.endswith(f"\nTogether: {other:.1f} M parameters, {selection.cost.gflops:.3g} GFLOPs per image.")
-    for word in ("agreement", "information", "win share"):
+    for word in ("agreement", "information"):
         assert f"{word}: " in legend
 
 
@@ -137,7 +137,7 @@ def test_the_report_of_a_trial_names_models_without_a_label():
 
 @pytest.mark.parametrize(
     ("strategy", "name"),
-    [("mll", "recall on concepts"), ("paper", "score r"), ("uniform", "share"), ("general", "recall")],
+    [("mll", "recall on concepts"), ("paper", "score r"), ("general", "recall")],
 )
 def test_scores_are_named_after_what_they_are(strategy, name):
     report = selection_report(simple_selection(Strategy(strategy)))
@@ -147,7 +147,7 @@ def test_scores_are_named_after_what_they_are(strategy, name):
     assert ("estimated accuracy" in report) == (strategy in ("mll", "general"))
     assert ("±" in report) == (strategy == "mll")
     assert ("concepts used" in report) == (strategy in ("paper", "mll"))
-    assert ("k = 1" in report) == (strategy != "uniform")
+    assert "k = 1" in report
 
 
 def test_strategy_general_chooses_one_model_for_all_classes():
@@ -182,7 +182,7 @@ def test_reports_of_any_size(strategy, n_models, n_classes):
 
 def test_many_models_of_a_class_are_cut_short():
     candidates = random_candidates(n_models=9, n_classes=2)
-    report = selection_report(select(candidates, SelectionConfig(Strategy.UNIFORM)))
+    report = selection_report(select(candidates, SelectionConfig(k=9)))
     assert " and 6 more" in report
 
 

@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 
 import naive_evidence
 from mll_hf.ensemble import Rule, combine, residents, run
-from mll_hf.ensemble.cascade import cheap_candidate, first_model_probabilities, learn_cascade
 from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.rules import (
     PoolParameters,
@@ -34,13 +33,10 @@ from mll_hf.ensemble.rules import (
 )
 from mll_hf.ensemble.run import Ensemble, Prediction
 from mll_hf.errors import InputError, ModelError
-from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
-from mll_hf.selection import SelectionConfig, Strategy, choose_with_images, select
-from mll_hf.selection.beliefs import Beliefs
+from mll_hf.selection import SelectionConfig, Strategy, select
 from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
-from mll_hf.selection.result import Cascade
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 from worlds import examples
@@ -925,114 +921,6 @@ def test_the_bias_of_sigmoid_models_is_part_of_the_logits(diary):
     diary.options.clear()
     np.testing.assert_allclose(ensemble.predict([png((9, 8, 7))]).probabilities, with_bias, atol=1e-6)
     assert first != second
-
-
-# --- a cascade --------------------------------------------------------------------------------------------------------
-
-
-def tried_selection(rng, k=2, gflops=(5, 1, 2)):
-    """A selection of k of three models by random logits [3, 40, 3], which are returned in the order of its models."""
-    shortlist = make_selection()
-    models = [replace(m, cost=replace(m.cost, gflops=cost)) for m, cost in zip(shortlist.models, gflops, strict=True)]
-    logits = rng.normal(0, 5, (3, 40, 3)) + 3 * rng.normal(0, 5, (1, 40, 3))
-    shortlist = replace(shortlist, models=tuple(models))
-    chosen = choose_with_images(shortlist, range(3), logits, SelectionConfig(k=k), ("a {}",))
-    return chosen, logits[[models.index(model) for model in chosen.models]]
-
-
-def answers_together(selection, logits):
-    return Ensemble(selection).combine(logits[list(selection.union)]).probabilities.argmax(axis=1)
-
-
-@pytest.mark.parametrize("share", [0, 0.05, 0.2, 0.9])
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_learned_cascade_against_all_others(k, share):
-    for seed in range(5):
-        selection, logits = tried_selection(np.random.default_rng(seed), k)
-        together = answers_together(selection, logits)
-        possible = []
-        for m, model in enumerate(selection.models):
-            first = first_model_probabilities(selection, m, logits[m])
-            others = sum(selection.models[n].cost.gflops for n in selection.union if n != m)
-            for threshold in first.max(axis=1):
-                alone = first.max(axis=1) >= threshold - 1e-9
-                changed = (int((alone & (first.argmax(axis=1) != together)).sum()) + 1) / 41
-                gflops = model.cost.gflops + others * float(1 - alone.mean())
-                if others and changed <= share and gflops < 0.9 * selection.cost.gflops:
-                    possible.append((gflops, m, pytest.approx(threshold), pytest.approx(1 - alone.mean()), changed))
-        found = learn_cascade(selection, logits, together, share)
-        if not possible:
-            assert found is None
-            continue
-        assert (found.first, found.threshold, found.went_on, found.changed) == min(possible, key=lambda p: p[0])[1:]
-        assert selection.gflops_with(found) == pytest.approx(min(p[0] for p in possible))
-
-
-def test_a_model_is_tried_for_the_cascade_where_no_cheap_one_was():
-    beliefs = Beliefs(np.array([3.0, 1, 2, 0]), np.eye(4))
-    gflops, all_fit = np.array([8.0, 4, 3, 1]), np.ones(4, bool)
-    assert cheap_candidate(beliefs, gflops, [0], all_fit) == 2
-    assert cheap_candidate(beliefs, gflops, [0], np.array([1, 1, 0, 1], bool)) == 1
-    assert cheap_candidate(beliefs, gflops, [0], np.array([1, 0, 0, 0], bool)) is None
-    assert cheap_candidate(beliefs, gflops, [0, 3], all_fit) is None
-    assert cheap_candidate(beliefs, gflops, [2], all_fit) == 3
-    assert cheap_candidate(beliefs, gflops * [1, 1, 0, 1], [0], all_fit) == 1  # 0 for a cost that is not known
-
-
-def test_a_model_of_unknown_cost_leads_no_cascade():
-    selection, logits = tried_selection(np.random.default_rng(0))
-    together = answers_together(selection, logits)
-    first = learn_cascade(selection, logits, together, 0.9).first
-    models = [replace(m, cost=Cost(1, 0.0)) if n == first else m for n, m in enumerate(selection.models)]
-    found = learn_cascade(replace(selection, models=tuple(models)), logits, together, 0.9)
-    assert found is None or found.first != first
-
-
-@pytest.mark.parametrize("options", [{}, {"batch_size": 5}, {"keep_loaded": 1}])
-@pytest.mark.parametrize("first", [0, 2])  # one of the chosen models, and another one
-def test_a_cascade_asks_the_chosen_models_only_where_the_first_is_unsure(diary, first, options):
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (2, 2, 3), np.uint8)) for _ in range(23)]
-    images[7] = b"broken"
-    selection, _ = tried_selection(rng)
-    assert selection.union == (0, 1)
-    asked_all = Ensemble(replace(selection, chosen=np.ones_like(selection.chosen)), device="somewhere")
-    alone = first_model_probabilities(selection, first, asked_all.logits(images)[first])
-    threshold = float(np.nanmedian(alone.max(axis=1)))
-    unsure = alone.max(axis=1) < threshold  # not the broken one
-    expected = np.where(unsure[:, None], Ensemble(selection, device="somewhere").predict(images).probabilities, alone)
-    diary.models.clear()
-    ensemble = Ensemble(
-        replace(selection, cascade=Cascade(first, threshold, 0.5, 0.0)), device="somewhere", cascade=True, **options
-    )
-    prediction = ensemble.predict(images)
-    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-6)
-    assert prediction.unreadable == (7,)
-    assert prediction.models == tuple(selection.models[m].ref.repo_id for m in (0, 1))
-    if "keep_loaded" not in options:
-        seen = {name: sum(model.batches) for name, model in diary.models.items()}
-        names = names_of(selection)
-        assert seen == {**{names[m]: 11 for m in (0, 1)}, names[first]: 22}
-    assert ensemble.answered == {"images": 22, "went_on": 11}
-    costs = [model.cost.gflops for model in selection.models]
-    gflops = costs[first] + 11 / 22 * sum(costs[m] for m in (0, 1) if m != first)
-    assert f"passed on 50.0% of the images: {gflops:.3g} GFLOPs per image instead of {sum(costs[:2]):.3g}" in (
-        ensemble.cascade_line
-    )
-    np.testing.assert_allclose(ensemble.logits(images), asked_all.logits(images)[:2], atol=1e-6)
-
-
-def test_what_has_no_cascade(diary):
-    selection, _ = tried_selection(np.random.default_rng(0))
-    with pytest.raises(InputError, match="the selection has no cascade; select again"):
-        Ensemble(selection, cascade=True)
-    with_one = replace(selection, cascade=Cascade(0, 0.5, 0.5, 0))
-    with pytest.raises(InputError, match="leave out the templates or the cascade"):
-        Ensemble(with_one, templates=("a {}",), cascade=True)
-    ensemble = Ensemble(with_one, device="somewhere", cascade=True)
-    assert ensemble.for_selection(selection).cascade is ensemble.for_selection(with_one, ("a {}",)).cascade is False
-    assert ensemble.cascade_line == ""
-    assert list(ensemble.stream([])) == []
 
 
 def test_predictions_know_their_labels():

@@ -193,8 +193,7 @@ def compare(candidates, config, said, claims=None):
     theirs = select(replace(candidates, labels=candidates.labels.subset(kept)), replace(config, licenses=()))
     rows = {model.ref.repo_id: m for m, model in enumerate(ours.models)}
     at = [rows[model.ref.repo_id] for model in theirs.models]
-    if config.strategy is not Strategy.UNIFORM:  # whose scores are shares of the number of models
-        np.testing.assert_array_equal(ours.scores[at], theirs.scores)
+    np.testing.assert_array_equal(ours.scores[at], theirs.scores)
     np.testing.assert_array_equal(ours.chosen[at], theirs.chosen)
     assert chosen(ours) == chosen(theirs)
     assert ours.matches == theirs.matches
@@ -322,7 +321,7 @@ def test_no_more_than_two_hundred_are_asked_for(caplog):
     assert world.asked == 200
     world = World(dict.fromkeys(ids, "mit"))
     selection = choose_allowed(
-        choosing(candidates), world, claims, SelectionConfig(Strategy.UNIFORM, licenses=("mit",))
+        choosing(candidates), world, claims, SelectionConfig(Strategy.GENERAL, k=999, licenses=("mit",))
     )
     assert len(selection.union) == world.asked == 200
     assert "licenses were requested for the best 200 models only" in caplog.text
@@ -420,7 +419,7 @@ def test_select_with_licenses(hub, store):
     assert chosen(client.select(["cat"], SelectionConfig(licenses=("Apache-2.0",)))) == {"org/cars"}
     assert chosen(client.select(["cat"], SelectionConfig(licenses=("cc-by-nc-4.0",)))) == {"org/cats"}
     assert sorted(asked(hub)) == ["org/all", "org/cars", "org/cats"]  # once each
-    for strategy in ("general", "uniform", "paper"):
+    for strategy in ("general", "paper"):
         selection = client.select(["cat", "dog"], SelectionConfig(Strategy(strategy), k=2, licenses=OPEN))
         assert chosen(selection) <= {"org/all", "org/cars"}
         assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).models == selection.models

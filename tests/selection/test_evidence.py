@@ -354,7 +354,7 @@ def test_taking_some_of_the_models():
     evidence = gather_evidence(logits, prior, ("a {}",))
     taken = evidence.subset(np.array([2, 0]))
     assert (taken.n_images, taken.templates) == (evidence.n_images, evidence.templates)
-    for name in ("prior", "win_shares", "confirmation", "scores"):
+    for name in ("prior", "confirmation", "scores"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(evidence, name)[[2, 0]])
     for name in ("temperatures", "offsets", "information", "agreement"):
         whole = getattr(evidence.calibration, name)
@@ -392,58 +392,6 @@ def test_too_few_images(n_images):
     check_image_count(MIN_TRIAL_IMAGES)
 
 
-# --- how surely one comes first ---------------------------------------------------------------------------------------
-
-
-def naive_win_shares(scaled, offsets, prior):
-    """The seeded bootstrap with images drawn as numbers of copies, one resample and model at a time."""
-    n_models, n_images, n_classes = len(scaled), len(scaled[0]), len(scaled[0][0])
-    rng, wins = np.random.default_rng(0), [0] * n_models
-    plain = [[naive_evidence.softmax(row) for row in model] for model in scaled]
-    for counts in rng.multinomial(n_images, [1 / n_images] * n_images, size=200).tolist():
-        drawn = [x for x, count in enumerate(counts) for _ in range(count)]
-        told = [naive_evidence.information([model[x] for x in drawn]) for model in plain]
-        first = [naive_evidence.score(*parts) for parts in zip(told, prior, strict=True)]
-        weights = naive_evidence.pooling_weights(first, n_classes)
-        together = naive_evidence.answers_of(naive_evidence.pool(scaled, weights, offsets))
-        own = [naive_evidence.answers_of(model) for model in plain]
-        agreement = [naive_evidence.mean(of[x] == together[x] for x in drawn) for of in own]
-        scores = [round(naive_evidence.score(*parts), 9) for parts in zip(agreement, prior, strict=True)]
-        wins[scores.index(max(scores))] += 1
-    return [won / 200 for won in wins]
-
-
-@settings(examples, max_examples=4)
-@given(trials(most_images=MIN_TRIAL_IMAGES, most_classes=3))
-def test_the_bootstrap_against_a_naive_loop(trial):
-    logits, prior = trial
-    if logits.shape[2] == 1:
-        return  # nothing but rounding could tell models apart that have the same prior
-    scaled = (2 * logits / image_scale(logits)[:, None, None]).tolist()
-    found = calibrate(logits, prior)
-    offsets = [naive_evidence.plan_offsets(model, found.shares.tolist()) for model in scaled]
-    expected = naive_win_shares(scaled, offsets, prior.tolist())
-    np.testing.assert_allclose(gather_evidence(logits, prior, ()).win_shares, expected)
-
-
-@examples
-@given(trials())
-def test_win_shares_are_shares_and_always_the_same(trial):
-    win_shares = gather_evidence(*trial, ()).win_shares
-    assert win_shares.sum() == pytest.approx(1)
-    assert (win_shares >= 0).all()
-    np.testing.assert_array_equal(gather_evidence(*trial, ()).win_shares, win_shares)
-
-
-def test_an_obvious_winner_always_comes_first_and_equals_share():
-    rng = np.random.default_rng(3)
-    right = rng.integers(4, size=64)
-    good, bad = logits_that_answer(right, 4) + rng.normal(size=(64, 4)), rng.normal(size=(64, 4))
-    assert gather_evidence(np.stack([bad, good]), np.zeros(2), ()).win_shares.tolist() == [0, 1]
-    unlike = np.stack([rng.normal(size=(64, 4)) + logits_that_answer(right, 4, 1.5) for _ in range(2)])
-    assert 0.05 < gather_evidence(unlike, np.zeros(2), ()).win_shares[0] < 0.95
-
-
 # --- what changes nothing ---------------------------------------------------------------------------------------------
 
 
@@ -461,7 +409,6 @@ def test_scales_of_models_and_constants_of_images_change_nothing(trial, data):
     if n_classes > 1:
         np.testing.assert_allclose(after.calibration.temperatures, before.calibration.temperatures * factors[:, 0, 0])
         np.testing.assert_allclose(after.calibration.offsets, before.calibration.offsets, atol=1e-6)
-        np.testing.assert_allclose(after.win_shares, before.win_shares, atol=0.01)  # but for ties that rounding breaks
 
 
 @examples
@@ -475,8 +422,6 @@ def test_permuted_images_classes_and_models_give_permuted_evidence(trial, data):
     np.testing.assert_allclose(after.information, before.information[models], atol=1e-9)
     if logits.shape[2] > 1:
         np.testing.assert_allclose(after.offsets, before.offsets[models][:, classes], atol=1e-6)
-    win_shares = gather_evidence(logits[models][:, :, classes], prior[models], ()).win_shares
-    np.testing.assert_allclose(win_shares, gather_evidence(logits, prior, ()).win_shares[models], atol=0.01)
 
 
 # --- whatever the logits ----------------------------------------------------------------------------------------------
@@ -502,10 +447,9 @@ def test_evidence_is_finite_whatever_the_logits(logits):
     assert ((estimate.low > 0) & (estimate.low < estimate.accuracy)).all()
     assert ((estimate.accuracy < estimate.high) & (estimate.high < 1)).all()
     of_calibration = (calibration.temperatures, calibration.offsets, calibration.information, calibration.agreement)
-    for values in (*of_calibration, calibration.shares, evidence.win_shares, evidence.confirmation):
+    for values in (*of_calibration, calibration.shares, evidence.confirmation):
         assert np.isfinite(values).all()
         assert values.dtype == np.float64
-    assert evidence.win_shares.sum() == pytest.approx(1)
     weights = pooling_weights(evidence.scores, logits.shape[2])
     assert np.isfinite(weights).all()
     assert weights.sum() == pytest.approx(1)
@@ -526,7 +470,6 @@ def test_nothing_is_learned_where_nothing_differs(logits):
     np.testing.assert_allclose(evidence.calibration.information, [0, 0], atol=1e-12)
     assert not np.signbit(evidence.calibration.information).any()  # or "-0.000" is printed
     assert evidence.scores.argmax() == 1
-    assert evidence.win_shares.tolist() == [0, 1]
 
 
 def test_images_that_are_all_alike_do_not_make_noise_certain():

@@ -505,7 +505,7 @@ def test_equal_sums_are_ties_in_whatever_order_they_add_up(strategy, n_classes):
     for _ in range(50):
         row = np.round(rng.random(n_classes), 9)
         scores = np.stack([rng.permutation(row) for _ in range(5)])
-        chosen = choose(scores, SelectionConfig(strategy, max_models=1), np.zeros(5))
+        chosen = choose(scores, SelectionConfig(strategy, max_models=1))
         assert np.flatnonzero(chosen.any(axis=1)).tolist() == [0]
 
 

@@ -15,12 +15,10 @@ from huggingface_hub import constants
 from hub_worlds import READER, clock  # noqa: F401
 from mll_hf.errors import CardError, HubError, InputError, MLLError, ModelError
 from mll_hf.hub.licenses import _license_of
-from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED, ModelRef
+from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED
 from mll_hf.matching.prompts import templates_for
-from mll_hf.pipelines import pipeline
-from mll_hf.selection import Evidence, Selection, SelectionConfig, choose_with_images, select
+from mll_hf.selection import Selection, SelectionConfig, select
 from mll_hf.selection.repo import HANDLER_FILE, SELECTION_FILE, check_models
-from mll_hf.selection.result import Cascade
 from selection_worlds import random_candidates
 
 REPO = "alice/classifier"
@@ -125,52 +123,6 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     readme.write_text("---\n- a list\n---\n")
     with pytest.raises(CardError, match="metadata cannot be read"):
         selection.save_pretrained(tmp_path / "here")
-
-
-def with_cascade(hub=None):
-    """A selection of two models after a trial, and a third one in front of them; with a Hub, it is there too."""
-    selection = make_selection(hub)
-    logits = np.random.default_rng(0).normal(0, 5, (3, 20, 3))
-    others = sorted(set(range(4)) - set(selection.union))
-    models = [replace(selection.models[m], evidence=Evidence.OVERALL) for m in (*selection.union, others[0])]
-    if hub:
-        revision = hub.put("model", "org/first", {"README.md": b"---\nlicense: mit\n---\n", "config.json": b"{}"})
-        models[2] = replace(models[2], ref=ModelRef("org/first", revision, "open_clip"))
-    shortlist = replace(
-        selection, models=tuple(models), scores=np.full((3, 3), 0.5), chosen=np.ones((3, 3), bool),
-        matches=((),) * 3, estimates=None,
-    )  # fmt: skip
-    chosen = choose_with_images(shortlist, range(3), logits, SelectionConfig(k=2), ("a {}",))
-    return replace(chosen, cascade=Cascade(2, 0.7, 0.25, 0.01))
-
-
-def test_a_cascade_there_and_back(hub):
-    selection = with_cascade(hub)
-    first = selection.models[2].ref
-    selection.push_to_hub(REPO)
-    back = Selection.from_pretrained(REPO)
-    assert back.cascade == selection.cascade
-    assert back.needed == (0, 1, 2)
-    metadata, text = card_of(hub)
-    assert metadata["base_model"] == [model.ref.repo_id for model in selection.models]
-    assert f"{first.repo_id} runs first and passed on 25.0% of the images in the trial" in text
-    assert "pipeline(..., cascade=True)" in text
-    with pytest.raises(InputError, match=f"{first.repo_id} .mit."):
-        check_models(back, ["apache-2.0"])
-    del hub.repos["model", first.repo_id]
-    with pytest.raises(ModelError, match=f"{first.repo_id}.* is no longer on the Hub"):
-        pipeline(REPO, cascade=True)
-    assert pipeline(REPO).ensemble.selection == replace(back, cascade=None)  # which does not run it
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"first": "org/other"}, {"first": 0}, {"threshold": 2}, {"went_on": -1}, {"changed": "x"}, []]
-)
-def test_cascades_that_cannot_be(wrong):
-    document = with_cascade().to_json()
-    document["cascade"] = {**document["cascade"], **wrong} if wrong else wrong
-    with pytest.raises(InputError, match="this is not a selection"):
-        Selection.from_json(document)
 
 
 def test_a_folder_here_comes_before_the_hub(hub, tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ from mll_hf.selection.mll import (
     standard_errors,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
-from mll_hf.selection.select import general_scores, uniform_scores
+from mll_hf.selection.select import general_scores
 from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
@@ -217,11 +217,11 @@ def test_each_class_has_its_own_best_models():
     config = SelectionConfig(Strategy.PAPER)
     levels = np.zeros(3)
     # k = 1: class 0 -> model 0; class 1 -> model 1; class 2 -> model 2
-    assert choose(scores, config, levels).tolist() == np.eye(3, dtype=bool).tolist()
+    assert choose(scores, config).tolist() == np.eye(3, dtype=bool).tolist()
     # k = 2: class 0 -> 0, 1; class 1 -> 1, 2; class 2 -> 2 and, of the tied 0 and 1, the first
-    two = choose(scores, replace(config, k=2), levels)
+    two = choose(scores, replace(config, k=2))
     assert two.T.tolist() == [[True, True, False], [False, True, True], [True, False, True]]
-    assert choose(scores, replace(config, k=5), levels).all()
+    assert choose(scores, replace(config, k=5)).all()
 
 
 def test_equal_models_get_equal_scores_with_or_without_embeddings():
@@ -506,7 +506,6 @@ def test_score_dispatches_to_the_strategy(candidates, class_weight):
         Strategy.PAPER: paper_scores(candidates, class_weight),
         Strategy.MLL: mll_scores(candidates, class_weight),
         Strategy.GENERAL: general_scores(candidates),
-        Strategy.UNIFORM: uniform_scores(candidates),
     }
     assert set(direct) == set(LABEL_STRATEGIES)
     for strategy, expected in direct.items():
@@ -519,7 +518,6 @@ def test_baselines_by_hand():
     labels = (make_label(GRAPH, hits=[10, 0, 0, 0, 0, 0, 4]), make_label(GRAPH, repo_id="org/other", support=0))
     candidates = candidates_on(GRAPH, labels, random_match(GRAPH, 2))
     np.testing.assert_allclose(general_scores(candidates), [[0.2, 0.2], [0, 0]])
-    np.testing.assert_allclose(uniform_scores(candidates), [[0.5, 0.5], [0.5, 0.5]])
 
 
 # --- the choice -------------------------------------------------------------------------------------------------------
@@ -539,12 +537,9 @@ def test_what_every_selection_keeps(candidates, k, strategy, most):
     assert (np.diff(selection.overall) <= 1e-12).all()
     assert len(selection.union) <= limit
     per_class = selection.chosen.sum(axis=0)
-    assert (per_class == (limit if strategy is Strategy.UNIFORM else min(k, limit))).all()
+    assert (per_class == min(k, limit)).all()
     if strategy in (Strategy.MLL, Strategy.GENERAL):
         assert selection.union == tuple(range(min(k, limit)))  # the best overall, for all classes
-    if strategy is Strategy.UNIFORM:
-        levels = [selection.models[m].general for m in range(n_models)]
-        assert sorted(levels)[-limit:] == sorted(levels[m] for m in selection.union)
     assert np.isfinite(selection.images).all()
     assert (selection.images >= 0).all()
     for y, name in enumerate(selection.classes):
@@ -645,7 +640,7 @@ def test_choosing_within_a_budget_by_hand():
     assert choose_at_most(scores, 1, 3).tolist() == [False, True, True]
     assert choose_at_most(scores, 1, 2).tolist() == [False, True, True]
     scores = np.vstack([scores, [0.0, 0.85]])
-    chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1), np.zeros(4))
+    chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1))
     assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
 
 
@@ -768,7 +763,7 @@ def test_two_revisions_of_a_model_stay_apart():
 MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 DROPPED = object()
-OPTIONAL = ("evidence", "cascade", "among", "answer", "templates")
+OPTIONAL = ("evidence", "among", "answer", "templates")
 HOSTILE = [
     *(((key,), DROPPED) for key in make_selection().to_json() if key not in OPTIONAL),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
@@ -925,7 +920,7 @@ def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
         swapped = select(replace(other_groups, other_groups=(easy,)), SelectionConfig(strategy))
         assert [model.name for model in swapped.models] == ids
         np.testing.assert_allclose(swapped.estimates.accuracy, selection.estimates.accuracy, atol=0.02)
-    for strategy in (Strategy.PAPER, Strategy.UNIFORM):
+    for strategy in (Strategy.PAPER,):
         assert len(select(both, SelectionConfig(strategy)).models) == 2
 
 

@@ -105,8 +105,6 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
     np.testing.assert_allclose(evidence.prior, prior[order])
     np.testing.assert_allclose(evidence.scores, whole.scores[order])
     np.testing.assert_allclose(evidence.calibration.offsets, whole.calibration.offsets[order])
-    np.testing.assert_array_equal(evidence.win_shares, whole.win_shares[order])
-    assert evidence.win_shares.argmax() == 0
     assert (np.diff(evidence.scores) <= 0).all()
 
 
@@ -191,7 +189,6 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].recall == pytest.approx((0.12,))
-    assert alone.evidence.win_shares.tolist() == [1]
 
 
 def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say():
@@ -368,7 +365,7 @@ def test_selections_written_before_there_were_trials_can_be_read():
     assert back == make_shortlist()
 
 
-OF_MODELS = ("information", "agreement", "prior", "win_shares", "confirmation")
+OF_MODELS = ("information", "agreement", "prior", "confirmation")
 HOSTILE = [
     *((key, "dropped") for key in make_selection().to_json()["evidence"]),
     *((key, value) for key in make_selection().to_json()["evidence"] for value in (None, {}, "abc", [[[]]], math.nan)),
