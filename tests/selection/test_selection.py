@@ -215,7 +215,6 @@ def test_the_paper_against_a_naive_loop(n_concepts, n_models, n_classes, seed):
 def test_each_class_has_its_own_best_models():
     scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.8, 0.5], [0.1, 0.7, 0.6]])
     config = SelectionConfig(Strategy.PAPER)
-    levels = np.zeros(3)
     # k = 1: class 0 -> model 0; class 1 -> model 1; class 2 -> model 2
     assert choose(scores, config).tolist() == np.eye(3, dtype=bool).tolist()
     # k = 2: class 0 -> 0, 1; class 1 -> 1, 2; class 2 -> 2 and, of the tied 0 and 1, the first
