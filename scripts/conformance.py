@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare our backends with the libraries that they use, on every image-text architecture of those libraries.
 
-    scripts/conformance.py > scripts/benchmarks/conformance.md
+    scripts/conformance.py > scripts/benchmark/results/conformance.md
 
 Builds a tiny model of each architecture, with random weights, in the Hub's file layout; embeds images and texts with
 mll_hf and with open_clip itself, transformers' pipeline for zero-shot image classification, or sentence-transformers.

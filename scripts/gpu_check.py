@@ -22,8 +22,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from index_benchmark import timed
-from labeling_speed import SPEED_HEAD, contest_line, make_world, measure_contest, random_model, speed_row, speeds, unit
+from benchmark.labeling_speed import (
+    SPEED_HEAD,
+    contest_line,
+    make_world,
+    measure_contest,
+    random_model,
+    speed_row,
+    speeds,
+    unit,
+)
+from benchmark.predict_benchmark import selection_of
+from benchmark.timing import timed
 from mll_hf import __version__
 from mll_hf.cli.options import script_parser
 from mll_hf.ensemble.run import Ensemble
@@ -34,7 +44,6 @@ from mll_hf.labeling.run import label_model
 from mll_hf.labels.store import LabelStore
 from mll_hf.models import environment_of, gpu_count, load_model, pick_device
 from mll_hf.utils.tables import markdown_table
-from predict_benchmark import selection_of
 
 if TYPE_CHECKING:
     import argparse
@@ -64,7 +73,7 @@ def main() -> int:
     parser.add_argument("--compared", type=int, default=256, metavar="N", help="images that the CPU embeds too")
     parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="concepts (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/gpu"), metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=Path("scripts/benchmark/results/gpu"), metavar="FOLDER")
     args = parser.parse_args()
     device = pick_device(args.device)
     found: dict[str, Any] = {"machine": machine(device), "arguments": {**vars(args), "out": None}}

@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_sel
 
 from answers import Library, Question, Settings
 
-from index_benchmark import spread, timed
+from benchmark.synthetic import RandomEncoder, make_graph, make_labels
+from benchmark.timing import spread, timed
 from mll_hf import SelectionConfig
 from mll_hf.cli.options import script_parser
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:
     import argparse

@@ -1,9 +1,10 @@
-"""Measure this package: speed, memory, and matching. For the quality of selection, see mll-hf bench.
+"""Compare methods that choose and combine models, and measure speed, memory and matching.
 
+    python scripts/run_benchmark.py published                       # choices among real models, from published figures
+    python scripts/run_benchmark.py tasks --labels DIR --tasks DIR  # every method on tasks with known classes
+    python scripts/run_benchmark.py fidelity --graph DIR --labels DIR --tasks DIR
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
-    python scripts/run_benchmark.py reading
-    python scripts/run_benchmark.py selection [--labels N] [--index DIR]
     python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
     python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
@@ -13,160 +14,48 @@ Ratios within one run are meaningful; seconds depend on the machine.
 
 from __future__ import annotations
 
-import statistics
-import subprocess
+import argparse
+import shlex
 import sys
-import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import index_benchmark
-import labeling_speed
-import matching_benchmark
-import predict_benchmark
-import serve_benchmark
-from index_benchmark import spread, timed
+from benchmark import commands, labeling_speed, matching_benchmark, predict_benchmark, serve_benchmark, speed
 from mll_hf.cli.options import script_parser
-from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import load_probes
-from mll_hf.labeling.run import label_model
-from mll_hf.labels.join import join_labels
-from mll_hf.labels.store import LabelStore
-from mll_hf.matching.concept_index import ConceptIndex
-from mll_hf.models import load_model, resolve_model
-from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
+from mll_hf.cli.output import print_error
+from mll_hf.errors import MLLError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
-    from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labels.label import ModelLabel
-    from mll_hf.matching.describe import Description
-    from mll_hf.models import VisionLanguageModel
-
-
-def main() -> int:
-    """Run one benchmark; returns the exit status."""
-    parser = script_parser(str(__doc__))
-    parts = parser.add_subparsers(required=True)
-    for name, (add_arguments, text) in PARTS.items():
-        add_arguments(parts.add_parser(name, help=text))
-    args = parser.parse_args()
-    args.run(args)
-    return 0
-
-
-# --- speed ------------------------------------------------------------------------------------------------------------
-
-
-def add_speed(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the part ``speed``."""
-    parser.add_argument("--graph", type=Path, required=True)
-    parser.add_argument("--model", required=True, help="local-dir:PATH or org/name")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.set_defaults(run=run_speed)
-
-
-def run_speed(args: argparse.Namespace) -> None:
-    """Print the figures of the speed benchmark."""
-    measure_import()
-    measure_labeling(args)
-    measure_memory(args)
-    measure_selection(args.repeats)
-
-
-def measure_import() -> None:
-    """Seconds to import the package in a new interpreter, and whether torch was imported."""
-    code = (
-        "import time, sys; t = time.perf_counter(); import mll_hf; "
-        "print(time.perf_counter() - t, 'torch' in sys.modules)"
-    )
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5)]
-    seconds, torch_loaded = zip(*(run.stdout.split() for run in runs), strict=True)
-    print(f"import mll_hf: {statistics.median(map(float, seconds)):.3f} s, torch imported: {torch_loaded[0]}")
-
-
-def measure_labeling(args: argparse.Namespace) -> None:
-    """Time of labeling over time of the bare loop 'decode, preprocess, encode' with its best number of workers."""
-    graph, ref = load_graph(args.graph), resolve_model(args.model)
-    probes = load_probes(graph, args.graph)
-    model = load_model(ref)
-    times: dict[str, list[float]] = {}
-    for _ in range(args.repeats):  # interleaved, so that a slow phase of the machine affects all
-        for workers in range(3):
-            seconds = timed(lambda w=workers: bare_loop(model, probes, w))
-            times.setdefault(f"bare loop, {workers} worker processes", []).append(seconds)
-        with tempfile.TemporaryDirectory() as folder:
-            seconds = timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f))))
-            times.setdefault("labeling, all included", []).append(seconds)
-    print(f"{len(probes)} images, {len(graph)} concepts")
-    for name, taken in times.items():
-        print(f"{name}: {spread(taken)}")
-    *bare, ours = map(statistics.median, times.values())
-    print(f"labeling / best bare loop: {ours / min(bare):.2f}")
-
-
-def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> None:
-    """Decode, preprocess and encode all images with torch's DataLoader: the obvious code."""
-    for batch in labeling_speed.pixels(model, probes, 128, workers):
-        model.encode_pixels(batch)
-
-
-def measure_memory(args: argparse.Namespace) -> None:
-    """Peak memory of labeling all images and a sample of them, each in a separate process."""
-    peaks = {}
-    for images in (4, 75):
-        with tempfile.TemporaryDirectory() as folder:
-            code = (
-                "import resource, sys; from mll_hf.cli import main; "
-                f"main(['label', {args.model!r}, '--graph', {str(args.graph)!r}, '--labels', {folder!r}, "
-                f"'--sample', '{images}', '--json']); "
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-            )
-            run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            peaks[images] = int(run.stdout.split()[-1]) / 1024
-    print(
-        "peak memory of labeling: " + ", ".join(f"{mb:.0f} MB with {n} images per concept" for n, mb in peaks.items())
-    )
-
-
-def measure_selection(repeats: int) -> None:
-    """Time to select 3 models for 100 classes over 9,000 concepts, with matching but without text encoding."""
-    from synthetic import RandomEncoder, make_descriptions, make_graph, make_labels
-
-    graph = make_graph(9000)
-    index = ConceptIndex.build(graph, RandomEncoder())
-    descriptions = make_descriptions(100)
-    for n_labels in (50, 1000):
-        labels = make_labels(graph, n_labels)
-        for strategy in (Strategy.MLL, Strategy.PAPER):
-            times = [
-                timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
-            ]
-            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {spread(times[1:], 'ms')}")
-
-
-def _select(
-    index: ConceptIndex, labels: tuple[ModelLabel, ...], descriptions: Sequence[Description], strategy: Strategy
-) -> Selection:
-    match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
-    joined = join_labels(labels, [index.graph])
-    return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
-
-
 PARTS = {
-    "speed": (add_speed, "labeling compared with a bare loop; selection, import, memory"),
+    "tasks": (commands.add_tasks, "every method on tasks with known classes, with tables and figures"),
+    "published": (commands.add_published, "choose among real models by labels made from published recall per class"),
+    "fidelity": (commands.add_fidelity, "what labels lose compared with all similarities, and with fewer images"),
+    "speed": (speed.add_speed, "labeling compared with a bare loop; selection, import, memory"),
     "labeling": (labeling_speed.add_arguments, "labeling compared with the bare image tower and other libraries"),
-    "reading": (index_benchmark.add_reading, "reading labels with an index and without"),
-    "selection": (index_benchmark.add_selection, "selecting from very many labels"),
     "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
     "predict": (predict_benchmark.add_arguments, "an ensemble compared with bare loops; memory, interrupted runs"),
     "serve": (serve_benchmark.add_arguments, "a server with many clients compared with offline batches"),
 }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = script_parser(str(__doc__))
+    parts = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    for name, (add_arguments, text) in PARTS.items():
+        add_arguments(parts.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}."))
+    command = shlex.join(["scripts/run_benchmark.py", *words])
+    args = parser.parse_args(words, argparse.Namespace(command=command))
+    try:
+        args.run(args)
+    except MLLError as error:
+        return print_error(str(error))
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bench_worlds import make_suite
-from mll_hf.bench.methods import ABLATIONS, GENERAL, METHODS, ORACLE, PAPER
-from mll_hf.bench.run import BenchConfig, Record, Results, TaskFacts
-from mll_hf.bench.scenarios import scenarios
+from benchmark.methods import ABLATIONS, GENERAL, METHODS, ORACLE, PAPER
+from benchmark.run import BenchConfig, Record, Results, TaskFacts
+from benchmark.scenarios import scenarios
 
 TASKS = ("first", "second")
 # accuracy on the two tasks, all images and models

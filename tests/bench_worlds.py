@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from mll_hf.bench import cache as cache_module
-from mll_hf.bench import run as bench
-from mll_hf.bench.cache import EmbeddingCache
-from mll_hf.bench.methods import METHODS, Group
-from mll_hf.bench.suites import make_task
-from mll_hf.bench.world import Hub
+from benchmark import cache as cache_module
+from benchmark import run as bench
+from benchmark.cache import EmbeddingCache
+from benchmark.methods import METHODS, Group
+from benchmark.suites import make_task
+from benchmark.world import Hub
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, forest, join_by_hand, random_labels

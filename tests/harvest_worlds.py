@@ -13,8 +13,8 @@ from huggingface_hub.utils import _http
 from PIL import Image
 
 import tiny_hub
+from graph import gathering
 from hub_worlds import Clock
-from mll_hf.harvest import gathering
 from mll_hf.hub import connection
 from worlds import picture
 

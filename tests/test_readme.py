@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-FOLDERS = ("", "mll_hf/", "scripts/", "scripts/benchmarks/", "scripts/demo_world/", "spaces/*/")
+FOLDERS = ("", "mll_hf/", "scripts/", "scripts/benchmark/results/", "scripts/demo_world/", "spaces/*/")
 PAGES = [*sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}README.md")), ROOT / "CONTRIBUTING.md"]
 NOTEBOOK = json.loads((ROOT / "scripts" / "first_steps.ipynb").read_text())
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_data_and_of_the_committed_results():
     per_class, known = len(published_labels()), len(usable_models())
     stated = f"recall per class of {per_class} models and ImageNet accuracy of {known - per_class} more"
     assert stated in (ROOT / "mll_hf" / "README.md").read_text()
-    benchmarks = ROOT / "scripts" / "benchmarks"
+    benchmarks = ROOT / "scripts" / "benchmark" / "results"
     by_prompts = (benchmarks / "real" / "published.md").read_text().split("## ")
     (real,) = (part for part in by_prompts if part.startswith("Accuracy by hub, prompts `ensemble`"))
     check_figures("80 templates", next(row for row in real.splitlines() if row.startswith("| all 21 ")))
@@ -139,11 +139,12 @@ def check_script(words):
     if words[0] != "python":
         assert os.access(script, os.X_OK)
     if "def build_parser()" in (text := script.read_text()):
-        importlib.import_module(script.stem).build_parser().parse_args(options)
+        importlib.import_module(
+            ".".join(script.relative_to(ROOT / "scripts").with_suffix("").parts)
+        ).build_parser().parse_args(options)
         return
     if name == "scripts/run_benchmark.py":  # each verb has a file
-        text += "".join(part.read_text() for part in script.parent.glob("*_benchmark.py"))
-        text += (script.parent / "labeling_speed.py").read_text()
+        text += "".join(part.read_text() for part in (script.parent / "benchmark").glob("*.py"))
     if name == "scripts/demo":
         text += (ROOT / "scripts/demo_world/run.py").read_text()
     for option in options:

@@ -25,7 +25,6 @@ _COMMANDS = {  # module and help text of each command
     "select": ("classify", "choose models for a list of classes"),
     "predict": ("predict", "classify images with the chosen models"),
     "serve": ("serve", "classify images over HTTP with a selection"),
-    "bench": ("bench", "compare methods that choose and combine models, on tasks with known classes"),
 }
 
 

@@ -46,9 +46,9 @@ _DESCRIBED_SOURCES = frozenset({"file", "llm"})  # descriptions with more inform
 class LogitWeights:
     """Weights of the features in :meth:`ConceptIndex.match`.
 
-    The defaults are maximum-likelihood estimates (``scripts/matching_benchmark.py``) with all-MiniLM-L6-v2 over queries
-    for concepts of ImageNet-12k outside ImageNet-1k: synonyms removed from the graph, lemmas, lemmas with a word of a
-    hypernym, and lemmas with a word of the gloss.
+    The defaults are maximum-likelihood estimates (``scripts/run_benchmark.py matching``) with all-MiniLM-L6-v2 over
+    queries for concepts of ImageNet-12k outside ImageNet-1k: synonyms removed from the graph, lemmas, lemmas with a
+    word of a hypernym, and lemmas with a word of the gloss.
 
     Attributes:
         name: Weight of the cosine of the class name with the nearest lemma.

@@ -1,6 +1,6 @@
 """Known models and what others have published about them: sizes, costs, licenses, accuracies, recall per class.
 
-All figures are data files in ``mll_hf/models/data``, written by ``scripts/build_known_models.py`` from the tables that
+All figures are data files in ``mll_hf/models/data``, written by ``scripts/known_models/build.py`` from the tables that
 ``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
 
 Where sources disagree about a model, `KnownModel` shows one figure, and ``stated_figures.csv`` has all of them:

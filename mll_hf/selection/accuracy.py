@@ -6,7 +6,7 @@ has the same weight, however many models it has::
     accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest
                                        + b4 specialized + b5 things)
 
-`scripts/fit_accuracy.py` fits the coefficients, measures the error by leave-one-group-out cross-validation over groups
+`scripts/known_models/fit_accuracy.py` fits the coefficients, measures the error by cross-validation over groups
 of related datasets, and writes ``data/accuracy.json``. Accuracy varies far more between datasets than between models,
 so the interval is wide. Its width does not depend on the class names: such widths did not hold on left-out datasets.
 It is narrower where the estimate is near 1 only because accuracy cannot exceed 1. A mean over few classes varies more

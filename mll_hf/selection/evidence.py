@@ -318,12 +318,12 @@ def beliefs_from_predictions(
 ) -> Beliefs:
     """Independent beliefs about the accuracies of M models, from their predictions on N images.
 
-    The regression is fitted on the small models described in README.md of `scripts/benchmarks`::
+    The regression is fitted on the small models described in README.md of `scripts/benchmark/results`::
 
         logit(accuracy) = b0 + b1 logit(confirmation) + b2 logit(agreement)
 
-    ``scripts/predictions_benchmark.py --fit`` fits it. Models that make the same mistakes confirm each other, which
-    unlabeled images cannot reveal; the deviation is the error on tasks left out of the fit.
+    ``scripts/benchmark/predictions_benchmark.py --fit`` fits it. Models that make the same mistakes confirm each other,
+    which unlabeled images cannot reveal; the deviation is the error on tasks left out of the fit.
     :class:`UnlabeledEvidence` and :class:`Calibration` define confirmation and agreement, [M] each.
     """
     logits = accuracy_features(confirmation, agreement) @ _ACCURACY

@@ -117,7 +117,9 @@ def run(out: Path) -> None:
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
     print("  mll-hf select --classes 'bicycle, umbrella, teapot' --max-parameters 200M")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
-    print(f"  mll-hf bench --labels {labels} --tasks {out / 'tasks'} --out {out / 'benchmark'}")
+    print(
+        f"  python scripts/run_benchmark.py tasks --labels {labels} --tasks {out / 'tasks'} --out {out / 'benchmark'}"
+    )
 
 
 def choose_among_real_models() -> None:

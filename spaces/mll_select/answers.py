@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf import Client, SelectionConfig
-from mll_hf.bench.suites import fetch_class_names
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.hub.class_names import fetch_class_names
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
 from mll_hf.labels.label import UNPINNED, LabelSummary, ModelRef
 from mll_hf.matching.concept_index import COVERED

@@ -14,10 +14,10 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import f1_score
 
-from mll_hf.bench.baselines.ensembles import confidence_ensemble, sota_transport
-from mll_hf.bench.baselines.modelgpt import TEXT_FEATURES, predict, rank, text_features
-from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
-from mll_hf.bench.baselines.swab import rank_transport, source_weights, transport_plan
+from benchmark.baselines.ensembles import confidence_ensemble, sota_transport
+from benchmark.baselines.modelgpt import TEXT_FEATURES, predict, rank, text_features
+from benchmark.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
+from benchmark.baselines.swab import rank_transport, source_weights, transport_plan
 from mll_hf.errors import MissingExtraError
 from mll_hf.selection.probabilities import mutual_information
 from worlds import examples

@@ -10,8 +10,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import derived_benchmark
-from mll_hf.bench.suites import make_task
+from benchmark import derived_benchmark
+from benchmark.suites import make_task
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, join_by_hand, random_labels
 from worlds import make_graph

@@ -9,19 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mll_hf.bench.cache import ModelFacts, ProbeImages
-from mll_hf.bench.fidelity import (
+from benchmark.cache import ModelFacts, ProbeImages
+from benchmark.fidelity import (
     KnownTask,
     LabeledHub,
     estimates_against_exact,
     fidelity_report,
     quality_of_samples,
 )
+from benchmark.figures import save_fidelity
 from mll_hf.labeling.contest import Contest
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.concept_index import ClassMatch
-from mll_hf.plots.benchmark import save_fidelity
 from selection_worlds import forest
 from worlds import probe_set, unit
 
@@ -122,11 +122,11 @@ def test_all_images_lose_nothing_and_few_lose_something(hub, task):
 
 
 def test_report_and_figure(hub, task, tmp_path):
-    report = fidelity_report(hub, {2: probes_of(2)}, [task], "mll-hf bench fidelity")
+    report = fidelity_report(hub, {2: probes_of(2)}, [task], "python scripts/run_benchmark.py fidelity")
     text = report.to_markdown()
     assert "| task | concepts | correlation | error | bias | model correlation | accuracy exact |" in text
     assert re.search(r"\| task \| 4( \| -?\d\.\d{3}){6} \|\n", text)
-    assert "- command: mll-hf bench fidelity\n" in text
+    assert "- command: python scripts/run_benchmark.py fidelity\n" in text
     tables = json.loads(report.to_json())["tables"]
     assert tables["estimates"][0]["task"] == "task"
     assert tables["samples"][0]["images_per_concept"] == 2

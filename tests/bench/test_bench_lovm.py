@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mll_hf.bench.baselines.modelgpt import TEXT_FEATURES, predict, rank
-from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
-from mll_hf.bench.real import EVALUATION_FILE, FEATURES, FEATURES_FILE, read_lovm
+from benchmark.baselines.modelgpt import TEXT_FEATURES, predict, rank
+from benchmark.metrics import top_kendall, top_l1, top_overlap
+from benchmark.real import EVALUATION_FILE, FEATURES, FEATURES_FILE, read_lovm
 from mll_hf.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]

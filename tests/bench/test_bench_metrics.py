@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mll_hf.bench.metrics import (
+from benchmark.metrics import (
     Interval,
     SignedRankTest,
     accuracy,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mll_hf.bench import real
+from benchmark import real
 from mll_hf.errors import InputError
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models.known import class_recalls

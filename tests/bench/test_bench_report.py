@@ -9,15 +9,15 @@ import pytest
 
 from bench_results import CHOSEN, make_results
 from bench_worlds import make_suite
-from mll_hf.bench.methods import GENERAL, ORACLE, PAPER
-from mll_hf.bench.metrics import Interval
-from mll_hf.bench.report import make_report
-from mll_hf.bench.tables import Report, Table
+from benchmark.methods import GENERAL, ORACLE, PAPER
+from benchmark.metrics import Interval
+from benchmark.report import make_report
+from benchmark.tables import Report, Table
 
 
 @pytest.fixture(scope="module")
 def report():
-    return make_report(make_results(), "mll-hf bench --labels x")
+    return make_report(make_results(), "python scripts/run_benchmark.py tasks --labels x")
 
 
 def row(report, table, key):
@@ -95,7 +95,7 @@ def test_ablations_costs_and_models(report):
 
 def test_it_says_what_made_it(report):
     document, text = json.loads(report.to_json()), report.to_markdown()
-    assert document["command"] == "mll-hf bench --labels x"
+    assert document["command"] == "python scripts/run_benchmark.py tasks --labels x"
     assert (document["seed"], document["draws"]) == ("0", "2")
     assert all(f"{package} " in document["versions"] for package in ("mll_hf", "python", "numpy", "scipy"))
     suite, tables = make_suite(), document["tables"]
@@ -103,7 +103,11 @@ def test_it_says_what_made_it(report):
     assert {task["task"]: task["role"] for task in tables["tasks"]} == roles
     assert [task["revision"] for task in tables["tasks"]] == [t.revision for t in (*suite.tasks, suite.general)]
     assert [model["revision"] for model in tables["models"]] == [ref.revision[:12] for ref in suite.hub.refs]
-    for said in ("- command: mll-hf bench --labels x", suite.hub.graph.digest[:12], suite.tasks[0].revision[:12]):
+    for said in (
+        "- command: python scripts/run_benchmark.py tasks --labels x",
+        suite.hub.graph.digest[:12],
+        suite.tasks[0].revision[:12],
+    ):
         assert said in text
 
 

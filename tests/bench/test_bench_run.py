@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench_worlds import FAST, LABEL_FREE, N_IMAGES, filled_cache, make_hub, make_index, make_suite, tasks
-from mll_hf.bench.baselines.ensembles import confidence_ensemble
-from mll_hf.bench.baselines.swab import rank_transport, source_weights
-from mll_hf.bench.fidelity import LabeledHub, read_known_task
-from mll_hf.bench.methods import (
+from benchmark.baselines.ensembles import confidence_ensemble
+from benchmark.baselines.swab import rank_transport, source_weights
+from benchmark.fidelity import LabeledHub, read_known_task
+from benchmark.methods import (
     GENERAL,
     METHODS,
     ORACLE,
@@ -27,9 +27,9 @@ from mll_hf.bench.methods import (
     methods_named,
     pooled,
 )
-from mll_hf.bench.metrics import accuracy, top_l1
-from mll_hf.bench.run import BenchConfig, Suite, known_tasks, run
-from mll_hf.bench.scenarios import (
+from benchmark.metrics import accuracy, top_l1
+from benchmark.run import BenchConfig, Suite, known_tasks, run
+from benchmark.scenarios import (
     HUBS_PER_DRAW,
     Kind,
     Scenario,
@@ -41,7 +41,7 @@ from mll_hf.bench.scenarios import (
     scenarios,
     without_classes,
 )
-from mll_hf.bench.world import Hub, class_embeddings, open_task, prompts_of, read_embeddings, read_hub
+from benchmark.world import Hub, class_embeddings, open_task, prompts_of, read_embeddings, read_hub
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny_hub
-from mll_hf.bench.suites import (
-    fetch_class_names,
+from benchmark.suites import (
     fetch_task,
     load_tasks,
     make_task,
@@ -25,6 +24,7 @@ from mll_hf.bench.suites import (
     sampled,
 )
 from mll_hf.errors import HubError, InputError, MissingExtraError
+from mll_hf.hub.class_names import fetch_class_names
 from worlds import examples
 
 CLASSES = ["cat", "dog", "red_fox"]

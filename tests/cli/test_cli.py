@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import naive_evidence
+from cli_worlds import COLORS, NODES, WordEncoder, encoded, fails, run, write_graph
 from mll_hf import client
 from mll_hf.cli import build_parser, main
 from mll_hf.cli.options import script_parser
@@ -34,56 +34,12 @@ from mll_hf.matching.prompts import templates_for
 from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import Selection
 
-NODES = [
-    {"id": "n1", "names": ["thing"], "gloss": "something", "hypernyms": []},
-    {"id": "n2", "names": ["animal"], "gloss": "a living thing", "hypernyms": ["n1"]},
-    {"id": "n3", "names": ["cat"], "gloss": "a small animal", "hypernyms": ["n2"]},
-    {"id": "n4", "names": ["dog", "hound"], "gloss": "an animal that barks", "hypernyms": ["n2"]},
-    {"id": "n5", "names": ["car"], "gloss": "a thing that drives", "hypernyms": ["n1"]},
-    {"id": "n6", "names": ["tree"], "gloss": "a large plant", "hypernyms": ["n1"]},
-]
-COLORS = {"n3": (200, 150, 100), "n4": (90, 60, 30), "n5": (200, 0, 0), "n6": (0, 130, 0)}
-
-
-class WordEncoder:
-    """Embeds a text by the words in it, so that texts that share words are alike."""
-
-    id = "words"
-
-    def encode(self, texts):
-        vectors = np.zeros((len(texts), 64), np.float32)
-        for row, text in enumerate(texts):
-            vectors[row, 0] = not text
-            for word in text.lower().replace(",", " ").split():
-                vectors[row, sum(word.encode()) % 64] += 1
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
 
 @pytest.fixture(autouse=True)
 def _word_encoder(monkeypatch, tmp_path_factory):
     cache = tmp_path_factory.mktemp("encoder") / "embeddings.sqlite"
     monkeypatch.setattr(client, "default_encoder", WordEncoder)
     monkeypatch.setattr(client, "CachedEncoder", lambda encoder: CachedEncoder(encoder, cache))
-
-
-def encoded(color, noise, size=40):
-    pixels = np.random.default_rng(noise).normal(color, 25, (size, size, 3)).clip(0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_graph(folder, nodes=NODES, broken_images=0):
-    rows = [
-        {"image": encoded(color, n), "node": node, "style": ("photo", "icon")[n % 2]}
-        for node, color in COLORS.items()
-        for n in range(6)
-    ]
-    rows += [{"image": b"no image", "node": "n3", "style": "photo"}] * broken_images
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "graph.json").write_text(json.dumps({"nodes": nodes}))
-    pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -102,26 +58,6 @@ def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
 def label_files(folder):
     """Paths of the labels in a folder, sorted."""
     return LabelStore(folder).paths()
-
-
-def run(capsys, *arguments):
-    """Run a command; returns status, standard output and standard error."""
-    capsys.readouterr()
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def fails(capsys, *arguments):
-    """Run a command that must fail with exactly one line of complaint; returns the line."""
-    status, out, err = run(capsys, *arguments)
-    lines = [line for line in err.splitlines() if line]
-    assert status == 1
-    assert out == ""
-    assert len(lines) == 1, err
-    assert lines[0].startswith("mll-hf: error: ")
-    assert "Traceback" not in err
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -1118,7 +1054,7 @@ def test_the_parser_is_complete():
                 yield from leaves(child)
 
     parsers = list(leaves(build_parser()))
-    assert len(parsers) == 17
+    assert len(parsers) == 15
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import HfApi, constants
-from test_cli import WordEncoder, encoded, fails, run, write_graph
 
 import tiny_hub
+from cli_worlds import WordEncoder, encoded, fails, run, write_graph
 from mll_hf import client
 from mll_hf.cli import main
 from mll_hf.hub.licenses import _license_of

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from test_cli import WordEncoder, fails, run, write_graph
 
+from cli_worlds import WordEncoder, fails, run, write_graph
 from hub_worlds import READ_ONLY, READER, THIRD, clock, put_labeled_model
 from mll_hf import Client, client
 from mll_hf.cli import main

@@ -341,12 +341,12 @@ def test_unreadable_tables(tmp_path, content):
         read_concepts(tmp_path / "gone.csv")
 
 
-# --- the formulas of scripts/build_small_graphs.py
+# --- the formulas of scripts/graph/build_small_graphs.py
 
 
 def test_textures_are_drawn_by_formulas():
     sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-    from graph_sources import textures
+    from graph.small import textures
 
     assert len(textures.WORDS) == 47
     seen = set()

@@ -13,13 +13,13 @@ from open_clip import IMAGENET_CLASSNAMES
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import build_graph
+from graph import build_graph
+from graph.sources import PAPER_SOURCES
+from graph.wordnet import ClassList, class_wnids, leaf_names
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names
-from mll_hf.harvest.sources import PAPER_SOURCES
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
@@ -28,7 +28,7 @@ from worlds import Probe, make_graph, probes_of_all, write_graph_folder
 __all__ = ["no_waits"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "build_graph.py"
+SCRIPT = ROOT / "scripts" / "graph" / "build_graph.py"
 REPO, IMAGES = "hf://datasets/alice/graph", "hf://datasets/alice/images"
 PUSH = ["--push-to", REPO, "--images-to", IMAGES]
 WHOLE, FEW_A, FEW_R = (class_wnids(c) for c in (ClassList.IMAGENET_1K, ClassList.IMAGENET_A, ClassList.IMAGENET_R))
@@ -308,4 +308,4 @@ def test_the_help_lists_all_sources(capsys):
     assert stopped.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
     assert all(source.name in said for source in PAPER_SOURCES)
-    assert "python scripts/build_graph.py --text-only --out DIR" in said
+    assert "python scripts/graph/build_graph.py --text-only --out DIR" in said

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 
-from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.graph.wordnet import (
+from graph.wordnet import (
     DEBIAN,
     LEAVES,
     LEXICON,
@@ -19,6 +18,7 @@ from mll_hf.graph.wordnet import (
     make_graph,
     read_nouns,
 )
+from mll_hf.errors import InputError, MissingExtraError
 from wordnet_worlds import LICENSE, MINI, NAMES, imagenet_nouns, lexicon, noun_line, write_nouns
 
 

@@ -16,15 +16,15 @@ from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image as PILImage
 
+from graph.dataset import BUILD_FILE, build_from_bytes, build_to_bytes, file_count
+from graph.gathering import HarvestConfig, open_all, prepared, source_key
+from graph.harvest import finished_build, harvest
+from graph.sources import BUILT_IN, PAPER_SOURCES, ImageSource, parse_source, pin_all, read_label_file
+from graph.wordnet import ClassList, class_wnids, leaf_names
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.errors import HubError, InputError, MLLError, StorageError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names
-from mll_hf.harvest import finished_build, harvest
-from mll_hf.harvest.dataset import BUILD_FILE, build_from_bytes, build_to_bytes, file_count
-from mll_hf.harvest.gathering import HarvestConfig, open_all, prepared, source_key
-from mll_hf.harvest.sources import BUILT_IN, PAPER_SOURCES, ImageSource, parse_source, pin_all, read_label_file
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from worlds import picture
@@ -415,7 +415,7 @@ def test_how_many_files():
 
 
 def test_files_of_a_larger_build(tmp_path, monkeypatch):
-    monkeypatch.setattr("mll_hf.harvest.dataset._ROWS_PER_FILE", 130)
+    monkeypatch.setattr("graph.dataset._ROWS_PER_FILE", 130)
     put_parquet("org/birds", pictures([CAT, CAR] * 200), shards=3)
     folder = gathered(tmp_path, [BY_WNID], HarvestConfig(images_per_concept=200))
     files = [pq.ParquetFile(path) for path in sorted(folder.glob("images*.parquet"))]
@@ -541,7 +541,7 @@ def test_an_interrupted_run_resumes(tmp_path, hub, undisturbed, stop, monkeypatc
         return prepared(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mll_hf.harvest.gathering.prepared", interrupted)
+        patch.setattr("graph.gathering.prepared", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gathered(tmp_path, [BY_WNID], HarvestConfig(6))
     assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
@@ -553,7 +553,7 @@ def test_a_run_interrupted_while_writing_resumes(tmp_path, hub, undisturbed, ste
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"mll_hf.harvest.{step}", interrupted)
+        patch.setattr(f"graph.harvest.{step}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gathered(tmp_path, [BY_WNID], HarvestConfig(6))
     sources = opened([BY_WNID])
@@ -664,7 +664,7 @@ def test_the_data_set_on_the_hub(tmp_path, hub, undisturbed):
 
 def test_a_build_replaces_the_previous_one_on_the_hub(tmp_path, hub, undisturbed, many, monkeypatch):
     publish_graph(tmp_path / "undisturbed", REPO, IMAGES)
-    monkeypatch.setattr("mll_hf.harvest.dataset._ROWS_PER_FILE", 10)
+    monkeypatch.setattr("graph.dataset._ROWS_PER_FILE", 10)
     publish_graph(gathered(tmp_path, [BY_WNID], HarvestConfig(6)), REPO, IMAGES)
     assert sorted(path for path in hub.files("dataset", "alice/images") if "images" in path) == [
         "images-00000-of-00002.parquet", "images-00001-of-00002.parquet"

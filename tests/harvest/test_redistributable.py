@@ -11,22 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from graph.boxes import Box, Part, labeled_parts, with_margin
+from graph.credits import Credit, credit_in, license_id, read_credits
+from graph.gathering import SKIP_REASONS, HarvestConfig, open_all, prepared
+from graph.harvest import harvest
+from graph.sources import open_images_wnids, parse_source, pin_all, read_label_file
+from graph.wordnet import DEBIAN, ClassList, leaf_names, noun_senses
 from harvest_worlds import no_waits, put_features, put_parquet, scene, streamed
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import load_probes
-from mll_hf.graph.wordnet import DEBIAN, ClassList, leaf_names, noun_senses
-from mll_hf.harvest import harvest
-from mll_hf.harvest.boxes import Box, Part, labeled_parts, with_margin
-from mll_hf.harvest.credits import Credit, credit_in, license_id, read_credits
-from mll_hf.harvest.gathering import SKIP_REASONS, HarvestConfig, open_all, prepared
-from mll_hf.harvest.sources import open_images_wnids, parse_source, pin_all, read_label_file
 from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-import build_graph
-import map_open_images
+from graph import build_graph, map_open_images
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -400,7 +399,7 @@ def test_an_interrupted_run_resumes(tmp_path, lvis, wordnet, hub, monkeypatch):
         return prepared(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mll_hf.harvest.gathering.prepared", interrupted)
+        patch.setattr("graph.gathering.prepared", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gathered(tmp_path / "other", [lvis], wordnet)
     for name in ("out", "other"):

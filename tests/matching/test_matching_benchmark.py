@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from matching_benchmark import (
+from benchmark.matching_benchmark import (
     Gold,
     calibration_table,
     conditional_logit,

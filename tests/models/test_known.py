@@ -63,8 +63,8 @@ PAPER = [
 
 @pytest.fixture(scope="module")
 def script():
-    """scripts/build_known_models.py as a module."""
-    spec = importlib.util.spec_from_file_location("build_known_models", ROOT / "scripts" / "build_known_models.py")
+    """scripts/known_models/build.py as a module."""
+    spec = importlib.util.spec_from_file_location("build_known_models", ROOT / "scripts" / "known_models" / "build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

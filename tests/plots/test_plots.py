@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench_results import ACCURACIES, GENERAL, ORACLE, make_results
+from benchmark import figures as plots
+from benchmark.figures import ablations, accuracy_by_cost, accuracy_by_images, dumbbells, gap_by_hub_size
 from mll_hf.errors import MissingExtraError, StorageError
-from mll_hf.plots import benchmark as plots
-from mll_hf.plots.benchmark import ablations, accuracy_by_cost, accuracy_by_images, dumbbells, gap_by_hub_size
 from mll_hf.plots.style import pareto_front
 from worlds import examples
 

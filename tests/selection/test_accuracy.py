@@ -26,7 +26,7 @@ from mll_hf.selection.accuracy import (
 
 ENCODER = default_encoder()  # loaded by the first call
 TRAITS = TaskTraits(n_classes=10, similarity=0.3, nearest=0.55, specialized=False, things=0.1)
-SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_accuracy.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "known_models" / "fit_accuracy.py"
 
 
 def test_an_estimate_follows_its_formula():
@@ -155,7 +155,7 @@ def test_specialized_domains(domain, expected):
     assert is_specialized(domain) == expected
 
 
-# --- scripts/fit_accuracy.py ------------------------------------------------------------------------------------------
+# --- scripts/known_models/fit_accuracy.py ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,305 @@
+"""Accuracy of matching: the class names of ImageNet against the concepts of ImageNet-12k.
+
+``scripts/run_benchmark.py`` runs it as its part ``matching``.
+
+Names are those of open_clip, which its authors curated. Wnids, lemmas and glosses come from timm. Neither has
+hypernyms: the graph has them only if WordNet's files are given.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmark.metrics import scipy_part
+from graph.wordnet import ClassList, class_wnids, leaf_names, read_nouns
+from mll_hf.errors import MissingExtraError
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
+from mll_hf.matching.describe import Description, from_templates
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.selection.probabilities import log_softmax
+from mll_hf.utils.tables import table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.matching.text_encoder import TextEncoder
+
+_TASK_SIZE = 100
+_RIDGE = 1e-4
+_BINS = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the part ``matching``."""
+    parser.add_argument(
+        "--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for hypernyms"
+    )
+    parser.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
+    parser.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
+    parser.set_defaults(run=run_matching)
+
+
+def run_matching(args: argparse.Namespace) -> None:
+    """Print how often the right concept comes first, and how well coverage detects classes that the graph lacks."""
+    gold = imagenet_gold(args.wordnet)
+    encoder = CachedEncoder(default_encoder(), args.cache, exact=True)
+    index = ConceptIndex.build(gold.graph, encoder)
+    bare = tuple(Description(name, (name,), "file") for name in gold.names)
+    ways = {
+        "paper: captions against the bare names": index.match_captions(bare),
+        "paper: captions against templates with glosses": index.match_captions(gold.describe()),
+        "ours": index.match(gold.describe()),
+    }
+    for field in fields(LogitWeights):
+        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
+        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
+    rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
+    print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
+    print(table(["match", "right concept first", "in the first five"], rows))
+    covered, uncovered, right = leave_concepts_out(gold, encoder)
+    facts = detection(covered, uncovered, COVERED)
+    print(
+        f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
+        f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
+    )
+    predicted, actual = np.concatenate([covered, uncovered]), np.concatenate([right, np.zeros(len(right), np.bool_)])
+    print("calibration of coverage: how often the best concept is the class itself, half of the classes left out")
+    print(calibration_table(predicted, actual))
+    if args.fit:
+        print("fitted:", *fit_weights(make_queries(gold), encoder))
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Names whose concepts are known."""
+
+    graph: SemanticGraph
+    names: tuple[str, ...]  # C names; some concepts share a name
+    concepts: NDArray[np.int64]  # [C] index of the concept of each name
+
+    def describe(self) -> tuple[Description, ...]:
+        """The default descriptions of the names."""
+        return from_templates(self.names, self.graph)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well a score separates positives from negatives."""
+
+    precision: float  # share of positives among the scores from the threshold; 0 if there are none
+    recall: float  # share of positives with a score from the threshold
+    auc: float  # probability that a positive scores above a negative; ties count half
+
+
+def imagenet_gold(wordnet: Path | None = None) -> Gold:
+    """ImageNet's 1,000 classes among the 11,828 concepts of ImageNet-12k and ImageNet-1k.
+
+    Args:
+        wordnet: Folder of WordNet 3.0, for hypernyms; without it the graph has none.
+
+    Raises:
+        InputError: There is no ``data.noun``.
+        MissingExtraError: open_clip or timm is not installed.
+    """
+    try:
+        from open_clip import IMAGENET_CLASSNAMES
+        from timm.data import ImageNetInfo
+    except ImportError as error:
+        raise MissingExtraError("open-clip-torch", "models") from error
+
+    lemmas, glosses = leaf_names(ClassList.IMAGENET_12K), dict[str, str]()
+    for info in map(ImageNetInfo, ("imagenet-1k", "imagenet-12k")):
+        glosses |= {id: info.label_name_to_description(id, True).split(": ", 1)[-1] for id in info.label_names()}
+    synsets = read_nouns(wordnet) if wordnet else {}
+    edges = _nearest_kept({id: synset.hypernyms for id, synset in synsets.items()}, lemmas)
+    concepts = tuple(Concept(id, names[0], names, glosses[id], edges[id]) for id, names in lemmas.items())
+    graph = SemanticGraph("imagenet-12k", concepts)
+    classes = np.array([graph.index[id] for id in class_wnids(ClassList.IMAGENET_1K)])
+    return Gold(graph, tuple(IMAGENET_CLASSNAMES), classes)
+
+
+def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> float:
+    """Share of classes whose concept is among the ``k`` best of a match."""
+    return float((match.concepts[:, :k] == concepts[:, None]).any(axis=1).mean())
+
+
+def leave_concepts_out(
+    gold: Gold, encoder: TextEncoder
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Coverage of classes that are in the graph, and of the same classes after their removal.
+
+    Classes form tasks of 100. Each task is matched with the whole graph, and with the graph without the concepts of its
+    classes, their ancestors and their descendants. Siblings remain, but are not the class itself.
+
+    Returns:
+        [C] coverage with and [C] coverage without the concepts of the classes, and [C] bool, whether the best concept
+        of the whole graph is that of the class.
+    """
+    whole = ConceptIndex.build(gold.graph, encoder)
+    order = np.random.default_rng(0).permutation(len(gold.names))
+    coverage, right = np.empty((2, len(order)), np.float32), np.empty(len(order), np.bool_)
+    for at in range(0, len(order), _TASK_SIZE):
+        classes = order[at : at + _TASK_SIZE]
+        lost = {r for v in gold.concepts[classes].tolist() for r in (v, *gold.graph.relatives(v).tolist())}
+        rest = ConceptIndex.build(without(gold.graph, lost), encoder)
+        names, rows = [gold.names[y] for y in classes], slice(at, at + _TASK_SIZE)
+        match = whole.match(from_templates(names, whole.graph))
+        coverage[0, rows], right[rows] = match.coverage, match.concepts[:, 0] == gold.concepts[classes]
+        coverage[1, rows] = rest.match(from_templates(names, rest.graph)).coverage
+    return coverage[0], coverage[1], right
+
+
+def calibration_table(predicted: NDArray[np.float32], actual: NDArray[np.bool_]) -> str:
+    """Bins of predicted probabilities [N], with the mean prediction and the actual share in each.
+
+    The expected calibration error is the mean difference of the two, weighted by the number of cases.
+    """
+    bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
+    cells = [(b, bins == b) for b in range(_BINS) if (bins == b).any()]
+    means = [(float(predicted[cell].mean()), float(actual[cell].mean()), int(cell.sum())) for _, cell in cells]
+    rows = [
+        [f"{b / _BINS:.1f} to {(b + 1) / _BINS:.1f}", str(n), f"{expected:.2f}", f"{share:.2f}"]
+        for (b, _), (expected, share, n) in zip(cells, means, strict=True)
+    ]
+    error = sum(n * abs(expected - share) for expected, share, n in means) / len(predicted)
+    return table(["coverage", "classes", "predicted", "actual"], rows) + f"\nexpected calibration error {error:.3f}"
+
+
+def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
+    """A graph without some concepts; their hyponyms are attached to their hypernyms."""
+    gone = set(lost)
+    kept = [concept for v, concept in enumerate(graph.concepts) if v not in gone]
+    hypernyms = _nearest_kept({c.id: c.hypernyms for c in graph.concepts}, [c.id for c in kept])
+    return SemanticGraph(graph.name, tuple(replace(c, hypernyms=hypernyms[c.id]) for c in kept))
+
+
+def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], threshold: float) -> Detection:
+    """Precision and recall at a threshold, and the area under the ROC curve."""
+    hits, false = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
+    auc = scipy_part("stats").mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
+    return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
+
+
+def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Gold:
+    """Make queries for concepts that are not classes of the gold data, which remain for evaluation.
+
+    There are four kinds: lemmas that are removed from the graph; lemmas; lemmas with the last word of a hypernym
+    ("crane bird"), if the graph has hypernyms; and a word of the gloss with a lemma.
+    """
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(gold.graph)), gold.concepts)
+    several = [v for v in others if len(gold.graph.concepts[v].lemmas) > 1]
+    hidden = {int(v): int(rng.integers(len(gold.graph.concepts[v].lemmas))) for v in rng.choice(several, per_kind)}
+    queries = [(gold.graph.concepts[v].lemmas[at], v) for v, at in hidden.items()]
+    shortened = tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
+    graph = SemanticGraph(gold.graph.name, shortened)
+
+    def lemma_of(v: int) -> str:
+        return str(rng.choice(graph.concepts[v].lemmas))
+
+    queries += [(lemma_of(v), v) for v in rng.choice(others, per_kind).tolist()]
+    below = [v for v in others.tolist() if graph.parents[v]]
+    for v in rng.choice(below, per_kind).tolist() if below else ():
+        kind = graph.concepts[int(rng.choice(graph.parents[v]))].name.split()[-1]
+        queries.append((f"{lemma_of(v)} {kind}", v))
+    for v in rng.choice(others, per_kind).tolist():
+        said = re.findall(r"[A-Za-z]{4,}", graph.concepts[v].definition)[:4]
+        queries.append((f"{rng.choice(said)} {lemma_of(v)}" if said else lemma_of(v), v))
+    names, concepts = zip(*queries, strict=True)
+    return Gold(graph, names, np.array(concepts))
+
+
+class CoverageWeights(NamedTuple):
+    """Coverage is a logistic function of the best logit and its lead over the second."""
+
+    offset: float
+    of_best: float
+    of_lead: float
+
+
+def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, CoverageWeights]:
+    """Fit the weights of the logit, and those of the coverage, by maximum likelihood.
+
+    Args:
+        queries: Names with their concepts.
+        encoder: Text encoder.
+        candidates: Number of alternatives per query: the best concepts by the current weights.
+
+    Returns:
+        Weights of both. Those of the coverage predict whether the best concept is that of the query, on the graph with
+        the concepts of all queries, and without these and their relatives.
+    """
+    index = ConceptIndex.build(queries.graph, encoder)
+    names = [field.name for field in fields(LogitWeights)]
+    alone = [replace(index, weights=LogitWeights(**{n: float(n == name) for n in names})) for name in names]
+    signs, answers, lost = [], [], []
+    for at in range(0, len(queries.names), _TASK_SIZE):
+        descriptions = from_templates(queries.names[at : at + _TASK_SIZE], queries.graph)
+        parts = np.stack([index.logits(descriptions) for index in alone], axis=2)
+        best = index.match(descriptions, top=candidates).concepts
+        for y, v in enumerate(queries.concepts[at : at + _TASK_SIZE].tolist()):
+            among = np.append(best[y][best[y] != v][: candidates - 1], v)
+            signs.append(parts[y, among])
+            answers.append(candidates - 1)
+            lost.append(np.isin(among, [v, *queries.graph.relatives(v)]))
+    X = np.stack(signs).astype(np.float64)
+    weights = conditional_logit(X, np.array(answers))
+
+    logits = X @ weights
+    present, absent = logits, np.where(lost, -np.inf, logits)[~np.all(lost, axis=1)]
+    two = np.concatenate([np.sort(part, axis=1)[:, :-3:-1] for part in (present, absent)])  # the best and the second
+    right = np.concatenate([logits.argmax(axis=1) == answers, np.zeros(len(absent), np.bool_)])
+    pairs = np.zeros((len(two), 2, 3))  # the class itself or not: two choices, the second with logit 0
+    pairs[:, 0] = np.stack([two[:, 0], two[:, 0] - two[:, 1], np.ones(len(two))], axis=1)
+    of_best, of_lead, offset = conditional_logit(pairs, np.where(right, 0, 1)).tolist()
+    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), CoverageWeights(offset, of_best, of_lead)
+
+
+def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """McFadden's conditional logit: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
+
+    Args:
+        X: [Q, K, F] features of the K choices of each question.
+        answers: [Q] the choices made.
+
+    Returns:
+        [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
+    """
+    made = np.arange(len(X)), answers
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Penalized mean negative log-likelihood, and its gradient [F]."""
+        logs = log_softmax(X @ weights)
+        expected = np.einsum("qk,qkf->f", np.exp(logs), X) / len(X)
+        value = _RIDGE / 2 * weights @ weights - logs[made].mean()
+        return float(value), expected - X[made].mean(axis=0) + _RIDGE * weights
+
+    weights: NDArray[np.float64] = (
+        scipy_part("optimize").minimize(loss, np.zeros(X.shape[2]), jac=True, method="BFGS", tol=1e-9).x
+    )
+    return weights
+
+
+def _without_lemma(concept: Concept, at: int | None) -> Concept:
+    lemmas = tuple(lemma for i, lemma in enumerate(concept.lemmas) if i != at)
+    return replace(concept, name=lemmas[0], lemmas=lemmas)
+
+
+def _nearest_kept(hypernyms: Mapping[str, tuple[str, ...]], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Hypernyms of each kept concept; hypernyms that are not kept are replaced by theirs."""
+    kept = set(kept)
+
+    def nearest(id: str) -> set[str]:
+        return {k for h in hypernyms.get(id, ()) for k in ({h} if h in kept else nearest(h))}
+
+    return {id: tuple(sorted(nearest(id))) for id in kept}

@@ -1,0 +1,352 @@
+"""The methods that the benchmark compares.
+
+A method gets a :class:`~benchmark.world.TaskView` and makes a :class:`Choice`. To add one, write a function that
+scores the models or makes a choice, and add a row to :data:`METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from benchmark.baselines import modelgpt
+from benchmark.baselines.ensembles import Consensus, confidence_ensemble, sota_transport
+from benchmark.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
+from benchmark.baselines.swab import rank_transport, source_weights
+from benchmark.metrics import accuracy
+from benchmark.world import TaskView
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import InputError
+from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlist_config
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
+from mll_hf.selection.probabilities import mutual_information
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from benchmark.world import TaskText
+
+T = TypeVar("T")
+Scores = Callable[[TaskView], "NDArray[np.float64]"]
+OURS, PAPER, GENERAL, ORACLE = "mll, k=1", "paper, k=1", "general, k=1", "oracle"
+
+ALPHAS, DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9), (1, 2, 3, 4, 5, 6)  # as in the paper's Tables 3 and 4
+
+
+class Group(StrEnum):
+    """The information that a method uses."""
+
+    REFERENCE = "reference"
+    LABELS = "labels"
+    UNLABELED = "unlabeled images"
+    FEW_LABELS = "few labeled images"
+    BATCH = "all images at once"
+    HINDSIGHT = "hindsight"
+    ABLATION = "ablation"
+
+
+SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A method's choice among M models on a task."""
+
+    runs: NDArray[np.float64]  # [M] number of runs of each model per image
+    # predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions
+    answer: Callable[[TaskView], NDArray[np.int64]]
+    scores: NDArray[np.float64] | None = None  # [M] higher for better models; None if the method does not rank them
+    predicted: NDArray[np.float64] | None = None  # [M] predicted accuracies, if any
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Number of labeled images that a method gets: at most ``total``, and at most ``per_class`` of each class."""
+
+    total: int
+    per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose or to combine models."""
+
+    name: str
+    group: Group  # the information that it uses
+    combine: Callable[[TaskView], Choice] | None = None  # None to take the model with the highest score
+    # [M] scores, if the method takes the model with the highest score, and a model's score does not depend on the
+    # other models, so that it is also valid for parts of the hub
+    score: Scores | None = None
+    predicts: bool = False  # whether the scores are predicted accuracies
+    needs: tuple[str, ...] = ()  # which of `general` and `known` of a view it needs
+    sample: SampleConfig | None = None  # labeled images that it gets
+    transductive: bool = False  # whether it can classify only the images that it was fitted to
+
+    def choose(self, view: TaskView) -> Choice:
+        """The choice on a task."""
+        return self.choose_by(_required(self.score)(view)) if self.combine is None else self.combine(view)
+
+    def choose_by(self, scores: NDArray[np.float64]) -> Choice:
+        """The choice that follows from scores."""
+        return best_of(scores, scores if self.predicts else None)
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+
+
+def best_of(scores: NDArray[np.float64], predicted: NDArray[np.float64] | None = None) -> Choice:
+    """The first model with the highest score."""
+    best = int(np.argmax(scores))
+    return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores, predicted)
+
+
+def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
+    """The choice of a selection, with its models combined by one of the library's rules."""
+    row = {ref: m for m, ref in enumerate(view.hub.refs)}
+    rows = [row[model.ref] for model in selection.models]
+    union = [rows[m] for m in selection.union]
+    scores = np.full(len(view.hub), -np.inf)  # models that were not tried come last
+    scores[rows] = selection.overall
+    ensemble = Ensemble(selection)
+
+    def answer(seen: TaskView) -> NDArray[np.int64]:
+        return ensemble.combine(seen.logits[union], rule).probabilities.argmax(axis=1)
+
+    predicted = None
+    if selection.estimates is not None and len(rows) == len(view.hub):
+        predicted = np.empty(len(view.hub))
+        predicted[rows] = selection.estimates.accuracy
+    return Choice(_once(union, len(view.hub)), answer, scores, predicted)
+
+
+def pooled(weights: NDArray[np.float64]) -> Choice:
+    """The mean of the models' probabilities, weighted [M]; models of weight zero do not run."""
+    used = np.flatnonzero(weights)
+
+    def answer(view: TaskView) -> NDArray[np.int64]:
+        return np.einsum("m,mnc->nc", weights[used], view.probabilities[used]).argmax(axis=1)
+
+    return Choice(_once(used, len(weights)), answer)
+
+
+def _once(models: Iterable[int], n_models: int) -> NDArray[np.float64]:
+    runs = np.zeros(n_models)
+    runs[list(models)] = 1
+    return runs
+
+
+# --- by labels --------------------------------------------------------------------------------------------------------
+
+
+def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
+    """Select and combine models as the library does."""
+    return selected(select(view.candidates(config.strategy), config, view.text.task), view, rule)
+
+
+def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
+    """Select by labels and a trial on a sample of the images, or by labels alone if there are too few images.
+
+    If ``k`` is None, the images determine the number of models.
+    """
+    if view.logits.shape[1] < MIN_TRIAL_IMAGES:
+        return by_strategy(view, SelectionConfig(k=k or 1), rule)
+    ranked = _tried(view, candidates)
+    k = k or _required(ranked.evidence).combine
+    chosen = np.zeros_like(ranked.chosen)
+    chosen[:k] = True
+    return selected(replace(ranked, k=k, chosen=chosen), view, rule)
+
+
+@lru_cache(maxsize=2)
+def _tried(view: TaskView, candidates: int) -> Selection:
+    """The models of a trial, best first, on as many images as the library uses; the same for every k."""
+    config = SelectionConfig(shortlist=candidates)
+    tried = select(view.candidates(config.strategy), shortlist_config(config), view.text.task)
+    row = {ref: m for m, ref in enumerate(view.hub.refs)}
+    sample = trial_sample(view.logits.shape[1], config.most_images)
+    logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
+    return choose_with_images(tried, range(len(logits)), logits, config, ())
+
+
+_RULES = {Strategy.GENERAL: Rule.UNIFORM, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
+
+
+def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
+    choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
+    independent = k == 1 and strategy is Strategy.GENERAL  # the choice of mll depends on the other models
+    score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
+    return Method(name, group, choose, score)
+
+
+def _swab(view: TaskView) -> Choice:
+    """SWAB's r2 with the measured concepts of the graph as source classes; all scores are 0 if none is similar."""
+    measured = view.hub.measured
+    weights = _swab_weights(view.text, measured.tobytes())
+    used = weights > 0
+    return best_of(rank_transport(view.hub.node_precision[:, measured][:, used], weights[used]))
+
+
+@lru_cache(maxsize=4)
+def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
+    """Weight of each measured concept; the same for all hubs."""
+    return source_weights(text.concepts[np.frombuffer(measured, np.bool_)], text.names)
+
+
+def _modelgpt(view: TaskView, *, general: bool) -> Choice:
+    """ModelGPT, fitted on the other tasks, with or without the accuracy on the general benchmark as a feature."""
+    features, accuracies, own = _required(view.known)
+    if general:
+        level = _required(view.general)[:, None]
+        features = np.concatenate([features, np.broadcast_to(level[:, None], (*features.shape[:2], 1))], axis=2)
+        own = np.concatenate([own, level], axis=1)
+    return best_of(modelgpt.rank(features, accuracies, own), modelgpt.predict(features, accuracies, own))
+
+
+# --- by images --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _consensus(view: TaskView, features: bool) -> Consensus:
+    return sota_transport(view.probabilities, view.features if features else ())
+
+
+def _sota(view: TaskView, *, features: bool) -> Choice:
+    """SOTA's assignment of the images that it sees; other images are classified by the weighted models."""
+    consensus = _consensus(view, features)
+    later = pooled(consensus.model_weights)
+
+    def answer(seen: TaskView) -> NDArray[np.int64]:
+        return consensus.assignment.argmax(axis=1) if seen is view else later.answer(seen)
+
+    return Choice(later.runs, answer)
+
+
+def _coe(view: TaskView) -> Choice:
+    """CoE, with the generally best model as the strong one."""
+    strong = int(np.argmax([label.mean_recall for label in view.hub.labels]))
+    if len(view.hub) == 1:
+        return best_of(np.ones(1))
+    return Choice(np.ones(len(view.hub)), lambda seen: confidence_ensemble(seen.probabilities, strong).argmax(axis=1))
+
+
+def _uniform(view: TaskView) -> Choice:
+    return pooled(np.full(len(view.hub), 1 / len(view.hub)))
+
+
+# --- by a few labeled images, and in hindsight ------------------------------------------------------------------------
+
+
+def _of_sample(view: TaskView, field: str, score: Callable[..., float]) -> NDArray[np.float64]:
+    """[M] score of a ``field`` of the view for each model, on the labeled images."""
+    images, labels = _required(view.labeled)
+    return np.array([score(of_model[images], labels) for of_model in getattr(view, field)])
+
+
+def _random(view: TaskView) -> Choice:
+    """One model, drawn at random."""
+    n_models = len(view.hub)
+    return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
+
+
+def _required(value: T | None) -> T:
+    """An optional field of a view, for methods that run only if it is present."""
+    assert value is not None  # noqa: S101
+    return value
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+_UNLABELED_SCORES = {
+    "MI": mutual_information,
+    "nuclear norm": nuclear_norm,
+    "confidence": mean_confidence,
+    "certainty": certainty,
+}
+
+
+def _by_probabilities(name: str) -> tuple[Method, Method]:
+    """A score of class probabilities, from the models' own logits and from calibrated logits."""
+    score = _UNLABELED_SCORES[name]
+    return (
+        Method(name, Group.UNLABELED, score=lambda view: score(view.probabilities)),
+        Method(f"{name}, calibrated", Group.UNLABELED, score=lambda view: score(view.calibrated)),
+    )
+
+
+_SAMPLES = {"50 labels": SampleConfig(50), "4 per class": SampleConfig(200, per_class=4)}
+_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # with the field of the view that they use
+    "NCE": ("answers", nce),
+    "LEEP": ("probabilities", leep),
+    "LogME": ("features", logme),
+    "H-score": ("features", shrunk_h_score),
+    "accuracy": ("answers", accuracy),
+}
+
+
+def _by_sample(name: str, sample: str) -> Method:
+    field, score = _SAMPLE_SCORES[name]
+    return Method(
+        f"{name}, {sample}",
+        Group.FEW_LABELS,
+        score=partial(_of_sample, field=field, score=score),
+        sample=_SAMPLES[sample],
+        predicts=score is accuracy,
+    )
+
+
+METHODS: tuple[Method, ...] = (
+    Method("random", Group.REFERENCE, _random),
+    Method("INB", Group.REFERENCE, score=lambda view: _required(view.general), needs=("general",)),
+    Method("uniform, all", Group.REFERENCE, _uniform),
+    Method("CoE", Group.REFERENCE, _coe),
+    _strategy(GENERAL, Strategy.GENERAL, 1),
+    _strategy("general, k=3", Strategy.GENERAL, 3),
+    Method("ModelGPT", Group.LABELS, partial(_modelgpt, general=False), needs=("known",)),
+    Method("ModelGPT + INB", Group.LABELS, partial(_modelgpt, general=True), needs=("known", "general")),
+    Method("SWAB r2", Group.LABELS, _swab),
+    _strategy(PAPER, Strategy.PAPER, 1),
+    _strategy("paper, k=3", Strategy.PAPER, 3),
+    _strategy(OURS, Strategy.MLL, 1),
+    _strategy("mll, k=3", Strategy.MLL, 3),
+    *(method for name in _UNLABELED_SCORES for method in _by_probabilities(name)),
+    Method("SOTA weights", Group.UNLABELED, lambda view: best_of(_consensus(view, False).model_weights)),
+    *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
+    Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
+    Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
+    *(_by_sample(name, sample) for sample in _SAMPLES for name in _SAMPLE_SCORES),
+    *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
+    Method("SOTA", Group.BATCH, partial(_sota, features=False)),
+    Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
+    Method("best fixed", Group.HINDSIGHT, score=lambda view: _required(view.hindsight).mean_accuracies),
+    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _required(view.hindsight).accuracies),
+)
+"""All methods, in the order of the tables."""
+
+ABLATIONS: tuple[Method, ...] = (
+    *(_strategy(f"paper, alpha={a}", Strategy.PAPER, 1, Group.ABLATION, a) for a in ALPHAS),
+    *(_strategy(f"paper, k={k}, ablation", Strategy.PAPER, k, Group.ABLATION) for k in DEPTHS),
+    *(_strategy(f"mll, k={k}, ablation", Strategy.MLL, k, Group.ABLATION) for k in DEPTHS),
+)
+"""Variants of the strategies."""
+
+
+def methods_named(names: Sequence[str]) -> tuple[Method, ...]:
+    """Methods by name or group, plus those that all others are compared with; all methods if no name is given.
+
+    Raises:
+        InputError: There is no method or group of that name.
+    """
+    known = {method.name for method in METHODS} | {str(group) for group in Group}
+    if wrong := [name for name in names if name not in known]:
+        raise InputError(f"there is no method '{wrong[0]}'; choose among: {'; '.join(sorted(known))}")
+    wanted = {*names, GENERAL, PAPER, ORACLE}
+    return tuple(method for method in METHODS if not names or not wanted.isdisjoint((method.name, str(method.group))))

@@ -1,0 +1,242 @@
+"""Score the use of unlabeled images from cached predictions of models, without labels.
+
+    python scripts/benchmark/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME] [--fit]
+
+A file contains ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
+``images_M`` [N, D] and ``texts_M`` [P, C, D] for P prompts. Logits of the latter are 100 times the cosine, as for CLIP,
+and every prompt is a separate case: results are means over the prompts of a file, then over files.
+
+Images are drawn in five ways: as they are, with one class that has 60 or 30 % of them, with a long tail, and with a
+third of the classes absent. In the first case the answers to all images are scored, in the others those to the drawn
+images.
+
+``--fit`` fits the estimate of accuracies to the models ranked first to third, and prints its coefficients and its error
+for the model ranked first with each file left out in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmark.metrics import accuracy, spearman
+from benchmark.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
+from mll_hf.ensemble.rules import PoolParameters, linear_pool
+from mll_hf.selection.accuracy import sigmoid
+from mll_hf.selection.base import DIGITS
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, accuracy_features, gather_evidence, pooling_weights
+from mll_hf.selection.probabilities import softmax
+from mll_hf.utils.tables import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from mll_hf.selection.evidence import UnlabeledEvidence
+
+    Ints = NDArray[np.int64]
+
+PRIOR = 0.5  # of every model
+LOGIT_SCALE = 100.0
+POOLS = (1, 3)
+RIDGE, NEWTON_STEPS = 0.1, 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results of one draw; accuracies unless stated otherwise."""
+
+    best: float  # of the best model alone
+    general: float  # of the model named by --general alone
+    first: float  # of the model ranked first, without bias correction
+    mean: float  # of the mean of all models' own probabilities
+    pools: tuple[float, ...]  # of the best models combined, by POOLS
+    combined: float  # of as many models as the evidence suggests
+    n_combined: int
+    spearman: float
+    features: NDArray[np.float64]  # [3, 3] inputs of the estimate for the models ranked first to third
+    accuracies: NDArray[np.float64]  # [3] of these models with bias correction
+    estimated: float  # accuracy of the model ranked first, with bias correction
+    low: float
+    high: float
+
+
+def main() -> int:
+    """Print a table of means per way of drawing images, and one of the worst files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--fit", action="store_true", help="also fit the estimate of accuracies")
+    parser.add_argument("--general", help="model that a user would choose without any evidence")
+    options = parser.parse_args()
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for path in options.files:
+        for situation, models, logits, labels in read_situations(path):
+            general = models.index(options.general) if options.general else None
+            for way, seen, scored in draws_of(situation, labels, options.draws, options.images):
+                outcome = outcome_of(logits, labels, seen, scored, general)
+                found.setdefault(way, {}).setdefault(path.stem, []).append(outcome)
+    print(table(*summary(found)))
+    if options.fit:
+        print(table(*fits(found)))
+    return 0
+
+
+def read_situations(path: Path) -> Iterator[tuple[str, list[str], NDArray[np.float32], Ints]]:
+    """Name, models, logits [M, N, C] and true classes [N] of each situation in a file."""
+    with np.load(path) as file:
+        models, labels = file["models"].tolist(), file["labels"].astype(np.int64)
+        if "logits" in file:
+            yield path.stem, models, file["logits"], labels
+            return
+        images = [file[f"images_{m}"].astype(np.float32) for m in range(len(models))]
+        texts = [file[f"texts_{m}"].astype(np.float32) for m in range(len(models))]
+    for p in range(len(texts[0])):
+        cosines = [x @ of_model[p].T for x, of_model in zip(images, texts, strict=True)]
+        yield f"{path.stem} {p}", models, LOGIT_SCALE * np.stack(cosines), labels
+
+
+def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator[tuple[str, Ints, Ints]]:
+    """Way of drawing, positions of the seen images, and positions of the scored images."""
+    everything = np.arange(len(labels))
+    ways = {"as they are": lambda _rng: everything}
+    ways |= {f"one class {share:.0%}": partial(_frequent, labels, share) for share in FREQUENT_SHARES}
+    ways |= {"long tail": partial(long_tail, labels), "third absent": partial(without_classes, labels)}
+    for way, draw_images in ways.items():
+        for draw in range(n_draws):
+            rng = generator(0, situation, way, draw)
+            seen = np.sort(rng.permutation(draw_images(rng))[:limit])
+            if len(seen) >= MIN_TRIAL_IMAGES:
+                yield way, seen, everything if way == "as they are" else seen
+
+
+def _frequent(labels: Ints, share: float, rng: np.random.Generator) -> Ints:
+    return one_frequent(labels, share, rng)
+
+
+def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: Ints, general: int | None) -> Outcome:
+    """Gather evidence from the seen images, and score the answers to the scored images.
+
+    Args:
+        logits: [M, N, C].
+        labels: [N] true classes.
+        seen: Positions of the images that evidence comes from.
+        scored: Positions of the images to classify.
+        general: Position of the generally best model.
+    """
+    evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
+    estimate = evidence.beliefs.accuracy
+    answers, truth = logits[:, scored], labels[scored]
+    alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in answers])
+    order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
+    first = order[0]
+
+    def together(models: Ints) -> float:
+        return accuracy(_pooled(answers, evidence, models).argmax(axis=1), truth)
+
+    return Outcome(
+        best=alone.max(),
+        general=np.nan if general is None else alone[general],
+        first=alone[first],
+        mean=accuracy(softmax(answers).mean(axis=0).argmax(axis=1), truth),
+        pools=tuple(together(order[:k]) for k in POOLS),
+        combined=together(order[: evidence.combine]),
+        n_combined=evidence.combine,
+        spearman=spearman(evidence.scores, alone),
+        features=accuracy_features(evidence.confirmation, evidence.calibration.agreement)[order[:3]],
+        accuracies=np.array([together(order[[at]]) for at in range(3)]),
+        estimated=estimate.accuracy[first],
+        low=estimate.low[first],
+        high=estimate.high[first],
+    )
+
+
+def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: Ints) -> NDArray[np.float64]:
+    """[N, C] pooled probabilities of some models, as in a selection."""
+    calibration = evidence.calibration
+    weights = pooling_weights(evidence.scores, logits.shape[2])[models]
+    parameters = PoolParameters(
+        calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models]
+    )
+    return linear_pool(logits[models], np.ones((len(models), logits.shape[2]), np.bool_), parameters)
+
+
+def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: for each way of drawing images, means over draws and prompts, then over files."""
+    header = ["images", "files", "best", "general", "first", "mean of all", *(f"k = {k}" for k in POOLS)]
+    header += ["combined", "models", "worst file", "spearman", "error", "inside", "width"]
+    rows = []
+    for way, by_file in found.items():
+        means = np.array([np.mean(list(map(_measures, outcomes)), axis=0) for outcomes in by_file.values()])
+        worst = (means[:, 4 + len(POOLS)] - means[:, 1]).min()
+        shown = np.insert(means.mean(axis=0), 6 + len(POOLS), worst)
+        rows.append([way, str(len(by_file)), *(f"{value:.3f}" for value in shown)])
+    return header, rows
+
+
+def fits(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: coefficients, and mean absolute errors with each file left out, by way of drawing images."""
+    files = sorted({name for by_file in found.values() for name in by_file})
+    errors: dict[str, list[float]] = {way: [] for way in found}
+    for left_out in files:
+        coefficients = fit_accuracy(found, left_out)
+        for way, by_file in found.items():
+            of_file = [
+                abs(sigmoid(outcome.features[0] @ coefficients) - outcome.accuracies[0])
+                for outcome in by_file.get(left_out, [])
+            ]
+            errors[way] += [np.mean(of_file)] if of_file else []
+    coefficients = fit_accuracy(found, None)
+    row = [*(f"{value:.2f}" for value in coefficients), *(f"{np.mean(errors[way]):.3f}" for way in found)]
+    return ["constant", "confirmation", "agreement", *found], [row]
+
+
+def fit_accuracy(found: dict[str, dict[str, list[Outcome]]], left_out: str | None) -> NDArray[np.float64]:
+    """[3] coefficients of a logistic regression on all files but one, weighted equally; a weak prior at 0, 1, 0."""
+    features, accuracies, weights = [], [], []
+    for name in sorted({name for by_file in found.values() for name in by_file} - {left_out}):
+        outcomes = [outcome for by_file in found.values() for outcome in by_file.get(name, [])]
+        features += [outcome.features for outcome in outcomes]
+        accuracies += [outcome.accuracies for outcome in outcomes]
+        weights.append(np.full(3 * len(outcomes), 1 / (3 * len(outcomes))))
+    x, y, w = np.concatenate(features), np.concatenate(accuracies), np.concatenate(weights)
+    start = np.array([0.0, 1, 0])
+    penalty, coefficients = np.diag([0, RIDGE, RIDGE]), start
+    for _ in range(NEWTON_STEPS):
+        predicted = sigmoid(x @ coefficients)
+        gradient = x.T @ (w * (y - predicted)) - penalty @ (coefficients - start)
+        curvature = (x.T * (w * predicted * (1 - predicted))) @ x + penalty
+        coefficients = coefficients + np.linalg.solve(curvature, gradient)
+    return coefficients
+
+
+def _measures(outcome: Outcome) -> list[float]:
+    """Columns of the table, except that of the worst file."""
+    own = outcome.pools[0]
+    return [
+        outcome.best,
+        outcome.general,
+        outcome.first,
+        outcome.mean,
+        *outcome.pools,
+        outcome.combined,
+        outcome.n_combined,
+        outcome.spearman,
+        abs(outcome.estimated - own),
+        outcome.low <= own <= outcome.high,
+        outcome.high - outcome.low,
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

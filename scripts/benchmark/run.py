@@ -1,0 +1,303 @@
+"""Run methods on tasks and scenarios."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
+
+from benchmark.baselines.modelgpt import text_features
+from benchmark.cache import ProbeImages
+from benchmark.methods import ABLATIONS, METHODS, Group, Method
+from benchmark.metrics import accuracy, mean_per_class_recall, ranking_quality
+from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
+from benchmark.world import (
+    Hindsight,
+    Hub,
+    KnownTasks,
+    TaskText,
+    TaskView,
+    class_embeddings,
+    flat,
+    open_task,
+    read_text,
+)
+from mll_hf.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from benchmark.cache import EmbeddingCache, ImageData
+    from benchmark.methods import Scores
+    from benchmark.suites import TargetTask
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.label import ModelRef
+    from mll_hf.matching.concept_index import ConceptIndex
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Settings of the benchmark."""
+
+    draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that get some
+    seed: int = 0
+    methods: tuple[Method, ...] = METHODS
+    ablations: tuple[Method, ...] = ABLATIONS  # variants, run on all images only
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.seed < 0:
+            raise InputError("draws must be at least 1 and the seed at least 0; choose others")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Models and tasks."""
+
+    hub: Hub
+    tasks: tuple[TargetTask, ...]
+    general: TargetTask | None = None  # a general benchmark that a user might choose a model by, if there is one
+
+    def __post_init__(self) -> None:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise InputError("two tasks have the same name; rename one")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result of a method on a task, in one draw of a scenario."""
+
+    task: str
+    scenario: str
+    method: str
+    draw: int
+    accuracy: float
+    recall: float  # mean per-class recall
+    gflops: float  # GFLOPs per image of the models that run
+    models: tuple[int, ...]  # positions of these models in the hub
+    seconds: float  # time to choose, given the embeddings
+    # how well the method ranks the models, if it ranks them; only with all images and models
+    ranking: dict[str, float] | None = None
+
+    @property
+    def n_models(self) -> int:
+        """Number of models that run."""
+        return len(self.models)
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """Results of the M models alone on a task."""
+
+    name: str
+    n_images: int  # number of images that can be decoded
+    accuracies: NDArray[np.float64]  # [M]
+    features: NDArray[np.float64] | None  # [M, F] ModelGPT's text features; None with a single class
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results that tables and figures are made from."""
+
+    suite: Suite
+    config: BenchConfig
+    facts: tuple[TaskFacts, ...]  # of each task, in order
+    general: TaskFacts | None  # of the general benchmark
+    records: tuple[Record, ...]
+    encoder: str  # id of the text encoder that matched classes to concepts
+
+    @cached_property
+    def accuracies(self) -> NDArray[np.float64]:
+        """[M, T] accuracy of each model on each task."""
+        return np.array([facts.accuracies for facts in self.facts]).T
+
+    def per_task(self, scenario: str, field: str = "accuracy") -> dict[str, NDArray[np.float64]]:
+        """For each method of a scenario [T], the mean over draws of a field of its records."""
+        draws: dict[str, dict[str, list[float]]] = {}
+        for record in self.records:
+            if record.scenario == scenario:
+                draws.setdefault(record.method, {}).setdefault(record.task, []).append(getattr(record, field))
+        return {
+            method: np.array([np.mean(by_task[facts.name]) for facts in self.facts])
+            for method, by_task in draws.items()
+        }
+
+    def planned(self, *kinds: Kind) -> list[Scenario]:
+        """The scenarios of some kinds, in the order of the kinds."""
+        planned = scenarios(len(self.suite.hub), self.config.draws)
+        return [scenario for kind in kinds for scenario in planned if scenario.kind is kind]
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that were run on all images."""
+        names = {record.method for record in self.records if record.scenario == Kind.ALL}
+        return tuple(method for method in self.config.methods if method.name in names)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def embed(
+    refs: Sequence[ModelRef],
+    tasks: Sequence[TargetTask],
+    index: ConceptIndex,
+    cache: EmbeddingCache,
+    *,
+    probes: ProbeSet | None = None,
+    device: str | None = None,
+) -> None:
+    """Compute missing embeddings of tasks, and of probe images with the captions of their concepts.
+
+    Device and errors as for :meth:`~benchmark.cache.EmbeddingCache.fill`.
+    """
+    words = [read_text(task, index) for task in tasks]
+    texts = [flat(part) for text in words for part in (text.prompts, text.captions, text.synonyms)]
+    images: list[ImageData] = list(tasks)
+    if probes is not None:
+        texts.append([concept.caption for concept in index.graph.concepts])
+        images.append(ProbeImages(probes))
+    cache.fill(refs, images, texts, device)
+
+
+def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchConfig) -> Results:
+    """Run all methods on all tasks and scenarios; the cache must have been filled by :func:`embed`.
+
+    Raises:
+        InputError: No image of a task can be decoded.
+        MissingExtraError: A package that some methods need is not installed.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise MissingExtraError("threadpoolctl", "bench") from error
+
+    facts = tuple(task_facts(suite.hub, task, index, cache, config.seed) for task in suite.tasks)
+    general = task_facts(suite.hub, suite.general, index, cache, config.seed) if suite.general else None
+    planned = scenarios(len(suite.hub), config.draws)
+    records: list[Record] = []
+    total = len(suite.tasks) * len(planned)
+    progress = tqdm(total=total, unit="scenario", desc="methods", name="benchmark")  # type: ignore[no-untyped-call]
+    with progress, threadpool_limits(1):  # the matrices are small; more threads are slower
+        for t, task in enumerate(suite.tasks):
+            view, labels = open_task(suite.hub, task, index, cache)
+            view = replace(view, known=known_tasks(facts, t), general=None if general is None else general.accuracies)
+            average = np.mean([of_task.accuracies for of_task in facts], axis=0)
+            runner = TaskRun(task.name, view, labels, Hindsight(facts[t].accuracies, average), config)
+            for scenario in planned:
+                records += runner.records_of(scenario)
+                progress.update(1)
+    return Results(suite, config, facts, general, tuple(records), index.encoder.id)
+
+
+def task_facts(hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache, seed: int) -> TaskFacts:
+    """Accuracies and text features of all models."""
+    view, labels = open_task(hub, task, index, cache)
+    accuracies = np.array([accuracy(answers, labels) for answers in view.answers])
+    features = None
+    if len(task.classes) > 1:
+        features = np.array([_features(view.text, ref, cache, seed) for ref in hub.refs])
+    return TaskFacts(task.name, len(labels), accuracies, features)
+
+
+def _features(text: TaskText, ref: ModelRef, cache: EmbeddingCache, seed: int) -> NDArray[np.float64]:
+    def by_class(texts: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
+        return np.split(cache.texts(ref, flat(texts)), np.cumsum([len(of_class) for of_class in texts])[:-1])
+
+    weights = class_embeddings(cache.texts(ref, flat(text.prompts)), len(text.prompts))
+    return text_features(weights, by_class(text.captions), by_class(text.synonyms), seed)
+
+
+def known_tasks(facts: Sequence[TaskFacts], t: int) -> KnownTasks | None:
+    """The tasks other than task t, if there are any and all tasks have features."""
+    others = [s for s in range(len(facts)) if s != t]
+    features = [of_task.features for of_task in facts if of_task.features is not None]
+    if not others or len(features) < len(facts):
+        return None
+    accuracies = np.stack([facts[s].accuracies for s in others], axis=1)
+    return KnownTasks(np.stack([features[s] for s in others], axis=1), accuracies, features[t])
+
+
+class TaskRun:
+    """Runs the methods on one task.
+
+    Args:
+        name: Name of the task.
+        view: The task as methods see it.
+        labels: [N] true classes.
+        hindsight: Accuracies of the models on all images.
+        config: Methods, draws and seed.
+    """
+
+    def __init__(
+        self, name: str, view: TaskView, labels: NDArray[np.int64], hindsight: Hindsight, config: BenchConfig
+    ) -> None:
+        self._name, self._view, self._labels, self._hindsight, self._config = name, view, labels, hindsight, config
+        methods = (*config.methods, *config.ablations)
+        self._methods = [m for m in methods if all(getattr(view, need) is not None for need in m.needs)]
+        self._scores: dict[tuple[str, int], NDArray[np.float64]] = {}
+
+    def records_of(self, scenario: Scenario) -> Iterator[Record]:
+        """All records of a scenario."""
+        methods = [method for method in self._methods if scenario.takes(method)]
+        # All tasks share hubs and scales; images are drawn for each task
+        where = () if scenario.kind in (Kind.HUB, Kind.SCALED, Kind.MISCALIBRATED) else (self._name,)
+        for draw in range(scenario.draws):
+            rng = generator(self._config.seed, scenario.name, draw, *where)
+            drawn = draw_scenario(scenario, self._view, self._labels, rng)
+            for method in methods:
+                if draw < scenario.draws_of(method):
+                    yield self._record(scenario, method, draw, drawn)
+
+    def _record(self, scenario: Scenario, method: Method, draw: int, drawn: ScenarioDraw) -> Record:
+        labels, models = self._labels[drawn.images], drawn.models
+        started = time.perf_counter()
+        if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
+            choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
+        else:
+            choice = method.choose(self._revealed(drawn.seen, labels, method, draw))
+        seconds = time.perf_counter() - started
+        answers = np.atleast_2d(choice.answer(drawn.scored))
+        ranking = None
+        if scenario.kind is Kind.ALL and choice.scores is not None:
+            ranking = ranking_quality(choice.scores, self._hindsight.accuracies, choice.predicted)
+        return Record(
+            task=self._name,
+            scenario=scenario.name,
+            method=method.name,
+            draw=draw,
+            accuracy=float(np.mean([accuracy(row, labels) for row in answers])),
+            recall=float(np.mean([mean_per_class_recall(row, labels) for row in answers])),
+            gflops=float(choice.runs @ drawn.scored.hub.gflops),
+            models=tuple(models[choice.runs > 0].tolist()),
+            seconds=seconds,
+            ranking=ranking,
+        )
+
+    def _scores_of(self, method: Method, score: Scores, draw: int) -> NDArray[np.float64]:
+        """Scores of all models, computed once for all hubs."""
+        draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
+        if (method.name, draw) not in self._scores:
+            self._scores[method.name, draw] = score(self._revealed(self._view, self._labels, method, draw))
+        return self._scores[method.name, draw]
+
+    def _revealed(self, view: TaskView, labels: NDArray[np.int64], method: Method, draw: int) -> TaskView:
+        """The view with labeled images or hindsight, for methods that get them.
+
+        ``labels`` are the classes of the scored images: all images, or those of the view.
+        """
+        if method.sample is not None:
+            rng = generator(self._config.seed, "labeled", draw, self._name)
+            return view.revealing(labeled=labeled_sample(method.sample, self._labels, rng))
+        if method.group is Group.HINDSIGHT:
+            hindsight = self._hindsight
+            if len(labels) < len(self._labels):
+                here = np.array([accuracy(answers, labels) for answers in view.answers])
+                hindsight = hindsight._replace(accuracies=here)
+            return view.revealing(hindsight=hindsight)
+        return view

@@ -1,0 +1,197 @@
+"""Target tasks with known classes, from local files or from image datasets on the Hub.
+
+A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
+(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class. Data
+sets on the Hub are read by ``datasets``, at a pinned commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError, MissingExtraError, MLLError
+from mll_hf.graph.probes import scramble
+from mll_hf.hub.class_names import only_classes
+from mll_hf.hub.connection import connect, hub_errors, read_head
+from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.utils.images import images_by_class
+from mll_hf.utils.text import abridged, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
+_SPLIT = "test"  # of datasets on the Hub
+
+
+def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
+    """Ascending positions of at most ``limit`` of ``n_images`` images; None for all.
+
+    They are drawn uniformly, so class frequencies are preserved, and a smaller sample is part of a larger one.
+
+    Raises:
+        InputError: No image is allowed.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"most_images is {limit}; allow at least 1 image")
+    order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0, 0), kind="stable")
+    return np.sort(order[:limit])
+
+
+@dataclass(frozen=True)
+class TargetTask:
+    """A classification task with N test images."""
+
+    name: str
+    classes: tuple[str, ...]  # the C class names
+    labels: NDArray[np.int64]  # [N] class indices
+    revision: str  # digest of images, labels and classes (40 hex digits)
+    images: tuple[bytes | None, ...] = field(repr=False)  # the N encoded images
+    domain: str | None = None  # how the images look, if known
+    task: str | None = None  # what is recognized, if known
+    source: str | None = None  # where the images are from, with the commit on the Hub, if known
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int) -> Iterator[tuple[bytes | None, ...]]:
+        """The images in order, ``size`` at a time."""
+        for first in range(0, len(self.images), size):
+            yield self.images[first : first + size]
+
+
+def make_task(
+    name: str,
+    classes: tuple[str, ...],
+    labels: NDArray[np.int64],
+    images: tuple[bytes | None, ...],
+    **about: str | None,
+) -> TargetTask:
+    """Make a task with the digest of its contents as revision; ``about`` are domain, task and source."""
+    whole = hashlib.sha256(json.dumps(classes).encode())
+    for image in images:
+        whole.update(hashlib.sha256(image or b"").digest())
+    whole.update(labels.astype("<i8").tobytes())
+    return TargetTask(name, classes, labels, whole.hexdigest()[:40], images, **about)
+
+
+def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[TargetTask, ...]:
+    """Load the tasks at any location.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
+        most_images: Maximum number of images of each task, drawn at random; None for all.
+
+    Raises:
+        InputError: There is no task, or it cannot be read.
+        HubError: The dataset cannot be downloaded.
+        MissingExtraError: pyarrow or datasets is not installed.
+    """
+    if is_on_hub(location):
+        return (fetch_task(str(location), most_images),)
+    folder = Path(location)
+    if (folder / TASK_FILE).is_file():
+        return (read_task(folder, most_images),)
+    suite = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
+    return tuple(read_task(path, most_images) for path in suite) or (read_image_folder(folder, most_images),)
+
+
+def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
+    """Read a task from a folder with ``task.json`` and ``test.parquet``.
+
+    Raises:
+        InputError: It cannot be read, or is inconsistent.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "bench") from error
+
+    try:
+        facts = json.loads((folder / TASK_FILE).read_text(encoding="utf-8-sig"))
+        rows = pq.read_table(folder / IMAGES_FILE, columns=["image", "label"])
+        classes = check_class_names(facts["classes"])
+        encoded, labels = rows["image"].cast(pa.binary()), rows["label"].cast(pa.int64()).to_numpy()
+        about = {key: facts.get(key) for key in ("name", "domain", "task")}
+        if wrong := [key for key, value in about.items() if not isinstance(value, (str, type(None)))]:
+            raise TypeError(f"'{wrong[0]}' is not text")
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, pa.ArrowException) as error:
+        raise InputError(
+            f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
+            f"{IMAGES_FILE} with the columns image (encoded bytes) and label (class index)"
+        ) from None
+    if not _are_indices(labels, classes):
+        raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
+    some = sampled(len(labels), most_images)
+    images = tuple(encoded.take(some).to_pylist())
+    name = about.pop("name") or folder.name
+    return make_task(name, classes, labels[some], images, **about)
+
+
+def _are_indices(labels: NDArray[np.int64], classes: tuple[str, ...]) -> bool:
+    return len(labels) > 0 and bool(labels.min() >= 0) and bool(labels.max() < len(classes))
+
+
+def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTask:
+    """Read a folder with images as ``CLASS/IMAGE``; other files, hidden files and empty folders are ignored.
+
+    Raises:
+        InputError: There are no images, or a file or folder cannot be read.
+    """
+    try:
+        groups = images_by_class(folder)
+        classes = check_class_names(list(groups)) if groups else ()
+        files = [path for group in groups.values() for path in group]
+        labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
+        some = sampled(len(files), most_images)
+        images = tuple(files[n].read_bytes() for n in some)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({one_line(error)}); check the path and its permissions") from None
+    if not images:
+        raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
+    return make_task(folder.absolute().name, classes, labels[some], images)
+
+
+# --- on the Hub -------------------------------------------------------------------------------------------------------
+
+
+def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
+    """Download the split ``test`` of an image dataset; arguments and errors as for :func:`load_tasks`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "build") from error
+
+    named = parse_dataset(location)
+    head = read_head(connect(), named.repo_id, "dataset", named.revision)
+    try:
+        with hub_errors(head.repo_id):
+            rows = datasets.load_dataset(head.repo_id, split=_SPLIT, revision=head.sha)
+    except MLLError:
+        raise
+    except Exception as error:  # datasets raises many types
+        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' cannot be loaded ({one_line(error)})") from error
+    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    names = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
+    if not images:
+        raise InputError(f"{head.repo_id} has no column of images; its columns are {abridged(rows.column_names, 8)}")
+    label, classes = only_classes(names, head.repo_id)
+    labels = np.array([-1 if y is None else y for y in rows[label]], np.int64)
+    if not _are_indices(labels, classes):
+        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' has images without a class, or no images")
+    some = sampled(len(labels), most_images)
+    encoded = rows.select(some).cast_column(images[0], datasets.Image(decode=False))[images[0]]
+    contents = tuple(image and (image["bytes"] or Path(image["path"]).read_bytes()) for image in encoded)
+    source = str(DatasetLocation(head.repo_id, head.sha))
+    return make_task(head.repo_id.split("/")[1], classes, labels[some], contents, source=source)

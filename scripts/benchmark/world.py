@@ -1,0 +1,345 @@
+"""The information that methods may use: the models with their labels, and everything of a task but the true classes.
+
+True classes stay in the code that scores predictions, :mod:`benchmark.run`. A method gets them only as an explicit
+:class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.matching import describe
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE, clean_class_name, fill, templates_for
+from mll_hf.selection import Candidates, Strategy
+from mll_hf.selection.probabilities import softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from benchmark.cache import EmbeddingCache
+    from benchmark.metrics import Floats
+    from benchmark.suites import TargetTask
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.store import LabelSource
+    from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
+    from mll_hf.matching.describe import Description
+
+    Rows = NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The M models to choose from."""
+
+    joined: JoinedLabels  # their labels, read whole and joined over graphs
+    # one sidecar per model, joined over the graphs; empty unless all labels have one
+    embeddings: tuple[ProbeEmbeddings, ...] = ()
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The union of U concepts of the graphs."""
+        return self.joined.union.graph
+
+    @cached_property
+    def labels(self) -> tuple[LabelSummary, ...]:
+        """Labels on the reference graph, one per model."""
+        return self.joined.reference
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def refs(self) -> tuple[ModelRef, ...]:
+        """The models, pinned to commits."""
+        return self.joined.models
+
+    @cached_property
+    def gflops(self) -> NDArray[np.float64]:
+        """[M] GFLOPs per image."""
+        return np.array([label.cost.gflops for label in self.labels])
+
+    @cached_property
+    def temperatures(self) -> NDArray[np.float64]:
+        """[M] calibration temperatures."""
+        return np.array([float(label.temperature[0]) for label in self.labels])
+
+    @cached_property
+    def node_precision(self) -> NDArray[np.float64]:
+        """[M, U] recall of each model on each concept, over the images of all graphs."""
+        return self._counts("hits") / np.maximum(self._counts("support"), 1)
+
+    @cached_property
+    def measured(self) -> NDArray[np.bool_]:
+        """[U] whether a concept was tested for all models."""
+        return self._counts("support").min(axis=0) > 0
+
+    def _counts(self, name: str) -> NDArray[np.float64]:
+        """[M, U] a count per concept of the labels, summed over the graphs."""
+        counts = np.zeros((len(self), len(self.graph)))
+        for m, row in enumerate(self.joined.labels):
+            for label, positions in zip(row, self.joined.union.positions, strict=True):
+                if label is not None:
+                    counts[m, positions] += getattr(label, name)
+        return counts
+
+    def of_models(self, rows: Rows) -> Hub:
+        """Restrict to some of the models."""
+        embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
+        return Hub(self.joined.subset(rows.tolist()), embeddings)
+
+    def scaled(self, factors: NDArray[np.float64]) -> Hub:
+        """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
+        rows = zip(self.joined.labels, factors.tolist(), strict=True)
+        scaled = tuple(
+            tuple(
+                label and replace(label, temperature=(label.temperature * factor).astype(np.float32)) for label in row
+            )
+            for row, factor in rows
+        )
+        return replace(self, joined=replace(self.joined, labels=scaled))
+
+
+@dataclass(frozen=True)
+class _CachedEmbeddings(ProbeEmbeddings):
+    """Probe embeddings with cached results, since all scenarios of a task use the same concepts."""
+
+    known: dict[bytes, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
+
+    def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
+        key = selected.tobytes()
+        if key not in self.known:
+            self.known[key] = super().restricted_precision(selected)
+        return self.known[key]
+
+
+def read_hub(source: LabelSource) -> Hub:
+    """Read all labeled models of a source, with their sidecars if all have one.
+
+    Raises:
+        InputError: There are no labels.
+        MLLError: The labels cannot be read.
+    """
+    joined = join_labels(source.list(), source.graphs)
+    for left_out in joined.left_out:
+        _log.warning("left out: %s", left_out)
+    sidecars = joined.embeddings(source.embeddings_of)
+    cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
+    return Hub(joined.fetch_full(source.fetch), cached)
+
+
+# --- texts of a task --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedClasses:
+    """The C classes of a task, matched to concepts."""
+
+    domain: str | None  # how the images look
+    match: ClassMatch
+    caption_match: ClassMatch  # matched as in the paper
+
+    @classmethod
+    def of(cls, descriptions: Sequence[Description], domain: str | None, index: ConceptIndex) -> MatchedClasses:
+        """Match described classes."""
+        return cls(domain, index.match(descriptions), index.match_captions(descriptions))
+
+    def candidates(
+        self, labels: JoinedLabels, strategy: Strategy, embeddings: tuple[ProbeEmbeddings, ...] = ()
+    ) -> Candidates:
+        """The input of a strategy."""
+        match = self.caption_match if strategy is Strategy.PAPER else self.match
+        return Candidates(labels, match, self.domain, embeddings)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskText:
+    """The texts of a task of C classes, and the concepts that match them."""
+
+    matched: MatchedClasses
+    task: str | None
+    names: NDArray[np.float32]  # [C, E] embeddings of the class names by the text encoder
+    concepts: NDArray[np.float64]  # [V, E] embeddings of the first lemma of each concept
+    prompts: tuple[tuple[str, ...], ...]  # the same number for each class
+    captions: tuple[tuple[str, ...], ...]  # texts used as captions of each class's images
+    synonyms: tuple[tuple[str, ...], ...]  # synonyms and superclasses of each class
+
+
+def read_text(task: TargetTask, index: ConceptIndex) -> TaskText:
+    """Match a task's classes to concepts and make the texts that the models embed.
+
+    Descriptions of the classes and prompts of the task's domain replace LOVM's captions, which a language model
+    wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
+    """
+    graph = index.graph
+    descriptions = describe.from_templates(task.classes, graph, task.domain, task.task)
+    fitting = templates_for(task.domain, task.task)
+    matched = MatchedClasses.of(descriptions, task.domain, index)
+    best = matched.match.concepts[:, 0].tolist()
+    return TaskText(
+        matched,
+        task.task,
+        names=index.encoder.encode([clean_class_name(name) for name in task.classes]),
+        concepts=index.lemmas[index.starts],
+        prompts=prompts_of(task),
+        captions=tuple((*d.texts, *fill(fitting, d.class_name)) for d in descriptions),
+        synonyms=tuple((*graph.concepts[v].lemmas, *(graph.concepts[u].name for u in graph.parents[v])) for v in best),
+    )
+
+
+def prompts_of(task: TargetTask) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each class, the same for all tasks."""
+    return tuple(fill([DEFAULT_TEMPLATE], name) for name in task.classes)
+
+
+def flat(texts: Sequence[Sequence[str]]) -> list[str]:
+    """The texts of all classes in one list."""
+    return [text for of_class in texts for text in of_class]
+
+
+# --- what a method sees -----------------------------------------------------------------------------------------------
+
+
+class KnownTasks(NamedTuple):
+    """The S other tasks of the benchmark, for methods that learn from them."""
+
+    features: NDArray[np.float64]  # [M, S, F] text features of each model on each other task
+    accuracies: NDArray[np.float64]  # [M, S] accuracies there
+    own: NDArray[np.float64]  # [M, F] text features on the task itself
+
+
+class Hindsight(NamedTuple):
+    """Results that nobody knows in advance: accuracies [M] on the task, and mean accuracies [M] over all tasks."""
+
+    accuracies: NDArray[np.float64]
+    mean_accuracies: NDArray[np.float64]
+
+
+class LabeledSample(NamedTuple):
+    """Positions [L] of a few images, and their true classes [L]."""
+
+    images: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskView:
+    """Everything that a method may know about a task of N images and C classes, and about M models."""
+
+    hub: Hub
+    text: TaskText
+    logits: NDArray[np.float32]  # [M, N, C] float32
+    features: tuple[NDArray[np.float32], ...]  # per model [N, D_m] unit-norm image embeddings
+    general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
+    known: KnownTasks | None = None  # the other tasks, if there are any
+    labeled: LabeledSample | None = None  # a few labeled images, for methods that need them
+    hindsight: Hindsight | None = None  # for bounds that are known only afterwards
+
+    @property
+    def n_images(self) -> int:
+        """N."""
+        return self.logits.shape[1]
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """[M, N, C] from each model's own logits."""
+        return softmax(self.logits)
+
+    @cached_property
+    def calibrated(self) -> NDArray[np.float64]:
+        """[M, N, C] from logits divided by the temperatures of the labels."""
+        return softmax(np.divide(self.logits, self.hub.temperatures[:, None, None], dtype=np.float32))
+
+    @cached_property
+    def answers(self) -> NDArray[np.int64]:
+        """[M, N] the most probable class."""
+        return self.logits.argmax(axis=2)
+
+    def candidates(self, strategy: Strategy) -> Candidates:
+        """The input of a strategy."""
+        return self.text.matched.candidates(self.hub.joined, strategy, self.hub.embeddings)
+
+    def of_models(self, rows: Rows) -> TaskView:
+        """Restrict to some of the models."""
+        return replace(
+            self,
+            hub=self.hub.of_models(rows),
+            logits=self.logits[rows],
+            features=tuple(self.features[m] for m in rows),
+            general=None if self.general is None else self.general[rows],
+            known=self.known and KnownTasks(*(of_models[rows] for of_models in self.known)),
+        )
+
+    def of_images(self, rows: Rows) -> TaskView:
+        """Restrict to some of the images, none of them labeled."""
+        return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labeled=None)
+
+    def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
+        """Multiply the logits of each model by a factor [M]; ``relabeled``: also the temperatures of the labels."""
+        logits = self.logits * factors[:, None, None].astype(np.float32)
+        return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
+
+    def revealing(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
+        """The same view with labeled images or hindsight; derived arrays are kept."""
+        more = replace(self, labeled=labeled, hindsight=hindsight)
+        for name in vars(self).keys() & {"probabilities", "calibrated", "answers"}:
+            vars(more)[name] = vars(self)[name]
+        return more
+
+
+class TaskEmbeddings(NamedTuple):
+    """Logits [M, N, C] of the N decodable images, features [N, D_m] per model, and which of all [N0] images are."""
+
+    logits: NDArray[np.float32]
+    features: tuple[NDArray[np.float32], ...]
+    readable: NDArray[np.bool_]
+
+
+def read_embeddings(
+    cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
+) -> TaskEmbeddings:
+    """Logits and features of all models on a task, from a cache that contains its images and prompts.
+
+    Raises:
+        InputError: No image can be decoded.
+    """
+    images = [cache.images(ref, task) for ref in refs]
+    readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
+    if not readable.any():
+        raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
+    logits, features = [], tuple(x[readable] for x in images)
+    for ref, x in zip(refs, features, strict=True):
+        texts, facts = class_embeddings(cache.texts(ref, flat(prompts)), len(prompts)), cache.facts(ref)
+        logits.append((facts.logit_scale * x @ texts.T + facts.logit_bias).astype(np.float32))
+    return TaskEmbeddings(np.stack(logits), features, readable)
+
+
+def class_embeddings(texts: Floats, n_classes: int) -> Floats:
+    """[C, D] unit-norm means of the embeddings [C * P, D] of each class's P prompts."""
+    means = texts.reshape(n_classes, -1, texts.shape[1]).mean(axis=1)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def open_task(
+    hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache
+) -> tuple[TaskView, NDArray[np.int64]]:
+    """A view of a task without other tasks, and the true classes of its decodable images.
+
+    Raises:
+        InputError: No image can be decoded.
+    """
+    text = read_text(task, index)
+    embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
+    return TaskView(hub, text, embeddings.logits, embeddings.features), task.labels[embeddings.readable]

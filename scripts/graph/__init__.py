@@ -1,0 +1,1 @@
+"""Make graphs: WordNet, probe images from datasets, small graphs from packages."""

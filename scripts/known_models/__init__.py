@@ -1,0 +1,1 @@
+"""Build the table of known models, and fit the estimate of accuracies."""

@@ -1,0 +1,449 @@
+"""Fit the estimate of accuracies to all published figures and write mll_hf/selection/data/accuracy.json.
+
+    python scripts/known_models/fit_accuracy.py            # print errors and coefficients
+    python scripts/known_models/fit_accuracy.py --write    # and write the file
+    python scripts/known_models/fit_accuracy.py --things   # before that, rewrite things.json (needs WordNet; minutes)
+
+Class names come from the table of recall per class and from accuracy/class_names.json, which names the source
+of each. Datasets without names get the mean features of the others.
+
+Protocol: every kin group of datasets is left out in turn, in all tables at once. The errors of a dataset are averaged
+over its tables, then over datasets. The width of an interval is fitted inside each fold, on errors for groups that
+were left out inside that fold. The features were chosen on the same datasets; --choose shows the results if they are
+chosen inside each fold. Which words are things is learned from WordNet alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from graph.wordnet import DEBIAN
+from mll_hf.labeling.verification import wilson_interval
+from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models.known import accuracies, class_recalls, known_datasets
+from mll_hf.selection.accuracy import (
+    CONFIDENCE,
+    MAX_WIDTH,
+    AccuracyModel,
+    interval,
+    is_specialized,
+    logit,
+    sigmoid,
+    task_traits,
+)
+from mll_hf.selection.beliefs import Z_SCORE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = Path(__file__).resolve().parent / "accuracy" / "class_names.json"
+OUT = ROOT / "mll_hf" / "selection" / "data" / "accuracy.json"
+OUT_THINGS = OUT.with_name("things.json")
+REFERENCE = "imagenet-1k"
+SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
+FEATURES = ("similarity", "nearest", "specialized", "things")
+ALL_FEATURES = (*FEATURES, "log_classes")
+N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-azimuth": 18, "smallnorb-elevation": 9}
+LEVELS = 6  # models per table and dataset, at even steps of ImageNet accuracy
+RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
+CENTER = 1.0  # of the logit of ImageNet accuracy
+MIN_ERROR = 0.05  # smaller errors are squared instead of absolute
+BELOW, ABOVE = np.arange(0.05, 1.0, 0.01), np.arange(0.6, 4.61, 0.2)  # candidate ends of intervals
+THINGS = (5, 6, 8, 13, 17, 18, 20, 27)  # lexnames(5WN): animal, artifact, body, food, object, person, plant, substance
+WORDS, WORDS_RIDGE = 6000, 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """N published accuracies on D datasets.
+
+    Attributes:
+        names: The D datasets.
+        kin: [D] kin group of each.
+        features: [D, F] features, NaN where names are unknown.
+        chance: [D] one over the number of classes.
+        dataset: [N] index of the dataset.
+        table: [N] index of the table.
+        imagenet: [N] accuracy of the model on ImageNet in the same table.
+        accuracy: [N] accuracy of the model on the dataset.
+        best: [N] whether the model is the best of the table on ImageNet.
+    """
+
+    names: tuple[str, ...]
+    kin: NDArray[np.str_]
+    features: Floats
+    chance: Floats
+    dataset: Ints
+    table: Ints
+    imagenet: Floats
+    accuracy: Floats
+    best: NDArray[np.bool_]
+
+    def shares(self, rows: NDArray[np.bool_]) -> Floats:
+        """[N] weights of rows: equal among datasets, tables of a dataset, and models of a table; they sum to 1."""
+        weights = np.zeros(len(rows))
+        cells = np.unique(np.stack([self.dataset[rows], self.table[rows]]), axis=1).T
+        for dataset, table in cells.tolist():
+            cell = rows & (self.dataset == dataset) & (self.table == table)
+            weights[cell] = 1 / cell.sum() / (cells[:, 0] == dataset).sum()
+        return weights / weights.sum()
+
+    @property
+    def kin_sizes(self) -> Ints:
+        """[N] number of datasets in the kin group."""
+        return np.array([(self.kin == kin).sum() for kin in self.kin])[self.dataset]
+
+    def mean(self, values: Floats, rows: NDArray[np.bool_]) -> float:
+        """Mean over datasets of the mean over tables."""
+        return float(self.shares(rows) @ values)
+
+
+def read_figures() -> Figures:
+    """All figures, with the features of the datasets."""
+    datasets = {dataset.id: dataset for dataset in known_datasets()}
+    recalls = class_recalls()
+    tables = []
+    for source in SOURCES:
+        published = accuracies(source)
+        tables.append((published.datasets, published.values))
+    measured = tuple(dict.fromkeys(recalls.datasets))
+    tables.append((measured, np.stack([recalls.of(name)[1].mean(axis=1) for name in measured], axis=1)))
+    names = tuple(sorted({name for in_table, _ in tables for name in in_table} - {REFERENCE}))
+    rows: list[tuple[int, int, float, float, bool]] = []
+    for t, (in_table, values) in enumerate(tables):
+        reference = values[:, in_table.index(REFERENCE)]
+        for name, column in zip(in_table, values.T, strict=True):
+            models = np.flatnonzero(np.isfinite(column) & np.isfinite(reference))
+            if name == REFERENCE or not len(models):
+                continue
+            ranked = models[np.argsort(reference[models], kind="stable")]
+            some = np.unique(np.linspace(0, len(ranked) - 1, LEVELS).round().astype(int))
+            last = models[np.argmax(reference[models])]
+            for m in dict.fromkeys([*ranked[some].tolist(), int(last)]):
+                rows.append((names.index(name), t, float(reference[m]), float(column[m]), m == last))
+    dataset, table, imagenet, accuracy, best = (np.array(column) for column in zip(*rows, strict=True))
+    features, chance = features_of(
+        names,
+        {name: datasets[name].domain for name in names},
+        {name: datasets[name].n_classes or N_CLASSES.get(name, 0) for name in names},
+    )
+    kin = np.array([datasets[name].kin for name in names])
+    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best)
+
+
+def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
+    """[D, F] features and [D] chance levels."""
+    encoder, recalls = CachedEncoder(default_encoder(), exact=True), class_recalls()
+    written = json.loads(NAMES.read_text(encoding="utf-8"))
+    rng = np.random.default_rng(0)
+    rows = []
+    for name in datasets:
+        classes: list[str] = []
+        if name in recalls.datasets:
+            classes = list(recalls.of(name)[0])
+        elif "names" in written.get(name, {}):
+            classes = written[name]["names"]
+        elif name in written:
+            of_whole = recalls.of(written[name]["of"])[0]
+            classes = [of_whole[c] for c in np.sort(rng.permutation(len(of_whole))[: written[name]["sample"]])]
+        specialized, log_classes = float(is_specialized(domains[name])), np.log(n_classes[name])
+        if classes:
+            embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
+            embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+            traits = task_traits(len(classes), embeddings, domains[name])
+            rows.append((traits.similarity, traits.nearest, specialized, traits.things, log_classes))
+        else:
+            rows.append((np.nan, np.nan, specialized, np.nan, log_classes))
+    return np.array(rows, np.float64), 1 / np.array([n_classes[name] for name in datasets], np.float64)
+
+
+def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> tuple[Floats, Floats]:
+    """Coefficients and [N] estimates for all rows, fitted without the kin groups ``left_out``.
+
+    Minimizes absolute errors by reweighted Gauss-Newton steps. The weight of a kin group is the square root of its
+    number of datasets. Coefficients apply to unscaled features: the intercept, the slope of ImageNet accuracy, then
+    the features.
+    """
+    columns = [ALL_FEATURES.index(name) for name in features]
+    used = ~np.isin(figures.kin, left_out)
+    values = figures.features[:, columns]
+    mean, scale = np.nanmean(values[used], axis=0), np.nanstd(values[used], axis=0) + 1e-9
+    scaled = np.nan_to_num((values - mean) / scale)
+    n_rows = len(figures.dataset)
+    design = np.column_stack([np.ones(n_rows), logit(figures.imagenet) - CENTER, scaled[figures.dataset]])
+    rows = used[figures.dataset]
+    weights = figures.shares(np.ones(n_rows, np.bool_)) * len(figures.names) / figures.kin_sizes**0.5
+    chance = figures.chance[figures.dataset]
+    A, y, c, w = design[rows], figures.accuracy[rows], chance[rows], weights[rows]
+    usual = np.zeros(A.shape[1])
+    usual[1] = USUAL_SLOPE
+    penalty = np.diag([1e-6, *[RIDGE] * (A.shape[1] - 1)])
+    b = usual.copy()
+    for _ in range(STEPS):
+        share = sigmoid(A @ b)
+        error = y - c - (1 - c) * share
+        slopes = ((1 - c) * share * (1 - share))[:, None] * A
+        trust = w * 0.1 / np.maximum(np.abs(error), MIN_ERROR)
+        gradient = slopes.T @ (trust * error) - penalty @ (b - usual)
+        step = np.linalg.solve((slopes * trust[:, None]).T @ slopes + penalty + 1e-4 * np.eye(len(b)), gradient)
+        b = b + step * min(1.0, 1 / max(float(np.abs(step).max()), 1e-12))
+    estimates = chance + (1 - chance) * sigmoid(design @ b)
+    slopes = b[2:] / scale
+    return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), estimates
+
+
+@cache
+def one_class() -> float:
+    """Half the width of a 90 % interval for the recall of one class, from its deviation within published datasets."""
+    recalls = class_recalls()
+    of_class = np.array(recalls.datasets)
+    deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
+    return Z_SCORE * float(np.mean(deviations))
+
+
+def ends(figures: Figures, estimates: Floats, below: float, above: float) -> tuple[Floats, Floats]:
+    """Ends [N] of the intervals, by the number of classes; ``below`` and ``above`` are for many classes."""
+    of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
+    return interval(estimates, below, above, of_classes)
+
+
+def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
+    """Distances of both ends of the interval: the narrowest that cover 90 %; "not known" counts as width 1.
+
+    All models and the best one of each table have half the weight each; the weight of a kin group is the square root
+    of its number of datasets.
+    """
+    weights = (figures.shares(rows) + figures.shares(rows & figures.best)) / figures.kin_sizes**0.5
+    used = weights > 0
+    weights, estimates, accuracy = weights[used] / weights.sum(), estimates[used], figures.accuracy[used]
+    low, _ = interval(estimates, BELOW[:, None], 0.0)
+    _, high = interval(estimates, 0.0, ABOVE[:, None])
+    width = high - low[:, None]
+    holds = ((low <= accuracy)[:, None] & (accuracy <= high)) @ weights
+    cost = np.where(holds >= CONFIDENCE, np.where(width > MAX_WIDTH, 1.0, width) @ weights, np.inf)
+    below, above = np.unravel_index(np.round(cost, 9).argmin(), cost.shape)
+    return float(BELOW[below]), float(ABOVE[above])
+
+
+def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
+    """[N] width plus ``2 / alpha`` times the distance to a value outside; Gneiting and Raftery, 2007."""
+    scores: Floats = (
+        high - low + 2 / (1 - CONFIDENCE) * (np.maximum(low - accuracy, 0) + np.maximum(accuracy - high, 0))
+    )
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Estimates [N] with intervals, each fitted without the kin group of its dataset."""
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+
+
+def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[HeldOut, dict[str, Floats]]:
+    """Estimates for left-out groups, and for each group the estimates without it and without each other group."""
+    groups = sorted(set(figures.kin.tolist()))
+    group = figures.kin[figures.dataset]
+    twice = {kin: np.full(len(group), np.nan) for kin in groups}
+    for first, second in itertools.combinations_with_replacement(groups, 2):
+        _, estimates = fit(figures, features, (first, second))
+        for left, other in ((first, second), (second, first)):
+            twice[left][group == other] = estimates[group == other]
+    estimate, low, high = (np.zeros(len(group)) for _ in range(3))
+    for kin in groups:
+        own = group == kin
+        estimate[own] = twice[kin][own]
+        low_of, high_of = ends(figures, estimate, *widths(figures, twice[kin], ~own))
+        low[own], high[own] = low_of[own], high_of[own]
+    return HeldOut(estimate, low, high), twice
+
+
+def baselines(figures: Figures) -> dict[str, HeldOut]:
+    """A constant, and ImageNet accuracy itself, both with intervals fitted without the kin group."""
+    group = figures.kin[figures.dataset]
+    constant = [np.zeros(len(group)) for _ in range(3)]
+    imagenet = [figures.imagenet.copy(), np.zeros(len(group)), np.zeros(len(group))]
+    for kin in sorted(set(figures.kin.tolist())):
+        own = group == kin
+        order = np.argsort(figures.accuracy, kind="stable")
+        for rows in (~figures.best, figures.best):  # the best models have their own constant
+            shares = np.cumsum(figures.shares(rows & ~own)[order])
+            at = np.searchsorted(shares, [0.5, (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            for values, position in zip(constant, at.tolist(), strict=True):
+                values[own & rows] = figures.accuracy[order][position]
+        lows_highs = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
+        imagenet[1][own], imagenet[2][own] = (of[own] for of in lows_highs)
+    return {"constant": HeldOut(*constant), "ImageNet accuracy": HeldOut(*imagenet)}
+
+
+def summary(name: str, judged: HeldOut, figures: Figures) -> str:
+    """Lines for all datasets, for those with names of things, for the others, and for the 13 targets.
+
+    The targets are the datasets of the table of recall per class. Coverage has its binomial interval over datasets.
+    """
+    targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
+    on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
+    on_target &= (figures.table == len(SOURCES)) & figures.best
+    things = figures.features[:, ALL_FEATURES.index("things")][figures.dataset]
+    error = np.abs(judged.estimate - figures.accuracy)
+    inside = ((judged.low <= figures.accuracy) & (figures.accuracy <= judged.high)).astype(np.float64)
+    score, width = interval_scores(judged.low, judged.high, figures.accuracy), judged.high - judged.low
+    unknown = (width > MAX_WIDTH).astype(np.float64)
+    lines = [name]
+    for text, rows in (
+        ("all models", np.ones(len(error), np.bool_)),
+        ("best on ImageNet", figures.best),
+        ("  named things", figures.best & (things > np.nanmedian(things))),
+        ("  other names", figures.best & (things <= np.nanmedian(things))),
+        ("13 targets", on_target),
+    ):
+        coverage, n = figures.mean(inside, rows), len(np.unique(figures.dataset[rows]))
+        within = wilson_interval(round(coverage * n), n)
+        means = [figures.mean(v, rows) for v in (width, score, unknown, np.where(unknown, 1, score))]
+        lines.append(
+            f"  {text:17s} error {figures.mean(error, rows):.3f}"
+            f"  bias {figures.mean(judged.estimate - figures.accuracy, rows):+.3f}"
+            f"  coverage {coverage:.2f} [{within[0]:.2f}, {within[1]:.2f}]"
+            + "  width {:.2f}  score {:.2f}  not known {:.2f}  score with these as 1: {:.2f}".format(*means)
+            + f"  greatest error {error[rows].max():.2f}"
+        )
+    return "\n".join(lines)
+
+
+def chosen_in_folds(figures: Figures) -> HeldOut:
+    """Like :func:`leave_kin_out`, with the features chosen inside each fold, from all sets of features."""
+    group = figures.kin[figures.dataset]
+    tried = {}
+    for size in range(1, len(ALL_FEATURES) + 1):
+        for features in itertools.combinations(ALL_FEATURES, size):
+            tried[features] = leave_kin_out(figures, features)
+    parts = [np.zeros(len(group)) for _ in range(3)]
+    for kin in sorted(set(figures.kin.tolist())):
+        own = group == kin
+        errors = {
+            features: figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own)
+            + figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own & figures.best)
+            for features, (_, twice) in tried.items()
+        }
+        best = tried[min(errors, key=lambda features: errors[features])][0]
+        for values, found in zip(parts, (best.estimate, best.low, best.high), strict=True):
+            values[own] = found[own]
+    return HeldOut(*parts)
+
+
+def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
+    """The regression over all datasets, with widths fitted to the errors on left-out groups."""
+    b, _ = fit(figures, FEATURES, ())
+    usual = np.nanmean(figures.features, axis=0)
+    below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
+    least = np.nanmin(figures.features[:, 1])
+    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above, one_class()]
+    return AccuracyModel(*(round(float(number), 4) for number in numbers))
+
+
+def fit_things() -> list[float]:
+    """The direction of words for things, from a sample of the words that WordNet counted in texts.
+
+    Ridge regression on whether the word's most frequent sense is a noun of :data:`THINGS`. Adjectives and verbs are
+    the words that are not nouns.
+    """
+
+    def lines(name: str) -> list[list[str]]:
+        text = (DEBIAN / name).read_text(encoding="utf-8")
+        return [line.split() for line in text.splitlines() if not line.startswith("  ")]
+
+    files = {synset: int(lexname) for synset, lexname, *_ in lines("data.noun")}
+    is_thing: dict[str, bool] = {}
+    for part in ("noun", "adj", "verb"):
+        for word, _, n_senses, *rest in lines(f"index.{part}"):  # the number of senses in texts, then the senses
+            if int(rest[-int(n_senses) - 1]):
+                is_thing.setdefault(word.replace("_", " "), part == "noun" and files[rest[-int(n_senses)]] in THINGS)
+    words = np.random.default_rng(0).permutation(list(is_thing))[:WORDS].tolist()
+    embeddings = CachedEncoder(default_encoder(), exact=True).encode(words).astype(np.float64)
+    embeddings -= embeddings.mean(axis=0)
+    things = np.array([is_thing[word] for word in words], np.float64)
+    squares = embeddings.T @ embeddings + WORDS_RIDGE * np.eye(embeddings.shape[1])
+    direction: list[float] = np.linalg.solve(squares, embeddings.T @ (things - things.mean())).round(3).tolist()
+    return direction
+
+
+def draw(figures: Figures, judged: HeldOut, path: Path) -> None:
+    """A figure of estimate, interval and accuracy of the model that is best on ImageNet, for every dataset."""
+    from matplotlib.figure import Figure
+
+    rows = [np.flatnonzero(figures.best & (figures.dataset == at)) for at in range(len(figures.names))]
+    shown = (judged.low, judged.high, judged.estimate, figures.accuracy)
+    low, high, estimate, truth = (np.array([100 * values[of].mean() for of in rows]) for values in shown)
+    order = np.argsort(estimate)
+    places, inside = np.arange(len(order)), ((low <= truth) & (truth <= high))[order]
+    page = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = page.subplots()
+    axes.vlines(places, low[order], high[order], color="0.82", linewidth=5, label="90 % interval")
+    axes.plot(places, estimate[order], "_", color="0.25", markersize=7, label="estimate, from class names alone")
+    for kind, color, text in ((inside, "#0072B2", "published accuracy"), (~inside, "#D55E00", "outside the interval")):
+        axes.plot(places[kind], truth[order][kind], "o", color=color, markersize=4.5, label=text)
+    axes.set_xticks(places, [figures.names[at] for at in order], rotation=90, fontsize=7)
+    axes.set(ylabel="accuracy, %", ylim=(0, 100), xlim=(-1, len(order)))
+    axes.spines[["top", "right"]].set_visible(False)
+    page.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=4)
+    page.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the coefficients")
+    parser.add_argument("--things", action="store_true", help="only write the direction of words for things")
+    parser.add_argument("--choose", action="store_true", help="also choose the features inside each fold (minutes)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw estimates, intervals and accuracies")
+    args = parser.parse_args()
+    if args.things:
+        facts = {"command": "python scripts/known_models/fit_accuracy.py --things", "source": "words of WordNet 3.0"}
+        OUT_THINGS.write_text(json.dumps({**facts, "direction": fit_things()}) + "\n", encoding="utf-8")
+        return 0
+    figures = read_figures()
+    judged, _ = leave_kin_out(figures, FEATURES)
+    n_kin = len(set(figures.kin.tolist()))
+    print(f"{len(figures.names)} datasets in {n_kin} kin groups, {len(figures.dataset)} figures")
+    for name, of_name in baselines(figures).items():
+        print(summary(name, of_name, figures))
+    print(summary(" + ".join(FEATURES), judged, figures))
+    if args.choose:
+        print(summary("features chosen inside each fold", chosen_in_folds(figures), figures))
+    if args.figure:
+        draw(figures, judged, args.figure)
+    model = fitted(figures, judged)
+    print(json.dumps(asdict(model), indent=1))
+    if args.write:
+        facts = {
+            "command": "python scripts/known_models/fit_accuracy.py --write",
+            "data_sets": len(figures.names),
+            "kin": n_kin,
+        }
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps({**facts, "model": asdict(model)}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

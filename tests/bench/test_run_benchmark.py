@@ -1,0 +1,172 @@
+"""scripts/run_benchmark.py from end to end on tiny real models."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import run_benchmark
+from benchmark import cache as cache_module
+from benchmark import figures as plots
+from cli_worlds import WordEncoder, write_graph
+from mll_hf.cli import main
+from mll_hf.errors import InputError
+from mll_hf.labels.store import LabelStore
+from mll_hf.matching import text_encoder
+
+SOME = ("labels", "INB", "MI", "SOTA")
+CLASSES = {"cat": (200, 150, 100), "car": (200, 0, 0), "tree": (0, 130, 0)}
+
+
+def write_task(folder, name, seed, count=12):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = []
+    for y in labels:
+        pixels = rng.normal(list(CLASSES.values())[y], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        images.append(content.getvalue())
+    (folder / name).mkdir(parents=True)
+    facts = {"name": name, "classes": list(CLASSES), "domain": "photo", "task": "object recognition"}
+    (folder / name / "task.json").write_text(json.dumps(facts))
+    pq.write_table(pa.table({"image": images, "label": labels}), folder / name / "test.parquet")
+
+
+def run(capsys, *arguments):
+    """Run a part; returns status, standard output and standard error."""
+    capsys.readouterr()
+    status = run_benchmark.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(capsys, *arguments):
+    """Run a part that must fail with one line, which is returned."""
+    status, _, err = run(capsys, *arguments)
+    assert status == 1
+    assert len(err.splitlines()) == 1
+    return err
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
+    """A graph, two tiny models labeled on it, two tasks and a general benchmark."""
+    root = tmp_path_factory.mktemp("bench")
+    graph = write_graph(root / "graph")
+    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
+    assert main(["label", *models, "--graph", str(graph), "--labels", str(root / "labels"), "--keep-embeddings"]) == 0
+    for seed, name in enumerate(("one", "two")):
+        write_task(root / "tasks", name, seed)
+    write_task(root, "general", 7)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _words(monkeypatch):
+    monkeypatch.setattr(text_encoder, "default_encoder", WordEncoder)
+    monkeypatch.setattr(text_encoder, "CachedEncoder", lambda encoder, exact: encoder)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(plots, "save_figures", lambda results, folder: None)
+
+
+def bench(world, tmp_path, *more):
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", world / "cache"]
+    return ["tasks", *where, "--out", tmp_path / "out", "--draws", 1, *more]
+
+
+def test_tables_figures_and_a_summary(world, tmp_path, capsys, monkeypatch):
+    status, out, err = run(capsys, *bench(world, tmp_path, "--general", world / "general", "--methods", *SOME))
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["method", "accuracy", "gap", "closed"]
+    assert {"INB", "SWAB", "SOTA"} <= {line.split()[0] for line in lines[1:]}
+    assert "note: wrote" in err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
+    report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert report["command"].startswith("scripts/run_benchmark.py tasks --labels ")
+    assert report["the paper's Eq. 5"].startswith("exact")
+    assert [task["task"] for task in report["tables"]["tasks"]] == ["one", "two", "general"]
+    assert "## Comparison" in (tmp_path / "out" / "benchmark.md").read_text()
+    # The second time no model is loaded, and all is as before
+    monkeypatch.setattr(cache_module, "load_model", None)
+    status, again, _ = run(
+        capsys, *bench(world, tmp_path, "--general", world / "general", "--methods", *SOME, "--json")
+    )
+    assert status == 0
+    tables = json.loads(again)["tables"]
+    assert {name: tables[name] for name in tables if name != "cost"} == {
+        name: table
+        for name, table in report["tables"].items()
+        if name != "cost"  # seconds differ
+    }
+
+
+def test_some_methods(world, tmp_path, capsys, no_figures):
+    status, out, _ = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
+    assert status == 0
+    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["general, k=1", "paper, k=1", "MI", "oracle"]
+
+
+def test_no_figures_without_matplotlib(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
+    assert status == 0
+    assert "note: no figures: " in err
+    assert "[plots]" in err
+    assert (tmp_path / "out" / "benchmark.md").exists()
+
+
+def test_a_cap_on_images(world, tmp_path, capsys, no_figures):
+    run(capsys, *bench(world, tmp_path, "--methods", "MI", "--most-images", 5))
+    tasks = json.loads((tmp_path / "out" / "benchmark.json").read_text())["tables"]["tasks"]
+    assert [task["images"] for task in tasks] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--methods", "nonsense"], "no method 'nonsense'"),
+        (["--general", "tasks"], "has 2 tasks"),
+        (["--tasks", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(more, words, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(world)
+    assert words in fails(capsys, *bench(world, tmp_path, *more))
+
+
+def test_tasks_must_be_named(world, capsys):
+    assert "--tasks" in fails(capsys, "tasks", "--labels", world / "labels")
+
+
+def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "save_fidelity", lambda samples, folder: None)
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", world / "cache"]
+    words = ["fidelity", *where, "--out", tmp_path, "--graph", world / "graph"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert out == (tmp_path / "fidelity.md").read_text()
+    document = json.loads((tmp_path / "fidelity.json").read_text())["tables"]
+    assert [quality["task"] for quality in document["estimates"]] == ["one", "two"]
+    *_, whole = document["samples"]
+    assert whole["images_per_concept"] == 75
+    assert whole["score_correlation"] == pytest.approx(1)
+    assert "--graph" in fails(capsys, "fidelity", *where)
+    model = LabelStore(world / "labels").list()[0].model.repo_id
+
+    def embed(refs, *_, **__):
+        raise InputError(f"{len(refs)} model")
+
+    monkeypatch.setattr("benchmark.run.embed", embed)
+    assert "error: 1 model" in fails(capsys, words[0], model, model, *words[1:])  # each model counts once
