@@ -7,7 +7,7 @@
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
     python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
-    python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
+    python scripts/run_benchmark.py matching [--wordnet DIR]
 
 Ratios within one run are meaningful; seconds depend on the machine.
 """

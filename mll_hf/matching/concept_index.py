@@ -193,10 +193,6 @@ class ConceptIndex:
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
         return np.round(logits, _DIGITS)
 
-    def name_cosines(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """[C, V] rounded cosine of each name with the nearest lemma of each concept."""
-        return np.round(self._lemma_cosines(_encode(self.encoder, names)), _DIGITS)
-
     def _lemma_cosines(self, names: NDArray[np.float64]) -> NDArray[np.float64]:
         """[C, V] cosine of each name with the nearest lemma of each concept."""
         best: NDArray[np.float64] = np.maximum.reduceat(self.lemmas @ names.T, self.starts, axis=0)

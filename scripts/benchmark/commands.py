@@ -14,7 +14,6 @@ from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from benchmark.suites import TargetTask
     from benchmark.tables import Report
@@ -62,9 +61,6 @@ def add_published(command: argparse.ArgumentParser) -> None:
         choices=_PROMPT_SETS,
         default=_PROMPT_SETS,
         help="prompt sets of the published figures (default: all three)",
-    )
-    command.add_argument(
-        "--lovm", type=Path, metavar="DIR", help="folder with lovm_eval_table.csv and lovm_features.csv, for ModelGPT"
     )
     _add_draws(command, 20)
     _add_out(command)
@@ -123,7 +119,10 @@ def _bench(args: argparse.Namespace) -> int:
     results = run(suite, index, cache, config)
     report = make_report(results, args.command)
     report.save(args.out, "benchmark")
-    _draw(lambda: save_figures(results, args.out))
+    try:
+        save_figures(results, args.out)
+    except MissingExtraError as error:
+        note(f"no figures: {error}")
     note(f"wrote {args.out / 'benchmark.md'} and {args.out / 'benchmark.json'}")
     print(report.to_json() if args.json else _summary(report), end="" if args.json else "\n")
     return 0
@@ -132,7 +131,6 @@ def _bench(args: argparse.Namespace) -> int:
 def _fidelity(args: argparse.Namespace) -> int:
     from benchmark import fidelity
     from benchmark.cache import EmbeddingCache
-    from benchmark.figures import save_fidelity
     from benchmark.run import embed
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
@@ -155,7 +153,6 @@ def _fidelity(args: argparse.Namespace) -> int:
     samples = {limit: location.probes(SamplingConfig(limit)) for limit in fewer}
     report = fidelity.fidelity_report(hub, {**samples, args.images_per_concept: probes}, tasks, args.command)
     report.save(args.out, "fidelity")
-    _draw(lambda: save_fidelity(report.tables[-1], args.out))
     print(report.to_markdown(), end="")
     return 0
 
@@ -169,19 +166,11 @@ def _published(args: argparse.Namespace) -> int:
     worlds = [real.real_world(class_recalls(), index, prompts) for prompts in args.prompts]
     results = [real.run_real(world, args.draws, args.seed, note) for world in worlds]
     facts = {"command": args.command, "graph": index.graph.digest}
-    report = real.real_report(results, facts, args.seed, args.lovm)
+    report = real.real_report(results, facts)
     report.save(args.out, "published")
     note(f"wrote {args.out / 'published.md'} and {args.out / 'published.json'}")
     print("\n".join(table.to_markdown() for table in report.tables[: len(worlds)]), end="")
     return 0
-
-
-def _draw(save: Callable[[], object]) -> None:
-    """Save figures, if matplotlib is installed."""
-    try:
-        save()
-    except MissingExtraError as error:
-        note(f"no figures: {error}")
 
 
 def _tasks(args: argparse.Namespace) -> tuple[TargetTask, ...]:

@@ -8,10 +8,9 @@ hypernyms: the graph has them only if WordNet's files are given.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
 from mll_hf.matching.describe import Description, from_templates
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.selection.probabilities import log_softmax
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from mll_hf.matching.text_encoder import TextEncoder
 
 _TASK_SIZE = 100
-_RIDGE = 1e-4
 _BINS = 5
 
 
@@ -44,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for hypernyms"
     )
-    parser.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
     parser.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
     parser.set_defaults(run=run_matching)
 
@@ -75,8 +71,6 @@ def run_matching(args: argparse.Namespace) -> None:
     predicted, actual = np.concatenate([covered, uncovered]), np.concatenate([right, np.zeros(len(right), np.bool_)])
     print("calibration of coverage: how often the best concept is the class itself, half of the classes left out")
     print(calibration_table(predicted, actual))
-    if args.fit:
-        print("fitted:", *fit_weights(make_queries(gold), encoder))
 
 
 @dataclass(frozen=True)
@@ -188,111 +182,6 @@ def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], th
     hits, false = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
     auc = scipy_part("stats").mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
     return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
-
-
-def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Gold:
-    """Make queries for concepts that are not classes of the gold data, which remain for evaluation.
-
-    There are four kinds: lemmas that are removed from the graph; lemmas; lemmas with the last word of a hypernym
-    ("crane bird"), if the graph has hypernyms; and a word of the gloss with a lemma.
-    """
-    rng = np.random.default_rng(seed)
-    others = np.setdiff1d(np.arange(len(gold.graph)), gold.concepts)
-    several = [v for v in others if len(gold.graph.concepts[v].lemmas) > 1]
-    hidden = {int(v): int(rng.integers(len(gold.graph.concepts[v].lemmas))) for v in rng.choice(several, per_kind)}
-    queries = [(gold.graph.concepts[v].lemmas[at], v) for v, at in hidden.items()]
-    shortened = tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
-    graph = SemanticGraph(gold.graph.name, shortened)
-
-    def lemma_of(v: int) -> str:
-        return str(rng.choice(graph.concepts[v].lemmas))
-
-    queries += [(lemma_of(v), v) for v in rng.choice(others, per_kind).tolist()]
-    below = [v for v in others.tolist() if graph.parents[v]]
-    for v in rng.choice(below, per_kind).tolist() if below else ():
-        kind = graph.concepts[int(rng.choice(graph.parents[v]))].name.split()[-1]
-        queries.append((f"{lemma_of(v)} {kind}", v))
-    for v in rng.choice(others, per_kind).tolist():
-        said = re.findall(r"[A-Za-z]{4,}", graph.concepts[v].definition)[:4]
-        queries.append((f"{rng.choice(said)} {lemma_of(v)}" if said else lemma_of(v), v))
-    names, concepts = zip(*queries, strict=True)
-    return Gold(graph, names, np.array(concepts))
-
-
-class CoverageWeights(NamedTuple):
-    """Coverage is a logistic function of the best logit and its lead over the second."""
-
-    offset: float
-    of_best: float
-    of_lead: float
-
-
-def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, CoverageWeights]:
-    """Fit the weights of the logit, and those of the coverage, by maximum likelihood.
-
-    Args:
-        queries: Names with their concepts.
-        encoder: Text encoder.
-        candidates: Number of alternatives per query: the best concepts by the current weights.
-
-    Returns:
-        Weights of both. Those of the coverage predict whether the best concept is that of the query, on the graph with
-        the concepts of all queries, and without these and their relatives.
-    """
-    index = ConceptIndex.build(queries.graph, encoder)
-    names = [field.name for field in fields(LogitWeights)]
-    alone = [replace(index, weights=LogitWeights(**{n: float(n == name) for n in names})) for name in names]
-    signs, answers, lost = [], [], []
-    for at in range(0, len(queries.names), _TASK_SIZE):
-        descriptions = from_templates(queries.names[at : at + _TASK_SIZE], queries.graph)
-        parts = np.stack([index.logits(descriptions) for index in alone], axis=2)
-        best = index.match(descriptions, top=candidates).concepts
-        for y, v in enumerate(queries.concepts[at : at + _TASK_SIZE].tolist()):
-            among = np.append(best[y][best[y] != v][: candidates - 1], v)
-            signs.append(parts[y, among])
-            answers.append(candidates - 1)
-            lost.append(np.isin(among, [v, *queries.graph.relatives(v)]))
-    X = np.stack(signs).astype(np.float64)
-    weights = conditional_logit(X, np.array(answers))
-
-    logits = X @ weights
-    present, absent = logits, np.where(lost, -np.inf, logits)[~np.all(lost, axis=1)]
-    two = np.concatenate([np.sort(part, axis=1)[:, :-3:-1] for part in (present, absent)])  # the best and the second
-    right = np.concatenate([logits.argmax(axis=1) == answers, np.zeros(len(absent), np.bool_)])
-    pairs = np.zeros((len(two), 2, 3))  # the class itself or not: two choices, the second with logit 0
-    pairs[:, 0] = np.stack([two[:, 0], two[:, 0] - two[:, 1], np.ones(len(two))], axis=1)
-    of_best, of_lead, offset = conditional_logit(pairs, np.where(right, 0, 1)).tolist()
-    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), CoverageWeights(offset, of_best, of_lead)
-
-
-def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """McFadden's conditional logit: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
-
-    Args:
-        X: [Q, K, F] features of the K choices of each question.
-        answers: [Q] the choices made.
-
-    Returns:
-        [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
-    """
-    made = np.arange(len(X)), answers
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Penalized mean negative log-likelihood, and its gradient [F]."""
-        logs = log_softmax(X @ weights)
-        expected = np.einsum("qk,qkf->f", np.exp(logs), X) / len(X)
-        value = _RIDGE / 2 * weights @ weights - logs[made].mean()
-        return float(value), expected - X[made].mean(axis=0) + _RIDGE * weights
-
-    weights: NDArray[np.float64] = (
-        scipy_part("optimize").minimize(loss, np.zeros(X.shape[2]), jac=True, method="BFGS", tol=1e-9).x
-    )
-    return weights
-
-
-def _without_lemma(concept: Concept, at: int | None) -> Concept:
-    lemmas = tuple(lemma for i, lemma in enumerate(concept.lemmas) if i != at)
-    return replace(concept, name=lemmas[0], lemmas=lemmas)
 
 
 def _nearest_kept(hypernyms: Mapping[str, tuple[str, ...]], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from benchmark.baselines import modelgpt
-from benchmark.baselines.ensembles import Consensus, confidence_ensemble, sota_transport
-from benchmark.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
-from benchmark.baselines.swab import rank_transport, source_weights
 from benchmark.metrics import accuracy
+from benchmark.scores import leep, mean_confidence
 from benchmark.world import TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
-
-    from benchmark.world import TaskText
 
 T = TypeVar("T")
 Scores = Callable[[TaskView], "NDArray[np.float64]"]
@@ -48,12 +43,8 @@ class Group(StrEnum):
     LABELS = "labels"
     UNLABELED = "unlabeled images"
     FEW_LABELS = "few labeled images"
-    BATCH = "all images at once"
     HINDSIGHT = "hindsight"
     ABLATION = "ablation"
-
-
-SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +77,22 @@ class Method:
     # other models, so that it is also valid for parts of the hub
     score: Scores | None = None
     predicts: bool = False  # whether the scores are predicted accuracies
-    needs: tuple[str, ...] = ()  # which of `general` and `known` of a view it needs
+    needs_general: bool = False  # whether it needs the results of a general benchmark
     sample: SampleConfig | None = None  # labeled images that it gets
-    transductive: bool = False  # whether it can classify only the images that it was fitted to
 
     def choose(self, view: TaskView) -> Choice:
         """The choice on a task."""
-        return self.choose_by(_required(self.score)(view)) if self.combine is None else self.combine(view)
+        return self.choose_by(required(self.score)(view)) if self.combine is None else self.combine(view)
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""
         return best_of(scores, scores if self.predicts else None)
+
+
+def required(value: T | None) -> T:
+    """An optional field of a view, for methods that run only if it is present."""
+    assert value is not None  # noqa: S101
+    return value
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -159,7 +155,7 @@ def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule 
     if view.logits.shape[1] < MIN_TRIAL_IMAGES:
         return by_strategy(view, SelectionConfig(k=k or 1), rule)
     ranked = _tried(view, candidates)
-    k = k or _required(ranked.evidence).combine
+    k = k or required(ranked.evidence).combine
     chosen = np.zeros_like(ranked.chosen)
     chosen[:k] = True
     return selected(replace(ranked, k=k, chosen=chosen), view, rule)
@@ -176,7 +172,7 @@ def _tried(view: TaskView, candidates: int) -> Selection:
     return choose_with_images(tried, range(len(logits)), logits, config, ())
 
 
-_RULES = {Strategy.GENERAL: Rule.UNIFORM, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
+_RULES = {Strategy.GENERAL: Rule.LINEAR_POOL, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
 
 
 def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
@@ -186,68 +182,17 @@ def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS
     return Method(name, group, choose, score)
 
 
-def _swab(view: TaskView) -> Choice:
-    """SWAB's r2 with the measured concepts of the graph as source classes; all scores are 0 if none is similar."""
-    measured = view.hub.measured
-    weights = _swab_weights(view.text, measured.tobytes())
-    used = weights > 0
-    return best_of(rank_transport(view.hub.node_precision[:, measured][:, used], weights[used]))
-
-
-@lru_cache(maxsize=4)
-def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
-    """Weight of each measured concept; the same for all hubs."""
-    return source_weights(text.concepts[np.frombuffer(measured, np.bool_)], text.names)
-
-
-def _modelgpt(view: TaskView, *, general: bool) -> Choice:
-    """ModelGPT, fitted on the other tasks, with or without the accuracy on the general benchmark as a feature."""
-    features, accuracies, own = _required(view.known)
-    if general:
-        level = _required(view.general)[:, None]
-        features = np.concatenate([features, np.broadcast_to(level[:, None], (*features.shape[:2], 1))], axis=2)
-        own = np.concatenate([own, level], axis=1)
-    return best_of(modelgpt.rank(features, accuracies, own), modelgpt.predict(features, accuracies, own))
-
-
-# --- by images --------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _consensus(view: TaskView, features: bool) -> Consensus:
-    return sota_transport(view.probabilities, view.features if features else ())
-
-
-def _sota(view: TaskView, *, features: bool) -> Choice:
-    """SOTA's assignment of the images that it sees; other images are classified by the weighted models."""
-    consensus = _consensus(view, features)
-    later = pooled(consensus.model_weights)
-
-    def answer(seen: TaskView) -> NDArray[np.int64]:
-        return consensus.assignment.argmax(axis=1) if seen is view else later.answer(seen)
-
-    return Choice(later.runs, answer)
-
-
-def _coe(view: TaskView) -> Choice:
-    """CoE, with the generally best model as the strong one."""
-    strong = int(np.argmax([label.mean_recall for label in view.hub.labels]))
-    if len(view.hub) == 1:
-        return best_of(np.ones(1))
-    return Choice(np.ones(len(view.hub)), lambda seen: confidence_ensemble(seen.probabilities, strong).argmax(axis=1))
-
-
-def _uniform(view: TaskView) -> Choice:
-    return pooled(np.full(len(view.hub), 1 / len(view.hub)))
-
-
 # --- by a few labeled images, and in hindsight ------------------------------------------------------------------------
 
 
-def _of_sample(view: TaskView, field: str, score: Callable[..., float]) -> NDArray[np.float64]:
-    """[M] score of a ``field`` of the view for each model, on the labeled images."""
-    images, labels = _required(view.labeled)
-    return np.array([score(of_model[images], labels) for of_model in getattr(view, field)])
+def _leep(view: TaskView) -> NDArray[np.float64]:
+    images, labels = required(view.labeled)
+    return np.array([leep(of_model[images], labels) for of_model in view.probabilities])
+
+
+def _sample_accuracy(view: TaskView) -> NDArray[np.float64]:
+    images, labels = required(view.labeled)
+    return np.array([accuracy(of_model[images], labels) for of_model in view.answers])
 
 
 def _random(view: TaskView) -> Choice:
@@ -256,78 +201,30 @@ def _random(view: TaskView) -> Choice:
     return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
 
 
-def _required(value: T | None) -> T:
-    """An optional field of a view, for methods that run only if it is present."""
-    assert value is not None  # noqa: S101
-    return value
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
-
-_UNLABELED_SCORES = {
-    "MI": mutual_information,
-    "nuclear norm": nuclear_norm,
-    "confidence": mean_confidence,
-    "certainty": certainty,
-}
-
-
-def _by_probabilities(name: str) -> tuple[Method, Method]:
-    """A score of class probabilities, from the models' own logits and from calibrated logits."""
-    score = _UNLABELED_SCORES[name]
-    return (
-        Method(name, Group.UNLABELED, score=lambda view: score(view.probabilities)),
-        Method(f"{name}, calibrated", Group.UNLABELED, score=lambda view: score(view.calibrated)),
-    )
-
-
-_SAMPLES = {"50 labels": SampleConfig(50), "4 per class": SampleConfig(200, per_class=4)}
-_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # with the field of the view that they use
-    "NCE": ("answers", nce),
-    "LEEP": ("probabilities", leep),
-    "LogME": ("features", logme),
-    "H-score": ("features", shrunk_h_score),
-    "accuracy": ("answers", accuracy),
-}
-
-
-def _by_sample(name: str, sample: str) -> Method:
-    field, score = _SAMPLE_SCORES[name]
-    return Method(
-        f"{name}, {sample}",
-        Group.FEW_LABELS,
-        score=partial(_of_sample, field=field, score=score),
-        sample=_SAMPLES[sample],
-        predicts=score is accuracy,
-    )
-
+_SAMPLE = SampleConfig(50)
 
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
-    Method("INB", Group.REFERENCE, score=lambda view: _required(view.general), needs=("general",)),
-    Method("uniform, all", Group.REFERENCE, _uniform),
-    Method("CoE", Group.REFERENCE, _coe),
+    Method("INB", Group.REFERENCE, score=lambda view: required(view.general), needs_general=True),
+    Method("uniform, all", Group.REFERENCE, lambda view: pooled(np.full(len(view.hub), 1 / len(view.hub)))),
     _strategy(GENERAL, Strategy.GENERAL, 1),
     _strategy("general, k=3", Strategy.GENERAL, 3),
-    Method("ModelGPT", Group.LABELS, partial(_modelgpt, general=False), needs=("known",)),
-    Method("ModelGPT + INB", Group.LABELS, partial(_modelgpt, general=True), needs=("known", "general")),
-    Method("SWAB r2", Group.LABELS, _swab),
     _strategy(PAPER, Strategy.PAPER, 1),
     _strategy("paper, k=3", Strategy.PAPER, 3),
     _strategy(OURS, Strategy.MLL, 1),
     _strategy("mll, k=3", Strategy.MLL, 3),
-    *(method for name in _UNLABELED_SCORES for method in _by_probabilities(name)),
-    Method("SOTA weights", Group.UNLABELED, lambda view: best_of(_consensus(view, False).model_weights)),
+    Method("MI", Group.UNLABELED, score=lambda view: mutual_information(view.probabilities)),
+    Method("MI, calibrated", Group.UNLABELED, score=lambda view: mutual_information(view.calibrated)),
+    Method("confidence", Group.UNLABELED, score=lambda view: mean_confidence(view.probabilities)),
     *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
     Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
     Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
-    *(_by_sample(name, sample) for sample in _SAMPLES for name in _SAMPLE_SCORES),
-    *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
-    Method("SOTA", Group.BATCH, partial(_sota, features=False)),
-    Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
-    Method("best fixed", Group.HINDSIGHT, score=lambda view: _required(view.hindsight).mean_accuracies),
-    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _required(view.hindsight).accuracies),
+    Method("LEEP, 50 labels", Group.FEW_LABELS, score=_leep, sample=_SAMPLE),
+    Method("accuracy, 50 labels", Group.FEW_LABELS, score=_sample_accuracy, sample=_SAMPLE, predicts=True),
+    Method("best fixed", Group.HINDSIGHT, score=lambda view: required(view.hindsight).mean_accuracies),
+    Method(ORACLE, Group.HINDSIGHT, score=lambda view: required(view.hindsight).accuracies),
 )
 """All methods, in the order of the tables."""
 

@@ -1,6 +1,6 @@
 """Score the use of unlabeled images from cached predictions of models, without labels.
 
-    python scripts/benchmark/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME] [--fit]
+    python scripts/benchmark/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME]
 
 A file contains ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
 ``images_M`` [N, D] and ``texts_M`` [P, C, D] for P prompts. Logits of the latter are 100 times the cosine, as for CLIP,
@@ -9,9 +9,6 @@ and every prompt is a separate case: results are means over the prompts of a fil
 Images are drawn in five ways: as they are, with one class that has 60 or 30 % of them, with a long tail, and with a
 third of the classes absent. In the first case the answers to all images are scored, in the others those to the drawn
 images.
-
-``--fit`` fits the estimate of accuracies to the models ranked first to third, and prints its coefficients and its error
-for the model ranked first with each file left out in turn.
 """
 
 from __future__ import annotations
@@ -30,9 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark.metrics import accuracy, spearman
 from benchmark.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
 from mll_hf.ensemble.rules import PoolParameters, linear_pool
-from mll_hf.selection.accuracy import sigmoid
 from mll_hf.selection.base import DIGITS
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, accuracy_features, gather_evidence, pooling_weights
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, gather_evidence, pooling_weights
 from mll_hf.selection.probabilities import softmax
 from mll_hf.utils.tables import table
 
@@ -48,7 +44,6 @@ if TYPE_CHECKING:
 PRIOR = 0.5  # of every model
 LOGIT_SCALE = 100.0
 POOLS = (1, 3)
-RIDGE, NEWTON_STEPS = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -63,11 +58,6 @@ class Outcome:
     combined: float  # of as many models as the evidence suggests
     n_combined: int
     spearman: float
-    features: NDArray[np.float64]  # [3, 3] inputs of the estimate for the models ranked first to third
-    accuracies: NDArray[np.float64]  # [3] of these models with bias correction
-    estimated: float  # accuracy of the model ranked first, with bias correction
-    low: float
-    high: float
 
 
 def main() -> int:
@@ -76,7 +66,6 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--fit", action="store_true", help="also fit the estimate of accuracies")
     parser.add_argument("--general", help="model that a user would choose without any evidence")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Outcome]]] = {}
@@ -87,8 +76,6 @@ def main() -> int:
                 outcome = outcome_of(logits, labels, seen, scored, general)
                 found.setdefault(way, {}).setdefault(path.stem, []).append(outcome)
     print(table(*summary(found)))
-    if options.fit:
-        print(table(*fits(found)))
     return 0
 
 
@@ -135,7 +122,6 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         general: Position of the generally best model.
     """
     evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
-    estimate = evidence.beliefs.accuracy
     answers, truth = logits[:, scored], labels[scored]
     alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in answers])
     order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
@@ -153,11 +139,6 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         combined=together(order[: evidence.combine]),
         n_combined=evidence.combine,
         spearman=spearman(evidence.scores, alone),
-        features=accuracy_features(evidence.confirmation, evidence.calibration.agreement)[order[:3]],
-        accuracies=np.array([together(order[[at]]) for at in range(3)]),
-        estimated=estimate.accuracy[first],
-        low=estimate.low[first],
-        high=estimate.high[first],
     )
 
 
@@ -174,7 +155,7 @@ def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: In
 def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: for each way of drawing images, means over draws and prompts, then over files."""
     header = ["images", "files", "best", "general", "first", "mean of all", *(f"k = {k}" for k in POOLS)]
-    header += ["combined", "models", "worst file", "spearman", "error", "inside", "width"]
+    header += ["combined", "models", "worst file", "spearman"]
     rows = []
     for way, by_file in found.items():
         means = np.array([np.mean(list(map(_measures, outcomes)), axis=0) for outcomes in by_file.values()])
@@ -184,45 +165,8 @@ def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list
     return header, rows
 
 
-def fits(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: coefficients, and mean absolute errors with each file left out, by way of drawing images."""
-    files = sorted({name for by_file in found.values() for name in by_file})
-    errors: dict[str, list[float]] = {way: [] for way in found}
-    for left_out in files:
-        coefficients = fit_accuracy(found, left_out)
-        for way, by_file in found.items():
-            of_file = [
-                abs(sigmoid(outcome.features[0] @ coefficients) - outcome.accuracies[0])
-                for outcome in by_file.get(left_out, [])
-            ]
-            errors[way] += [np.mean(of_file)] if of_file else []
-    coefficients = fit_accuracy(found, None)
-    row = [*(f"{value:.2f}" for value in coefficients), *(f"{np.mean(errors[way]):.3f}" for way in found)]
-    return ["constant", "confirmation", "agreement", *found], [row]
-
-
-def fit_accuracy(found: dict[str, dict[str, list[Outcome]]], left_out: str | None) -> NDArray[np.float64]:
-    """[3] coefficients of a logistic regression on all files but one, weighted equally; a weak prior at 0, 1, 0."""
-    features, accuracies, weights = [], [], []
-    for name in sorted({name for by_file in found.values() for name in by_file} - {left_out}):
-        outcomes = [outcome for by_file in found.values() for outcome in by_file.get(name, [])]
-        features += [outcome.features for outcome in outcomes]
-        accuracies += [outcome.accuracies for outcome in outcomes]
-        weights.append(np.full(3 * len(outcomes), 1 / (3 * len(outcomes))))
-    x, y, w = np.concatenate(features), np.concatenate(accuracies), np.concatenate(weights)
-    start = np.array([0.0, 1, 0])
-    penalty, coefficients = np.diag([0, RIDGE, RIDGE]), start
-    for _ in range(NEWTON_STEPS):
-        predicted = sigmoid(x @ coefficients)
-        gradient = x.T @ (w * (y - predicted)) - penalty @ (coefficients - start)
-        curvature = (x.T * (w * predicted * (1 - predicted))) @ x + penalty
-        coefficients = coefficients + np.linalg.solve(curvature, gradient)
-    return coefficients
-
-
 def _measures(outcome: Outcome) -> list[float]:
     """Columns of the table, except that of the worst file."""
-    own = outcome.pools[0]
     return [
         outcome.best,
         outcome.general,
@@ -232,9 +176,6 @@ def _measures(outcome: Outcome) -> list[float]:
         outcome.combined,
         outcome.n_combined,
         outcome.spearman,
-        abs(outcome.estimated - own),
-        outcome.low <= own <= outcome.high,
-        outcome.high - outcome.low,
     ]
 
 

@@ -11,41 +11,23 @@ that of its model. This is an upper bound, since no classifier can route an imag
 
 from __future__ import annotations
 
-import csv
-import itertools
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.baselines import modelgpt
 from benchmark.metrics import bootstrap_tasks, mean_difference
 from benchmark.tables import Cell, Report, Table
 from benchmark.world import MatchedClasses
-from mll_hf.errors import InputError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
-from mll_hf.matching.prompts import clean_class_name
-from mll_hf.models.known import accuracies, known_datasets
+from mll_hf.models.known import known_datasets
 from mll_hf.models.published import SOURCES, labels_from_recalls
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.selection.base import quantize
-from mll_hf.selection.mll import (
-    best_by_mean_recall,
-    estimates,
-    lead_errors,
-    measure_all,
-    task_odds_ratios,
-    task_query,
-)
-from mll_hf.utils.text import one_line
+from mll_hf.selection import SelectionConfig, Strategy, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -61,11 +43,6 @@ HUB_SIZES = (5, 10)
 STRONG = 0.6  # ImageNet accuracy; models below are research checkpoints trained on small sets
 BENCHMARK = "ImageNet-best"
 METHODS = (BENCHMARK, "general", "paper, one model", "paper, k=1", "paper, k=3", "mll, k=1", "mll, k=3")
-PER_CLASS = ("paper, k=1", "mll, per class")
-QUALITIES = (0.0, 0.6, 0.8, 0.9, 0.98, np.inf)  # edges of bins of the cosine
-EVALUATION_FILE, FEATURES_FILE = "lovm_eval_table.csv", "lovm_features.csv"  # tables of github.com/orrzohar/LOVM
-FEATURES = ("IN-score", *modelgpt.TEXT_FEATURES)
-_CARRIED = 0.3
 _DIGITS = 9  # so that equal accuracies are equal in any order of summation
 _RANDOM, _BEST = "random model", "best per data set"
 
@@ -75,8 +52,6 @@ class RealTask(MatchedClasses):
     """A dataset whose recall per class is published, C classes."""
 
     dataset: str  # its id
-    quality: Floats  # [C] cosine of the class name with the nearest lemma of the graph
-    measured: NDArray[np.bool_]  # [C] whether the class is a concept of the labels, see :func:`class_synsets`
     recall: Floats  # [M, C] recall of the models
 
     @property
@@ -125,22 +100,7 @@ def _task(recalls: ClassRecalls, dataset: str, index: ConceptIndex, prompts: str
     classes, recall = recalls.of(dataset, prompts)
     domain = next(known.domain for known in known_datasets() if known.id == dataset)
     matched = MatchedClasses.of(describe.from_templates(classes, index.graph, domain, None), domain, index)
-    cosines = index.name_cosines([clean_class_name(name) for name in classes])
-    measured = [class_synsets().get((dataset, name)) in index.graph.index for name in classes]
-    return RealTask(
-        domain, matched.match, matched.caption_match, dataset, cosines.max(axis=1), np.array(measured, np.bool_), recall
-    )
-
-
-@cache
-def class_synsets() -> dict[tuple[str, str], str]:
-    """The WordNet synset of each class that is one of ImageNet's concepts, by dataset and class.
-
-    Matched by name if only one concept has the name, else the sense was chosen by hand; a few names differ.
-    """
-    file = resources.files("benchmark").joinpath("data", "class_synsets.csv")
-    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
-    return {(row["dataset"], row["class"]): row["synset"] for row in rows}
+    return RealTask(domain, matched.match, matched.caption_match, dataset, recall)
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
@@ -151,7 +111,6 @@ class Outcome:
     """Results of the methods with one hub on one task of C classes."""
 
     accuracy: dict[str, float]  # mean recall of each method's choice
-    by_class: dict[str, Floats]  # [C] recall of the choice per class, for methods that choose per class and `general`
     estimated: float  # accuracy that `mll` estimates of the model that it chooses, before the truth is known
     estimates: Floats  # [H] the same for all models of the hub
     truth: Floats  # [H] their accuracies
@@ -185,29 +144,7 @@ def outcome(world: RealWorld, task: RealTask, hub: Rows) -> Outcome:
         _RANDOM: truth.mean(),
         _BEST: truth.max(),
     }
-    best = best_per_class(task.candidates(labels, Strategy.MLL))
-    per_class = of_paper_1, recall[best, np.arange(recall.shape[1])]
-    by_class = {"general": of_general, **dict(zip(PER_CLASS, per_class, strict=True))}
-    return Outcome(
-        {name: float(value) for name, value in accuracy.items()}, by_class, float(mll.overall[0]), estimates, truth
-    )
-
-
-def best_per_class(candidates: Candidates) -> Rows:
-    """[C] the model with the highest estimate for each class, minus the standard error of its lead.
-
-    What `mll` would choose if every class could have its own model. A class's deviation from the mean over the classes
-    is multiplied by ``_CARRIED``: the slope of the interaction of model and class on that of model and concept, for 21
-    real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
-    """
-    labels, query = candidates.labels, task_query(candidates, class_weight=1)
-    recall, errors = estimates(query, measure_all(labels, query), task_odds_ratios(labels, query, candidates.domain))
-    best = best_by_mean_recall(labels.reference)
-    level, error = recall.mean(axis=1, keepdims=True), lead_errors(errors, best)
-    recall = level + _CARRIED * (recall - level)
-    error[best] = 0
-    chosen: Rows = quantize(recall - error[:, None]).argmax(axis=0)
-    return chosen
+    return Outcome({name: float(value) for name, value in accuracy.items()}, float(mll.overall[0]), estimates, truth)
 
 
 def hubs_of(gflops: Floats, pools: Mapping[str, Rows], draws: int, seed: int = 0) -> dict[str, list[Rows]]:
@@ -245,15 +182,6 @@ class RealResults:
         rows = [[found.accuracy[method] for found in draw] for draw in self.outcomes[hub]]
         return np.round(np.mean(rows, axis=0, dtype=np.float64), _DIGITS)
 
-    def gained(self, hub: str, method: str, classes: Sequence[NDArray[np.bool_]]) -> Floats:
-        """[T] sum of the gains in recall over `general`, over some classes of each task [C]."""
-        sums = []
-        for draw in self.outcomes[hub]:
-            gains = [found.by_class[method] - found.by_class["general"] for found in draw]
-            sums.append([gain[part].sum() for gain, part in zip(gains, classes, strict=True)])
-        mean: Floats = np.mean(sums, axis=0)
-        return mean
-
 
 def run_real(
     world: RealWorld, draws: int, seed: int = 0, progress: Callable[[str], None] = lambda _: None
@@ -268,28 +196,12 @@ def run_real(
     return RealResults(world, outcomes)
 
 
-def real_report(
-    results: Sequence[RealResults], facts: Mapping[str, str], seed: int = 0, lovm: Path | None = None
-) -> Report:
-    """All tables, those of each prompt set first.
-
-    Args:
-        results: Outcomes under each prompt set.
-        facts: How they were made.
-        seed: Seed of the random hubs.
-        lovm: Folder with LOVM's tables, to compare with ModelGPT.
-
-    Raises:
-        InputError: A table of LOVM cannot be read, or has none of the models.
-    """
+def real_report(results: Sequence[RealResults], facts: Mapping[str, str]) -> Report:
+    """All tables of the outcomes under each prompt set; ``facts`` say how they were made."""
     tables = (
         *(choice_table(found) for found in results),
         *(difference_table(found) for found in results),
-        *(quality_table(found) for found in results),
-        *(measured_table(found) for found in results),
         *(estimate_table(found) for found in results),
-        *(modelgpt_table(found, lovm) for found in results if lovm is not None),
-        *(hubs_table(source, seed) for source in ("open_clip", "mteb", "mobileclip")),
     )
     return Report("Choosing among real models", facts, tables, str(__doc__).partition("\n\n")[2].strip())
 
@@ -339,67 +251,6 @@ def _worst(differences: Floats, results: RealResults) -> dict[str, Cell]:
     return {"worst": float(differences[worst]), "on": results.world.tasks[worst].dataset}
 
 
-def quality_table(results: RealResults) -> Table:
-    """Recall under a choice per class, by how well the class matches a concept: an upper bound."""
-    rows: list[dict[str, Cell]] = []
-    for hub in results.outcomes:
-        for low, high in itertools.pairwise(QUALITIES):
-            inside = [(task.quality >= low) & (task.quality < high) for task in results.world.tasks]
-            n_classes = np.array([part.sum() for part in inside])
-            if not n_classes.any():
-                continue
-            rows.append(
-                {
-                    "hub": hub,
-                    "cosine": f"{low:g} to {high:g}" if high < np.inf else f"{low:g} and above",
-                    "data sets": int((n_classes > 0).sum()),
-                    "classes": int(n_classes.sum()),
-                    **{method: _pooled(results.gained(hub, method, inside), n_classes) for method in PER_CLASS},
-                }
-            )
-    return Table(
-        f"quality_{results.world.prompts}",
-        f"Upper bound of a choice per class by quality of the match, prompts `{results.world.prompts}`",
-        "Recall of classes under the model that is chosen for each class, less that under the generally best model; "
-        "pooled over classes, with a 95 % bootstrap interval over datasets. An upper bound: no classifier can route "
-        "an image by its true class. Quality is the cosine of the class name with the nearest lemma of the graph.",
-        rows,
-        digits=4,
-    )
-
-
-def measured_table(results: RealResults) -> Table:
-    """Recall under a choice per class, on classes that are concepts of the labels: an upper bound."""
-    inside = [task.measured for task in results.world.tasks]
-    n_classes = np.array([part.sum() for part in inside])
-    rows: list[dict[str, Cell]] = []
-    for hub in results.outcomes:
-        for method in PER_CLASS:
-            gained = results.gained(hub, method, inside)
-            means = np.array([gain / n if n else np.inf for gain, n in zip(gained, n_classes, strict=True)])
-            counted = {"classes": int(n_classes.sum()), "difference": _pooled(gained, n_classes)}
-            rows.append({"hub": hub, "method": method, **counted, **_worst(np.round(means, _DIGITS), results)})
-    return Table(
-        f"measured_{results.world.prompts}",
-        f"Upper bound of a choice per class, on classes that were measured, prompts `{results.world.prompts}`",
-        "As the table before, but on the classes whose synset is a concept of the labels; with the dataset with the "
-        "least mean.",
-        rows,
-        digits=4,
-    )
-
-
-def _pooled(gained: Floats, n_classes: Rows) -> Cell:
-    """The gain [T] divided by the number of classes [T]; datasets without a class are ignored."""
-
-    def pooled_mean(sums: Floats, counts: Floats) -> Floats:
-        mean: Floats = sums.sum(axis=-1) / counts.sum(axis=-1)
-        return mean
-
-    some = n_classes > 0
-    return bootstrap_tasks(pooled_mean, [gained[some], n_classes[some].astype(np.float64)])
-
-
 def estimate_table(results: RealResults) -> Table:
     """Estimated accuracies of the model that `mll` chooses among all, compared with two that use no label."""
     world = results.world
@@ -438,101 +289,4 @@ def estimate_table(results: RealResults) -> Table:
     )
 
 
-def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
-    """The cost of choosing by ImageNet accuracy, in a table of published accuracies without labels.
-
-    Args:
-        source: Id of the table.
-        seed: Seed of the random hubs.
-        draws: Number of random hubs.
-    """
-    table = accuracies(source)
-    kin = {dataset.id: dataset.kin for dataset in known_datasets()}
-    at = table.datasets.index("imagenet-1k")
-    complete = np.isfinite(table.values).sum(axis=1) == np.isfinite(table.values).sum(axis=1).max()
-    used = [d for d, name in enumerate(table.datasets) if kin[name] != "imagenet"]
-    used = [d for d in used if np.isfinite(table.values[complete, d]).all()]
-    values, imagenet = table.values[complete][:, used], table.values[complete, at]
-    gflops = np.array([m.gflops or np.inf for m, c in zip(table.models, complete, strict=True) if c])
-    others = [[kin[table.datasets[e]] != kin[table.datasets[d]] for e in used] for d in used]
-    rows: list[dict[str, Cell]] = []
-    for name, hubs in hubs_of(gflops, {}, draws, seed).items():
-        found = []
-        for hub in hubs:
-            own = values[hub]
-            elsewhere = np.mean([own[own[:, rest].mean(axis=1).argmax(), d] for d, rest in enumerate(others)])
-            by_imagenet = own[imagenet[hub].argmax()].mean()
-            found.append((own.mean(), by_imagenet, elsewhere, own.max(axis=0).mean()))
-        means = dict(zip((_RANDOM, BENCHMARK, "best elsewhere", _BEST), np.mean(found, axis=0).tolist(), strict=True))
-        regret = means[_BEST] - means[BENCHMARK]
-        rows.append({"hub": name, "models": len(hubs[0]), **means, "regret": regret})
-    return Table(
-        f"hubs_{source}",
-        f"Choosing by ImageNet accuracy: table `{source}`, {len(used)} datasets",
-        "Accuracies averaged over datasets outside the ImageNet group. `best elsewhere` is the model that is best on "
-        "the datasets that are no kin of the target. GFLOPs are those of one image and one text.",
-        rows,
-        digits=4,
-    )
-
-
 # --- ModelGPT ---------------------------------------------------------------------------------------------------------
-
-
-def modelgpt_table(results: RealResults, folder: Path) -> Table:
-    """All methods and ModelGPT, on the models and datasets of ModelGPT's published features.
-
-    Args:
-        results: The world to run on.
-        folder: The folder of ``lovm_eval_table.csv`` and ``lovm_features.csv``.
-
-    Raises:
-        InputError: A table cannot be read, or has none of the models.
-    """
-    world = results.world
-    truth, given = read_lovm(folder / EVALUATION_FILE, ("acc1",)), read_lovm(folder / FEATURES_FILE, FEATURES)
-    models, datasets = (tuple(dict.fromkeys(key[side] for key in truth)) for side in (0, 1))
-    known = {name: d for d in known_datasets() for name in d.names.get("lovm", ())}
-    place = {model: m for m, model in enumerate(models)}
-    names = [name.replace("/", " ") for name in world.names]
-    hub = np.array([m for m, name in enumerate(names) if name in place], np.int64)
-    tasks = {task.dataset: task for task in world.tasks}
-    shared = [name for name in datasets if name in known and known[name].id in tasks]
-    if not len(hub) or not shared:
-        raise InputError(f"{folder / FEATURES_FILE} has none of the models or datasets; take the published table")
-    rows: list[dict[str, Cell]] = []
-    for name in shared:
-        others = [other for other in datasets if known[other].kin != known[name].kin]
-        features = np.array([[given[model, other] for other in others] for model in models])
-        accuracy = np.array([[truth[model, other][0] for other in others] for model in models])
-        ranked = modelgpt.rank(features, accuracy, np.array([given[model, name] for model in models]))
-        best = hub[ranked[[place[names[m]] for m in hub]].argmax()]
-        task = tasks[known[name].id]
-        found = outcome(world, task, hub).accuracy
-        methods = {method: found[method] for method in (*METHODS, _BEST)}
-        rows.append({"data set": task.dataset, "ModelGPT": float(task.accuracy[best]), **methods})
-    means = {column: float(np.mean([row[column] for row in rows])) for column in list(rows[0])[1:]}
-    return Table(
-        f"modelgpt_{world.prompts}",
-        f"With ModelGPT: {len(hub)} models, prompts `{world.prompts}`",
-        "ModelGPT with all of its features and ImageNet accuracy, fitted on LOVM's models and on datasets that are no "
-        "kin; on the models and datasets that LOVM and the table of recall per class share.",
-        [*rows, {"data set": "mean", **means}],
-        digits=4,
-    )
-
-
-def read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
-    """Values of some columns of a table of LOVM, by model (as in ``ViT-B-32 openai``) and dataset.
-
-    Raises:
-        InputError: The table is missing, or not the published one.
-    """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        if not rows:
-            raise ValueError("no rows")
-        return {(row["model_fullname"], row["dataset"]): [float(row[column]) for column in columns] for row in rows}
-    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}); take the published table") from None

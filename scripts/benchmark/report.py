@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES
+from benchmark.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, Group
 from benchmark.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from benchmark.scenarios import HUBS_PER_DRAW, Kind
 from benchmark.tables import Cell, Report, Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from benchmark.run import Results
 
-_PACKAGES = ("numpy", "scipy", "pot", "torch", "open-clip-torch", "transformers", "huggingface-hub")
+_PACKAGES = ("numpy", "scipy", "torch", "open-clip-torch", "transformers", "huggingface-hub")
 _METRICS = ("R5", "tau5", "Kendall", "Spearman", "regret", "Hit@1", "L1")
 
 
@@ -124,11 +124,7 @@ def images_tables(results: Results) -> tuple[Table, Table]:
         titles.get(s.kind, str(s.kind)).format(s.value) + (" (scored on them)" if s.own else ""): s.name
         for s in results.planned(*kinds)
     }
-    rows = [
-        m.name
-        for m in results.methods
-        if (m.group in SEES_SAMPLES and not m.transductive) or m.name in (GENERAL, PAPER, OURS, ORACLE)
-    ]
+    rows = [m.name for m in results.methods if m.group is Group.UNLABELED or m.name in (GENERAL, PAPER, OURS, ORACLE)]
     note = (
         "Chosen by this many unlabeled images (in some columns their classes are long-tailed 1 to 100, a third of "
         "the classes is missing, or one class has 60 or 30 % of the images), scored on all images of the task or, "
@@ -142,7 +138,7 @@ def hub_tables(results: Results) -> tuple[Table, Table]:
     """Methods by the models that are available: accuracy and gap closed."""
     titles = {Kind.HUB: "{:g} models", Kind.CAPPED: "cheapest {:.0%}"}
     columns = {titles[s.kind].format(s.value): s.name for s in results.planned(*titles)} | {"all": str(Kind.ALL)}
-    rows = [method.name for method in results.methods if not method.transductive]
+    rows = [method.name for method in results.methods]
     note = (
         f"Random hubs ({HUBS_PER_DRAW * results.config.draws} of each size, the same for all methods and tasks), and "
         "hubs of the models up to a quantile of GFLOPs per image. General choice and oracle are those of the same hub."
@@ -260,8 +256,6 @@ def _facts(results: Results, command: str) -> dict[str, str]:
         "the paper's Eq. 5": "exact, from probe embeddings" if hub.embeddings else "estimated from the labels",
         "text encoder": results.encoder,
         "prompt": DEFAULT_TEMPLATE,
-        "captions for ModelGPT": "descriptions by which classes are matched, and prompts of the task's domain; no "
-        "language model was used",
         "seed": str(config.seed),
         "draws": str(config.draws),
     }

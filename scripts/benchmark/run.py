@@ -10,22 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from benchmark.baselines.modelgpt import text_features
 from benchmark.cache import ProbeImages
 from benchmark.methods import ABLATIONS, METHODS, Group, Method
 from benchmark.metrics import accuracy, mean_per_class_recall, ranking_quality
 from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
-from benchmark.world import (
-    Hindsight,
-    Hub,
-    KnownTasks,
-    TaskText,
-    TaskView,
-    class_embeddings,
-    flat,
-    open_task,
-    read_text,
-)
+from benchmark.world import Hindsight, Hub, TaskView, flat, open_task, prompts_of
 from mll_hf.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -98,7 +87,6 @@ class TaskFacts:
     name: str
     n_images: int  # number of images that can be decoded
     accuracies: NDArray[np.float64]  # [M]
-    features: NDArray[np.float64] | None  # [M, F] ModelGPT's text features; None with a single class
 
 
 @dataclass(frozen=True)
@@ -156,8 +144,7 @@ def embed(
 
     Device and errors as for :meth:`~benchmark.cache.EmbeddingCache.fill`.
     """
-    words = [read_text(task, index) for task in tasks]
-    texts = [flat(part) for text in words for part in (text.prompts, text.captions, text.synonyms)]
+    texts = [flat(prompts_of(task)) for task in tasks]
     images: list[ImageData] = list(tasks)
     if probes is not None:
         texts.append([concept.caption for concept in index.graph.concepts])
@@ -177,8 +164,8 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchC
     except ImportError as error:
         raise MissingExtraError("threadpoolctl", "bench") from error
 
-    facts = tuple(task_facts(suite.hub, task, index, cache, config.seed) for task in suite.tasks)
-    general = task_facts(suite.hub, suite.general, index, cache, config.seed) if suite.general else None
+    facts = tuple(task_facts(suite.hub, task, index, cache) for task in suite.tasks)
+    general = task_facts(suite.hub, suite.general, index, cache) if suite.general else None
     planned = scenarios(len(suite.hub), config.draws)
     records: list[Record] = []
     total = len(suite.tasks) * len(planned)
@@ -186,7 +173,7 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchC
     with progress, threadpool_limits(1):  # the matrices are small; more threads are slower
         for t, task in enumerate(suite.tasks):
             view, labels = open_task(suite.hub, task, index, cache)
-            view = replace(view, known=known_tasks(facts, t), general=None if general is None else general.accuracies)
+            view = replace(view, general=None if general is None else general.accuracies)
             average = np.mean([of_task.accuracies for of_task in facts], axis=0)
             runner = TaskRun(task.name, view, labels, Hindsight(facts[t].accuracies, average), config)
             for scenario in planned:
@@ -195,32 +182,11 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchC
     return Results(suite, config, facts, general, tuple(records), index.encoder.id)
 
 
-def task_facts(hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache, seed: int) -> TaskFacts:
-    """Accuracies and text features of all models."""
+def task_facts(hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache) -> TaskFacts:
+    """Accuracies of all models."""
     view, labels = open_task(hub, task, index, cache)
     accuracies = np.array([accuracy(answers, labels) for answers in view.answers])
-    features = None
-    if len(task.classes) > 1:
-        features = np.array([_features(view.text, ref, cache, seed) for ref in hub.refs])
-    return TaskFacts(task.name, len(labels), accuracies, features)
-
-
-def _features(text: TaskText, ref: ModelRef, cache: EmbeddingCache, seed: int) -> NDArray[np.float64]:
-    def by_class(texts: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
-        return np.split(cache.texts(ref, flat(texts)), np.cumsum([len(of_class) for of_class in texts])[:-1])
-
-    weights = class_embeddings(cache.texts(ref, flat(text.prompts)), len(text.prompts))
-    return text_features(weights, by_class(text.captions), by_class(text.synonyms), seed)
-
-
-def known_tasks(facts: Sequence[TaskFacts], t: int) -> KnownTasks | None:
-    """The tasks other than task t, if there are any and all tasks have features."""
-    others = [s for s in range(len(facts)) if s != t]
-    features = [of_task.features for of_task in facts if of_task.features is not None]
-    if not others or len(features) < len(facts):
-        return None
-    accuracies = np.stack([facts[s].accuracies for s in others], axis=1)
-    return KnownTasks(np.stack([features[s] for s in others], axis=1), accuracies, features[t])
+    return TaskFacts(task.name, len(labels), accuracies)
 
 
 class TaskRun:
@@ -239,7 +205,7 @@ class TaskRun:
     ) -> None:
         self._name, self._view, self._labels, self._hindsight, self._config = name, view, labels, hindsight, config
         methods = (*config.methods, *config.ablations)
-        self._methods = [m for m in methods if all(getattr(view, need) is not None for need in m.needs)]
+        self._methods = [m for m in methods if view.general is not None or not m.needs_general]
         self._scores: dict[tuple[str, int], NDArray[np.float64]] = {}
 
     def records_of(self, scenario: Scenario) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmark.methods import SEES_SAMPLES, Group, Method, SampleConfig
+from benchmark.methods import Group, Method, SampleConfig
 from benchmark.world import LabeledSample, TaskView
 
 if TYPE_CHECKING:
@@ -67,12 +67,11 @@ class Scenario:
             return method.group is not Group.FEW_LABELS
         match self.kind:
             case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
-                affected = method.group in SEES_SAMPLES
+                return method.group is Group.UNLABELED
             case Kind.SCALED | Kind.MISCALIBRATED:
-                affected = method.group not in (Group.FEW_LABELS, Group.HINDSIGHT)
+                return method.group not in (Group.FEW_LABELS, Group.HINDSIGHT)
             case _:
-                affected = True
-        return affected and (self.kind is Kind.ALL or not method.transductive)
+                return True
 
     def draws_of(self, method: Method) -> int:
         """Number of draws for a method: one if nothing is random."""

@@ -20,8 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmark.baselines.scores import leep
 from benchmark.cache import EmbeddingCache
+from benchmark.scores import leep
 from benchmark.suites import read_task
 from benchmark.world import read_embeddings, read_hub
 from mll_hf.ensemble.run import Ensemble

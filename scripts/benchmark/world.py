@@ -17,7 +17,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.matching import describe
-from mll_hf.matching.prompts import DEFAULT_TEMPLATE, clean_class_name, fill, templates_for
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
 from mll_hf.selection import Candidates, Strategy
 from mll_hf.selection.probabilities import softmax
 
@@ -170,33 +170,13 @@ class TaskText:
 
     matched: MatchedClasses
     task: str | None
-    names: NDArray[np.float32]  # [C, E] embeddings of the class names by the text encoder
-    concepts: NDArray[np.float64]  # [V, E] embeddings of the first lemma of each concept
     prompts: tuple[tuple[str, ...], ...]  # the same number for each class
-    captions: tuple[tuple[str, ...], ...]  # texts used as captions of each class's images
-    synonyms: tuple[tuple[str, ...], ...]  # synonyms and superclasses of each class
 
 
 def read_text(task: TargetTask, index: ConceptIndex) -> TaskText:
-    """Match a task's classes to concepts and make the texts that the models embed.
-
-    Descriptions of the classes and prompts of the task's domain replace LOVM's captions, which a language model
-    wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
-    """
-    graph = index.graph
-    descriptions = describe.from_templates(task.classes, graph, task.domain, task.task)
-    fitting = templates_for(task.domain, task.task)
-    matched = MatchedClasses.of(descriptions, task.domain, index)
-    best = matched.match.concepts[:, 0].tolist()
-    return TaskText(
-        matched,
-        task.task,
-        names=index.encoder.encode([clean_class_name(name) for name in task.classes]),
-        concepts=index.lemmas[index.starts],
-        prompts=prompts_of(task),
-        captions=tuple((*d.texts, *fill(fitting, d.class_name)) for d in descriptions),
-        synonyms=tuple((*graph.concepts[v].lemmas, *(graph.concepts[u].name for u in graph.parents[v])) for v in best),
-    )
+    """Match a task's classes to concepts, and make the prompts that the models embed."""
+    descriptions = describe.from_templates(task.classes, index.graph, task.domain, task.task)
+    return TaskText(MatchedClasses.of(descriptions, task.domain, index), task.task, prompts_of(task))
 
 
 def prompts_of(task: TargetTask) -> tuple[tuple[str, ...], ...]:
@@ -210,14 +190,6 @@ def flat(texts: Sequence[Sequence[str]]) -> list[str]:
 
 
 # --- what a method sees -----------------------------------------------------------------------------------------------
-
-
-class KnownTasks(NamedTuple):
-    """The S other tasks of the benchmark, for methods that learn from them."""
-
-    features: NDArray[np.float64]  # [M, S, F] text features of each model on each other task
-    accuracies: NDArray[np.float64]  # [M, S] accuracies there
-    own: NDArray[np.float64]  # [M, F] text features on the task itself
 
 
 class Hindsight(NamedTuple):
@@ -241,9 +213,7 @@ class TaskView:
     hub: Hub
     text: TaskText
     logits: NDArray[np.float32]  # [M, N, C] float32
-    features: tuple[NDArray[np.float32], ...]  # per model [N, D_m] unit-norm image embeddings
     general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
-    known: KnownTasks | None = None  # the other tasks, if there are any
     labeled: LabeledSample | None = None  # a few labeled images, for methods that need them
     hindsight: Hindsight | None = None  # for bounds that are known only afterwards
 
@@ -277,14 +247,12 @@ class TaskView:
             self,
             hub=self.hub.of_models(rows),
             logits=self.logits[rows],
-            features=tuple(self.features[m] for m in rows),
             general=None if self.general is None else self.general[rows],
-            known=self.known and KnownTasks(*(of_models[rows] for of_models in self.known)),
         )
 
     def of_images(self, rows: Rows) -> TaskView:
         """Restrict to some of the images, none of them labeled."""
-        return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labeled=None)
+        return replace(self, logits=self.logits[:, rows], labeled=None)
 
     def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
         """Multiply the logits of each model by a factor [M]; ``relabeled``: also the temperatures of the labels."""
@@ -300,17 +268,16 @@ class TaskView:
 
 
 class TaskEmbeddings(NamedTuple):
-    """Logits [M, N, C] of the N decodable images, features [N, D_m] per model, and which of all [N0] images are."""
+    """Logits [M, N, C] of the N decodable images, and which of all [N0] images are."""
 
     logits: NDArray[np.float32]
-    features: tuple[NDArray[np.float32], ...]
     readable: NDArray[np.bool_]
 
 
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """Logits and features of all models on a task, from a cache that contains its images and prompts.
+    """Logits of all models on a task, from a cache that contains its images and prompts.
 
     Raises:
         InputError: No image can be decoded.
@@ -319,11 +286,11 @@ def read_embeddings(
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
     if not readable.any():
         raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
-    logits, features = [], tuple(x[readable] for x in images)
-    for ref, x in zip(refs, features, strict=True):
+    logits = []
+    for ref, x in zip(refs, (x[readable] for x in images), strict=True):
         texts, facts = class_embeddings(cache.texts(ref, flat(prompts)), len(prompts)), cache.facts(ref)
         logits.append((facts.logit_scale * x @ texts.T + facts.logit_bias).astype(np.float32))
-    return TaskEmbeddings(np.stack(logits), features, readable)
+    return TaskEmbeddings(np.stack(logits), readable)
 
 
 def class_embeddings(texts: Floats, n_classes: int) -> Floats:
@@ -342,4 +309,4 @@ def open_task(
     """
     text = read_text(task, index)
     embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
-    return TaskView(hub, text, embeddings.logits, embeddings.features), task.labels[embeddings.readable]
+    return TaskView(hub, text, embeddings.logits), task.labels[embeddings.readable]

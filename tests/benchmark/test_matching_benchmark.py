@@ -1,22 +1,14 @@
 """The matching benchmark: its parts by hand, and minimum figures on a sample of ImageNet's names."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from benchmark.matching_benchmark import (
     Gold,
     calibration_table,
-    conditional_logit,
     detection,
-    fit_weights,
     imagenet_gold,
     leave_concepts_out,
-    make_queries,
     top_accuracy,
     without,
 )
@@ -125,44 +117,3 @@ def test_minimum_figures(sample, tmp_path):
     facts = detection(*leave_concepts_out(sample, encoder)[:2], COVERED)
     assert facts.recall >= 0.85  # measured .875
     assert facts.auc >= 0.88  # measured .92
-
-
-def test_queries_are_for_other_concepts_and_remove_their_lemmas(gold):
-    small = without(gold.graph, set(range(len(gold.graph))) - set(range(0, len(gold.graph), 12)))
-    classes = [
-        small.index[gold.graph.concepts[v].id] for v in gold.concepts if gold.graph.concepts[v].id in small.index
-    ]
-    part = Gold(small, tuple(small.concepts[v].name for v in classes), np.array(classes))
-    queries = make_queries(part, per_kind=30)
-    assert not set(queries.concepts.tolist()) & set(classes)
-    assert len(queries.names) == len(queries.concepts) > 60
-    hidden = [
-        lemma for old, new in zip(small.concepts, queries.graph.concepts, strict=True) for lemma in old.lemmas
-        if lemma not in new.lemmas
-    ]  # fmt: skip
-    assert 0 < len(hidden) <= 30
-    assert set(hidden) <= set(queries.names)
-    assert make_queries(part, per_kind=30).names == queries.names
-
-
-def test_conditional_logit_recovers_the_weights():
-    rng = np.random.default_rng(0)
-    weights = np.array([2.0, -1.0, 0.5])
-    X = rng.standard_normal((4000, 5, 3))
-    answers = (X @ weights + rng.gumbel(size=(4000, 5))).argmax(axis=1)  # McFadden: Gumbel noise makes it a logit
-    np.testing.assert_allclose(conditional_logit(X, answers), weights, atol=0.15)
-
-
-def test_the_ridge_keeps_weights_of_separable_choices_finite():
-    X = np.array([[[1.0], [0.0]], [[2.0], [1.0]]])
-    weights = conditional_logit(X, np.array([0, 0]))
-    # log-likelihood -log(1 + e^-w) - 1e-4 / 2 w^2 is greatest where 1 / (1 + e^w) = 1e-4 w
-    assert 1 / (1 + np.exp(weights[0])) == pytest.approx(1e-4 * weights[0], rel=1e-3)
-
-
-def test_the_fit_finds_the_decisive_feature(gold):
-    small = without(gold.graph, set(range(len(gold.graph))) - set(range(0, len(gold.graph), 12)))
-    part = Gold(small, (small.concepts[0].name,), np.array([0]))
-    weights, coverage = fit_weights(make_queries(part, per_kind=40), WordEncoder(), candidates=20)
-    assert weights.words > 1  # to this encoder, captions and glosses are noise beside the words themselves
-    assert coverage.of_best > 0

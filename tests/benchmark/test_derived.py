@@ -1,14 +1,10 @@
 """Tasks derived from others: near duplicates, parts of classes, and how choices on them are judged."""
 
 import io
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 from benchmark import derived_benchmark
 from benchmark.suites import make_task

@@ -26,7 +26,6 @@ TASKS = {
     "second": ("crane", "drill", "heron", "winch"),
     "third": ("a", "b"),
 }
-FAST = tuple(method for method in METHODS if "LogME" not in method.name)
 LABEL_FREE = tuple(m for m in METHODS if m.sample is None and m.group is not Group.HINDSIGHT and m.name != "random")
 
 

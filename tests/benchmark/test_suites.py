@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +17,11 @@ import tiny_hub
 from benchmark.suites import (
     fetch_task,
     load_tasks,
-    make_task,
     read_image_folder,
     read_task,
     sampled,
 )
-from mll_hf.errors import HubError, InputError, MissingExtraError
-from mll_hf.hub.class_names import fetch_class_names
+from mll_hf.errors import InputError
 from worlds import examples
 
 CLASSES = ["cat", "dog", "red_fox"]
@@ -48,18 +45,6 @@ def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most):
     assert len(some) == min(most, n)
     assert (np.diff(some) > 0).all()
     assert set(sampled(n, max(1, most // 2))) <= set(some) <= set(range(n))
-
-
-def test_a_cap_draws_from_the_whole_and_always_the_same():
-    first = sampled(10_000, 100)
-    assert first.tolist() == sampled(10_000, 100).tolist()
-    assert 4000 < first.mean() < 6000  # 5000 with a standard error of 290
-    assert sampled(7, None).tolist() == list(range(7))
-
-
-def test_a_cap_must_leave_an_image():
-    with pytest.raises(InputError, match="at least 1"):
-        sampled(7, 0)
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
@@ -94,16 +79,6 @@ def test_a_capped_task_keeps_image_and_label_together(tmp_path):
     assert task.revision != read_task(tmp_path / "a", 13).revision
 
 
-@pytest.mark.parametrize("change", ["classes", "labels", "images", "order"])
-def test_the_revision_follows_what_is_in_a_task(change):
-    whole = {"classes": ("a", "b"), "labels": np.array([0, 1]), "images": (b"x", b"y")}
-    other = {"classes": ("a", "c"), "labels": np.array([1, 1]), "images": (b"x", None)}
-    swapped = {"labels": whole["labels"][::-1], "images": whole["images"][::-1]}
-    changed = {**whole, **(swapped if change == "order" else {change: other[change]})}
-    assert make_task("t", **whole).revision == make_task("u", **whole, domain="d", source="s").revision
-    assert make_task("t", **whole).revision != make_task("t", **changed).revision
-
-
 @pytest.mark.parametrize(
     ("facts", "message"),
     [({"labels": (0, 3)}, "not indices"), ({"labels": ()}, "not indices"), ({"domain": 3}, "'domain' is not text")],
@@ -130,13 +105,6 @@ def test_columns_that_cannot_be_used_are_refused_in_one_line(tmp_path, columns):
     with pytest.raises(InputError, match=r"is not a task|not indices") as caught:
         load_tasks(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_a_task_file_may_have_a_byte_order_mark(tmp_path):
-    write_task(tmp_path / "a")
-    file = tmp_path / "a" / "task.json"
-    file.write_text(file.read_text(), encoding="utf-8-sig")
-    assert read_task(tmp_path / "a").name == "animals"
 
 
 # --- image folders ----------------------------------------------------------------------------------------------------
@@ -220,13 +188,6 @@ def test_a_split_in_several_files_is_one_task():
     assert capped.labels.tolist() == task.labels[numbers_of(capped)].tolist()
 
 
-def test_a_revision_stays_what_it_was():
-    before = put({"test.parquet": parquet(0, [0, 1])})
-    put({"test.parquet": parquet(5, [1])})
-    assert numbers_of(fetch_task(f"{LOCATION}@{before}")) == [0, 1]
-    assert numbers_of(fetch_task(LOCATION)) == [5]
-
-
 def test_folders_of_images_on_the_hub(tmp_path):
     content = io.BytesIO()
     Image.new("RGB", (2, 2), "red").save(content, "PNG")
@@ -260,21 +221,6 @@ def test_what_is_no_task_is_refused_in_one_line(files, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_hub_is_blamed_for_what_it_does_not_have():
-    with pytest.raises(HubError, match="not on the Hub"):
-        fetch_task("hf://datasets/alice/nothing")
-    with pytest.raises(InputError, match="hf://datasets/ORG/NAME"):
-        fetch_task("hf://models/alice/animals")
-
-
-@pytest.mark.parametrize(("package", "extra"), [("pyarrow", "bench"), ("datasets", "build")])
-def test_the_extra_is_named_where_a_package_is_missing(package, extra, tmp_path, monkeypatch):
-    write_task(tmp_path / "a")
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"\[{extra}\]"):
-        load_tasks(tmp_path if package == "pyarrow" else LOCATION)
-
-
 def test_any_location_is_recognized(tmp_path):
     put({"test.parquet": parquet(0, [0, 1])})
     write_task(tmp_path / "suite" / "a")
@@ -288,42 +234,3 @@ def test_any_location_is_recognized(tmp_path):
     assert [len(tasks) for tasks in found] == [1, 2, 1, 1]
     assert all(len(task) == 1 for tasks in found for task in tasks)
     assert found[3][0].classes == ("001.cat", "dog")
-
-
-NUMBERED = """- config_name: animals
-  features:
-  - {name: image, dtype: image}
-  - name: label
-    dtype: {class_label: {names: {'0': cat, '10': newt, '2': red_fox, '1': dog}}}
-- config_name: other
-  features: [{name: label, dtype: {class_label: {names: {'0': a}}}}]"""
-LISTED = "{features: [{name: label, dtype: {class_label: {names: [cat, dog, red_fox]}}}]}"
-
-
-@pytest.mark.parametrize(
-    ("info", "classes"),
-    [(f"\n{NUMBERED}", (*CLASSES, "newt")), (LISTED, tuple(CLASSES))],
-    ids=["by number", "as a list"],
-)
-def test_class_names_on_a_card_take_no_images(info, classes, hub):
-    card = f"---\ndataset_info: {info}\n---\n# Animals\n".encode()
-    hub.put("dataset", REPO, {"README.md": card, "data/test.parquet": b"not read"})
-    assert fetch_class_names(LOCATION) == classes
-    assert fetch_class_names(LOCATION, token=False) == classes
-    assert len(hub.requests) == 2
-
-
-@pytest.mark.parametrize(
-    "card",
-    [
-        "license: mit",
-        "dataset_info: {}",
-        "dataset_info: " + LISTED.replace("[cat, dog, red_fox]", "{one: cat}"),
-        "dataset_info: {features: [{name: a, dtype: {class_label: {names: [x, y]}}}, "
-        "{name: b, dtype: {class_label: {names: [x, y]}}}]}",
-    ],
-)
-def test_cards_without_one_column_of_class_names_are_refused(card, hub):
-    hub.put("dataset", REPO, {"README.md": f"---\n{card}\n---\n".encode()})
-    with pytest.raises(InputError, match="columns of named classes"):
-        fetch_class_names(LOCATION)
