@@ -361,6 +361,10 @@ def handler_of(folder):
 @pytest.mark.parametrize(
     ("source", "requirements"),
     [
+        (
+            "https://user:secret@host.example/mll_hf-1.whl?token=secret#sha256=00",
+            "mll-hf[models] @ https://host.example/mll_hf-1.whl#sha256=00\n",
+        ),
         ("", None),
         ("dist/mll_hf-0.1.0-py3-none-any.whl", None),
         ("https://host/mll_hf-0.1.0-py3-none-any.whl", "mll-hf[models] @ https://host/mll_hf-0.1.0-py3-none-any.whl\n"),

@@ -329,6 +329,11 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
     return head
 
 
+def repo_files(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, str]:
+    """Content ids by path of a model repo's files, without a download; see :class:`RepoFile` and :func:`read_head`."""
+    return {path: file.oid for path, file in read_head(connect(token), repo_id, "model", revision).files.items()}
+
+
 def _cached_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
     document = cached_response(f"{repo_type}/{repo_id}@{revision}")
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
 PROJECT_URL = ""  # [project.urls] Repository in pyproject.toml; empty until the code has a public home
@@ -61,6 +61,14 @@ def requirement(source: str, extra: str = "") -> str:
         return f"{DISTRIBUTION}{extras} @ {wheel.absolute().as_uri() if wheel else source}"
     name, version = re.fullmatch(r"([\w.-]*)(.*)", source, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{name}{extras}{version}"
+
+
+def without_credentials(source: str) -> str:
+    """A source that may be published: a URL without user, password and query, which may hold tokens."""
+    if "://" not in source:
+        return source
+    url = urlsplit(source)
+    return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
 
 
 def install_command(extra: str) -> str:
