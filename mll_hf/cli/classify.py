@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
+from mll_hf.cli.options import (
+    ONE_DEVICE_HELP,
+    add_graph_choice,
+    add_location,
+    add_plot,
+    check_plot,
+    count,
+    listed,
+    positive,
+    size,
+)
 from mll_hf.cli.output import confirm, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
@@ -33,11 +44,8 @@ if TYPE_CHECKING:
     from mll_hf.selection.trial import TrialPlan
 
 _DEFAULTS = SelectionConfig()
-SELECTION_OPTIONS = (
-    "classes", "labels", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
-    "max_gflops", "max_parameters", "max_models", "license",
-)  # fmt: skip
-_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "yes")
+TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
+_TRIAL_OPTIONS = ("max_download", "shares", "yes")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -52,7 +60,25 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         epilog="Example: mll-hf select --classes classes.txt --json > choice.json, then: mll-hf predict photos "
         "--selection choice.json",
     )
-    add_selection_options(command, required=True)
+    add_task_options(command, required=True)
+    add_graph_choice(command)
+    command.add_argument(
+        "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
+    )
+    command.add_argument(
+        "--llm",
+        metavar="MODEL",
+        help="language model that describes the classes: MODEL, or MODEL@URL of a server like OpenAI's",
+    )
+    command.add_argument(
+        "--strategy",
+        choices=[str(s) for s in Strategy],
+        default=str(Strategy.MLL),
+        help="how models are scored and chosen (default: %(default)s)",
+    )
+    command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
+    command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
+    command.add_argument("--max-models", type=positive, metavar="N", help="maximum number of models over all classes")
     trial = command.add_argument_group("trial on images of the task")
     trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
     trial.add_argument(
@@ -68,14 +94,6 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--shares", metavar="FREQUENCIES",
         help="class frequencies among the images: 'equal', 'answers' (as in the models' predictions), or a JSON file "
         "{class: share} (default: estimated from the models' predictions)",
-    )  # fmt: skip
-    trial.add_argument(
-        "--shortlist", type=positive, metavar="N",
-        help=f"maximum number of models to consider, best by label first (default: {_DEFAULTS.shortlist})",
-    )  # fmt: skip
-    trial.add_argument(
-        "--most-images", type=positive, metavar="N",
-        help=f"maximum number of images and of examples, sampled at random (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
@@ -107,19 +125,14 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plot(path: Path, selection: Selection) -> None:
-    from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, with_recall
+    from mll_hf.plots.selection import accuracy_by_cost
     from mll_hf.plots.style import save_page
 
-    figures = {}
-    if measured := with_recall(selection):
-        figures["Recall on the concepts of each class, in percent"] = accuracy_heatmap(measured)
-    if by_cost := accuracy_by_cost(selection):
-        figures["Estimated accuracy against cost"] = by_cost
-    if not figures:
-        note(f"no figures: scores of strategy {selection.strategy} are no accuracies")
+    if (figure := accuracy_by_cost(selection)) is None:
+        note(f"no figure: scores of strategy {selection.strategy} are no accuracies")
         return
-    save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
-    note(f"figures: {path}")
+    save_page(path, f"Models for {abridged(selection.classes, 3)}", figure)
+    note(f"figure: {path}")
 
 
 def flag(name: str) -> str:
@@ -127,35 +140,19 @@ def flag(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
-def add_selection_options(command: argparse.ArgumentParser, required: bool) -> None:
-    """Add the options in SELECTION_OPTIONS."""
-    task = command.add_argument_group("task")
-    task.add_argument(
+def add_task_options(command: argparse.ArgumentParser, required: bool) -> None:
+    """Add the options in TASK_OPTIONS."""
+    command.add_argument(
         "--classes", required=required, metavar="LIST", help="'a, b, c', or a file: one per line, JSON or CSV"
     )
-    task.add_argument("--domain", metavar="TEXT", help="what the images look like: photo, sketch, satellite image ...")
-    task.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
-    task.add_argument(
-        "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
-    )
-    task.add_argument("--llm", metavar="MODEL", help="language model that describes the classes")
-    task.add_argument("--llm-url", metavar="URL", help="base URL of an OpenAI-compatible server for --llm")
-    add_source(command.add_argument_group("labels"), DEFAULT_LABELS)
-    choice = command.add_argument_group("choice")
-    choice.add_argument(
+    command.add_argument("--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ...")
+    command.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
+    add_location(command, DEFAULT_LABELS)
+    command.add_argument(
         "-k", type=positive, metavar="N",
         help="models per class (default: 1; after a trial, as many as are likely to be better combined, at most 3)",
     )  # fmt: skip
-    choice.add_argument(
-        "--strategy",
-        choices=[str(s) for s in Strategy],
-        default=str(Strategy.MLL),
-        help="how models are scored and chosen (default: %(default)s)",
-    )
-    choice.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
-    choice.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
-    choice.add_argument("--max-models", type=positive, metavar="N", help="maximum number of models over all classes")
-    choice.add_argument(
+    command.add_argument(
         "--license", type=listed, default=(), metavar="LIST",
         help="allowed licenses, such as apache-2.0,mit; the Hub confirms those of the chosen models",
     )  # fmt: skip
@@ -171,29 +168,28 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
     options = {name: value for name, value in given.items() if value is not None}
     config = configured(SelectionConfig(), cast("SelectionOptions", options))
     examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
-    descriptions = _describe(args, classes)
-    client = Client(args.labels, graph=args.graph, probes=args.probes, device=args.device)
+    client = Client(args.labels, graph=getattr(args, "graph", None), device=args.device)
     return client.select(
         classes,
         config,
         domain=args.domain,
         task=args.task,
-        descriptions=descriptions,
+        descriptions=_describe(args, classes),
         images=images,
         examples=examples,
-        approve=None if getattr(args, "yes", True) else _approve,
+        approve=partial(_approve, is_agreed=getattr(args, "yes", False)),
     )
 
 
-def _approve(plan: TrialPlan) -> bool:
-    """Show what a trial may download and ask for confirmation, unless it downloads nothing."""
+def _approve(plan: TrialPlan, is_agreed: bool) -> bool:
+    """Say what a trial may download, and ask for confirmation unless it is given."""
     if plan.most_bytes == 0:
         return True
     note(
         f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
-        f"{gigabytes(plan.expected_bytes)} if they perform as expected: {abridged(plan.names, 3)}"
+        f"{gigabytes(plan.expected_bytes)} if they perform as expected: {abridged(plan.names, 10)}"
     )
-    return confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
+    return is_agreed or confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
 
 
 def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, ...] | None:
@@ -211,12 +207,14 @@ def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, .
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:
-    if args.descriptions and (args.llm or args.llm_url):
+    path, llm = vars(args).get("descriptions"), vars(args).get("llm")
+    if path and llm:
         raise InputError("give either --descriptions or --llm, not both")
-    if args.descriptions:
-        return describe.from_file(args.descriptions, classes)
-    if args.llm or args.llm_url:
-        return describe.from_llm(classes, args.domain, args.task, LanguageModel(model=args.llm, base_url=args.llm_url))
+    if path:
+        return describe.from_file(path, classes)
+    if llm:
+        model, _, url = llm.rpartition("@") if "://" in llm else (llm, "", "")
+        return describe.from_llm(classes, args.domain, args.task, LanguageModel(model or None, url or None))
     return None
 
 

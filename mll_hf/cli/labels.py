@@ -59,8 +59,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )  # fmt: skip
     for action in (show, diff, verify):
         add_source(action)
-    for action in (show, diff):
-        add_plot(action)
+    add_plot(diff)
     for action in (show, verify):
         action.add_argument("model", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     diff.add_argument("first", metavar="MODEL", help="id of a labeled model, or the last part of its id")
@@ -107,12 +106,9 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    check_plot(args)
     source = open_source_of(args)
     label = find_label(source, args.model, args)
     graph, origin = _graph_of(source, label), source.origin_of(label)
-    if args.plot:
-        _plot_strengths(args.plot, label, graph)
     if args.json:
         print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
     else:
@@ -129,15 +125,6 @@ def _graph_of(source: LabelSource, label: LabelSummary) -> SemanticGraph:
     )
 
 
-def _plot_strengths(path: Path, label: LabelSummary, graph: SemanticGraph) -> None:
-    from mll_hf.plots.labels import strengths
-    from mll_hf.plots.style import save_page
-
-    name = label.model.short_name
-    save_page(path, f"What {name} recognizes", {"Recall by concept": strengths(label, graph)})
-    note(f"figure: {path}")
-
-
 def _diff(args: argparse.Namespace) -> int:
     check_plot(args)
     source = open_source_of(args)
@@ -150,15 +137,14 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def _plot_difference(path: Path, difference: LabelDifference) -> None:
-    from mll_hf.plots.labels import branch_comparison, strengths
+    from mll_hf.plots.labels import branch_comparison
     from mll_hf.plots.style import save_page
 
-    pair, graph = (difference.first, difference.second), difference.graph
-    names = [label.model.short_name for label in pair]
-    figures = {f"Where {names[0]} is ahead of {names[1]}, by branch": branch_comparison(*pair, graph)}
-    figures |= {f"{name} by concept": strengths(label, graph) for name, label in zip(names, pair, strict=True)}
-    save_page(path, f"{names[0]} and {names[1]}", figures)
-    note(f"figures: {path}")
+    first, second = difference.first, difference.second
+    names = [label.model.short_name for label in (first, second)]
+    title = f"Where {names[0]} is ahead of {names[1]}, by branch"
+    save_page(path, title, branch_comparison(first, second, difference.graph))
+    note(f"figure: {path}")
 
 
 def _check(args: argparse.Namespace) -> int:

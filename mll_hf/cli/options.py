@@ -37,29 +37,26 @@ IMAGES_HELP = (
 )
 
 
-def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "hub") -> None:
+def add_location(command: argparse.ArgumentParser, default: str = "hub") -> None:
     """Add ``--labels``."""
     text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
     command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
 
 
-def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "hub") -> None:
-    """Add ``--labels``, and ``--graph`` and ``--probes`` to choose among labels on several graphs."""
-    add_location(command, default)
+def add_graph_choice(command: argparse.ArgumentParser) -> None:
+    """Add ``--graph`` to choose among labels on several graphs."""
     command.add_argument(
         "--graph",
         metavar="GRAPH",
         help="reference graph, if there are labels on several (default: $MLL_GRAPH, else the graph with labels of the "
         f"most publishers): {GRAPH_HELP}",
     )
-    command.add_argument(
-        "--probes",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="name or digest of the probe images to prefer, if labels on one graph were measured on different ones "
-        "(default: those that the reference graph names, else those of the most publishers); may be repeated",
-    )
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """Add ``--labels`` and ``--graph``."""
+    add_location(command)
+    add_graph_choice(command)
 
 
 def add_images_destination(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -80,11 +77,11 @@ def add_images_destination(command: argparse.ArgumentParser | argparse._Argument
 
 def add_plot(command: argparse.ArgumentParser) -> None:
     """Add ``--plot FILE``."""
-    command.add_argument("--plot", type=Path, metavar="FILE.html", help="also write figures to a web page")
+    command.add_argument("--plot", type=Path, metavar="FILE.html", help="also write the figure to a web page")
 
 
 def check_plot(args: argparse.Namespace) -> None:
-    """Check the file name for figures before any work.
+    """Check the file name of a figure before any work.
 
     Raises:
         InputError: It does not end in .html.
@@ -132,14 +129,14 @@ def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Lab
         return found[0]
     from mll_hf.hub.sources import join_source
 
-    joined = join_source(source, args.graph, args.probes)
+    joined = join_source(source, args.graph)
     for label in joined.reference:
         if label.model == found[0].model:
             return label
     others = abridged([f"{label.graph_name} (images of {label.probes_name})" for label in found], 5)
     raise InputError(
         f"no label of '{model}' on graph {joined.union.graphs[0].name} and these probe images; it has labels on "
-        f"{others}: choose with --graph and --probes"
+        f"{others}: choose with --graph"
     )
 
 

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
+from mll_hf.cli.classify import TASK_OPTIONS, add_task_options, flag, image_files, make_selection
 from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import note, print_error
-from mll_hf.ensemble.prediction_file import PredictionFile, csv_header, csv_line, image_name, json_line, rows_of
+from mll_hf.ensemble.prediction_file import PredictionFile, image_name, json_line, rows_of
 from mll_hf.errors import InputError
-from mll_hf.models.base import DTYPES
 from mll_hf.selection import Selection
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import abridged
@@ -31,10 +30,10 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         "predict",
         help="classify images with the chosen models",
         description="Classify images with the models of a selection: one made earlier (--selection), or one made now "
-        "for --classes.",
+        "for --classes. 'mll-hf select' has more options for the choice.",
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    add_selection_options(command, required=False)
+    add_task_options(command, required=False)
     command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument(
         "--rule",
@@ -49,21 +48,15 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
-    command.add_argument(
-        "--dtype", choices=DTYPES, help="precision of the image towers (default: chosen for the device)"
-    )
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image")
-    output.add_argument(
-        "--csv", action="store_true", help="print CSV: image, label, probability, and one column per class"
-    )
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write predictions to a .csv, .jsonl or .parquet file, batch by batch; the same command resumes an "
         "interrupted run. Images that cannot be read get an empty prediction",
     )  # fmt: skip
-    command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in SELECTION_OPTIONS})
+    command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in TASK_OPTIONS})
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -76,8 +69,8 @@ def _predict(args: argparse.Namespace) -> int:
     images = image_files(args.images)
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
     templates = tuple(args.template) if args.template else None
-    ensemble = Ensemble(selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size)
-    output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
+    ensemble = Ensemble(selection, args.device, templates, batch_size=args.batch_size)
+    output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args.json)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
         done = len(images) - len(todo)
@@ -98,21 +91,17 @@ class _Stdout:
 
     done: frozenset[str] = frozenset()
 
-    def __init__(self, args: argparse.Namespace, classes: Sequence[str]) -> None:
-        self._args, self._classes = args, classes
+    def __init__(self, is_json: bool) -> None:
+        self._is_json = is_json
         self._rows: list[list[str]] = []
-        if args.csv:
-            sys.stdout.write(csv_header(classes))
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         for row in rows_of(images, prediction):
             image, label, probability, _ = row
             if label is None:
                 continue
-            if self._args.json:
+            if self._is_json:
                 sys.stdout.write(json_line(row))
-            elif self._args.csv:
-                sys.stdout.write(csv_line(row, len(self._classes)))
             else:
                 self._rows.append([image, label, f"{probability:.3f}"])
 

@@ -1,0 +1,147 @@
+"""The command ``predict`` on tiny real models: what it prints and writes, and how it resumes."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli_worlds import encoded, fails, run
+from mll_hf.cli import main
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble.run import Ensemble
+
+
+def test_predict_prints_json_lines_or_a_table(world, capsys):
+    base = ["predict", world / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    status, out, _ = run(capsys, *base, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [Path(record["image"]).name for record in records] == ["a.png", "b.png", "c.png"]
+    for record in records:
+        assert list(record) == ["image", "label", "probability", "probabilities"]
+        assert sum(record["probabilities"]) == pytest.approx(1)
+        assert record["label"] == ["cat", "dog", "tree"][int(np.argmax(record["probabilities"]))]
+        assert record["probability"] == max(record["probabilities"])
+    status, out, _ = run(capsys, *base)
+    assert status == 0
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("rule", [str(rule) for rule in Rule])
+def test_predict_from_a_selection(world, tmp_path, rule, capsys):
+    task = ["--classes", "cat, dog", "--labels", world / "labels", "-k", 2]
+    choice = tmp_path / "choice.json"
+    choice.write_text(run(capsys, "select", *task, "--json")[1])
+    images = [world / "images" / "a.png", world / "images" / "b.png"]
+    direct = run(capsys, "predict", *images, *task, "--rule", rule, "--json")[1]
+    status, out, _ = run(capsys, "predict", *images, "--selection", choice, "--rule", rule, "--json")
+    assert status == 0
+    assert out == direct
+
+
+def test_predict_goes_on_after_an_unreadable_image(world, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no more")
+    images = [broken, world / "images" / "a.png"]
+    status, out, err = run(capsys, "predict", *images, "--classes", "cat, dog", "--labels", world / "labels", "--json")
+    assert status == 1
+    assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == ["a.png"]
+    assert [line for line in err.splitlines() if "broken.png" in line]
+
+
+def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, capsys):
+    """Stopped twice in the middle of a write: each image is answered once, as without a stop."""
+    (tmp_path / "images").mkdir()
+    for n in range(40):
+        (tmp_path / "images" / f"{n:02}.png").write_bytes(b"broken" if n == 17 else encoded((5 * n, 200, 90), n))
+    output = tmp_path / "answers.csv"
+    task = ["predict", tmp_path / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    plain = [json.loads(line) for line in run(capsys, *task, "--json")[1].splitlines()]
+
+    def stopping(ensemble, *images, **options):
+        for n, prediction in enumerate(stream(ensemble, *images, **options)):
+            if n == 2:
+                output.write_bytes(output.read_bytes()[:-7])
+                raise KeyboardInterrupt
+            yield prediction
+
+    stream = Ensemble.stream
+    command = [*task, "--batch-size", 4, "-o", output]
+    with monkeypatch.context() as patch:
+        patch.setattr(Ensemble, "stream", stopping)
+        for n in range(2):
+            status, out, err = run(capsys, *command)
+            assert (status, out) == (130, "")
+            assert ("has predictions for" in err) == (n > 0)
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (1, "")  # one cannot be read
+    assert f"has predictions for {2 * 7} of 40 images" in err
+    header, *rows = csv.reader(io.StringIO(output.read_text()))
+    assert header == ["image", "label", "probability", "cat", "dog", "tree"]
+    found = {row[0]: row[1] for row in rows}
+    assert len(rows) == len(found) == 40
+    assert found.pop(str(tmp_path / "images" / "17.png")) == ""
+    assert found == {record["image"]: record["label"] for record in plain}
+    content = output.read_bytes()
+    assert "40 of 40" in run(capsys, *command)[2]
+    assert output.read_bytes() == content
+
+
+def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
+    task = ["predict", world / "images", "--labels", world / "labels", "-o", tmp_path / "a.csv", "--classes"]
+    assert run(capsys, *task, "cat, dog")[0] == 0
+    before = (tmp_path / "a.csv").read_bytes()
+    assert "predictions for other classes" in fails(capsys, *task, "cat, tree")
+    assert (tmp_path / "a.csv").read_bytes() == before
+    task[5] = tmp_path / "a.txt"
+    assert ".csv, .jsonl, .parquet" in fails(capsys, *task, "cat, dog")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.png", "--classes", "a, b", "--labels", "nowhere"], "nowhere.png"),
+        (["a.png"], "--classes"),
+        (["a.png", "--selection", "nowhere.json"], "nowhere.json"),
+        (["a.png", "--selection", '{"classes": ["cat"]}' * 50], "File name too long"),
+        (["a" * 300, "--classes", "a, b"], "is neither an image nor a folder"),
+        (["a.png", "--classes", "a, b", "--labels", "LABELS", "--template", "no place for the class"], "{}"),
+    ],
+)
+def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(encoded((1, 2, 3), 0))
+    assert words in fails(capsys, "predict", *(world / "labels" if word == "LABELS" else word for word in arguments))
+
+
+def test_predict_refuses_a_model_that_changed(world, tmp_path, tiny_open_clip, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_open_clip, model)
+    labels = tmp_path / "labels"
+    assert main(["label", f"local-dir:{model}", "--graph", str(world / "graph"), "--labels", str(labels)]) == 0
+    config = model / "open_clip_config.json"
+    config.write_text(config.read_text() + "\n")
+    task = ["--classes", "cat, dog", "--labels", labels]
+    assert "label it again" in fails(capsys, "predict", world / "images", *task)
+
+
+@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["-k", "2"], ["--license", "mit"], ["--labels", "x"]])
+def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
+    choice = tmp_path / "choice.json"
+    choice.write_text(run(capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--json")[1])
+    said = fails(capsys, "predict", task_images, "--selection", choice, *more)
+    assert f"--selection sets the classes and models; leave out {more[0]}" in said
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"classes": ["a"]}'])
+def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, capsys, content):
+    (tmp_path / "choice.json").write_text(content)
+    said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
+    assert f"{tmp_path / 'choice.json'}" in said
+    assert "this is not a selection" in said
+    assert "make one with: mll-hf select --json" in said
+    assert "Error" not in said

@@ -1,0 +1,106 @@
+"""The figures of a selection and of two labels, and the page that holds one."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import InputError, MissingExtraError, StorageError
+from mll_hf.labels.label import Cost
+from mll_hf.plots.labels import branch_comparison
+from mll_hf.plots.selection import accuracy_by_cost
+from mll_hf.plots.style import check_page, pareto_front, plain, save_page
+from mll_hf.selection import SelectionConfig, Strategy, select
+from selection_worlds import candidates_on, forest, random_candidates, random_match
+from worlds import examples, make_graph, make_label, two_branches
+
+HARM = '<img src=x onerror="harm()">'
+
+
+def make_selection(n_models=4, n_classes=3, k=1):
+    return select(random_candidates(30, n_models, n_classes), SelectionConfig(k=k))
+
+
+@examples
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
+def test_the_front_is_what_nothing_beats(points):
+    costs, values = np.array(points, float).T
+    front = pareto_front(costs, values)
+    for row in range(len(points)):
+        beaten = (costs <= costs[row]) & (values >= values[row]) & ((costs < costs[row]) | (values > values[row]))
+        there = (costs[row], values[row]) in {(costs[f], values[f]) for f in front}
+        assert there == (not beaten.any())
+
+
+def test_costs_and_their_front():
+    selection = make_selection(n_models=5)
+    front, others, chosen = accuracy_by_cost(selection).data
+    assert len(others.x) == 4
+    assert list(chosen.y) == pytest.approx([100 * selection.estimates.accuracy[0]])
+    assert np.all(np.diff(front.x) > 0)
+    assert max(front.y) == pytest.approx(100 * selection.estimates.accuracy.max())
+    assert chosen.text[0] == selection.models[0].ref.short_name
+    assert json.loads(accuracy_by_cost(selection).to_json())["data"]
+
+
+@pytest.mark.parametrize("gflops", [0.0, 3.0])
+def test_costs_that_are_all_the_same_or_nothing(gflops):
+    graph = forest(30)
+    labels = tuple(make_label(graph, [n] * 30, repo_id=f"org/m{n}", cost=Cost(1, gflops)) for n in range(3))
+    figure = accuracy_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
+    low, high = figure.layout.xaxis.range
+    assert low < high
+
+
+def test_an_accuracy_that_is_not_known_is_not_shown():
+    selection = make_selection()
+    sure = replace(selection.estimates, low=selection.estimates.accuracy, high=selection.estimates.accuracy)
+    for estimates, is_known in ((sure, True), (replace(sure, informed=False), False)):
+        figure = accuracy_by_cost(replace(selection, estimates=estimates))
+        assert figure.layout.yaxis.showticklabels == is_known
+        assert ("not known" in figure.data[2].hovertext[0]) == (not is_known)
+
+
+def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
+    assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(Strategy.PAPER))) is None
+
+
+def test_branches_where_one_is_ahead():
+    graph = two_branches()
+    cars = make_label(graph, [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts])
+    (bars,) = branch_comparison(cars, make_label(graph, [5] * len(graph)), graph).data
+    assert list(bars.x) == pytest.approx([30, -20])
+    assert bars.marker.color[0] != bars.marker.color[1]
+    small = make_graph()
+    assert len(branch_comparison(make_label(small), make_label(small), small).data[0].x) == 0
+
+
+def test_a_page_needs_nothing_else_and_texts_of_strangers_are_no_markup(tmp_path):
+    candidates = random_candidates(30, 2, 2)
+    selection = select(candidates, SelectionConfig())
+    hostile = replace(selection.models[0], ref=replace(selection.models[0].ref, repo_id=f"org/{HARM}"))
+    figure = accuracy_by_cost(replace(selection, models=(hostile, *selection.models[1:])))
+    save_page(tmp_path / "page.html", f"Models for {HARM}", figure)
+    page = (tmp_path / "page.html").read_text()
+    assert HARM not in page
+    assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="http[^"]*"', page) == []
+    assert plain(f"  a\n{HARM}", 12) == "a &lt;img src=…"
+
+
+def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    for name in ("page.png", "page", "page.html.txt"):
+        with pytest.raises(InputError, match=r"ends in \.html"):
+            check_page(tmp_path / name)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        save_page(tmp_path / "file" / "page.html", "x", accuracy_by_cost(make_selection()))
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    with pytest.raises(MissingExtraError, match=r"\[plots\]"):
+        accuracy_by_cost(make_selection())
