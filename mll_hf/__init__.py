@@ -9,15 +9,15 @@ if TYPE_CHECKING:
     from mll_hf.client import Client
     from mll_hf.ensemble import Rule
     from mll_hf.errors import MLLError
-    from mll_hf.labels.label import ModelLabel
+    from mll_hf.labels.label import Label
     from mll_hf.pipelines import pipeline
     from mll_hf.selection import Selection, SelectionConfig, Strategy
 
 __version__ = "0.1.0"
 __all__ = [
     "Client",
+    "Label",
     "MLLError",
-    "ModelLabel",
     "Rule",
     "Selection",
     "SelectionConfig",
@@ -29,7 +29,7 @@ __all__ = [
 _HOMES = {
     "Client": "mll_hf.client",
     "MLLError": "mll_hf.errors",
-    "ModelLabel": "mll_hf.labels.label",
+    "Label": "mll_hf.labels.label",
     "Rule": "mll_hf.ensemble",
     "Selection": "mll_hf.selection",
     "SelectionConfig": "mll_hf.selection",

@@ -42,7 +42,6 @@ from mll_hf.selection import (
 from mll_hf.selection.base import configured
 from mll_hf.selection.estimates import IMAGENET_CLASSES, comparable_to_published
 from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, check_image_count, check_shares, trial_sample
-from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING_STRATEGIES
 from mll_hf.utils.examples import Examples, check_examples
@@ -90,15 +89,11 @@ class LabelGroup:
 
     def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
         """The models, with the classes matched to the concepts."""
-        labels, source = self.labels, self.source
         if strategy is not Strategy.PAPER:
-            if source.indexed and strategy not in INDEXED_STRATEGIES:
-                labels = labels.fetch_full(source.fetch)
-            return Candidates(labels, self.index.match(descriptions), domain, evidence=self.evidence)
-        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
-        if not embeddings:
-            labels = labels.fetch_full(source.fetch)
-        return Candidates(labels, self.index.match_captions(descriptions), domain, embeddings, evidence=self.evidence)
+            return Candidates(self.labels, self.index.match(descriptions), domain, evidence=self.evidence)
+        match, embeddings = self.index.match_captions(descriptions), self.labels.embeddings(self.source.embeddings_of)
+        labels = self.labels if embeddings else self.labels.with_rivals(self.source.rivals_of)
+        return Candidates(labels, match, domain, embeddings, evidence=self.evidence)
 
 
 class Client:
@@ -172,7 +167,7 @@ class Client:
         try:
             if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
-            if not (self.source.indexed or self.source.list()):
+            if not self.source.labels():
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return None
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s
@@ -296,12 +291,9 @@ class Client:
             return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, None)
         published = self._models_without_labels if config.strategy in ESTIMATING_STRATEGIES else ()
         candidates = replace(parts[0], other_groups=tuple(parts[1:]), published=published)
-        decide: Callable[..., Selection] = select
-        if groups[0].source.indexed and config.strategy in INDEXED_STRATEGIES:
-            decide = partial(select_indexed, fetch=groups[0].source.fetch)
         claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
         claims |= {model.hub_id: model.license for model in published}
-        return self._pinned(choose_allowed(partial(decide, candidates, task=task), self._licenses_of, claims, config))
+        return self._pinned(choose_allowed(partial(select, candidates, task=task), self._licenses_of, claims, config))
 
     def _by_imagenet(
         self,

@@ -19,7 +19,14 @@ from huggingface_hub import CommitOperationAdd, constants
 from mll_hf.cli.options import script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.utils.package import DISTRIBUTION, PACKAGE_VARIABLE, package_source, requirement, wheel_of, without_credentials
+from mll_hf.utils.package import (
+    DISTRIBUTION,
+    PACKAGE_VARIABLE,
+    package_source,
+    requirement,
+    wheel_of,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,7 +87,9 @@ def files_of(folder: Path, repo_id: str, source: str) -> Mapping[str, bytes]:
             raise InputError(f"cannot read the wheel {wheel}: {error.strerror}; correct {PACKAGE_VARIABLE}") from None
         source = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
     template = files["requirements.txt"].decode()
-    files["requirements.txt"] = _PACKAGE_LINE.sub(lambda line: requirement(without_credentials(source), line[1]), template).encode()
+    files["requirements.txt"] = _PACKAGE_LINE.sub(
+        lambda line: requirement(without_credentials(source), line[1]), template
+    ).encode()
     return files
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import fields
 
-import numpy as np
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
@@ -17,9 +15,6 @@ from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
-from mll_hf.labels.index import entry_of, shard_to_bytes
-from mll_hf.labels.label import LabelSummary
-from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import graph_path, label_path
 from worlds import SHA, make_graph, make_label
 
@@ -94,7 +89,7 @@ def put_labeled_model(repo_id="alice/model", graph=GRAPH, **settings):
 
 def path_of(label):
     """Path of a label in a collection."""
-    return label_path(label.model, label.group)
+    return label_path(label.model, label.key)
 
 
 def label_files(labels):
@@ -112,19 +107,9 @@ def graph_file(graph=GRAPH):
     return {GRAPH_FILE: graph_to_bytes(graph)}
 
 
-def index_file(labels, graph=GRAPH, digests=None):
-    """An index of one shard by path; with the true hashes of the label files, if no others are given."""
-    digests = digests or [sha256_of(label_to_bytes(label)) for label in labels]
-    code = RankCode.of_graph(graph)
-    entries = [entry_of(label.summary, digest, code) for label, digest in zip(labels, digests, strict=True)]
-    return {f"index/{graph.digest[:12]}-{SHA[:12]}/00000.safetensors": shard_to_bytes(entries, code)}
-
-
-def put_collection(labels, *, index=None, repo_id=REPO, graph=GRAPH):
-    """A collection on the Hub, with an index of all its labels or of those given; returns its commit."""
-    indexed = labels if index is None else index
-    files = {**graph_files(graph), **label_files(labels), **(index_file(indexed, graph) if indexed else {})}
-    return tiny_hub.HUB.put("dataset", repo_id, files)
+def put_collection(labels, *, repo_id=REPO, graph=GRAPH):
+    """A collection on the Hub; returns its commit."""
+    return tiny_hub.HUB.put("dataset", repo_id, {**graph_files(graph), **label_files(labels)})
 
 
 def some_labels(count, graph=GRAPH):
@@ -132,13 +117,3 @@ def some_labels(count, graph=GRAPH):
     return [
         make_label(graph, [i % 11, 5, 0, 3, 2, 10, 10][: len(graph)], repo_id=f"org/model-{i:02}") for i in range(count)
     ]
-
-
-def assert_same_summary(ours, theirs):
-    """Every field of a summary agrees in value."""
-    for field in fields(LabelSummary):
-        left, right = getattr(ours, field.name), getattr(theirs, field.name)
-        if isinstance(left, np.ndarray):
-            np.testing.assert_array_equal(left, right, err_msg=field.name)
-        else:
-            assert left == right, field.name

@@ -104,7 +104,7 @@ HEAVY = [
     "statement",
     [
         "import mll_hf",
-        "from mll_hf import Client, MLLError, ModelLabel, Rule, Selection, SelectionConfig, Strategy, pipeline",
+        "from mll_hf import Client, MLLError, Label, Rule, Selection, SelectionConfig, Strategy, pipeline",
     ],
 )
 def test_nothing_heavy_at_import(statement):

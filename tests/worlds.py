@@ -26,7 +26,7 @@ from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
 from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, Environment, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
 from mll_hf.models import Link
 from mll_hf.models.known import class_recalls, paper_models
 
@@ -196,7 +196,7 @@ class FakeModel:
         self.closed = True
 
 
-def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits=None, domain_support=None, rivals=None,
+def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits=None, domain_support=None,
                domain_names=("photo",), temperature=1.0, cost=FakeModel.cost, revision=SHA, **fields):  # fmt: skip
     """A valid label from counts made by hand.
 
@@ -207,12 +207,11 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         repo_id: Id of the model.
         domain_hits: [S, V]; by default all `hits` are in the first domain.
         domain_support: [S, V], likewise.
-        rivals: {v: {u: wins}}, most wins first; by default, every lost contest is lost to the next concept.
         domain_names: The S domains.
         temperature: The model's.
         cost: The model's.
         revision: The model's.
-        fields: Any other field of ModelLabel.
+        fields: Any other field of Label.
     """
     n_concepts, n_domains = len(graph), len(domain_names)
     support = np.broadcast_to(np.asarray(support, np.int32), n_concepts)
@@ -223,18 +222,12 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         first * support.astype(np.uint16) if domain_support is None else np.asarray(domain_support, np.uint16)
     )
     hits, support = domain_hits.sum(0).astype(np.int32), domain_support.sum(0).astype(np.int32)
-    if rivals is None:
-        rivals = {v: {(v + 1) % n_concepts: lost} for v, lost in enumerate(support - hits) if lost}
-    indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
-    wins = np.zeros((n_concepts, RIVALS), np.uint16)
-    for v, of_v in rivals.items():
-        indices[v, : len(of_v)], wins[v, : len(of_v)] = list(of_v), list(of_v.values())
     ranks = np.zeros((n_concepts, RANK_BINS), np.uint16)
     ranks[:, 0], ranks[:, 1] = hits, support - hits  # in every lost contest, one concept beats the right one
     domain_ranks = np.zeros((n_domains, RANK_BINS), np.int32)
     domain_ranks[:, 0] = domain_hits.sum(1)
     domain_ranks[:, 1] = domain_support.sum(1) - domain_hits.sum(1)
-    label = ModelLabel(
+    label = Label(
         model=ModelRef(repo_id, revision, "open_clip"),
         cost=cost,
         graph_name=graph.name,
@@ -247,16 +240,24 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         package_version="0.0",
         environment=ENVIRONMENT,
         license="mit",
-        predicted=support.copy(),
         domain_hits=domain_hits,
         domain_support=domain_support,
-        rivals=indices,
-        rival_wins=wins,
         ranks=ranks,
         domain_ranks=domain_ranks,
         temperature=np.array([temperature], np.float32),
     )
     return replace(label, **fields)
+
+
+def make_rivals(label, rivals=None):
+    """Rivals of a label: {v: {u: wins}}, most wins first; by default, every loss is to the next concept."""
+    n_concepts, losses = len(label.ranks), label.ranks[:, 1:].sum(axis=1)
+    if rivals is None:
+        rivals = {v: {(v + 1) % n_concepts: lost} for v, lost in enumerate(losses.tolist()) if lost}
+    indices, wins = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16), np.zeros((n_concepts, RIVALS), np.uint16)
+    for v, of_v in rivals.items():
+        indices[v, : len(of_v)], wins[v, : len(of_v)] = list(of_v), list(of_v.values())
+    return Rivals(indices, wins)
 
 
 def know_only(monkeypatch, models):

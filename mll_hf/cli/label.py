@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mll_hf.hub.publish import Published
     from mll_hf.labeling.fleet import ModelResult
-    from mll_hf.labels.label import ModelLabel
+    from mll_hf.labels.label import Label
 
 
 _IN_A_COLLECTION = "publish in your own collection with --to hf://datasets/ORG/NAME"
@@ -139,9 +139,6 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
     )  # fmt: skip
     add_pull_requests(command)
     command.add_argument("--private", action="store_true", help="make a new repo private")
-    command.add_argument(
-        "--eval-results", action="store_true", help="also add the mean recall to the repo's .eval_results/"
-    )
     command.add_argument("--json", action="store_true", help="print one JSON line per publication")
     command.set_defaults(run=_push)
 
@@ -153,13 +150,11 @@ def _push(args: argparse.Namespace) -> int:
         raise InputError("say what to publish: --labels with a folder of labels, or --selection")
     if bool(args.models) == args.all:
         raise InputError("name the models to publish, or give --all")
-    if args.to and args.eval_results:
-        raise InputError("--eval-results applies to models' own repos; leave out --eval-results or --to")
     if args.private and not args.to:
         raise InputError("--private applies to a new collection; name it with --to")
     store = LabelStore(args.labels)
-    chosen = store.list() if args.all else [label for model in args.models for label in find_labels(store, model)]
-    labels = store.fetch(chosen)
+    chosen = store.labels() if args.all else [label for model in args.models for label in find_labels(store, model)]
+    labels = tuple(chosen)
     if args.to:
         return _push_to_collection(args, store, labels)
     return _push_to_models(args, store, labels)
@@ -168,10 +163,8 @@ def _push(args: argparse.Namespace) -> int:
 def _push_selection(args: argparse.Namespace) -> int:
     from mll_hf.selection import Selection
 
-    if args.models or args.all or args.labels or args.eval_results:
-        raise InputError(
-            "--selection publishes a selection alone; leave out models, --all, --labels and --eval-results"
-        )
+    if args.models or args.all or args.labels:
+        raise InputError("--selection publishes a selection alone; leave out models, --all and --labels")
     if not args.to:
         raise InputError("say where to publish the selection: --to ORG/NAME")
     check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
@@ -181,18 +174,20 @@ def _push_selection(args: argparse.Namespace) -> int:
     return 0
 
 
-def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
+def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
     from mll_hf.hub.locations import parse_dataset
     from mll_hf.hub.publish import publish_to_collection
 
     check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
-    published = publish_to_collection(labels, store.graphs, args.to, create_pr=args.pr, private=args.private)
+    published = publish_to_collection(
+        labels, store.graphs, args.to, rivals_of=store.rivals_of, create_pr=args.pr, private=args.private
+    )
     record = {"models": [label.model.repo_id for label in labels], "to": args.to}
     _print_published(args, record, f"{len(labels)} labels in {args.to}", published)
     return 0
 
 
-def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
+def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
     from mll_hf.hub.publish import publish_label
 
     check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
@@ -201,7 +196,7 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[M
     for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
         model, graph = label.model.repo_id, graphs[label.graph_digest]
         try:
-            published = publish_label(label, graph, create_pr=args.pr, with_eval_results=args.eval_results)
+            published = publish_label(label, graph, rivals=store.rivals_of(label), create_pr=args.pr)
         except MLLError as error:
             failed += print_error(str(error))
             continue

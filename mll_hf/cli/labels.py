@@ -1,4 +1,4 @@
-"""The command ``labels``: ls, show, diff, check, verify, index."""
+"""The command ``labels``: ls, show, diff, check, verify, summary."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from mll_hf.cli.options import (
 from mll_hf.cli.output import exit_status, note, print_error, print_row, summary
 from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
 from mll_hf.errors import InputError, LabelError
-from mll_hf.labels.store import LabelStore, embeddings_path, read_label
+from mll_hf.labels.store import LabelStore, embeddings_path, read_label, rivals_path
+from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
 from mll_hf.models.published import PUBLISHED, open_labels, split_location
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import gigaflops
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from mll_hf.cli.report import LabelDifference
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelSource
 
 
@@ -51,9 +53,9 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     diff = _add_action(actions, "diff", _diff, "compare two labels: where each model is better than the other")
     check = _add_action(actions, "check", _check, "validate label files; fails if one is invalid")
     verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
-    index = _add_action(actions, "index", _index, "update the index of a collection or folder from its labels")
+    table_of = _add_action(actions, "summary", _summary, "write the table of a collection or folder of labels")
     add_location(ls)
-    index.add_argument(
+    table_of.add_argument(
         "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
         help=f"a collection, hf://datasets/ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
     )  # fmt: skip
@@ -82,7 +84,7 @@ def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.Argume
 
 def _ls(args: argparse.Namespace) -> int:
     source = open_labels(split_location(args.labels)[0])
-    labels = sorted(source.list(), key=lambda label: (label.graph_name, label.group, -label.mean_recall))
+    labels = sorted(source.labels(), key=lambda label: (label.graph_name, label.key, -label.mean_recall))
     origins = [source.origin_of(label) for label in labels]
     if args.json:
         records = zip(labels, origins, strict=True)
@@ -96,7 +98,7 @@ def _ls(args: argparse.Namespace) -> int:
         "parameters": [f"{label.cost.parameters / 1e6:.1f} M" for label in labels],
         "GFLOPs": [gigaflops(label.cost.gflops) for label in labels],
     }
-    if len({label.group for label in labels}) > 1:
+    if len({label.key for label in labels}) > 1:
         columns["graph"] = [label.graph_name for label in labels]
         columns["probe images"] = [label.probes_name for label in labels]
     if any(origin.publisher for origin in origins):
@@ -112,11 +114,11 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
     else:
-        print(label_report(source.fetch([label])[0], graph, origin))
+        print(label_report(label, graph, origin))
     return 0
 
 
-def _graph_of(source: LabelSource, label: LabelSummary) -> SemanticGraph:
+def _graph_of(source: LabelSource, label: Label) -> SemanticGraph:
     for graph in source.graphs:
         if graph.digest == label.graph_digest:
             return graph
@@ -163,7 +165,7 @@ def _label_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     found = set(path.rglob("*.safetensors"))
-    paths = sorted(found - set(map(embeddings_path, found)) - set(path.glob("index/**/*.safetensors")))
+    paths = sorted(found - set(map(embeddings_path, found)) - set(map(rivals_path, found)))
     if not paths:
         raise InputError(f"{path} has no labels; give a label file or a folder of labels")
     return paths
@@ -183,7 +185,7 @@ def _verify(args: argparse.Namespace) -> int:
     location = fetch_graph_with_images(args.graph or label.graph_location, images)
     graph = location.graph
     verification = verify_label(
-        source.fetch([label])[0],
+        label,
         graph,
         location.probes(label.sampling),
         n_concepts=args.concepts,
@@ -194,26 +196,19 @@ def _verify(args: argparse.Namespace) -> int:
     return 0 if verification.verdict is Verdict.AGREES else 1
 
 
-def _index(args: argparse.Namespace) -> int:
+def _summary(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import HUB, is_on_hub
-    from mll_hf.hub.publish import update_index
 
     if args.labels in (HUB, PUBLISHED):
-        raise InputError("only collections and folders have an index; give one with --labels")
-    if not is_on_hub(args.labels):
-        return _index_folder(args)
-    published = update_index(args.labels)
-    done = "updated" if published.changed else "already up to date"
-    print_row(args, {"url": published.url, "changed": published.changed}, f"{done}: {args.labels} ({published.url})")
-    return 0
+        raise InputError("only collections and folders have a summary; give one with --labels")
+    if is_on_hub(args.labels):
+        from mll_hf.hub.publish import publish_summary
 
-
-def _index_folder(args: argparse.Namespace) -> int:
-    from huggingface_hub.utils.tqdm import tqdm
-
+        published = publish_summary(args.labels)
+        print_row(args, {"url": published.url, "changed": published.changed}, str(published))
+        return 0
     store = LabelStore(Path(args.labels))
-    with tqdm(unit="label", desc=args.labels, name="mll_hf.labels.index", leave=False, disable=None) as bar:  # type: ignore[no-untyped-call]
-        n_read = store.update_index(bar.update)
-    done = f"updated: {n_read:,} labels read" if n_read else "already up to date"
-    print_row(args, {"folder": args.labels, "read": n_read}, f"{done} ({args.labels})")
+    path = store.folder / SUMMARY_PATH
+    write_atomically(path, summary_to_bytes(store.labels(), store.graphs))
+    print_row(args, {"path": str(path), "labels": len(store.labels())}, f"wrote {path}: {len(store.labels())} labels")
     return 0

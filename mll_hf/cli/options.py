@@ -13,7 +13,7 @@ from mll_hf.models.published import open_labels, split_location
 from mll_hf.utils.text import abridged, parse_count
 
 if TYPE_CHECKING:
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelSource
 
 SOURCE_VARIABLE = "MLL_LABELS"
@@ -97,7 +97,7 @@ def open_source_of(args: argparse.Namespace) -> LabelSource:
     return open_labels(split_location(args.labels)[0], args.graph)
 
 
-def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
+def find_labels(source: LabelSource, model: str) -> tuple[Label, ...]:
     """All labels of one model, on any graphs.
 
     ``model`` is its id, the last part of its id, or ``id@revision``.
@@ -107,18 +107,18 @@ def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
     """
     found = tuple(
         label
-        for label in source.list()
+        for label in source.labels()
         if model in (label.model.repo_id, label.model.short_name, f"{label.model.repo_id}@{label.model.revision}")
     )
     if not found:
         raise InputError(f"no label of '{model}' in {source.name}; see: mll-hf labels ls --labels {source.name}")
-    models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
-    if len(models) > 1:
+    if len({label.model.key for label in found}) > 1:
+        models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
         raise InputError(f"'{model}' matches {len(models)} models; give one of {', '.join(models)}")
     return found
 
 
-def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> LabelSummary:
+def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Label:
     """The label of one model, as for :func:`find_labels`, on the graph and probe images that the options prefer.
 
     Raises:
@@ -131,7 +131,7 @@ def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Lab
 
     joined = join_source(source, args.graph)
     for label in joined.reference:
-        if label.model == found[0].model:
+        if label.model.key == found[0].model.key:
             return label
     others = abridged([f"{label.graph_name} (images of {label.probes_name})" for label in found], 5)
     raise InputError(

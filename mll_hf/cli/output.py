@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
 
 
 def print_error(message: str) -> int:
@@ -76,12 +76,12 @@ def exit_status(failed: int, total: int, what: str) -> int:
     return 1 if failed else 0
 
 
-def recall_text(label: LabelSummary) -> str:
+def recall_text(label: Label) -> str:
     """Mean recall of a label with the half-width of its 95 % interval."""
     return f"{label.mean_recall:.3f} ± {label.mean_recall_margin:.3f}"
 
 
-def summary(label: LabelSummary) -> dict[str, Any]:
+def summary(label: Label) -> dict[str, Any]:
     """The metadata and mean recall of a label, as plain JSON."""
     from mll_hf.labels.file_format import label_metadata  # imports numpy, which `mll-hf --help` does not need
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labeling.verification import Verification
-    from mll_hf.labels.label import Cost, LabelSummary, ModelLabel
+    from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import Origin
     from mll_hf.selection.evidence import UnlabeledEvidence
 
@@ -198,7 +198,7 @@ def _omitted(count: int) -> str:
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str:
+def label_report(label: Label, graph: SemanticGraph, origin: Origin) -> str:
     """The content of a label, and its publisher."""
     facts = [
         ["model", label.model.repo_id],
@@ -237,7 +237,7 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
     return "\n\n".join(parts)
 
 
-def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: NDArray[np.intp]) -> str:
+def _concept_table(label: Label, graph: SemanticGraph, concepts: NDArray[np.intp]) -> str:
     rows = []
     for v in concepts:
         name, meaning = graph.concepts[v].name, shortened(graph.concepts[v].definition, 60)
@@ -268,8 +268,8 @@ class LabelDifference:
         z: [K] the same in standard errors of a difference of two proportions.
     """
 
-    first: LabelSummary
-    second: LabelSummary
+    first: Label
+    second: Label
     graph: SemanticGraph
     concepts: NDArray[np.intp]
     gain: NDArray[np.float64]
@@ -294,7 +294,7 @@ class LabelDifference:
         }
 
 
-def label_difference(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> LabelDifference:
+def label_difference(first: Label, second: Label, graph: SemanticGraph) -> LabelDifference:
     """Compare two labels concept by concept.
 
     Raises:
@@ -346,7 +346,7 @@ def difference_report(difference: LabelDifference) -> str:
     return "\n\n".join(parts)
 
 
-def _distinct_name(label: LabelSummary, other: LabelSummary) -> str:
+def _distinct_name(label: Label, other: Label) -> str:
     same = label.model.short_name == other.model.short_name
     return f"{label.model.repo_id}@{label.model.revision[:7]}" if same else label.model.short_name
 

@@ -1,4 +1,4 @@
-"""Cards of models, collections and graphs, and labels as evaluation results. The texts are templates in ``data``.
+"""Cards of models, collections and graphs. The texts are templates in ``data``.
 
 Names in graphs and labels are untrusted: everything that Markdown, HTML or YAML would interpret is escaped.
 """
@@ -12,17 +12,14 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub import DatasetCardData, EvalResultEntry, constants, eval_result_entries_to_yaml
+from huggingface_hub import DatasetCardData
 
-from mll_hf.errors import InputError
-from mll_hf.hub.locations import REPO_ID, is_on_hub, parse_dataset
 from mll_hf.hub.readme import edit_card, put_section
-from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
+from mll_hf.labels.summary import SUMMARY_PATH
 from mll_hf.utils.package import library_in_markdown, page_of_model
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import abridged, escaped, gigaflops, printable, shortened
+from mll_hf.utils.text import abridged, escaped, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probe_counts import ProbeCounts
     from mll_hf.labels.branches import Branch
-    from mll_hf.labels.index import IndexedLabel
-    from mll_hf.labels.label import LabelSummary, ModelLabel
+    from mll_hf.labels.label import Label
 
 LABEL_TAG = "mll-label"
 COLLECTION_TAG = "mll-labels"
@@ -39,11 +35,9 @@ GRAPH_TAG = "mll-graph"
 IMAGES_TAG = "mll-probe-images"
 GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
-EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
 _SCHEMA = 3  # of the metadata block
 _MAX_NAME_LENGTH = 200
 _BRANCHES_SHOWN = 5
-_MODELS_SHOWN = 200
 _WORDNET = (
     "Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet "
     "license."
@@ -59,7 +53,7 @@ def graph_tag(digest: str) -> str:
 # --- a model's card ---------------------------------------------------------------------------------------------------
 
 
-def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
+def add_label(readme: str, label: Label, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
     """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
 
     Replaces the texts of an earlier label on the same graph and keeps every other character of the README, which may
@@ -81,7 +75,7 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
     return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, graph, path))
 
 
-def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
+def _entry(label: Label, sha256: str, path: str) -> dict[str, Any]:
     """A label's entry in the card's metadata. It serves search only; the facts are read from the label."""
     return {
         "graph": {
@@ -119,12 +113,12 @@ def _name(text: str) -> str:
     return printable(text)[:_MAX_NAME_LENGTH]
 
 
-def _tests(label: LabelSummary) -> int:
+def _tests(label: Label) -> int:
     """Tests of concepts: an image tests its concept and the concept's ancestors."""
     return int(label.support.sum(dtype=np.int64))
 
 
-def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
+def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
     environment, page = label.environment, page_of_model(label.model.repo_id)
     facts = [
@@ -172,13 +166,8 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
 # --- a collection's card ----------------------------------------------------------------------------------------------
 
 
-def collection_card(
-    repo_id: str,
-    graphs: Sequence[SemanticGraph],
-    labels: Sequence[LabelSummary | IndexedLabel],
-    readme: str = "",
-) -> str:
-    """The README of a dataset repo that collects labels, with a table of the best 200 models on each graph.
+def collection_card(repo_id: str, graphs: Sequence[SemanticGraph], readme: str = "") -> str:
+    """The README of a dataset repo that collects labels.
 
     Replaces only our section of an earlier README; an empty one gets metadata and a title.
 
@@ -187,46 +176,10 @@ def collection_card(
     """
     graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
     source = f"hf://datasets/{repo_id}"
-    lines = _filled(
-        "collection",
-        library=library_in_markdown(),
-        source=source,
-        repo_id=repo_id,
-        picture=PICTURE_PATH,
-        summary=SUMMARY_PATH,
-        graphs="".join(f"{line}\n" for graph in graphs for line in _graph_lines(graph, labels, source)),
-    )
+    lines = _filled("collection", library=library_in_markdown(), source=source, repo_id=repo_id, summary=SUMMARY_PATH)
     title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
     terms = {"license": "apache-2.0", "configs": [{"config_name": "default", "data_files": SUMMARY_PATH}]}
     return _dataset_card(readme, COLLECTION_TAG, graphs, title, lines, **terms)
-
-
-def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLabel], source: str) -> list[str]:
-    here = [label for label in labels if label.graph_digest == graph.digest]
-    ranked = sorted(here, key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
-    more = len(ranked) - _MODELS_SHOWN
-    return [
-        f"## Models on {escaped(_name(graph.name))}",
-        "",
-        f"{len(graph):,} concepts, graph `{graph.digest[:12]}`.",
-        "",
-        *markdown_table(
-            ["model", "revision", "recall", "parameters", "GFLOPs", "license"],
-            [_model_row(label) for label in ranked[:_MODELS_SHOWN]],
-        ),
-        "",
-        *([f"And {more:,} more: `mll-hf labels ls --labels {source}`", ""] if more > 0 else []),
-    ]
-
-
-def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
-    model, cost = label.model, label.cost
-    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
-    if REPO_ID.fullmatch(model.repo_id):
-        url = f"https://huggingface.co/{model.repo_id}"
-        name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
-    numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", gigaflops(cost.gflops)]
-    return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 
 # --- cards of a graph and of its images -------------------------------------------------------------------------------
@@ -293,33 +246,3 @@ def _dataset_card(
         metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
         readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
     return put_section(readme, tag, lines)
-
-
-# --- an evaluation result ---------------------------------------------------------------------------------------------
-
-
-def eval_results(label: ModelLabel, path: str) -> bytes:
-    """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
-
-    The Hub shows it only if the dataset of the graph is registered as a benchmark, with a task of the graph's name. The
-    label's file, at ``path`` in the model's repo, is named as the source.
-
-    Raises:
-        InputError: The graph is a local folder.
-    """
-    if not is_on_hub(label.graph_location):
-        raise InputError(
-            f"the graph of this label is a local folder ({label.graph_location}); an entry in .eval_results/ needs a "
-            "dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
-        )
-    dataset = parse_dataset(label.graph_location)
-    entry = EvalResultEntry(
-        dataset_id=dataset.repo_id,
-        task_id=label.graph_name,
-        value=round(100 * label.mean_recall, 2),
-        dataset_revision=dataset.revision,
-        source_url=f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}",
-        notes=f"Mean recall in percent over {label.n_tested} concepts of graph {label.graph_digest[:12]}",
-    )
-    content: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-    return content.encode()

@@ -1,4 +1,4 @@
-"""Load and publish one label in its model's own repo: ``ModelLabel.from_pretrained`` and ``push_to_hub``."""
+"""Load and publish one label in its model's own repo: ``Label.from_pretrained`` and ``push_to_hub``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from mll_hf.hub.sources import REPO_LABEL_PATH, fetch_from_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mll_hf.labels.label import ModelLabel
+    from mll_hf.labels.label import Label
 
 __all__ = ["Published", "label_of", "push_label"]
 
 
-def label_of(
-    model: str, graph: SemanticGraph | str | Path | None, revision: str | None, token: str | None
-) -> ModelLabel:
-    """See :meth:`mll_hf.labels.label.ModelLabel.from_pretrained`."""
+def label_of(model: str, graph: SemanticGraph | str | Path | None, revision: str | None, token: str | None) -> Label:
+    """See :meth:`mll_hf.labels.label.Label.from_pretrained`."""
     repo_id, _, named = model.partition("@")
     api = connect(token)
     head = read_head(api, repo_id, "model", revision or named or None)
@@ -36,25 +34,25 @@ def label_of(
             "one in a collection: mll-hf labels ls --labels hf://datasets/ORG/NAME"
         )
     if graph is None:
-        return fetch_from_model(api, repo_id, head.sha, paths[0], {})
+        return fetch_from_model(api, repo_id, head.sha, paths[0])
     graph = _graph(graph, token)
     for path in paths:
         if path in (LABEL_PATH, f"mll/{graph.digest[:12]}/label.safetensors"):
-            label = fetch_from_model(api, repo_id, head.sha, path, {graph.digest: graph})
+            label = fetch_from_model(api, repo_id, head.sha, path)
             if label.graph_digest == graph.digest:
                 return label
     raise InputError(f"{repo_id} holds no label on the graph {graph.name}, only on others; leave out the graph")
 
 
 def push_label(
-    label: ModelLabel,
+    label: Label,
     to: str | None,
     graph: SemanticGraph | str | Path | None,
     create_pr: bool,
     private: bool,
     token: str | None,
 ) -> Published:
-    """See :meth:`mll_hf.labels.label.ModelLabel.push_to_hub`."""
+    """See :meth:`mll_hf.labels.label.Label.push_to_hub`."""
     collection = to if to and is_on_hub(to) else None
     if to not in (None, collection, label.model.repo_id):
         raise InputError(

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import random
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -24,18 +23,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from mll_hf.errors import CardError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.probes import IMAGE_FILES, count_probes, image_files
-from mll_hf.hub.card import (
-    EVAL_RESULTS_PATH,
-    LABEL_PATH,
-    add_label,
-    collection_card,
-    eval_results,
-    graph_card,
-    images_card,
-)
+from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
 from mll_hf.hub.connection import (
     Head,
-    RepoFile,
     connect,
     download,
     fetch_head,
@@ -45,20 +35,10 @@ from mll_hf.hub.connection import (
     status_of,
 )
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
-from mll_hf.hub.sources import Collection, is_collection, map_readable
-from mll_hf.hub.summary import (
-    MAX_SUMMARY_BYTES,
-    PICTURE_PATH,
-    SUMMARY_PATH,
-    Row,
-    leaderboard_svg,
-    recall_text,
-    rows_from_bytes,
-    rows_to_bytes,
-    summary_row,
-)
-from mll_hf.labels.file_format import label_to_bytes
-from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
+from mll_hf.hub.sources import is_collection, open_source
+from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
+from mll_hf.labels.store import graph_path, label_path, read_label
+from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -68,8 +48,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.index import IndexedLabel
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, ModelRef, Rivals
 
 LABEL_TITLE, LABELS_TITLE = "Add MLL label", "Add MLL labels"  # of commits to a model's repo, to a collection
 README = "README.md"
@@ -116,11 +95,11 @@ class Access(StrEnum):
 
 
 def publish_label(
-    label: ModelLabel,
+    label: Label,
     graph: SemanticGraph,
     *,
+    rivals: Rivals | None = None,
     create_pr: bool = False,
-    with_eval_results: bool = False,
     token: str | None = None,
 ) -> Published:
     """Publish a label in its model's own repo: file and card in one commit or pull request.
@@ -153,8 +132,8 @@ def publish_label(
             )
         path = _path_in_repo(api, head, label.graph_digest)
         card = _card(api, head, lambda text: add_label(text, label, graph, sha256, path))
-        results = {EVAL_RESULTS_PATH: eval_results(label, path)} if with_eval_results else {}
-        return {path: blob, README: card, **results}
+        beside = {path.replace("label.", "rivals."): rivals_to_bytes(rivals)} if rivals else {}
+        return {path: blob, README: card, **beside}
 
     return _publish(api, repo_id, "model", LABEL_TITLE, files, _describe([label]), create_pr)
 
@@ -174,7 +153,7 @@ def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
     return LABEL_PATH
 
 
-def _check_publishable(labels: Sequence[ModelLabel], graphs: Sequence[SemanticGraph]) -> None:
+def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -> None:
     digests = {graph.digest for graph in graphs}
     if not labels:
         raise InputError("there are no labels to publish; name at least one labeled model")
@@ -196,7 +175,7 @@ def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
     return fetch_head(api, head.repo_id, "model", measured.revision).model_files == head.model_files
 
 
-def _describe(labels: Sequence[ModelLabel]) -> str:
+def _describe(labels: Sequence[Label]) -> str:
     shown = [
         f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_recall:.3f} on "
         f"{label.n_tested} concepts of {label.graph_name}"
@@ -209,19 +188,19 @@ def _describe(labels: Sequence[ModelLabel]) -> str:
 
 
 def publish_to_collection(
-    labels: Sequence[ModelLabel],
+    labels: Sequence[Label],
     graphs: Sequence[SemanticGraph],
     collection: str,
     *,
+    rivals_of: Callable[[Label], Rivals | None] = lambda _label: None,
     create_pr: bool = False,
     private: bool = False,
     token: str | None = None,
 ) -> Published:
-    """Publish labels in a collection: labels, graphs, index and card in one commit.
+    """Publish labels in a collection: labels, their rivals, graphs and card in one commit.
 
     Creates the collection, ``hf://datasets/org/name``, if it does not exist. With ``private``, a new collection is
-    private and a public one is refused. A pull request has only labels and graphs, so that several do not conflict;
-    readers also find labels that are not in the index, and the next publication adds them to it.
+    private and a public one is refused. A pull request has no card, so that several do not conflict.
 
     Raises:
         InputError: A model is a local folder, or a label's graph is not among the graphs.
@@ -231,64 +210,38 @@ def publish_to_collection(
     api, repo_id = connect(token), _repo_of(collection)
     _ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     used = {label.graph_digest for label in labels}
-    blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
+    blobs = {label_path(label.model, label.key): label_to_bytes(label) for label in labels}
+    for label in labels:
+        if rivals := rivals_of(label):
+            path = label_path(label.model, label.key).replace(".safetensors", ".rivals.safetensors")
+            blobs[path] = rivals_to_bytes(rivals)
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
 
     def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_collection(head):
             _check_contents(head, collection)
-        return blobs if create_pr else {**blobs, **_overview(head, blobs, graphs, token)}
+        shown = [graph for graph in graphs if graph.digest in used]
+        card = {} if create_pr else {README: _card(api, head, lambda text: collection_card(repo_id, shown, text))}
+        return {**blobs, **card}
 
     return _publish(api, repo_id, "dataset", LABELS_TITLE, files, _describe(labels), create_pr)
 
 
-def update_index(collection: str, *, token: str | None = None) -> Published:
-    """Update a collection's index and card from its labels; only labels that are not in the index are fetched.
+def publish_summary(collection: str, *, token: str | None = None) -> Published:
+    """Publish the table of a collection's labels, which the Hub's viewer opens, and update its card.
 
     Raises:
-        InputError: The dataset is not a collection, or has no valid label.
+        InputError: The dataset is not a collection.
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(collection)
-    return _publish(api, repo_id, "dataset", "Update the index of labels", lambda head: _overview(head, {}, (), token))
 
+    def files(head: Head) -> Mapping[str, bytes]:
+        store = open_source(str(DatasetLocation(head.repo_id, head.sha)), token=token)
+        card = _card(api, head, lambda text: collection_card(head.repo_id, store.graphs, text))
+        return {SUMMARY_PATH: summary_to_bytes(store.labels(), store.graphs), README: card}
 
-def _overview(
-    head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph], token: str | None
-) -> dict[str, bytes | None]:
-    """Index, table, figure and card of a collection after a commit that adds files.
-
-    The owner's text in the card is kept.
-    """
-    files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
-    after = replace(head, files={**head.files, **files})
-    at = DatasetLocation(head.repo_id)
-    stored = Collection(dataset=at, commit=after, added=added, given_graphs=tuple(graphs), token=token)
-    api = stored.api
-    known = {graph.digest: graph for graph in stored.graphs}
-    changes: dict[str, bytes | None] = {}
-    by_path: dict[str, IndexedLabel] = {}
-    for of_group, indexed in stored.updated_indexes():
-        changes |= of_group
-        by_path |= {label_path(label.model, label.group): label for label in indexed}
-    if not (labels := list(by_path.values())):
-        collection = f"hf://datasets/{head.repo_id}"
-        raise InputError(f"{collection} holds no valid label yet; publish one: mll-hf push MODEL --to {collection}")
-    shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
-    card = _card(api, head, lambda old: collection_card(head.repo_id, shown, labels, old))
-    counts = Counter(label.graph_digest for label in labels)
-    largest = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
-    earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
-
-    def row_at(path: str) -> Row:
-        row = earlier.get(digest := after.files[path].oid)
-        if row and row["recall"] == recall_text(by_path[path]):
-            return row
-        label = stored.read(path, known).summary  # only labels without a row in the earlier table
-        return summary_row(label, known[label.graph_digest], digest)
-
-    table = rows_to_bytes(map_readable(row_at, by_path))
-    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, largest), README: card}
+    return _publish(api, repo_id, "dataset", "Update the table of labels", files)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

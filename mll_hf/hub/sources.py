@@ -1,22 +1,21 @@
 """Sources of labels: tagged model repos, a collection on the Hub, or a local folder.
 
-A label is an untrusted claim: it is validated, must be of the model and graph that its path names, and must have the
-hash that the Hub lists. Labels that fail are skipped with a warning. Reading labels never counts as a download of a
-model.
+A label is an untrusted claim: it is validated, and must be of the model and graph that its path names. Labels that fail
+are skipped with a warning. Reading labels never counts as a download of a model.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
-from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
+from huggingface_hub import snapshot_download
+
+from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -32,7 +31,6 @@ from mll_hf.hub.connection import (
     map_parallel,
     read_head,
 )
-from mll_hf.hub.index import RemoteFile
 from mll_hf.hub.locations import (
     HUB,
     MAX_GRAPH_BYTES,
@@ -43,192 +41,77 @@ from mll_hf.hub.locations import (
     is_on_hub,
     parse_dataset,
 )
-from mll_hf.labels.file_format import label_from_bytes
-from mll_hf.labels.index import IndexShard, InMemory, LabelIndex
+from mll_hf.labels.file_format import MAX_LABEL_BYTES, MAX_RIVALS_BYTES
 from mll_hf.labels.join import JoinedLabels, join_labels
-from mll_hf.labels.store import (
-    GRAPH_PATH,
-    LABEL_PATH,
-    MAX_LABEL_BYTES,
-    LabelStore,
-    Origin,
-    StoredLabels,
-    check_graph,
-    label_path,
-    read_label,
-)
+from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_label
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.index import ByteSource, IndexedLabel, Key
-    from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
-    from mll_hf.labels.store import GroupFiles, LabelSource
+    from mll_hf.labels.label import Label
+    from mll_hf.labels.store import LabelSource
 
 A = TypeVar("A")
 B = TypeVar("B")
 
-MAX_WHOLE_BYTES = 40 * 10**6  # if the shards of a group are not larger together, they are downloaded whole
 _MAX_LOCATIONS = 10  # where a graph is searched
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
 
 
-def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
-    """The source of labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
+def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelStore:
+    """The labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
 
     ``graph`` is the folder or dataset of a graph, for labels whose graph is not at the location that they name.
 
     Raises:
-        InputError: The location is malformed.
+        InputError: The location is malformed, or the dataset has no labels.
+        HubError: The labels cannot be downloaded.
     """
     if location != HUB and not is_on_hub(location):
         return LabelStore(Path(location))
-    dataset = None if location == HUB else parse_dataset(str(location))
     given = (fetch_graph(graph, token),) if graph else ()
-    if dataset:
-        return Collection(dataset=dataset, given_graphs=given, token=token)
-    return TaggedModels(given_graphs=given, token=token)
+    if location == HUB:
+        return _fetch_tagged(given, token)
+    return _fetch_collection(parse_dataset(str(location)), given, token)
 
 
 # --- a collection -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _HubSource:
-    """Common base of the sources on the Hub.
-
-    Attributes:
-        given_graphs: Graphs in addition to those found.
-        token: Hub token.
-    """
-
-    given_graphs: tuple[SemanticGraph, ...] = ()
-    token: str | None = None
-
-    @cached_property
-    def api(self) -> HfApi:
-        """A client of the Hub."""
-        return connect(self.token)
-
-    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """None: embeddings are not published."""
-        return None
+def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...], token: str | None) -> LabelStore:
+    head = read_head(connect(token), dataset.repo_id, "dataset", dataset.revision)
+    if not is_collection(head):
+        raise InputError(
+            f"hf://datasets/{head.repo_id} has no labels yet; publish some: mll-hf push MODEL --to "
+            f"hf://datasets/{head.repo_id} --labels DIR"
+        )
+    wanted = [path for path in head.files if _is_small_enough(head, path)]
+    with hub_errors(head.repo_id):
+        folder = snapshot_download(
+            head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=wanted, token=token
+        )
+    owner, place = head.repo_id.partition("/")[0], DatasetLocation(head.repo_id, head.sha)
+    return LabelStore(Path(folder), owner, str(place), given_graphs=given)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collection(_HubSource, StoredLabels):
-    """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`.
-
-    Attributes:
-        dataset: The repo.
-        commit: The commit to read; default: the newest.
-        added: Labels and graphs listed in the commit that are not on the Hub yet; the graphs are among those given.
-    """
-
-    dataset: DatasetLocation
-    commit: Head | None = None
-    added: Mapping[str, bytes] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The collection as users write it."""
-        return str(self.dataset)
-
-    @property
-    def publisher(self) -> str:
-        """The owner of the repo."""
-        return self.dataset.repo_id.partition("/")[0]
-
-    @cached_property
-    def _head(self) -> Head:
-        if self.commit:
-            return self.commit
-        head = read_head(self.api, self.dataset.repo_id, "dataset", self.dataset.revision)
-        if not is_collection(head):
-            raise InputError(
-                f"hf://datasets/{head.repo_id} has no labels yet; publish some: mll-hf push MODEL --to "
-                f"hf://datasets/{head.repo_id} --labels DIR"
-            )
-        return head
-
-    @cached_property
-    def _by_digest(self) -> Mapping[str, SemanticGraph]:
-        """The graphs of the repo and those given; graphs that cannot be read are skipped with a warning.
-
-        A failed download is an error if there are no other graphs, or if labels are to be published.
-        """
-        graphs, missing = [], None
-        for path in self._graph_paths():
-            try:
-                graphs += [self._read_graph(path)] if path not in self.added else []
-            except (GraphError, LabelError, HubError) as error:
-                if isinstance(error, HubError):
-                    missing = error
-                self._skip(error)
-        if missing and (self.commit or not graphs):
-            raise missing
-        return {graph.digest: graph for graph in (*graphs, *self.given_graphs)}
-
-    def _paths(self, pattern: str) -> Sequence[str]:
-        found = sorted(fnmatch.filter(self._head.files, pattern))
-        return [path for path in found if not path.startswith("labels/") or LABEL_PATH.fullmatch(path)]
-
-    def _name(self, path: str) -> Path:
-        return Path(self.dataset.repo_id, path)
-
-    def _file(self, path: str) -> Path:
-        head, repo_id = self._head, self.dataset.repo_id
-        if path not in head.files:
-            raise HubError(repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{repo_id}")
-        most = MAX_LABEL_BYTES if LABEL_PATH.fullmatch(path) else MAX_GRAPH_BYTES
-        return download(self.api, repo_id, "dataset", path, head.sha, most, head.files[path])
-
-    def read(self, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-        """As in a folder; added labels are in memory."""
-        return label_from_bytes(self.added[path]) if path in self.added else super().read(path, graphs)
-
-    def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
-        """Shards of a large index are read by ranges of bytes."""
-        files = [RemoteFile(self.api, self._head, path) for path in paths]
-        if sum(file.size for file in files) > MAX_WHOLE_BYTES:
-            return files
-        return map_parallel(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
-
-    def _digests(self, group: GroupFiles) -> dict[Key, str]:
-        """As the Hub lists them."""
-        return {key: self._head.files[path].oid for key, path in group.labels.items()}
-
-    def _map_parallel(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
-        return map_parallel(function, items, self.name)
-
-    def origin_of(self, label: LabelFacts) -> Origin:
-        """The label's file in the collection, at the commit that was read."""
-        path = label_path(label.model, label.group)
-        return Origin(f"hf://datasets/{self.dataset.repo_id}@{self._head.sha}/{path}", self.publisher)
-
-    @cached_property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """As in a folder; an index that cannot be read is ignored with a warning."""
-        try:
-            return super().indexed
-        except LabelError as error:
-            _log.warning("%s; update it: mll-hf labels index --labels hf://datasets/%s", error, self.dataset.repo_id)
-            return ()
-
-    def updated_indexes(self) -> Iterator[tuple[Mapping[str, bytes | None], Sequence[IndexedLabel]]]:
-        """For each group, the files to write by path (None: delete) so that its index is complete, and its labels."""
-        for group in self._groups(self._label_paths()):
-            shards = self._usable_shards(group)
-            changes = dict(self._index_changes(group, shards, lambda _: None))
-            kept = [shard for number, shard in shards.items() if group.shards[number] not in changes]
-            new = [IndexShard.open(InMemory(path, memoryview(of))) for path, of in changes.items() if of is not None]
-            yield changes, LabelIndex((*kept, *new)).labels if kept or new else ()
+def _is_small_enough(head: Head, path: str) -> bool:
+    """Whether a file of a collection is a label, its rivals or a graph, within the limits."""
+    is_rivals = path.endswith(".rivals.safetensors") and LABEL_PATH.fullmatch(path.replace(".rivals", ""))
+    limit = (
+        MAX_RIVALS_BYTES
+        if is_rivals
+        else MAX_LABEL_BYTES
+        if LABEL_PATH.fullmatch(path)
+        else (MAX_GRAPH_BYTES if GRAPH_PATH.fullmatch(path) else 0)
+    )
+    if limit and head.files[path].size > limit:
+        _log.warning("left out: %s/%s is larger than %d MB", head.repo_id, path, limit // 2**20)
+    return head.files[path].size <= limit and limit > 0
 
 
 def is_collection(head: Head) -> bool:
@@ -236,22 +119,56 @@ def is_collection(head: Head) -> bool:
     return any(GRAPH_PATH.fullmatch(path) or LABEL_PATH.fullmatch(path) for path in head.files)
 
 
-def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Fetch and validate one label in its model's own repo; it must match its graph, if ``graphs`` (by digest) has it.
+# --- labels in models' own repos --------------------------------------------------------------------------------------
 
-    A label that was measured before the repo was renamed gets the new name: the Hub says whose the old one is.
+
+@dataclass(frozen=True, slots=True)
+class _Tagged:
+    """A label file in a tagged model repo."""
+
+    repo_id: str
+    sha: str
+    path: str
+
+
+def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelStore:
+    """All labels on the Hub that are in their model's own repo: a request per 1,000 models, and one per new label."""
+    api, files = connect(token), dict[Path, Origin]()
+
+    def fetch(tagged: _Tagged) -> tuple[Path, Origin]:
+        owner = tagged.repo_id.partition("/")[0]
+        origin = Origin(f"hf://{tagged.repo_id}@{tagged.sha}/{tagged.path}", owner)
+        path = download(api, tagged.repo_id, "model", tagged.path, tagged.sha, MAX_LABEL_BYTES)
+        check_owner(api, read_label(path, name=Path(tagged.repo_id, tagged.path)), tagged.repo_id, tagged.path)
+        return path, origin
+
+    files = dict(map_readable(fetch, _list_tagged(api), HUB))
+    store = LabelStore(Path(HUB), location=HUB, files=files, given_graphs=given)
+    known = {graph.digest for graph in given}
+    missing: dict[str, list[Label]] = defaultdict(list)
+    for label in store.labels():
+        if label.graph_digest not in known:
+            missing[label.graph_digest].append(label)
+    found = [graph for _, labels in sorted(missing.items()) if (graph := _find_graph(labels, token))]
+    return LabelStore(Path(HUB), location=HUB, files=files, given_graphs=(*given, *found))
+
+
+def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str) -> Label:
+    """Fetch and validate one label in its model's own repo.
 
     Raises:
         HubError: It cannot be downloaded.
         LabelError: It is not a valid label, or of another model.
     """
-    name = Path(repo_id, path)
-    label = read_label(download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), name=name)
-    if graph := graphs.get(label.graph_digest):
-        check_graph(label, graph, name)
+    label = read_label(download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), name=Path(repo_id, path))
+    check_owner(api, label, repo_id, path)
+    return label
+
+
+def check_owner(api: HfApi, label: Label, repo_id: str, path: str) -> None:
+    """Check that a label is of the model in whose repo it is, also after the repo was renamed."""
     if label.model.repo_id != repo_id and not _is_named(api, label.model.repo_id, repo_id):
-        raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
-    return replace(label, model=replace(label.model, repo_id=repo_id))
+        raise LabelError(f"is a label of another model ({label.model.repo_id})", Path(repo_id, path))
 
 
 def _is_named(api: HfApi, old_name: str, repo_id: str) -> bool:
@@ -269,110 +186,35 @@ def _is_named(api: HfApi, old_name: str, repo_id: str) -> bool:
     return answer
 
 
-# --- all tagged models ------------------------------------------------------------------------------------------------
+def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | None:
+    """The graph of some labels: the default graph, or one at a location that they name, most publishers first.
 
-
-@dataclass(frozen=True, slots=True)
-class _Tagged:
-    """A label file in a tagged model repo."""
-
-    repo_id: str
-    sha: str
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaggedModels(_HubSource):
-    """All labels on the Hub that are in their model's own repo.
-
-    Takes one request per 1,000 models, and one per label whose repo has changed since the last query.
+    The graph must have the digest that the labels name, so nobody can replace it by another one.
     """
-
-    @property
-    def name(self) -> str:
-        """The source as users write it."""
-        return HUB
-
-    @property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """None: labels in many repos have no common index."""
-        return ()
-
-    @cached_property
-    def _labels(self) -> dict[tuple[ModelRef, LabelGroup], tuple[LabelSummary, _Tagged]]:
-        """Summaries of the labels, and their files."""
-        found = map_readable(lambda tagged: (self._fetch_one(tagged).summary, tagged), _list_tagged(self.api), HUB)
-        return {(label.model, label.group): (label, tagged) for label, tagged in reversed(found)}
-
-    def _fetch_one(self, tagged: _Tagged) -> ModelLabel:
-        graphs = {graph.digest: graph for graph in self.given_graphs}
-        return fetch_from_model(self.api, tagged.repo_id, tagged.sha, tagged.path, graphs)
-
-    @cached_property
-    def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The given graphs, and those in the datasets that labels name.
-
-        A graph that cannot be found is skipped with a warning.
-        """
-        graphs = {graph.digest: graph for graph in self.given_graphs}
-        labels: dict[str, list[LabelSummary]] = defaultdict(list)
-        for label in self.list():
-            labels[label.graph_digest].append(label)
-        for digest in sorted(labels.keys() - graphs.keys()):
-            if graph := self._find_graph(labels[digest]):
-                graphs[digest] = graph
-        return tuple(graphs.values())
-
-    def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        """The graph of some labels: the default graph, or one at a location that they name, most publishers first.
-
-        The graph must have the digest that the labels name, so nobody can replace it by another one.
-        """
-        default = fetch_default_graph(self.token)
-        if default and default.digest == labels[0].graph_digest:
-            return default
-        publishers: dict[str, set[str]] = defaultdict(set)
-        for label in labels:
-            if is_on_hub(label.graph_location):
-                publishers[label.graph_location].add(label.model.repo_id.partition("/")[0])
-        locations = sorted(publishers, key=lambda location: (-len(publishers[location]), location))
-        for location in locations[:_MAX_LOCATIONS]:
-            try:
-                graph = fetch_graph(location, self.token)
-            except MLLError as error:
-                _log.warning("%s", error)
-                continue
-            if graph.digest == labels[0].graph_digest:
-                return graph
-        where = (
-            f"cannot be read at {abridged(locations, 3)}" if locations else "is only on the machine of its publisher"
-        )
-        _log.warning(
-            "graph '%s' (%s) %s; its publisher can make it public with mll-hf graph push, or give it with --graph",
-            labels[0].graph_name,
-            labels[0].graph_digest[:12],
-            where,
-        )
-        return None
-
-    def list(self) -> tuple[LabelSummary, ...]:
-        """The labels, in the order of the models' ids."""
-        found = (label for label, _ in self._labels.values())
-        return tuple(sorted(found, key=lambda label: (label.model.repo_id, label.group, label.model.revision)))
-
-    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Full labels, from the cache: all were downloaded to list them."""
-        return tuple(map_parallel(self._fetch_one, [self._file_of(label) for label in labels], HUB))
-
-    def _file_of(self, label: LabelFacts) -> _Tagged:
-        if (label.model, label.group) not in self._labels:
-            raise InputError(f"there is no label of {label.model.repo_id} at {label.model.revision[:12]} on the Hub")
-        return self._labels[label.model, label.group][1]
-
-    def origin_of(self, label: LabelFacts) -> Origin:
-        """The label's file in the model's own repo, at the commit that was read."""
-        file = self._file_of(label)
-        return Origin(f"hf://{file.repo_id}@{file.sha}/{file.path}", file.repo_id.partition("/")[0])
+    default = fetch_default_graph(token)
+    if default and default.digest == labels[0].graph_digest:
+        return default
+    publishers: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        if is_on_hub(label.graph_location):
+            publishers[label.graph_location].add(label.model.repo_id.partition("/")[0])
+    locations = sorted(publishers, key=lambda location: (-len(publishers[location]), location))
+    for location in locations[:_MAX_LOCATIONS]:
+        try:
+            graph = fetch_graph(location, token)
+        except MLLError as error:
+            _log.warning("%s", error)
+            continue
+        if graph.digest == labels[0].graph_digest:
+            return graph
+    where = f"cannot be read at {abridged(locations, 3)}" if locations else "is only on the machine of its publisher"
+    _log.warning(
+        "graph '%s' (%s) %s; its publisher can make it public with mll-hf graph push, or give it with --graph",
+        labels[0].graph_name,
+        labels[0].graph_digest[:12],
+        where,
+    )
+    return None
 
 
 def join_source(
@@ -387,11 +229,9 @@ def join_source(
         InputError: There are no labels that can be used.
     """
     wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
-    # the join needs only the facts of labels, which an index has
-    listed = cast("tuple[LabelSummary, ...]", source.indexed or source.list())
     graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
     return join_labels(
-        listed,
+        source.labels(),
         graphs,
         reference=wanted.digest if wanted and graph else None,
         probes=probes,

@@ -140,7 +140,6 @@ class Contest:
         no_rivals = self._marked([self._related[v] for v in concepts.tolist()], [self._shown[v] for v in nodes])
         beaten_by = (contest_scores >= own) & ~no_rivals
         outscored.index_add_(0, tested - self._tested.start, beaten_by.to(torch.int16))
-        best_rival = contest_scores.masked_fill(~beaten_by, -torch.inf).argmax(dim=1).cpu().numpy()
         bins = rank_bin(beaten_by.sum(dim=1).cpu().numpy())
         hit = bins == 0
         domains = self._probes.domains[numbers]
@@ -149,7 +148,6 @@ class Contest:
         np.add.at(counts.hits, concepts[hit], 1)
         np.add.at(counts.ranks, (concepts, bins), 1)
         np.add.at(counts.domain_ranks, (domains, bins), 1)
-        np.add.at(counts.predicted, np.where(hit, concepts, best_rival), 1)
         np.add.at(counts.domain_support, (domains, concepts), 1)
         np.add.at(counts.domain_hits, (domains[hit], concepts[hit]), 1)
 

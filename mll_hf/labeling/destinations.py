@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.connection import Head
-    from mll_hf.labels.label import LabelFacts, LabelGroup, ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, LabelKey, ModelRef
 
-L = TypeVar("L", bound="LabelFacts")
+L = TypeVar("L", bound="Label")
 
 LABEL_FILE = "label.safetensors"
 _MISSING = (401, 404)  # the Hub also answers 401 for missing repos
@@ -50,14 +50,14 @@ class Wanted:
         images_per_concept: Size of the sample; a label with more images will do.
     """
 
-    group: LabelGroup
+    group: LabelKey
     images_per_concept: int
 
-    def matches(self, label: LabelFacts, model: ModelRef) -> bool:
+    def matches(self, label: Label, model: ModelRef) -> bool:
         """Whether a label is the wanted one of a model, at any revision."""
         same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
         enough = label.sampling.images_per_concept >= self.images_per_concept
-        return same_model and label.group == self.group and enough
+        return same_model and label.key == self.group and enough
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class OwnRepos:
                         return f"{constants.ENDPOINT}/{model.repo_id}/blob/{at.sha}/{path}"
         return None
 
-    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+    def publish(self, label: Label, graph: SemanticGraph) -> Published:
         """Publish a label; an MLLError if the Hub refuses."""
         return publish_label(label, graph, create_pr=self.create_pr)
 
@@ -140,12 +140,12 @@ class CollectionRepo:
         return self.location
 
     @cached_property
-    def _labels(self) -> Sequence[LabelFacts]:
+    def _labels(self) -> Sequence[Label]:
         """The collection's labels when it is first read."""
         return self._newest
 
     @property
-    def _newest(self) -> Sequence[LabelFacts]:
+    def _newest(self) -> Sequence[Label]:
         """The collection's labels now, also those in the user's open pull request if there shall be one.
 
         One request, or three, if nobody has published since the last one.
@@ -167,19 +167,19 @@ class CollectionRepo:
         """See `OwnRepos.find`; a label of another revision with the same weights counts."""
         same = label_of_same_weights(self._labels, model, wanted)
         same = same or label_of_same_weights(self._newest, model, wanted)  # others may label the same models
-        return f"{self.location}/{label_path(same.model, same.group)}" if same else None
+        return f"{self.location}/{label_path(same.model, same.key)}" if same else None
 
-    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+    def publish(self, label: Label, graph: SemanticGraph) -> Published:
         """See `OwnRepos.publish`."""
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
 
 
 @lru_cache(maxsize=2)
-def _labels_at(location: str) -> Sequence[LabelFacts]:
+def _labels_at(location: str) -> Sequence[Label]:
     """The labels of a collection at a commit."""
     source = open_source(location)
     try:
-        return source.indexed or source.list()
+        return source.labels()
     except InputError:  # it has no labels yet
         return ()
 
@@ -187,12 +187,12 @@ def _labels_at(location: str) -> Sequence[LabelFacts]:
 Destination = OwnRepos | CollectionRepo
 
 
-def _label_at(head: Head, path: str) -> ModelLabel | None:
+def _label_at(head: Head, path: str) -> Label | None:
     """A label in a model's repo; None if it is missing or damaged."""
     if path not in head.files:
         return None
     try:
-        return fetch_from_model(connect(), head.repo_id, head.sha, path, {})
+        return fetch_from_model(connect(), head.repo_id, head.sha, path)
     except LabelError as error:
         _log.warning("it will be replaced: %s", error)
         return None

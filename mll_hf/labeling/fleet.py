@@ -15,7 +15,7 @@ from mll_hf.hub.connection import is_model_file
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.run import has_embeddings, label_model
-from mll_hf.labels.label import LabelGroup
+from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import read_label
 from mll_hf.models import resolve_model
 from mll_hf.models.source import cached_revisions
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.hub.publish import Published
     from mll_hf.labeling.run import Engine
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, ModelRef
     from mll_hf.labels.store import LabelStore
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Fleet:
     def wanted(self) -> Wanted:
         """The label to be made of each model."""
         sampling = self.probes.sampling
-        return Wanted(LabelGroup(self.graph.digest, self.probes.digest, sampling.seed), sampling.images_per_concept)
+        return Wanted(LabelKey(self.graph.digest, self.probes.digest, sampling.seed), sampling.images_per_concept)
 
 
 class Outcome(StrEnum):
@@ -99,7 +99,7 @@ class ModelResult:
     outcome: Outcome
     reason: str = ""
     model: ModelRef | None = None
-    label: ModelLabel | None = None
+    label: Label | None = None
     path: Path | None = None
     published: Published | None = None
     undecodable: int = 0
@@ -190,7 +190,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
     )
 
 
-def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
+def _stored_label(model: ModelRef, fleet: Fleet) -> Label | None:
     """The wanted label in the working folder: of the model, or of another revision with the same weights."""
     labels = []
     for path in fleet.store.folder.glob(f"labels/{model.slug}/*/{fleet.wanted.group.stem}.safetensors"):
@@ -203,7 +203,7 @@ def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
 
 def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
     """Default working folder: in the assets cache of Hugging Face, by graph, probe images and seed."""
-    group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
+    group = LabelKey(graph.digest, probes.digest, probes.sampling.seed)
     return asset_path("labels", group.stem)
 
 

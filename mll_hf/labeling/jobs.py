@@ -17,7 +17,7 @@ from mll_hf.hub.connection import connect, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
 from mll_hf.labeling.fleet import ModelResult, Outcome
-from mll_hf.labels.label import LabelGroup
+from mll_hf.labels.label import LabelKey
 from mll_hf.models import resolve_model
 from mll_hf.utils.package import DISTRIBUTION, PACKAGE_VARIABLE, package_source, requirement, wheel_of
 
@@ -95,7 +95,7 @@ class Jobs:
         graph = fetch_graph(str(self.graph))
         if graph.probes is None:
             raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")
-        group = LabelGroup(graph.digest, graph.probes.digest, self.sampling.seed)
+        group = LabelKey(graph.digest, graph.probes.digest, self.sampling.seed)
         return Wanted(group, self.sampling.images_per_concept)
 
     @cached_property

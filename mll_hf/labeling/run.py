@@ -20,11 +20,10 @@ from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK
 from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalEngine
-from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
-from mll_hf.labels.label import LabelGroup, ModelLabel
-from mll_hf.labels.store import check_graph, embeddings_path, read_label
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.label import Label, LabelKey, Rivals
+from mll_hf.labels.store import check_label_fits, read_label
 from mll_hf.models import gpu_count, pick_device
-from mll_hf.utils.files import storage_errors
 from mll_hf.utils.package import install_command
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class LabelingResult:
         undecodable: Probe images that could not be decoded; they do not count.
     """
 
-    label: ModelLabel
+    label: Label
     path: Path
     measured: bool
     undecodable: int = 0
@@ -124,7 +123,7 @@ def label_model(
     """
     graph = graph.with_probes(probes.counts)
     store.add_graph(graph)
-    group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
+    group = LabelKey(graph.digest, probes.digest, probes.sampling.seed)
     path = store.path_for(ref, group)
     existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:
@@ -151,19 +150,17 @@ def label_model(
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(ref, captions.cost, graph, probes, counts, captions.environment, _license_of(ref))
     try:
-        check_graph(label, graph)  # as all its readers do
+        check_label_fits(label, graph)  # as all its readers do
     except LabelError:
         raise GraphError(
             f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too many "
             "for a label; fetch or build them again"
         ) from None
-    sidecar = embeddings_path(path)
-    with storage_errors(sidecar):
-        sidecar.unlink(missing_ok=True)  # an earlier label may have had other images
+    embeddings = None
     if keep_embeddings:
         whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
-        write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), sidecar)
-    store.write(label)  # last: an existing label means that everything is done
+        embeddings = ProbeEmbeddings.quantize(whole, captions.embeddings, probes)
+    store.write(label, Rivals(*counts.rivals()), embeddings)
     if refinable and probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
         log.rename(key)
     else:
@@ -190,10 +187,9 @@ def label_from_counts(
     counts: LabelCounts,
     environment: Environment,
     license: str | None = None,
-) -> ModelLabel:
+) -> Label:
     """Build a label from the counts over the probe images."""
-    rivals, rival_wins = counts.rivals()
-    return ModelLabel(
+    return Label(
         model=ref,
         cost=cost,
         graph_name=graph.name,
@@ -206,35 +202,36 @@ def label_from_counts(
         package_version=__version__,
         environment=environment,
         license=license,
-        predicted=counts.predicted,
         domain_hits=counts.domain_hits,
         domain_support=counts.domain_support,
-        rivals=rivals,
-        rival_wins=rival_wins,
         ranks=counts.ranks,
         domain_ranks=counts.domain_ranks,
         temperature=np.array([counts.temperature], np.float32),
     )
 
 
-def _existing_label(ref: ModelRef, group: LabelGroup, sampling: SamplingConfig, store: LabelStore) -> ModelLabel | None:
+def _existing_label(ref: ModelRef, group: LabelKey, sampling: SamplingConfig, store: LabelStore) -> Label | None:
     """The label in a store; None if there is none, or if it is damaged or has fewer images."""
     path = store.path_for(ref, group)
     try:
         label = read_label(path)
     except LabelError:
         return None
-    if (label.model.revision, label.model.backend, label.group) != (ref.revision, ref.backend, group):
+    if (label.model.digest or label.model.revision, label.model.backend, label.key) != (
+        ref.digest or ref.revision,
+        ref.backend,
+        group,
+    ):
         raise InputError(f"{path} is a label of another model than {ref.short_name}; use another folder or --overwrite")
     if label.sampling.images_per_concept < sampling.images_per_concept:
         return None
-    if label.model != ref:  # a local model that was moved
+    if label.model != ref:  # a local model that was moved, or a repo with a new head
         label = replace(label, model=ref)
-        store.write(label)
+        store.write(label, store.rivals_of(label), store.embeddings_of(label))
     return label
 
 
-def has_embeddings(label: ModelLabel, store: LabelStore) -> bool:
+def has_embeddings(label: Label, store: LabelStore) -> bool:
     """Whether a label has readable embeddings beside it."""
     try:
         return store.embeddings_of(label) is not None

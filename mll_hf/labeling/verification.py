@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet, SamplingConfig
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, ModelRef
 
 CONCEPTS = 50
 _TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds differently
@@ -104,7 +104,7 @@ class Verification:
 
 
 def verify_label(
-    label: ModelLabel,
+    label: Label,
     graph: SemanticGraph,
     probes: ProbeSet,
     *,
@@ -156,7 +156,7 @@ def verify_label(
     )
 
 
-def _check_graph_and_images(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
+def _check_graph_and_images(label: Label, graph: SemanticGraph, probes: ProbeSet) -> None:
     if label.graph_digest != graph.digest:
         raise InputError(
             f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
 
 _MIN_CONCEPTS = 10
 _MAX_PARTS = 12
@@ -35,7 +35,7 @@ class Branch:
     concepts: int
 
 
-def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
+def branch_recalls(label: Label, graph: SemanticGraph) -> list[Branch]:
     """Recall of a model on the smallest meaningful branches of the graph, best first; ties by size, ascending.
 
     A branch is a concept with at least 10 tested descendants, none of which has as many itself. So branches do not
@@ -57,7 +57,7 @@ def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
     return sorted(branches, key=lambda branch: (-branch.recall, branch.concepts))
 
 
-def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
+def branch_pairs(first: Label, second: Label, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
     """The branches of two labels on the same images, sorted by the lead of the first model, largest first."""
     sorted_branches = [
         sorted(branch_recalls(label, graph), key=lambda branch: (branch.name, branch.definition))
@@ -115,7 +115,7 @@ class BranchTree:
         return position
 
 
-def branch_tree(label: LabelSummary, graph: SemanticGraph) -> BranchTree:
+def branch_tree(label: Label, graph: SemanticGraph) -> BranchTree:
     """Recall of a model on all branches of a graph.
 
     A concept with several hypernyms is placed below the most specific one, which has the fewest descendants.

@@ -33,7 +33,6 @@ class LabelCounts:
 
     Attributes:
         hits: [V] contests for ``v`` that ``v`` won.
-        predicted: [V] contests for any concept that ``v`` won.
         support: [V] contests for ``v``.
         domain_hits: [S, V] ``hits`` by domain.
         domain_support: [S, V] ``support`` by domain.
@@ -45,7 +44,6 @@ class LabelCounts:
     """
 
     hits: NDArray[np.int32]
-    predicted: NDArray[np.int32]
     support: NDArray[np.int32]
     domain_hits: NDArray[np.uint16]
     domain_support: NDArray[np.uint16]
@@ -60,7 +58,6 @@ class LabelCounts:
         """Counts without any images."""
         return cls(
             hits=np.zeros(n_concepts, np.int32),
-            predicted=np.zeros(n_concepts, np.int32),
             support=np.zeros(n_concepts, np.int32),
             domain_hits=np.zeros((n_domains, n_concepts), np.uint16),
             domain_support=np.zeros((n_domains, n_concepts), np.uint16),

@@ -27,7 +27,7 @@ from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.store import check_graph
+from mll_hf.labels.store import check_label_fits
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
 
 
 class NoLabelsError(InputError):
@@ -70,18 +70,20 @@ class JoinedLabels:
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
         left_out: Labels that were left out, with the reasons.
         among: The labels of all models, if this is only a subset.
+        rivals: [M][G] rivals of the labels, None where missing; empty unless they were read.
     """
 
     union: GraphUnion
-    labels: tuple[tuple[LabelSummary | None, ...], ...]
+    labels: tuple[tuple[Label | None, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
     among: JoinedLabels | None = None
+    rivals: tuple[tuple[Rivals | None, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def reference(self) -> tuple[LabelSummary, ...]:
+    def reference(self) -> tuple[Label, ...]:
         """[M] labels on the reference graph."""
         return tuple(row[0] for row in self.labels if row[0] is not None)
 
@@ -90,7 +92,7 @@ class JoinedLabels:
         """[M] the models."""
         return tuple(label.model for label in self.reference)
 
-    def on_graph(self, g: int) -> tuple[LabelSummary | None, ...]:
+    def on_graph(self, g: int) -> tuple[Label | None, ...]:
         """[M] labels on one graph."""
         return tuple(row[g] for row in self.labels)
 
@@ -123,17 +125,15 @@ class JoinedLabels:
 
     def subset(self, rows: Sequence[int]) -> JoinedLabels:
         """The labels of the models in the given rows."""
-        return replace(self, labels=tuple(self.labels[m] for m in rows))
+        rivals = tuple(self.rivals[m] for m in rows) if self.rivals else ()
+        return replace(self, labels=tuple(self.labels[m] for m in rows), rivals=rivals)
 
-    def fetch_full(self, fetch: Callable[[Sequence[LabelSummary]], Sequence[ModelLabel]]) -> JoinedLabels:
-        """Replace summaries by full labels."""
-        fetched = iter(fetch([label for row in self.labels for label in row if label is not None]))
-        rows = (tuple(None if label is None else next(fetched) for label in row) for row in self.labels)
-        return replace(self, labels=tuple(rows))
+    def with_rivals(self, rivals_of: Callable[[Label], Rivals | None]) -> JoinedLabels:
+        """The same labels with their rivals, where available."""
+        rivals = tuple(tuple(None if label is None else rivals_of(label) for label in row) for row in self.labels)
+        return replace(self, rivals=rivals)
 
-    def embeddings(
-        self, embeddings_of: Callable[[LabelSummary], ProbeEmbeddings | None]
-    ) -> tuple[ProbeEmbeddings, ...]:
+    def embeddings(self, embeddings_of: Callable[[Label], ProbeEmbeddings | None]) -> tuple[ProbeEmbeddings, ...]:
         """[M] probe embeddings of the models, joined over the graphs; empty if any label is missing or has none."""
         joined = []
         for row in self.labels:
@@ -149,13 +149,13 @@ class JoinedLabels:
 
 
 def join_labels(
-    labels: Iterable[LabelSummary],
+    labels: Iterable[Label],
     graphs: Sequence[SemanticGraph],
     *,
     reference: str | None = None,
     probes: Collection[str] = (),
     default: SemanticGraph | None = None,
-    publisher_of: Callable[[LabelSummary], str | None] = lambda _: None,
+    publisher_of: Callable[[Label], str | None] = lambda _: None,
 ) -> JoinedLabels:
     """Join labels over graphs.
 
@@ -177,28 +177,28 @@ def join_labels(
         InputError: There are no labels on the reference graph or the preferred probe images.
     """
     by_digest = {graph.digest: graph for graph in graphs}
-    groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[LabelKey, list[Label]]] = defaultdict(lambda: defaultdict(list))
     left_out: list[LeftOut] = []
     labels = tuple(labels)
     names = {label.probes_name for label in labels}
     if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
         available = abridged(sorted(names), 5) or "none"
         raise InputError(f"no label was measured on probe images '{unknown[0]}'; there are labels on {available}")
-    invalid: dict[str, list[LabelSummary]] = defaultdict(list)
+    invalid: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         try:
             if label.graph_digest in by_digest:
-                check_graph(label, by_digest[label.graph_digest])
+                check_label_fits(label, by_digest[label.graph_digest])
         except LabelError as error:
             invalid[error.reason].append(label)
         else:
-            groups[label.graph_digest][label.group].append(label)
+            groups[label.graph_digest][label.key].append(label)
     left_out += [_left_out(group, reason) for reason, group in sorted(invalid.items())]
     for digest in sorted(groups.keys() - by_digest.keys()):
         unreadable = [label for group in groups.pop(digest).values() for label in group]
         reason = "the graph cannot be read; its publisher must make it public, or give it with --graph"
         left_out.append(_left_out(unreadable, reason))
-    chosen: dict[str, list[LabelSummary]] = {}
+    chosen: dict[str, list[Label]] = {}
     for digest, on_graph in sorted(groups.items()):
         best = min(on_graph, key=lambda group: _group_order(on_graph[group], group, probes, default, publisher_of))
         chosen[digest] = on_graph.pop(best)
@@ -218,7 +218,7 @@ def join_labels(
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
     columns = [reference, *sorted(chosen.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest))]
     tables = [_by_model(chosen[digest]) for digest in columns]
-    models = sorted(tables[0])
+    models = sorted(tables[0], key=lambda model: (tables[0][model].model.repo_id, model))
     for digest, table in zip(columns[1:], tables[1:], strict=True):
         if without := [label for model, label in table.items() if model not in tables[0]]:
             name = by_digest[reference].name
@@ -235,11 +235,11 @@ def join_labels(
 
 
 def _group_order(
-    labels: list[LabelSummary],
-    group: LabelGroup,
+    labels: list[Label],
+    group: LabelKey,
     probes: Collection[str],
     default: SemanticGraph | None,
-    publisher_of: Callable[[LabelSummary], str | None],
+    publisher_of: Callable[[Label], str | None],
 ) -> tuple[object, ...]:
     is_preferred = any(label.probes_name in probes or label.probes_digest in probes for label in labels)
     is_default = default is not None and default.probes is not None and default.probes.digest == group.probes_digest
@@ -247,7 +247,7 @@ def _group_order(
     return not is_preferred, not is_default, -_publisher_count(labels, publisher_of), -len(labels), -tests, group
 
 
-def _publisher_count(labels: list[LabelSummary], publisher_of: Callable[[LabelSummary], str | None]) -> int:
+def _publisher_count(labels: list[Label], publisher_of: Callable[[Label], str | None]) -> int:
     """Number of distinct known publishers."""
     return len({publisher for label in labels if (publisher := publisher_of(label))})
 
@@ -266,7 +266,7 @@ def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
     return union, cyclic
 
 
-def _exclusion_reason(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
+def _exclusion_reason(group: LabelKey, labels: list[Label], best: LabelKey) -> str:
     if group.probes_digest == best.probes_digest:
         return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
     return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
@@ -274,24 +274,24 @@ def _exclusion_reason(group: LabelGroup, labels: list[LabelSummary], best: Label
 
 def _reference_order(
     graph: SemanticGraph,
-    labels: list[LabelSummary],
+    labels: list[Label],
     default: SemanticGraph | None,
-    publisher_of: Callable[[LabelSummary], str | None],
+    publisher_of: Callable[[Label], str | None],
 ) -> tuple[object, ...]:
     is_default = default is not None and default.digest == graph.digest
     publishers = _publisher_count(labels, publisher_of)
     return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
 
 
-def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], LabelSummary]:
-    """For each model, its label with the most probe images per concept."""
-    best: dict[tuple[str, str, str], LabelSummary] = {}
+def _by_model(labels: list[Label]) -> Mapping[tuple[str, str], Label]:
+    """By identity of the model, its label with the most probe images per concept; a published id breaks ties."""
+    best: dict[tuple[str, str], Label] = {}
     for label in labels:
-        model = (label.model.repo_id, label.model.revision, label.model.backend)
+        model = (label.model.key, label.model.backend)
         best[model] = max(best.get(model, label), label, key=lambda each: each.sampling.images_per_concept)
     return best
 
 
-def _left_out(labels: list[LabelSummary], reason: str) -> LeftOut:
+def _left_out(labels: list[Label], reason: str) -> LeftOut:
     graph_name = min(label.graph_name for label in labels)
     return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), graph_name, reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,11 +32,19 @@ class ModelRef:
         repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
         revision: Full commit sha (40 hex digits); for a local folder a digest of its content of the same length.
         backend: Library that runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
+        digest: Sha256 of what decides its outputs, see :mod:`~mll_hf.labels.identity`; None if unknown, as for known
+            models offline.
     """
 
     repo_id: str
     revision: str
     backend: str
+    digest: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What labels of the same model have in common: the digest, or else the id."""
+        return self.digest or f"id:{self.repo_id}"
 
     @property
     def is_local(self) -> bool:
@@ -89,8 +97,8 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class LabelGroup:
-    """Labels that are directly comparable: measured on the same graph, on nested samples of the same probe images.
+class LabelKey:
+    """What directly comparable labels have in common: the graph and the probe images.
 
     Attributes:
         graph_digest: Digest of the graph's concepts.
@@ -104,14 +112,16 @@ class LabelGroup:
 
     @property
     def stem(self) -> str:
-        """Name of the group in file names."""
+        """The key in file names."""
         seed = f"-seed{self.seed}" if self.seed else ""
         return f"{self.graph_digest[:12]}-{self.probes_digest[:12]}{seed}"
 
 
 @dataclass(frozen=True, eq=False)
-class LabelFacts:
-    """The metadata of a label. Locations are ``hf://datasets/org/name@commit``, or the name of a folder.
+class Label(ArrayFields):
+    """What one model did on one graph of V concepts, with probe images of S domains.
+
+    Locations are ``hf://datasets/org/name@commit``, or the name of a folder.
 
     Attributes:
         model: The model.
@@ -126,6 +136,12 @@ class LabelFacts:
         package_version: Version of this package.
         environment: The environment in which the model was measured.
         license: License of the model according to its repo, in lower case; None if unknown.
+        ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
+            :class:`~mll_hf.labels.counts.LabelCounts`.
+        domain_ranks: [S, RANK_BINS] int32, the same by domain.
+        domain_hits: [S, V] uint16, images on which the concept beat all rivals, by domain.
+        domain_support: [S, V] uint16, probe images of the concept by domain.
+        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
 
     model: ModelRef
@@ -140,11 +156,16 @@ class LabelFacts:
     package_version: str
     environment: Environment
     license: str | None
+    ranks: NDArray[np.uint16]
+    domain_ranks: NDArray[np.int32]
+    domain_hits: NDArray[np.uint16]
+    domain_support: NDArray[np.uint16]
+    temperature: NDArray[np.float32]
 
     @property
-    def group(self) -> LabelGroup:
-        """The group of labels that are directly comparable with this one."""
-        return LabelGroup(self.graph_digest, self.probes_digest, self.sampling.seed)
+    def key(self) -> LabelKey:
+        """What this label has in common with those that are directly comparable with it."""
+        return LabelKey(self.graph_digest, self.probes_digest, self.sampling.seed)
 
     @property
     def probes_name(self) -> str:
@@ -155,24 +176,6 @@ class LabelFacts:
     def tie_break(self) -> tuple[float, int, str, str]:
         """Order of equally good models: cost, then id."""
         return self.cost.gflops, self.cost.parameters, self.model.repo_id, self.model.revision
-
-
-@dataclass(frozen=True, eq=False)
-class LabelSummary(ArrayFields, LabelFacts):
-    """The part of a label that selection needs: one model on a graph of V concepts with probe images of S domains.
-
-    The rest of a label is about which concepts the model confuses.
-
-    Attributes:
-        ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
-            :class:`~mll_hf.labels.counts.LabelCounts`.
-        domain_ranks: [S, RANK_BINS] int32, the same by domain.
-        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
-    """
-
-    ranks: NDArray[np.uint16]
-    domain_ranks: NDArray[np.int32]
-    temperature: NDArray[np.float32]
 
     @cached_property
     def domains_tested(self) -> frozenset[str]:
@@ -242,30 +245,6 @@ class LabelSummary(ArrayFields, LabelFacts):
         wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
         return wins / np.maximum(self.support[concepts], 1)
 
-
-@dataclass(frozen=True, eq=False)
-class ModelLabel(LabelSummary):
-    """A model's label: its summary, and the concepts that it confuses.
-
-    Attributes:
-        predicted: [V] int32, number of predictions of the concept, on any probe images.
-        domain_hits: [S, V] uint16, hits by domain.
-        domain_support: [S, V] uint16, probe images by domain.
-        rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL in empty slots.
-        rival_wins: [V, RIVALS] uint16, number of these images.
-    """
-
-    predicted: NDArray[np.int32]
-    domain_hits: NDArray[np.uint16]
-    domain_support: NDArray[np.uint16]
-    rivals: NDArray[np.uint16]
-    rival_wins: NDArray[np.uint16]
-
-    @property
-    def summary(self) -> LabelSummary:
-        """The label without confusions, a tenth of its size."""
-        return LabelSummary(**{each.name: getattr(self, each.name) for each in fields(LabelSummary)})
-
     @classmethod
     def from_pretrained(
         cls,
@@ -274,7 +253,7 @@ class ModelLabel(LabelSummary):
         graph: SemanticGraph | str | Path | None = None,
         revision: str | None = None,
         token: str | None = None,
-    ) -> ModelLabel:
+    ) -> Label:
         """Read the label in a model's repo on the Hub, without downloading the model.
 
         Args:
@@ -322,3 +301,16 @@ class ModelLabel(LabelSummary):
         from mll_hf.hub.pretrained import push_label
 
         return push_label(self, to, graph, create_pr, private, token)
+
+
+@dataclass(frozen=True, eq=False)
+class Rivals(ArrayFields):
+    """The concepts that a model confuses: a file of its own beside the label, which only strategy ``paper`` reads.
+
+    Attributes:
+        rivals: [V, RIVALS] uint16, concepts that most often beat ``v`` on its own images; NO_RIVAL in empty slots.
+        wins: [V, RIVALS] uint16, number of these images.
+    """
+
+    rivals: NDArray[np.uint16]
+    wins: NDArray[np.uint16]

@@ -23,21 +23,18 @@ import numpy as np
 
 from mll_hf.graph.concepts import graph_from_json
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
+from mll_hf.labels.counts import RANK_BINS
+from mll_hf.labels.label import UNPINNED, Cost, Environment, Label, ModelRef
 from mll_hf.labels.store import Origin
 from mll_hf.models.known import class_recalls, usable_models
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.index import IndexedLabel
-    from mll_hf.labels.label import LabelFacts, LabelSummary
     from mll_hf.labels.store import LabelSource
     from mll_hf.models.known import ClassRecalls
 
@@ -64,25 +61,17 @@ class PublishedFigures:
         """ImageNet's classes and their hypernyms."""
         return (published_graph(),)
 
-    @property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """None: there are few labels."""
-        return ()
-
-    def list(self) -> tuple[LabelSummary, ...]:
+    def labels(self) -> tuple[Label, ...]:
         """The labels."""
         return published_labels()
 
-    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """The labels of some models."""
-        by_model = {label.model: label for label in published_labels()}
-        return tuple(by_model[label.model] for label in labels)
+    def rivals_of(self, label: Label) -> None:
+        """None: recall per class says nothing about rivals."""
 
-    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
+    def embeddings_of(self, label: Label) -> None:
         """None: there are none."""
-        return None
 
-    def origin_of(self, label: LabelFacts) -> Origin:
+    def origin_of(self, label: Label) -> Origin:
         """The source of the figures."""
         return Origin(f"published figures ({label.probes_name})", label.probes_name)
 
@@ -118,20 +107,20 @@ def imagenet_synsets() -> Mapping[str, tuple[str, ...]]:
     return {dataset: tuple(synsets) for dataset, synsets in _data("imagenet_synsets.json").items()}
 
 
-def published_labels() -> tuple[ModelLabel, ...]:
+def published_labels() -> tuple[Label, ...]:
     """Labels of the usable models whose recall per class is published."""
     return _labels_of(frozenset(model.hub_id for model in usable_models()))
 
 
 @cache
-def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
+def _labels_of(repo_ids: frozenset[str]) -> tuple[Label, ...]:
     recalls = class_recalls()
     rows = [m for m, model in enumerate(recalls.models) if model.hub_id in repo_ids]
     wanted = replace(recalls, models=tuple(recalls.models[m] for m in rows), values=recalls.values[rows])
     return labels_from_recalls(wanted, PROMPTS)
 
 
-def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel, ...]:
+def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[Label, ...]:
     """Labels of a table's models under one prompt set, on the published graph; hypernyms pool images of hyponyms."""
     graph, synsets = published_graph(), imagenet_synsets()
     ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS), np.float32)  # exact below 2^24
@@ -150,7 +139,7 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel
     share = np.minimum(1, _MAX_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
     pooled = np.floor(pooled * share[:, None, :, None])
     return tuple(
-        ModelLabel(
+        Label(
             model=ModelRef(model.hub_id or model.name, UNPINNED, model.backend),
             cost=Cost(int(model.parameters or 0), float(model.image_gflops or 0)),
             graph_name=graph.name,
@@ -166,11 +155,8 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel
             ranks=pooled[m].sum(axis=0).astype(np.uint16),
             domain_ranks=domain_ranks[m].astype(np.int32),
             temperature=np.ones(1, np.float32),
-            predicted=pooled[m, :, :, 0].sum(axis=0).astype(np.int32),
             domain_hits=pooled[m, :, :, 0].astype(np.uint16),
             domain_support=pooled[m].sum(axis=2).astype(np.uint16),
-            rivals=np.full((len(graph), RIVALS), NO_RIVAL, np.uint16),
-            rival_wins=np.zeros((len(graph), RIVALS), np.uint16),
         )
         for m, model in enumerate(recalls.models)
     )

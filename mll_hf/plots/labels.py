@@ -9,14 +9,14 @@ from mll_hf.plots.style import BLUE, GRAY, VERMILION, interactive, plain
 
 if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.plots.style import PlotlyFigure
 
 _BRANCHES_SHOWN = 8
 _ROW_PIXELS = 28
 
 
-def branch_comparison(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
+def branch_comparison(first: Label, second: Label, graph: SemanticGraph) -> PlotlyFigure:
     """Recall of the first model minus that of the second, in percentage points by branch of the graph.
 
     If there are many branches, those with the largest differences are shown. The figure is empty if no branch is large

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.join import JoinedLabels
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
 
@@ -219,7 +219,7 @@ class Measured:
     spread: float = 0.0  # standard error of the mean recall of models without a label
 
 
-def measure(labels: Sequence[LabelSummary | None], query: GraphQuery) -> Measured:
+def measure(labels: Sequence[Label | None], query: GraphQuery) -> Measured:
     """Query M labels on one graph."""
     zeros = np.zeros(len(query.concepts))
     recall, support, shares = [], [], []
@@ -416,7 +416,7 @@ def lead_errors(errors: NDArray[np.float64], reference: int) -> NDArray[np.float
     return np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
 
 
-def best_by_mean_recall(labels: Sequence[LabelSummary]) -> int:
+def best_by_mean_recall(labels: Sequence[Label]) -> int:
     """Position of the label with the highest mean recall; ties are broken by cost, then id."""
     return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_recall, DIGITS), *labels[m].tie_break))
 
@@ -430,7 +430,7 @@ def task_odds_ratios(labels: JoinedLabels, query: TaskQuery, domain: str | None)
 
 
 def domain_odds_ratios(
-    labels: Sequence[LabelSummary], domain: str | None, chances: NDArray[np.float64], names: Collection[str]
+    labels: Sequence[Label], domain: str | None, chances: NDArray[np.float64], names: Collection[str]
 ) -> NDArray[np.float64]:
     """[M] odds of recognizing a probe image of the task's domain, divided by the odds for any probe image.
 

@@ -8,11 +8,12 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.counts import NO_RIVAL
-from mll_hf.labels.label import ModelLabel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mll_hf.labels.join import JoinedLabels
+    from mll_hf.labels.label import Label, Rivals
     from mll_hf.selection.base import Candidates
 
 
@@ -40,52 +41,62 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     selected = candidates.match.selected
     if candidates.embeddings:
         return np.stack([embeddings.restricted_precision(selected) for embeddings in candidates.embeddings])
-    union = candidates.labels.union
-    return np.stack([_estimate(row, union.rows[:, selected], candidates) for row in candidates.labels.labels])
+    labels = candidates.labels
+    if not labels.rivals:
+        raise InputError("strategy 'paper' needs the rivals of the labels; read them with JoinedLabels.with_rivals")
+    return np.stack([_estimate(labels, m, labels.union.rows[:, selected]) for m in range(len(labels))])
 
 
-def _estimate(row: tuple[object, ...], rows: NDArray[np.int32], candidates: Candidates) -> NDArray[np.float64]:
-    """[K] Eq. 5 estimated from the labels of one model; for a concept in several graphs the mean over all images.
+def _estimate(labels: JoinedLabels, m: int, rows: NDArray[np.int32]) -> NDArray[np.float64]:
+    """[K] Eq. 5 estimated from the labels of model m; for a concept in several graphs the mean over all images.
 
     The paper has only one graph. For concepts that the model was not measured on, its mean over the other selected
     concepts is used.
     """
     won, images = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
-    for g, label in enumerate(row):
+    for g, (label, rivals) in enumerate(zip(labels.labels[m], labels.rivals[m], strict=True)):
         if label is None:
             continue
-        if not isinstance(label, ModelLabel):
-            raise InputError("strategy 'paper' needs full labels, not summaries; fetch them from their source")
+        if rivals is None:
+            raise InputError(
+                f"strategy 'paper' needs the rivals of {label.model.short_name}, which are not published; use another "
+                "strategy, or label the model again"
+            )
         columns = np.flatnonzero(rows[g] >= 0)
         concepts = rows[g, columns].astype(np.int64)
-        n_rivals = candidates.labels.union.graphs[g].rival_counts
+        n_rivals = labels.union.graphs[g].rival_counts
         support = label.support[concepts]
-        won[columns] += support * precision_from_label(label, concepts, n_rivals, rows.shape[1])
+        won[columns] += support * precision_from_label(label, rivals, concepts, n_rivals, rows.shape[1])
         images[columns] += support
     precision = won / np.maximum(images, 1)
-    measured = (rows[[g for g, label in enumerate(row) if label is not None]] >= 0).any(axis=0)
+    measured = (rows[[g for g, label in enumerate(labels.labels[m]) if label is not None]] >= 0).any(axis=0)
     if not measured.all() and measured.any():
         precision[~measured] = precision[measured].mean()
     return precision
 
 
 def precision_from_label(
-    label: ModelLabel, selected: NDArray[np.int64], n_rivals: NDArray[np.int32], n_candidates: int | None = None
+    label: Label,
+    rivals: Rivals,
+    selected: NDArray[np.int64],
+    n_rivals: NDArray[np.int32],
+    n_candidates: int | None = None,
 ) -> NDArray[np.float64]:
     """Estimate Eq. 5 from the counts in a label, which are over all concepts of its graph.
 
     The estimate [K] is the smaller of two values: the share of images not lost to the strongest selected rival, and the
-    expected recall among as many random candidates (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`).
+    expected recall among as many random candidates (:meth:`~mll_hf.labels.label.Label.recall_among`).
 
     Args:
         label: The label.
+        rivals: Its rivals.
         selected: [K] indices of the selected concepts in the label's graph.
         n_rivals: [V] number of rivals of each concept of the graph.
         n_candidates: Number of selected concepts on all graphs; K by default.
     """
-    rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
+    support = np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # False for empty slots
     competes[selected] = True
-    lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1, initial=0) / support
+    lost = (rivals.wins[selected] * competes[rivals.rivals[selected]]).max(axis=1, initial=0) / support
     expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)
     return np.minimum(expected, 1 - lost)

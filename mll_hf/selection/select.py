@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.labels.join import JoinedLabels
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.models.known import KnownModel
 
 ESTIMATING_STRATEGIES = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, comparable across groups
@@ -230,7 +230,7 @@ def _fits(cost: Cost, config: SelectionConfig) -> bool:
     )
 
 
-def _model_from_label(label: LabelSummary, evidence: Evidence) -> SelectedModel:
+def _model_from_label(label: Label, evidence: Evidence) -> SelectedModel:
     return SelectedModel(
         label.model, label.cost, float(label.temperature[0]), label.mean_recall, evidence, license=label.license
     )

@@ -143,7 +143,7 @@ def _fidelity(args: argparse.Namespace) -> int:
     location = fetch_graph_with_images(args.graph)
     graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept))
     models = [resolve_model(spec) for spec in args.models]
-    labeled = models or [label.model for label in open_source(args.labels).list()]
+    labeled = models or [label.model for label in open_source(args.labels).labels()]
     refs = tuple(dict.fromkeys(labeled))  # a model may have labels on several graphs
     index, cache = _index(graph), EmbeddingCache(args.cache)
     embed(refs, targets, index, cache, probes=probes, device=args.device)

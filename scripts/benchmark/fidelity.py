@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from benchmark.suites import TargetTask
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.label import Label, ModelRef
     from mll_hf.matching.concept_index import ConceptIndex
 
 _ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # not recorded in the cache
@@ -49,7 +49,7 @@ class LabeledHub:
     probes: ProbeSet
     cache: EmbeddingCache
 
-    def labels(self, probes: ProbeSet) -> tuple[ModelLabel, ...]:
+    def labels(self, probes: ProbeSet) -> tuple[Label, ...]:
         """Labels counted on a sample of the probe images."""
         rows = np.searchsorted(self.probes.rows, probes.rows)
         progress = tqdm(self.refs, unit="model", desc=f"{len(probes)} images", name="benchmark", leave=False)  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ def fidelity_report(
     )
 
 
-def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]) -> Table:
+def estimates_against_exact(hub: LabeledHub, labels: Sequence[Label], tasks: Sequence[KnownTask]) -> Table:
     """Compare Eq. 5 as estimated from labels with the exact one, on the concepts that each task selects."""
     exact: list[list[NDArray[np.float64]]] = [[] for _ in tasks]
     for ref in hub.refs:
@@ -159,7 +159,7 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
     return Table("samples", "Images per concept", note, rows)
 
 
-def _scores(labels: tuple[ModelLabel, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
+def _scores(labels: tuple[Label, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
     joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
     return score(task.candidates(joined, Strategy.MLL), SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)

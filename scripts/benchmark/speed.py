@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labels.label import ModelLabel
+    from mll_hf.labels.label import Label
     from mll_hf.matching.describe import Description
     from mll_hf.models import VisionLanguageModel
 
@@ -118,7 +118,7 @@ def measure_selection(repeats: int) -> None:
 
 
 def _select(
-    index: ConceptIndex, labels: tuple[ModelLabel, ...], descriptions: Sequence[Description], strategy: Strategy
+    index: ConceptIndex, labels: tuple[Label, ...], descriptions: Sequence[Description], strategy: Strategy
 ) -> Selection:
     match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
     joined = join_labels(labels, [index.graph])

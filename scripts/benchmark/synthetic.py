@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields
 from functools import lru_cache
 from math import erf
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import numpy as np
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, Environment, LabelSummary, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
 from mll_hf.matching.describe import Description
 
 if TYPE_CHECKING:
@@ -69,10 +68,10 @@ def make_graph(n_concepts: int) -> SemanticGraph:
     )
 
 
-def make_labels(graph: SemanticGraph, n_models: int) -> tuple[ModelLabel, ...]:
+def make_labels(graph: SemanticGraph, n_models: int) -> tuple[Label, ...]:
     """Labels of the first ``n_models`` :class:`SyntheticModels`."""
     models = SyntheticModels(graph)
-    return tuple(models.whole(m) for m in range(n_models))
+    return tuple(models.label(m) for m in range(n_models))
 
 
 class SyntheticModels:
@@ -90,15 +89,18 @@ class SyntheticModels:
         self._hardness = rng.normal(0, 1.5, len(graph))
         self._branch = np.arange(len(graph)) * 64 // len(graph)  # neighbors in the graph's order are in the same branch
 
-    def summary(self, m: int) -> LabelSummary:
-        """The part of the label of model ``m`` that selection needs."""
+    def label(self, m: int) -> Label:
+        """The label of model ``m``."""
         identity = np.random.default_rng((self._seed, 1, m))
         ranks, rng = self._ranks(m)
         totals = ranks.sum(axis=0, dtype=np.int64)
         tilt = np.exp(rng.normal(0, 0.5, 3)[:, None] * np.linspace(1, -1, RANK_BINS))  # towards low or high ranks
         domain_ranks = (totals * tilt / tilt.sum(axis=0)).astype(np.int32)
         domain_ranks[0] += (totals - domain_ranks.sum(axis=0)).astype(np.int32)
-        return LabelSummary(
+        hits = ranks[:, 0].astype(np.int32)
+        domain_hits = _dealt(hits, domain_ranks[:, 0])
+        losses = ranks[:, 1:].sum(axis=1, dtype=np.int32)
+        return Label(
             model=ModelRef(f"synthetic/model-{m:06d}", f"{m:040x}", "open_clip"),
             cost=Cost(int(10 ** identity.uniform(7, 9)), float(10 ** identity.uniform(0, 2.5))),
             graph_name=self._graph.name,
@@ -113,23 +115,14 @@ class SyntheticModels:
             license=None,
             ranks=ranks.astype(np.uint16),
             domain_ranks=domain_ranks,
+            domain_hits=domain_hits,
+            domain_support=domain_hits + _dealt(losses, domain_ranks[:, 1:].sum(axis=1)),
             temperature=np.array([rng.uniform(0.5, 2)], np.float32),
         )
 
-    def whole(self, m: int) -> ModelLabel:
-        """The valid label of model ``m``."""
-        label, rng = self.summary(m), np.random.default_rng((self._seed, 2, m))
-        losses = label.support - label.hits
-        rivals, wins = _make_rivals(losses, rng)
-        domain_hits = _dealt(label.hits, label.domain_ranks[:, 0])
-        return ModelLabel(
-            **{each.name: getattr(label, each.name) for each in fields(LabelSummary)},
-            predicted=label.hits + np.roll(losses, 1),
-            domain_hits=domain_hits,
-            domain_support=domain_hits + _dealt(losses, label.domain_ranks[:, 1:].sum(axis=1)),
-            rivals=rivals,
-            rival_wins=wins,
-        )
+    def rivals(self, label: Label) -> Rivals:
+        """Rivals of a label."""
+        return Rivals(*_make_rivals(label.support - label.hits, np.random.default_rng(self._seed)))
 
     def _ranks(self, m: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
         """Ranks [V, RANK_BINS], and the generator for the rest."""

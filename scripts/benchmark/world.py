@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from benchmark.metrics import Floats
     from benchmark.suites import TargetTask
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.label import Label, ModelRef
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
     from mll_hf.matching.describe import Description
@@ -54,7 +54,7 @@ class Hub:
         return self.joined.union.graph
 
     @cached_property
-    def labels(self) -> tuple[LabelSummary, ...]:
+    def labels(self) -> tuple[Label, ...]:
         """Labels on the reference graph, one per model."""
         return self.joined.reference
 
@@ -132,12 +132,12 @@ def read_hub(source: LabelSource) -> Hub:
         InputError: There are no labels.
         MLLError: The labels cannot be read.
     """
-    joined = join_labels(source.list(), source.graphs)
+    joined = join_labels(source.labels(), source.graphs)
     for left_out in joined.left_out:
         _log.warning("left out: %s", left_out)
     sidecars = joined.embeddings(source.embeddings_of)
     cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
-    return Hub(joined.fetch_full(source.fetch), cached)
+    return Hub(joined.with_rivals(source.rivals_of), cached)
 
 
 # --- texts of a task --------------------------------------------------------------------------------------------------

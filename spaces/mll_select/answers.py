@@ -27,7 +27,7 @@ from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.hub.class_names import fetch_class_names
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
-from mll_hf.labels.label import UNPINNED, LabelSummary, ModelRef
+from mll_hf.labels.label import UNPINNED, Label, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import check_class_names, fill, parse_class_names, split_class_names
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.join import LeftOut
-    from mll_hf.labels.label import Cost, LabelFacts
+    from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models import VisionLanguageModel
@@ -74,7 +74,6 @@ _DATASET_PAGE = re.compile(r"(?:https?://)?huggingface\.co/datasets/([^/?#]+/[^/
 _MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
-_MAX_FETCHED = 100  # full labels that are read to compare models on one concept
 _MAX_SENSES = 4
 _MIN_WEIGHT = 0.2  # of a nearby concept, as a share of the largest weight
 _MAX_BRANCHES = 300
@@ -277,7 +276,7 @@ class ListedModel:
     license: str | None  # from its label or its publisher; None if unknown
     evidence: Evidence  # the kind of evidence about it
     imagenet: float | None  # published zero-shot accuracy on ImageNet; None if there is none
-    labels: tuple[LabelFacts | None, ...]  # [B] its label on each board, None where it has none
+    labels: tuple[Label | None, ...]  # [B] its label on each board, None where it has none
     publisher: str  # who published its label, or the figures
 
     @property
@@ -374,9 +373,7 @@ class Labels:
             raise InputError(f"no graph is named '{shortened(name, 60)}'; choose one of: {', '.join(names)}")
         return names.index(name) if name else 0
 
-    def read_labels(
-        self, models: Sequence[ListedModel], board: str | None
-    ) -> tuple[tuple[LabelSummary, ...], SemanticGraph]:
+    def read_labels(self, models: Sequence[ListedModel], board: str | None) -> tuple[tuple[Label, ...], SemanticGraph]:
         """The labels of some models on a board, and its graph.
 
         Args:
@@ -394,17 +391,11 @@ class Labels:
                 raise InputError(
                     f"{model.name} was not measured on {self.boards[b].name}; choose another model or graph"
                 )
-        return tuple(self._whole(b, [label for model in models if (label := model.labels[b])])), self.boards[b].graph
+        return tuple([label for model in models if (label := model.labels[b])]), self.boards[b].graph
 
-    def measured_on(self, b: int) -> list[tuple[ListedModel, LabelSummary]]:
-        """The models that were measured on a board, with their labels, generally best first.
-
-        If the source has an index, only the 100 best are compared, since their labels are fetched.
-        """
-        pairs = [(model, label) for model in self.models if (label := model.labels[b])]
-        pairs = pairs[:_MAX_FETCHED] if self.boards[b].source.indexed else pairs
-        labels = self._whole(b, [label for _, label in pairs])
-        return [(model, label) for (model, _), label in zip(pairs, labels, strict=True)]
+    def measured_on(self, b: int) -> list[tuple[ListedModel, Label]]:
+        """The models that were measured on a board, with their labels, generally best first."""
+        return [(model, label) for model in self.models if (label := model.labels[b])]
 
     def recalls(self, b: int, concept: str | None = None) -> dict[str, float]:
         """Mean recall of the models that were measured on a board, by name.
@@ -424,15 +415,10 @@ class Labels:
                 found[model.name] = float(label.node_precision[tested].mean(dtype=np.float64))
         return found
 
-    def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, LabelSummary]]:
+    def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, Label]]:
         """The models that were tested on a concept of a board, by decreasing recall, with their labels."""
         tested = [pair for pair in self.measured_on(b) if pair[1].support[concept]]
         return sorted(tested, key=lambda pair: -pair[1].node_precision[concept])
-
-    def _whole(self, b: int, labels: Sequence[LabelFacts]) -> Sequence[LabelSummary]:
-        if all(isinstance(label, LabelSummary) for label in labels):
-            return labels  # type: ignore[return-value]
-        return self.boards[b].source.fetch(labels)
 
     def concept(self, id: str) -> Concept:
         """A concept, with the name and definition of the first graph that has it."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from mll_hf import Selection
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.label import Label
     from mll_hf.models import VisionLanguageModel
 
 TITLE = "Which vision model knows your classes?"
@@ -687,7 +687,7 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
     }
 
 
-def _comparison_record(pair: tuple[LabelSummary, ...], graph: SemanticGraph) -> dict[str, Any]:
+def _comparison_record(pair: tuple[Label, ...], graph: SemanticGraph) -> dict[str, Any]:
     record = label_difference(*pair, graph).to_json()
     record["concepts"] = sorted(record["concepts"], key=lambda concept: -abs(concept["z"]))[:20]
     record["branches"] = [

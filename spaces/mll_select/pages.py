@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mll_hf import Selection
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.join import LeftOut
-    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.label import Label, ModelRef
     from mll_hf.selection.accuracy import AccuracyEstimate
 
 _MODELS_SHOWN = 10
@@ -581,7 +581,7 @@ def _permalink(**parameters: str) -> str:
     return _quiet(f'Permanent link to this page: <a href="{address}">{address}</a>')
 
 
-def strengths_html(label: LabelSummary) -> str:
+def strengths_html(label: Label) -> str:
     """Mean recall of a model."""
     return wrap(
         f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
@@ -589,7 +589,7 @@ def strengths_html(label: LabelSummary) -> str:
     )
 
 
-def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
+def branches_html(label: Label, graph: SemanticGraph) -> str:
     """The tiles as a collapsed table, largest first; then the strongest and weakest branches, if any."""
     tree = branch_tree(label, graph)
     largest = np.argsort(-tree.counts, kind="stable")[:_ROWS_SHOWN]
@@ -608,9 +608,7 @@ def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
     return table + (wrap(_table("Strongest and weakest branches", columns, rows)) if rows else "")
 
 
-def comparison_html(
-    pair: Sequence[ListedModel], labels: Sequence[LabelSummary], graph: SemanticGraph
-) -> tuple[str, str]:
+def comparison_html(pair: Sequence[ListedModel], labels: Sequence[Label], graph: SemanticGraph) -> tuple[str, str]:
     """Two models side by side: a text, and a table of the concepts with the most significant differences.
 
     Raises:

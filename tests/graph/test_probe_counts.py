@@ -12,7 +12,7 @@ from mll_hf.errors import GraphError, LabelError
 from mll_hf.graph.concepts import graph_from_json, graph_to_bytes, graph_to_json, load_graph
 from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import SamplingConfig, count_probes, load_probes
-from mll_hf.labels.store import check_graph
+from mll_hf.labels.store import check_label_fits
 from worlds import CAR, CAT, CORGI, Probe, dags, examples, make_graph, make_label, pools_of, write_graph_folder
 
 GRAPH = make_graph()
@@ -117,26 +117,26 @@ def test_malformed_numbers_are_refused_in_one_line(changes):
 
 def test_honest_labels_pass(counted, folder):
     for most in (1, 2, 75):
-        check_graph(label_of(GRAPH, folder, most), counted)
+        check_label_fits(label_of(GRAPH, folder, most), counted)
     many = GRAPH.with_probes(replace(counted.probes, images={"car": ((0, 100),)}))
     undecodable = make_label(GRAPH, support=[0, 58, 0, 0, 0, 0, 58], probes_digest=many.probes.digest)
-    check_graph(replace(undecodable, sampling=SamplingConfig(60)), many)
+    check_label_fits(replace(undecodable, sampling=SamplingConfig(60)), many)
     few = make_label(GRAPH, support=[0, 56, 0, 0, 0, 0, 56], probes_digest=many.probes.digest)
     with pytest.raises(LabelError, match="has 112 tests instead of 120"):
-        check_graph(replace(few, sampling=SamplingConfig(60)), many)
+        check_label_fits(replace(few, sampling=SamplingConfig(60)), many)
 
 
 def test_a_label_that_lies_about_its_probe_images(counted, folder):
     digest = counted.probes.digest
     easy = make_label(GRAPH, support=1, probes_digest=digest)  # measured on an image of each concept
     with pytest.raises(LabelError, match=f"was not measured on the probe images that it names .{digest[:12]}.: it has"):
-        check_graph(easy, counted)
+        check_label_fits(easy, counted)
     with pytest.raises(LabelError, match="has 35 tests instead of 25"):
-        check_graph(make_label(GRAPH, support=5, probes_digest=digest), counted)
+        check_label_fits(make_label(GRAPH, support=5, probes_digest=digest), counted)
     honest = label_of(GRAPH, folder)
     swapped = label_of(GRAPH, folder, domain_names=("drawing", *honest.domain_names[1:]))
     with pytest.raises(LabelError, match="has more tests on 'drawing' than possible"):
-        check_graph(swapped, counted)
+        check_label_fits(swapped, counted)
     # with the digest of its own images it is honest, and compares with none of the others
-    check_graph(make_label(GRAPH, support=1), counted)
-    assert make_label(GRAPH, support=1).group != honest.group
+    check_label_fits(make_label(GRAPH, support=1), counted)
+    assert make_label(GRAPH, support=1).key != honest.key

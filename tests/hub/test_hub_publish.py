@@ -40,10 +40,10 @@ from hub_worlds import (
     some_labels,
 )
 from mll_hf.errors import CardError, InputError, MLLError
+from mll_hf.hub import PICTURE_PATH, SUMMARY_PATH, rows_from_bytes
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.publish import publish_label, publish_to_collection, update_index
 from mll_hf.hub.sources import open_source
-from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH, rows_from_bytes
 from mll_hf.labels import store as storing
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.label import ModelRef
@@ -101,8 +101,8 @@ def assert_collected(hub, labels, graphs=(GRAPH,), repo_id=REPO):
         before = len(hub.requests)
         indexed = open_source(f"hf://datasets/{repo_id}").indexed
         asked = [request for request in hub.requests[before:] if "/resolve/" in request]
-    assert {(label.model, label.group): label.license for label in indexed} == {
-        (label.model, label.group): label.license for label in labels
+    assert {(label.model, label.key): label.license for label in indexed} == {
+        (label.model, label.key): label.license for label in labels
     }
     assert not [request for request in asked if any(request.endswith(path_of(label)) for label in labels)]
     card = files["README.md"].decode()

@@ -46,7 +46,7 @@ from mll_hf.hub.sources import Collection, TaggedModels, open_source
 from mll_hf.labels import store as storing
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.join import join_labels
-from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
+from mll_hf.labels.label import Label, ModelRef
 from mll_hf.labels.store import LabelStore, graph_path
 from mll_hf.selection import SelectionConfig, indexed
 from selection_worlds import WordEncoder
@@ -83,7 +83,7 @@ def assert_lists(source, labels):
 
 
 def assert_same_label(ours, theirs):
-    for field in fields(ModelLabel):
+    for field in fields(Label):
         left, right = getattr(ours, field.name), getattr(theirs, field.name)
         if isinstance(left, np.ndarray):
             assert left.dtype == right.dtype
@@ -154,7 +154,7 @@ def any_source(request, hub, tmp_path, dataset):
 def test_every_source_gives_the_same(any_source):
     source, labels = any_source
     assert_lists(source, labels)
-    assert {type(label) for label in source.list()} == {LabelSummary}  # a thousand whole labels would take 1.3 GB
+    assert {type(label) for label in source.list()} == {Label}  # a thousand whole labels would take 1.3 GB
     assert digests_of(source) == {GRAPH.digest}
     assert source.indexed == ()
     for listed in (source.list()[2], source.list()[0]):
@@ -360,7 +360,7 @@ def assert_indexed(source, labels):
     for label in labels:
         known = found[label.model]
         assert known.mean_recall == pytest.approx(label.mean_recall)
-        assert (known.license, known.cost, known.group) == (label.license, label.cost, label.group)
+        assert (known.license, known.cost, known.key) == (label.license, label.cost, label.key)
         codes = np.concatenate([shard.rows([2]) for shard in known.index.shards], axis=1)[:, known.position]
         known.index.check(known.position, label, np.array([2]), codes)
 

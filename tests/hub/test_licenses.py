@@ -11,16 +11,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, entry_of, shard_to_bytes
+from mll_hf.labels.rank_code import RankCode
 
 from hub_worlds import GRAPH, clock  # noqa: F401
 from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError
 from mll_hf.hub import licenses
 from mll_hf.hub.licenses import licenses_of
-from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, entry_of, shard_to_bytes
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
-from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import Selection, SelectionConfig, Strategy, indexed, select, select_by_imagenet
 from mll_hf.selection.licenses import choose_allowed
@@ -368,7 +368,7 @@ def test_an_index_gives_the_same_choice(monkeypatch, strategy):
     for seed in range(3):
         candidates = random_candidates(n_models=60, seed=seed)
         (graph,) = candidates.labels.union.graphs
-        labels = {(label.model, label.group): label for label in candidates.labels.reference}
+        labels = {(label.model, label.key): label for label in candidates.labels.reference}
         code = RankCode.of_graph(graph)
         blob = shard_to_bytes([entry_of(label, "", code) for label in labels.values()], code)
         index = LabelIndex((IndexShard.open(InMemory("index", memoryview(blob))),))
@@ -376,7 +376,7 @@ def test_an_index_gives_the_same_choice(monkeypatch, strategy):
         said = random_licenses(candidates, seed, share=0.3)
 
         def choose(config, light=light, labels=labels):
-            return indexed.select_indexed(light, config, lambda wanted: [labels[x.model, x.group] for x in wanted])
+            return indexed.select_indexed(light, config, lambda wanted: [labels[x.model, x.key] for x in wanted])
 
         for k in (1, 4):
             config = SelectionConfig(strategy, k=k, licenses=("mit",))
@@ -514,7 +514,7 @@ def test_requests_are_few_for_a_thousand_labels(hub):
     said = rng.choice(["mit", "apache-2.0", "cc-by-nc-4.0", "other"], 1000, p=[0.4, 0.2, 0.2, 0.2])
     labels = [
         make_label(graph, rng.binomial(50, rng.uniform(0.2, 0.9), 8), support=50, repo_id=f"org/m{n:03}",
-                   cost=Cost(10**8, 9.0)).summary for n in range(1000)
+                   cost=Cost(10**8, 9.0)) for n in range(1000)
     ]  # fmt: skip
     for label, license in zip(labels, said, strict=True):
         put_card(hub, label.model.repo_id, str(license))

@@ -1,4 +1,4 @@
-"""One label by the habits of the ecosystem: ModelLabel.from_pretrained and push_to_hub."""
+"""One label by the habits of the ecosystem: Label.from_pretrained and push_to_hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hub_worlds import (
     graph_file,
     put_model,
 )
-from mll_hf import ModelLabel
+from mll_hf import Label
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.hub.card import LABEL_PATH
@@ -39,13 +39,13 @@ def test_there_and_back(hub):
     published = label.push_to_hub()
     assert published.changed
     hub.requests.clear()
-    assert ModelLabel.from_pretrained(MODEL) == label
+    assert Label.from_pretrained(MODEL) == label
     assert not any(
         "config.json" in request or "safetensors" in request.replace(LABEL_PATH, "") for request in hub.requests
     )
     assert not label.push_to_hub(MODEL).changed  # its name may be said
-    assert ModelLabel.from_pretrained(f"{MODEL}@{published.revision}") == label
-    assert ModelLabel.from_pretrained(MODEL, revision=published.revision) == label
+    assert Label.from_pretrained(f"{MODEL}@{published.revision}") == label
+    assert Label.from_pretrained(MODEL, revision=published.revision) == label
     assert label.push_to_hub(create_pr=True, token=READER).changed is False
 
 
@@ -54,13 +54,13 @@ def test_a_label_outlives_the_name_of_its_repo(hub):
     label.push_to_hub()
     hub.rename("model", "alice/before", MODEL)
     renamed = replace(label, model=replace(label.model, repo_id=MODEL))
-    assert ModelLabel.from_pretrained("alice/before") == ModelLabel.from_pretrained(MODEL) == renamed
+    assert Label.from_pretrained("alice/before") == Label.from_pretrained(MODEL) == renamed
     assert open_source("hub").fetch(open_source("hub").list()) == (renamed,)
     hub.put("model", "bob/copy", hub.files("model", MODEL))
     for _ in range(2):
         hub.requests.clear()
         with pytest.raises(LabelError, match=r"is a label of another model .alice/before"):
-            ModelLabel.from_pretrained("bob/copy")
+            Label.from_pretrained("bob/copy")
     assert "GET /api/models/alice/before" not in hub.requests  # not asked again
 
 
@@ -71,15 +71,15 @@ def test_without_write_access_a_pull_request_must_be_asked_for(hub):
     published = label.push_to_hub(create_pr=True, token=READER)
     assert published.pull_request == 1
     with pytest.raises(InputError, match="alice/model holds no label"):
-        ModelLabel.from_pretrained(MODEL)
-    assert ModelLabel.from_pretrained(MODEL, revision="refs/pr/1").model.repo_id == MODEL
+        Label.from_pretrained(MODEL)
+    assert Label.from_pretrained(MODEL, revision="refs/pr/1").model.repo_id == MODEL
 
 
 def test_to_a_collection(hub):
     label = on_the_graph_of(hub, put_model("org/theirs"))
     label.push_to_hub(COLLECTION)
     (found,) = open_source(COLLECTION).list()
-    assert found == label.summary
+    assert found == label
     assert set(hub.repos["model", "org/theirs"].files) == set(MODEL_FILES)
 
 
@@ -90,28 +90,28 @@ def test_labels_on_several_graphs(hub, tmp_path):
     first.push_to_hub(graph=GRAPH)
     second.push_to_hub(graph=tmp_path / "other")
     hub.put("dataset", "alice/graph", graph_file())
-    assert ModelLabel.from_pretrained(MODEL) == first
+    assert Label.from_pretrained(MODEL) == first
     for graph in (GRAPH, "hf://datasets/alice/graph"):
-        assert ModelLabel.from_pretrained(MODEL, graph=graph) == first
+        assert Label.from_pretrained(MODEL, graph=graph) == first
     for graph in (OTHER_GRAPH, tmp_path / "other"):
-        assert ModelLabel.from_pretrained(MODEL, graph=graph) == second
+        assert Label.from_pretrained(MODEL, graph=graph) == second
     hub.put("model", MODEL, {f"mll/{OTHER_GRAPH.digest[:12]}/label.safetensors": None})
     with pytest.raises(InputError, match="alice/model holds no label on the graph other, only on others"):
-        ModelLabel.from_pretrained(MODEL, graph=OTHER_GRAPH)
+        Label.from_pretrained(MODEL, graph=OTHER_GRAPH)
 
 
 def test_what_is_no_label(hub):
     put_model(MODEL)
     with pytest.raises(InputError, match="alice/model holds no label; make one with: mll-hf label alice/model"):
-        ModelLabel.from_pretrained(MODEL)
+        Label.from_pretrained(MODEL)
     hub.put("model", MODEL, {LABEL_PATH: b"no label"})
     with pytest.raises(LabelError, match=r"alice/model/mll/label\.safetensors"):
-        ModelLabel.from_pretrained(MODEL)
+        Label.from_pretrained(MODEL)
     hub.put("model", MODEL, {LABEL_PATH: label_to_bytes(make_label(GRAPH, repo_id="org/other"))})
     with pytest.raises(LabelError, match=r"is a label of another model \(org/other\)"):
-        ModelLabel.from_pretrained(MODEL)
+        Label.from_pretrained(MODEL)
     with pytest.raises(HubError, match="not on the Hub"):
-        ModelLabel.from_pretrained("alice/nothing")
+        Label.from_pretrained("alice/nothing")
 
 
 def test_what_cannot_be_pushed(hub):

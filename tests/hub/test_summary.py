@@ -13,8 +13,7 @@ import pyarrow.csv
 import pytest
 
 from hub_worlds import COLLECTION, GRAPH, REPO, clock, path_of, some_labels
-from mll_hf.hub.publish import publish_to_collection, update_index
-from mll_hf.hub.summary import (
+from mll_hf.hub import (
     PICTURE_PATH,
     SUMMARY_PATH,
     leaderboard_svg,
@@ -22,6 +21,7 @@ from mll_hf.hub.summary import (
     rows_to_bytes,
     summary_row,
 )
+from mll_hf.hub.publish import publish_to_collection, update_index
 from worlds import make_graph, make_label
 
 __all__ = ["clock"]  # a fixture
@@ -48,7 +48,7 @@ def test_every_publication_writes_table_picture_and_card_in_its_commit(hub):
         assert float(line["recall"]) == pytest.approx(label.mean_recall, abs=1e-4)
         assert line["license"] == (label.license or "")
         for s, name in enumerate(label.domain_names):
-            hits, images = label.summary.domain_ranks[s, 0], label.summary.domain_ranks[s].sum()
+            hits, images = label.domain_ranks[s, 0], label.domain_ranks[s].sum()
             assert float(line[f"domain: {name}"]) == pytest.approx(hits / images, abs=1e-4)
     read = pa.csv.read_csv(io.BytesIO(content))  # as the viewer does
     assert read.num_rows == len(LABELS)
@@ -107,7 +107,7 @@ def test_a_line_with_another_recall_than_its_label_is_written_anew(hub):
 
 def test_recall_of_a_branch_is_the_mean_over_its_tested_concepts():
     label = make_label(GRAPH, hits=[8, 2, 6, 4, 0, 10, 1])
-    row = summary_row(label.summary, GRAPH, "0" * 64)
+    row = summary_row(label, GRAPH, "0" * 64)
     tested = np.append(GRAPH.descendants[GRAPH.index["vehicle"]], GRAPH.index["vehicle"])
     assert float(row["branch: vehicle"]) == pytest.approx(label.node_precision[tested].mean(), abs=1e-4)
 
@@ -116,11 +116,11 @@ def test_texts_of_strangers_stay_texts():
     hostile = '=HYPERLINK("x")\n<script>,"'
     graph = make_graph({"a": (), "b": ("a",)}, name=hostile)
     label = replace(make_label(graph, repo_id="org/a"), license=hostile)
-    content = rows_to_bytes([summary_row(label.summary, graph, "0" * 64)])
+    content = rows_to_bytes([summary_row(label, graph, "0" * 64)])
     (line,) = csv.DictReader(io.StringIO(content.decode()))
     assert line["license"].startswith("HYPERLINK")
     assert "\n" not in line["license"]
     assert rows_from_bytes(content)["0" * 64]["graph"] == line["graph"]
-    picture = leaderboard_svg([label.summary], graph)
+    picture = leaderboard_svg([label], graph)
     assert b"<script" not in picture
     assert "<script>" in "".join(ET.fromstring(picture).itertext())

@@ -54,10 +54,10 @@ def one_image(node, scores, concept=None):
 
 
 def naive(hypernyms, probes, concepts, images):
-    """The definition, one contest at a time: hits, predicted, support, hits and support by domain, outscored, ranks."""
+    """The definition, one contest at a time: hits, support, hits and support by domain, outscored, ranks."""
     ids = sorted(hypernyms)
     above = {v: {ids.index(a) for a in naive_ancestors(hypernyms, ids[v])} for v in range(len(ids))}
-    hits, predicted, support = (np.zeros(len(ids), int) for _ in range(3))
+    hits, support = (np.zeros(len(ids), int) for _ in range(2))
     domain_hits, domain_support = (np.zeros((len(probes.domain_names), len(ids)), int) for _ in range(2))
     outscored = np.zeros((len(ids), len(ids)), int)
     ranks = np.zeros((len(ids), RANK_BINS), int)
@@ -81,11 +81,10 @@ def naive(hypernyms, probes, concepts, images):
             domain_ranks[probes.domains[x], rank.bit_length()] += 1
             support[v] += 1
             domain_support[probes.domains[x], v] += 1
-            predicted[v if winner is None else winner] += 1
             if winner is None:
                 hits[v] += 1
                 domain_hits[probes.domains[x], v] += 1
-    return hits, predicted, support, domain_hits, domain_support, outscored, ranks, domain_ranks
+    return hits, support, domain_hits, domain_support, outscored, ranks, domain_ranks
 
 
 @st.composite
@@ -115,7 +114,7 @@ def test_counts_are_those_of_the_definition(world):
     hypernyms, graph, probes, concepts, images, cuts = world
     counts = count(graph, probes, concepts, images, cuts=cuts)
     expected = naive(hypernyms, probes, concepts, images)
-    names = ("hits", "predicted", "support", "domain_hits", "domain_support", "outscored", "ranks", "domain_ranks")
+    names = ("hits", "support", "domain_hits", "domain_support", "outscored", "ranks", "domain_ranks")
     for name, array in zip(names, expected, strict=True):
         np.testing.assert_array_equal(getattr(counts, name), array, err_msg=name)
     assert counts.undecodable == int(np.isnan(images).any(axis=1).sum())
@@ -176,7 +175,6 @@ def test_worked_by_hand():
     losses |= {(PET, CAR): 1, (PET, DOG): 1}
     assert {(v, u): n for (v, u), n in np.ndenumerate(counts.outscored) if n} == losses
     # lost contests were won by car (animal 1, pet 1), corgi (cat 2), cat (corgi 1, vehicle 3) and dog (pet 2)
-    assert counts.predicted.tolist() == [2, 3, 2, 2, 3, 1, 0]
     assert counts.domain_support.tolist() == [[2, 0, 1, 1, 1, 2, 0], [1, 1, 0, 1, 1, 1, 1]]
     assert counts.domain_hits.tolist() == [[2, 0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 0, 0]]
     assert counts.ranks[:, :3].tolist() == [[2, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [2, 0, 0], [1, 2, 0], [0, 1, 0]]
@@ -209,7 +207,6 @@ def test_ties_are_lost():
     assert counts.hits.tolist() == [0] * 7
     assert counts.outscored[CAR].tolist() == [0, 0, 1, 0, 1, 0, 0]
     # for car, cat is answered as the first of the best; for vehicle, which scores 0, likewise
-    assert counts.predicted.tolist() == [0, 0, 2, 0, 0, 0, 0]
 
 
 def test_without_rivals_every_contest_is_won():
@@ -233,7 +230,6 @@ def test_undecodable_images_are_left_out_and_counted():
 def test_images_that_test_nothing_are_fine():
     counts = count(make_graph(), probe_set([[]] * 7, [CAR, CAT]), EYE, EYE[:2])
     assert not counts.support.any()
-    assert not counts.predicted.any()
 
 
 def test_embeddings_stay_as_they_were():

@@ -23,7 +23,7 @@ PHOTOS, DRAWINGS = "1" * 40, "2" * 40
 def label(name, graph=BASE, probes=PHOTOS, seed=0, images=75, **fields):
     place = {PHOTOS: "photos", DRAWINGS: "drawings"}[probes]
     fields = {"probes_digest": probes, "probes_location": place, "sampling": SamplingConfig(images, seed), **fields}
-    return make_label(graph, repo_id=f"org/{name}", **fields).summary
+    return make_label(graph, repo_id=f"org/{name}", **fields)
 
 
 def table(joined):
@@ -264,7 +264,7 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
     assert len(joined.reference) == len(joined)
     for g, graph in enumerate(joined.union.graphs):  # one group of labels per graph, each in its place
         there = [each for each in joined.on_graph(g) if each]
-        assert len({each.group for each in there}) == 1
+        assert len({each.key for each in there}) == 1
         assert all(each.graph_digest == graph.digest for each in there)
     for row, model in zip(joined.labels, joined.models, strict=True):
         assert {each.model for each in row if each} == {model}
@@ -272,7 +272,7 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
     named = {(id, left_out.graph_name) for left_out in joined.left_out for id in left_out.models}
     for each in labels:
         if each not in used and (each.model.repo_id, each.graph_name) not in named:
-            larger = [u for u in used if (u.group, u.model) == (each.group, each.model)]
+            larger = [u for u in used if (u.key, u.model) == (each.key, each.model)]
             assert larger[0].sampling.images_per_concept == 75 > each.sampling.images_per_concept
 
 

@@ -1,0 +1,78 @@
+"""The labels of a collection as one table, ``summary.csv``, for the Hub's viewer, which converts it to Parquet.
+
+It is written by ``mll-hf labels summary``, never by a push, so that many publishers do not rewrite it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.labels.branches import top_branches
+from mll_hf.utils.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import Label
+
+SUMMARY_PATH = "summary.csv"
+_COLUMNS = ("model", "revision", "license", "graph", "probes", "recall", "margin", "concepts", "images", "parameters",
+            "gflops")  # fmt: skip
+_LONGEST_TEXT = 200
+
+Row = dict[str, str]
+
+
+def summary_to_bytes(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -> bytes:
+    """The table of the labels on these graphs as CSV, best models first within each graph.
+
+    Columns: what identifies and describes a model, mean recall with half the width of its 95 % interval, recall by
+    domain and by large branch of the graph.
+    """
+    by_digest = {graph.digest: graph for graph in graphs}
+    rows = [_row(label, by_digest[label.graph_digest]) for label in labels if label.graph_digest in by_digest]
+    ordered = sorted(rows, key=lambda row: (row["graph"], -float(row["recall"]), row["model"], row["revision"]))
+    others = {name for row in ordered for name in row} - set(_COLUMNS)
+    columns = [*_COLUMNS, *sorted(others, key=lambda name: (name.startswith("branch"), name))]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(ordered)
+    return out.getvalue().encode()
+
+
+def _row(label: Label, graph: SemanticGraph) -> Row:
+    images = label.domain_ranks.sum(axis=1)
+    tested = label.support > 0
+    row = {
+        "model": _text(label.model.short_name if label.model.is_local else label.model.repo_id),
+        "revision": label.model.revision,
+        "license": _text(label.license or ""),
+        "graph": _text(label.graph_name),
+        "probes": _text(label.probes_name),
+        "recall": f"{label.mean_recall:.4f}",
+        "margin": f"{label.mean_recall_margin:.4f}",
+        "concepts": str(label.n_tested),
+        "images": str(int(images.sum())),
+        "parameters": str(label.cost.parameters),
+        "gflops": f"{label.cost.gflops:.4g}",
+    }
+    for name, hits, count in zip(label.domain_names, label.domain_ranks[:, 0], images, strict=True):
+        if count:
+            row[f"domain: {_text(name)}"] = f"{hits / count:.4f}"
+    for v in top_branches(graph):
+        below = np.append(graph.descendants[v], v)
+        if tested[below].any():
+            recall = label.node_precision[below[tested[below]]].mean(dtype=np.float64)
+            row[f"branch: {_text(graph.concepts[v].name)}"] = f"{recall:.4f}"
+    return row
+
+
+def _text(text: str) -> str:
+    """Untrusted text for a cell: one line, and nothing that a spreadsheet would run as a formula."""
+    return printable(text)[:_LONGEST_TEXT].lstrip("=+-@ ")
