@@ -1,9 +1,9 @@
-"""Compare methods that choose and combine models, and measure speed, memory and matching.
+"""Compare methods that choose and combine models, and measure speed and matching.
 
     python scripts/run_benchmark.py published                       # choices among real models, from published figures
     python scripts/run_benchmark.py tasks --labels DIR --tasks DIR  # every method on tasks with known classes
     python scripts/run_benchmark.py fidelity --graph DIR --labels DIR --tasks DIR
-    python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
+    python scripts/run_benchmark.py speed
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
     python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
@@ -34,10 +34,10 @@ PARTS = {
     "tasks": (commands.add_tasks, "every method on tasks with known classes, with tables and figures"),
     "published": (commands.add_published, "choose among real models by labels made from published recall per class"),
     "fidelity": (commands.add_fidelity, "what labels lose compared with all similarities, and with fewer images"),
-    "speed": (speed.add_speed, "labeling compared with a bare loop; selection, import, memory"),
-    "labeling": (labeling_speed.add_arguments, "labeling compared with the bare image tower and other libraries"),
+    "speed": (speed.add_speed, "time to import the package and to select among 50 and 1,000 labels"),
+    "labeling": (labeling_speed.add_arguments, "labeling compared with the bare image tower"),
     "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
-    "predict": (predict_benchmark.add_arguments, "an ensemble compared with bare loops; memory, interrupted runs"),
+    "predict": (predict_benchmark.add_arguments, "an ensemble compared with bare loops"),
     "serve": (serve_benchmark.add_arguments, "a server with many clients compared with offline batches"),
 }
 

@@ -51,37 +51,31 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
     add = actions.add_parser(
         "add",
         help="add concepts with images to a graph, or make a new graph",
-        description="Add one concept with --id, or a table of concepts with --from. A concept that exists gets the new "
-        "names, description and parents, and keeps its images. Images that a concept already has are skipped.",
+        description="Add one concept with --id, or one per subfolder of --images-root. A concept that exists gets "
+        "the new names, description and parents, and keeps its images. Images that a concept already has are skipped.",
         epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id gasket-a7 --name 'gasket A7' "
         "--description 'a flat rubber ring' --parent n03427296 --images photos/a7",
     )
     add.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
     add.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
-    one = add.add_argument_group("one concept")
-    one.add_argument("--id", help="unique id; two graphs with the same id have the same concept")
-    one.add_argument("--name", help="most common name")
-    one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
-    one.add_argument("--description", metavar="TEXT", help="definition; leave it out if it only repeats the name")
-    one.add_argument(
+    add.add_argument(
         "--parent",
         action="append",
         default=[],
         metavar="ID",
         help="a more general concept, in this graph or in --base; may be repeated",
     )
+    add.add_argument("--source", metavar="TEXT", help="where the images are from (default: the folder's name)")
+    one = add.add_argument_group("one concept")
+    one.add_argument("--id", help="unique id; two graphs with the same id have the same concept")
+    one.add_argument("--name", help="most common name")
+    one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
+    one.add_argument("--description", metavar="TEXT", help="definition; leave it out if it only repeats the name")
     one.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
-    one.add_argument("--source", metavar="TEXT", help="where the images are from (default: the folder's name)")
     many = add.add_argument_group("many concepts")
     many.add_argument(
-        "--from",
-        type=Path,
-        dest="table",
-        metavar="FILE",
-        help="JSON or CSV with the fields id, name, lemmas, description, parents, images, domain and source; in CSV, "
-        "several values are separated by semicolons",
+        "--images-root", type=Path, metavar="DIR", help="folder with one subfolder of images per concept, named like it"
     )
-    many.add_argument("--images-root", type=Path, metavar="DIR", help="folder with one subfolder of images per id")
     add.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
     add.add_argument("--json", action="store_true", help="print JSON")
     add.set_defaults(run=_add)
@@ -117,12 +111,15 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace) -> int:
-    from mll_hf.graph.authoring import add_to_graph, read_concepts
+    from mll_hf.graph.authoring import add_to_graph, read_folders
     from mll_hf.hub.locations import fetch_graph
 
-    if (args.table is None) == (args.id is None):
-        raise InputError("give either one concept with --id, or a table with --from (columns id, name, ...)")
-    new = read_concepts(args.table, args.images_root, args.domain) if args.table else (_one_concept(args),)
+    if (args.images_root is None) == (args.id is None):
+        raise InputError("give either one concept with --id, or a folder of many with --images-root")
+    if args.images_root:
+        new = read_folders(args.images_root, args.parent, args.domain, args.source)
+    else:
+        new = (_one_concept(args),)
     addition = add_to_graph(args.graph, new, fetch_graph(args.base) if args.base else None)
     graph = addition.graph
     record = {

@@ -6,14 +6,11 @@ So a graph is never partially updated, and repeating the command completes an in
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,14 +20,14 @@ from mll_hf.graph.probes import IMAGE_FILES, IMAGE_LIST, image_files, image_sche
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.images import decode_image
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 MIN_CONCEPT_IMAGES = 5  # with fewer, a single image changes the recall by 25 % or more
 _ROWS_PER_GROUP = 100
-_FIELDS = {"id", "name", "lemmas", "description", "parents", "images", "domain", "source"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,55 +88,24 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[N
         raise InputError(f"{folder} cannot be read ({error.strerror}); check the path") from None
 
 
-def read_concepts(file: Path, images_root: Path | None = None, domain: str = "photo") -> tuple[NewConcept, ...]:
-    """Read concepts from a table: JSON (a list of objects) or CSV (with a header; lists separated by semicolons).
-
-    Fields: ``id``, ``name``, ``lemmas``, ``description``, ``parents``, ``images`` (a folder, relative to the table; by
-    default the subfolder of ``images_root`` named like the id), ``domain`` and ``source``. Leave out descriptions that
-    only repeat the name: they make the caption longer, not clearer.
-
-    Args:
-        file: The table.
-        images_root: A folder with a subfolder for each concept.
-        domain: Default domain.
+def read_folders(
+    root: Path, parents: Sequence[str], domain: str = "photo", source: str | None = None
+) -> tuple[NewConcept, ...]:
+    """One concept for each subfolder of a folder: its name is id and, with spaces for ``_``, name of the concept.
 
     Raises:
-        InputError: The table cannot be read, or a row lacks a field.
+        InputError: There are no subfolders, or the folder cannot be read.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text))) if file.suffix.lower() == ".csv" else json.loads(text)
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read as a table ({one_line(error)}); give JSON or CSV") from None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{file} is not a list of concepts; give one object or row per concept")
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{root} cannot be read ({error.strerror}); check the path") from None
+    if not folders:
+        raise InputError(f"{root} has no subfolders; give a folder with a folder of images for each concept")
     return tuple(
-        _concept_of_row(row, f"{file}, row {number}", file.parent, images_root, domain)
-        for number, row in enumerate(rows, 1)
+        new_concept(path.name, path.name.replace("_", " "), (), "", parents, read_images(path, domain, source))
+        for path in folders
     )
-
-
-def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None, domain: str) -> NewConcept:  # noqa: ANN401 - parsed
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is not an object; give an object with id, name and parents")
-    if unknown := set(map(str, row)) - _FIELDS:
-        raise InputError(
-            f"{where}: has unknown fields ({abridged(sorted(unknown), 3)}); use {', '.join(sorted(_FIELDS))}"
-        )
-    id, name = (_text(row, field, where) for field in ("id", "name"))
-    description = _text(row, "description", where) if row.get("description") else ""
-    if row.get("images"):
-        images = folder / _text(row, "images", where)
-    elif images_root:
-        if Path(id).name != id or id == "..":
-            raise InputError(f"{where}: '{id}' is not a valid folder name; give the field images")
-        images = images_root / id
-    else:
-        raise InputError(f"{where}: has no folder of images; give the field images, or --images-root")
-    style = _text(row, "domain", where) if row.get("domain") else domain
-    source = _text(row, "source", where) if row.get("source") else None
-    lemmas, parents = (_texts(row, field, where) for field in ("lemmas", "parents"))
-    return new_concept(id, name, lemmas, description, parents, read_images(images, style, source))
 
 
 def new_concept(
@@ -148,21 +114,6 @@ def new_concept(
     """A concept to add; its name is added to the lemmas."""
     concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
     return NewConcept(concept, tuple(images))
-
-
-def _text(row: dict[str, Any], field: str, where: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: lacks a text '{field}'")
-    return value.strip()
-
-
-def _texts(row: dict[str, Any], field: str, where: str) -> list[str]:
-    value = row.get(field) or []
-    texts = value.split(";") if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{where}: '{field}' is not a list of texts")
-    return [text.strip() for text in texts if text.strip()]
 
 
 # --- adding -----------------------------------------------------------------------------------------------------------

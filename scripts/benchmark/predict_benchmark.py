@@ -1,4 +1,4 @@
-"""Costs of classifying images with an ensemble of three models: time over bare loops, memory, and interruptions.
+"""Costs of classifying images with an ensemble of three models: time over bare loops.
 
 A bare loop is the obvious code for one loaded model: decode, preprocess, encode, compare with the embeddings of the
 classes; with torch's DataLoader and its best number of worker processes.
@@ -7,14 +7,9 @@ classes; with torch's DataLoader and its best number of worker processes.
 from __future__ import annotations
 
 import io
-import json
 import os
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +35,6 @@ if TYPE_CHECKING:
     from mll_hf.models import VisionLanguageModel
 
 _WORDS = ("red", "old", "small", "wet", "round", "cat", "dog", "tree", "car", "boat")
-_PARTS = ("speed", "memory", "interruption")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,36 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", metavar="NAME", help="also measure three models of open_clip with random weights"
     )
-    parser.add_argument("--parts", default=",".join(_PARTS), metavar="LIST", help="parts to run (default: %(default)s)")
     parser.add_argument("--images", type=int, default=300, metavar="N", help="JPEGs of 500 px (default: %(default)s)")
-    parser.add_argument(
-        "--many", type=int, default=50_000, metavar="N", help="images for memory (default: %(default)s)"
-    )
-    parser.add_argument("--files", type=int, default=20_000, metavar="N", help="files for the interrupted run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the figures."""
-    models, parts = args.models.split(","), args.parts.split(",")
-    refs = [resolve_model(model) for model in models]
-    if "speed" in parts:
-        small, large = jpegs(100, 64, 64), jpegs(args.images, 500, 375)
-        print("second predict of 100 images of 64 px, models loaded:", against_bare_loops(refs, small, args.repeats))
-        print(f"ensemble, {len(large)} JPEGs of 500 px:", against_bare_loops(refs, large, args.repeats), flush=True)
-        if args.architecture:
-            with tempfile.TemporaryDirectory() as folder:
-                save_random_model(args.architecture, Path(folder) / "0")
-                for n in range(1, len(refs)):
-                    shutil.copytree(Path(folder) / "0", Path(folder) / str(n))
-                random = [resolve_model(f"local-dir:{Path(folder) / str(n)}") for n in range(len(refs))]
-                figures = against_bare_loops(random, jpegs(64, 500, 375), args.repeats)
-            print(f"{len(refs)} x {args.architecture} with random weights, 64 JPEGs of 500 px:", figures, flush=True)
-    if "memory" in parts:
-        measure_memory(models, args.many)
-    if "interruption" in parts:
-        measure_interruption(refs, args.files)
+    refs = [resolve_model(model) for model in args.models.split(",")]
+    small, large = jpegs(100, 64, 64), jpegs(args.images, 500, 375)
+    print("second predict of 100 images of 64 px, models loaded:", against_bare_loops(refs, small, args.repeats))
+    print(f"ensemble, {len(large)} JPEGs of 500 px:", against_bare_loops(refs, large, args.repeats), flush=True)
+    if args.architecture:
+        with tempfile.TemporaryDirectory() as folder:
+            save_random_model(args.architecture, Path(folder) / "0")
+            for n in range(1, len(refs)):
+                shutil.copytree(Path(folder) / "0", Path(folder) / str(n))
+            random = [resolve_model(f"local-dir:{Path(folder) / str(n)}") for n in range(len(refs))]
+            figures = against_bare_loops(random, jpegs(64, 500, 375), args.repeats)
+        print(f"{len(refs)} x {args.architecture} with random weights, 64 JPEGs of 500 px:", figures, flush=True)
 
 
 def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
@@ -113,7 +96,7 @@ def jpegs(n: int, width: int, height: int) -> list[bytes]:
     return pictures
 
 
-# --- speed ------------------------------------------------------------------------------------------------------------
+# --- the loops -------------------------------------------------------------------------------------------------------
 
 
 def against_bare_loops(refs: Sequence[ModelRef], images: list[bytes], repeats: int) -> str:
@@ -171,84 +154,3 @@ def bare_loop(model: VisionLanguageModel, texts: NDArray[np.float32], images: li
         logits = model.logit_scale * model.encode_pixels(batch) @ texts.T + model.logit_bias
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         odds /= odds.sum(axis=1, keepdims=True)
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-_STREAM = """
-import resource, sys
-sys.path.insert(0, {scripts!r})
-from benchmark.predict_benchmark import jpegs, selection_of
-from mll_hf.ensemble.run import Ensemble
-from mll_hf.models import resolve_model
-classes = [f"class {{n}}" for n in range(1000)]
-ensemble = Ensemble(selection_of([resolve_model(m) for m in {models!r}], classes), "cpu", ("a {{}}",))
-pictures = jpegs(100, 64, 64)
-n = sum(len(p.labels) for p in ensemble.stream(pictures[n % 100] for n in range({images})))
-print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def measure_memory(models: Sequence[str], many: int) -> None:
-    """Peak memory of many images minus that of 500, with 1,000 classes, each in a separate process."""
-    peaks = {}
-    for images in (500, many):
-        code = _STREAM.format(scripts=str(Path(__file__).parent), models=list(models), images=images)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        answered, peak = map(int, done.stdout.split())
-        if answered != images:
-            raise SystemExit(f"{answered} of {images} images were answered")
-        peaks[images] = peak / 1e6
-    growth = peaks[many] - peaks[500]
-    print(
-        f"peak memory, {len(models)} models, 1,000 classes: {peaks[500]:.2f} GB with 500 images, {growth:+.3f} GB with "
-        f"{many:,}",
-        flush=True,
-    )
-
-
-# --- interruption -----------------------------------------------------------------------------------------------------
-
-
-def measure_interruption(refs: Sequence[ModelRef], files: int) -> None:
-    """Kill `mll-hf predict -o` three times, let it finish, and count the answers."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for n, picture in enumerate(jpegs(500, 64, 64)):
-            for copy in range(n, files, 500):
-                path = folder / "images" / f"{copy // 1000:03}" / f"{copy:06}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(picture)
-        (folder / "choice.json").write_text(json.dumps(selection_of(refs, _WORDS).to_json()))
-        for suffix in (".jsonl", ".csv", ".parquet"):
-            kept = _interrupted(folder, folder / f"answers{suffix}", files)
-            print(f"{files:,} files to {suffix}, killed three times with {kept} answers: complete, each image once")
-
-
-def _interrupted(folder: Path, output: Path, files: int) -> list[int]:
-    command = [sys.executable, "-m", "mll_hf.cli", "predict", folder / "images", "--selection", folder / "choice.json"]
-    waiting = output if output.suffix != ".parquet" else Path(f"{output}.unfinished.jsonl")
-    kept = []
-    for share in (0.1, 0.4, 0.7):
-        process = subprocess.Popen([*command, "-o", output], stderr=subprocess.DEVNULL)
-        while process.poll() is None and _lines(waiting) < share * files:
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-        kept.append(_lines(waiting))
-        with waiting.open("ab") as file:  # as if it had been killed in the middle of an answer
-            file.write(b'{"image": "' if output.suffix != ".csv" else b"half,an")
-    subprocess.run([*command, "-o", output], check=True, capture_output=True)
-    if output.suffix == ".parquet":
-        import pyarrow.parquet
-
-        names = pyarrow.parquet.read_table(output)["image"].to_pylist()
-    else:
-        names = re.findall(r"\d{6}\.jpg", output.read_text())
-    if sorted(Path(name).name for name in names) != [f"{n:06}.jpg" for n in range(files)]:
-        raise SystemExit(f"{output.name}: {len(names)} answers, {len(set(names))} images")
-    return kept
-
-
-def _lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -64,18 +64,16 @@ def write_images(folder, color, first=0):
 
 @pytest.fixture(scope="session")
 def own(world):
-    """Two graphs whose parents are in the world's graph: one made concept by concept, one from a table."""
+    """Two graphs whose parents are in the world's graph: one made concept by concept, one from a folder per concept."""
     root = world / "own"
     for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
         images = write_images(root / "pictures" / id, (grey, grey, grey))
         words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
         words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
         assert main(["graph", "add", "--graph", str(root / "apes"), "--base", str(world / "graph"), *words]) == 0
-    write_images(root / "pictures" / "bus", (220, 30, 30), 50)
-    write_images(root / "pictures" / "tram", (30, 30, 220), 60)
-    table = root / "table.csv"
-    table.write_text("id,name,description,parents\nbus,bus,a long car,n5\ntram,tram,,n5\n")
-    words = ["--from", str(table), "--images-root", str(root / "pictures")]
+    write_images(root / "roads" / "bus", (220, 30, 30), 50)
+    write_images(root / "roads" / "tram", (30, 30, 220), 60)
+    words = ["--images-root", str(root / "roads"), "--parent", "n5"]
     assert main(["graph", "add", "--graph", str(root / "buses"), "--base", str(world / "graph"), *words]) == 0
     return root
 

@@ -244,7 +244,7 @@ def test_graphs_are_shown_and_checked(world, own, capsys):
 
 
 def test_adding_again_adds_nothing(own, capsys):
-    words = ["--from", own / "table.csv", "--images-root", own / "pictures", "--json"]
+    words = ["--images-root", own / "roads", "--parent", "n5", "--json"]
     status, out, _ = run(capsys, "graph", "add", "--graph", own / "buses", *words)
     assert status == 0
     assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
@@ -259,7 +259,7 @@ def test_what_graph_add_needs(world, own, tmp_path, capsys):
         return fails(capsys, "graph", "add", "--graph", tmp_path / "g", "--base", world / "graph", *words)
 
     assert "either one concept with --id" in complaint()
-    assert "either one concept with --id" in complaint("--id", "x", "--from", own / "table.csv")
+    assert "either one concept with --id" in complaint("--id", "x", "--images-root", own / "roads")
     words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", own / "pictures" / "ape"]
     for option in ("--name", "--images"):
         at = words.index(option)

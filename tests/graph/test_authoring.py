@@ -1,7 +1,5 @@
 """Writing graphs: nothing is added twice, nothing is half written, every image can be decoded."""
 
-import csv
-import hashlib
 import json
 import signal
 import subprocess
@@ -9,7 +7,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,7 +19,7 @@ from mll_hf.graph.authoring import (
     check_graph,
     new_concept,
     pooled_counts,
-    read_concepts,
+    read_folders,
     read_images,
 )
 from mll_hf.graph.concepts import load_graph
@@ -90,11 +87,6 @@ def test_adding_again_changes_nothing(tmp_path):
     assert images_of(folder) == {"duck": 7}
 
 
-def test_an_image_may_be_added_to_two_concepts(tmp_path):
-    added = add(tmp_path / "p", [new("duck", ["animal"]), new("raft", ["vehicle"])])
-    assert added.images == 10
-
-
 def test_a_concept_takes_new_texts(tmp_path):
     folder = tmp_path / "p"
     add(folder, [new("duck", ["animal"])])
@@ -143,20 +135,6 @@ def test_parents_must_exist_even_without_a_base(tmp_path):
     assert added.graph.external == {"animal"}
     with pytest.raises(GraphError, match="unknown parents: pet"):
         add_to_graph(folder, [new("eagle", ["pet"])])
-
-
-def test_a_graph_of_its_own_needs_no_parents(tmp_path):
-    added = add_to_graph(tmp_path / "p", [new("duck", []), new("cat", ["duck"], first=20)])
-    assert added.graph.external == frozenset()
-    check_graph(add(tmp_path / "p", [new("cat", [], first=40)]).graph, tmp_path / "p", BASE)  # base has cats, too
-
-
-def test_adding_to_any_graph_keeps_its_image_files(tmp_path):
-    folder = write_graph_folder(tmp_path / "graph")
-    before = images_of(folder)
-    added = add_to_graph(folder, [new("duck", ["animal"])])
-    assert images_of(folder) == before | {"animal": before["animal"] + 5, "duck": 5}
-    assert added.graph.name == "tiny"
 
 
 KILLED = """
@@ -241,7 +219,7 @@ def test_check_finds_damage(tmp_path):
         checked()
 
 
-# --- folders and tables
+# --- folders
 
 
 def write_images(folder, count=5, first=0):
@@ -262,100 +240,15 @@ def test_a_folder_of_images(tmp_path):
         read_images(tmp_path / "nothing", "photo")
 
 
-ROWS = [
-    {"id": "bird", "name": "bird", "lemmas": "fowl; bird", "description": "it flies", "parents": "animal;pet",
-     "images": "here", "domain": "icon", "source": "mine"},
-    {"id": "duck", "name": "duck", "lemmas": "", "description": "it quacks", "parents": "bird", "images": "",
-     "domain": "", "source": ""},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ["csv", "json"])
-def test_a_table(tmp_path, kind):
-    write_images(tmp_path / "here", 3)
-    write_images(tmp_path / "root" / "duck", 5, first=9)
-    file = tmp_path / f"concepts.{kind}"
-    if kind == "csv":
-        with file.open("w", encoding="utf-8-sig", newline="") as out:
-            writer = csv.DictWriter(out, list(ROWS[0]))
-            writer.writeheader()
-            writer.writerows(ROWS)
-    else:
-        lists = [
-            {**row, "lemmas": [t for t in row["lemmas"].split("; ") if t], "parents": row["parents"].split(";")}
-            for row in ROWS
-        ]
-        file.write_text(json.dumps(lists))
-    bird, duck = read_concepts(file, tmp_path / "root", "sketch")
-    assert bird.concept.lemmas == ("bird", "fowl")
-    assert bird.concept.hypernyms == ("animal", "pet")
-    assert bird.concept.caption == "bird which is it flies"
-    assert [(i.domain, i.source) for i in bird.images] == [("icon", "mine")] * 3
-    assert duck.concept.lemmas == ("duck",)
-    assert [(i.domain, i.source) for i in duck.images] == [("sketch", "duck")] * 5
-    assert add(tmp_path / "p", [bird, duck]).images == 8
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"name": ""}, "row 1: lacks a text 'name'"),
-        ({"id": 7}, "row 1: lacks a text 'id'"),
-        ({"description": 7}, "lacks a text 'description'"),
-        ({"parents": [7]}, "'parents' is not a list of texts"),
-        ({"gloss": "x"}, r"unknown fields \(gloss\)"),
-        ({"images": "gone"}, "is not a folder"),
-        ({"images": ""}, "has no folder of images"),
-    ],
-)
-def test_invalid_rows(tmp_path, change, complaint):
-    file = tmp_path / "concepts.json"
-    file.write_text(json.dumps([{**ROWS[0], **change}]))
-    with pytest.raises(InputError, match=complaint) as caught:
-        read_concepts(file)
-    assert "\n" not in str(caught.value)
-
-
-def test_ids_cannot_leave_the_images_root(tmp_path):
-    file = tmp_path / "concepts.json"
-    write_images(tmp_path / "duck")
-    write_images(tmp_path / "root" / "a" / "b")
-    for id in ("../duck", str(tmp_path / "duck"), "a/b", "..", "."):
-        file.write_text(json.dumps([{**ROWS[1], "id": id}]))
-        with pytest.raises(InputError, match="is not a valid folder name"):
-            read_concepts(file, tmp_path / "root")
-
-
-@pytest.mark.parametrize("content", ["", "7", "[]", "{}", "[7]", "[" * 100_000, "\ufffe"])
-def test_unreadable_tables(tmp_path, content):
-    file = tmp_path / "concepts.json"
-    file.write_text(content)
-    with pytest.raises(InputError) as caught:
-        read_concepts(file)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-    file.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        read_concepts(file)
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        read_concepts(tmp_path / "gone.csv")
-
-
-# --- the formulas of scripts/graph/build_small_graphs.py
-
-
-def test_textures_are_drawn_by_formulas():
-    sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-    from graph.small import textures
-
-    assert len(textures.WORDS) == 47
-    seen = set()
-    for word in textures.WORDS:
-        draw = getattr(textures, f"_{word.replace('-', '_')}")
-        first, second = (draw(textures.Field(np.random.default_rng([n, *word.encode()]))) for n in (0, 1))
-        assert first.shape[:2] == (textures.N, textures.N)
-        assert np.isfinite(first).all(), word
-        assert np.broadcast_to(first, (textures.N, textures.N, 3)).std() > 0.01, word
-        assert np.abs(first - second).mean() > 0.01, word
-        seen.add(hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest())
-    assert len(seen) == 47
+def test_a_folder_per_concept(tmp_path):
+    write_images(tmp_path / "root" / "sea_duck")
+    write_images(tmp_path / "root" / "eagle", 6, first=40)
+    (tmp_path / "root" / ".cache").mkdir()
+    eagle, duck = read_folders(tmp_path / "root", ["animal"], "sketch")
+    assert (duck.concept.id, duck.concept.name, duck.concept.hypernyms) == ("sea_duck", "sea duck", ("animal",))
+    assert [(i.domain, i.source) for i in eagle.images] == [("sketch", "eagle")] * 6
+    assert add(tmp_path / "p", [eagle, duck]).images == 11
+    with pytest.raises(InputError, match="has no subfolders"):
+        read_folders(tmp_path / "root" / "eagle", [])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_folders(tmp_path / "nowhere", [])

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from open_clip import IMAGENET_CLASSNAMES
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from graph import build_graph
 from graph.sources import PAPER_SOURCES
 from graph.wordnet import ClassList, class_wnids, leaf_names
@@ -23,7 +21,6 @@ from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
-from worlds import Probe, make_graph, probes_of_all, write_graph_folder
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -102,24 +99,6 @@ def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
     assert not hub.requests
 
 
-def test_images_of_another_graph_are_not_overwritten(tmp_path, capsys, wordnet, hub):
-    folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    content = files_of(folder)
-    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", folder]
-    assert "holds images of another graph; choose another folder" in refused(capsys, *arguments)
-    assert files_of(folder) == content
-
-
-def test_classes_missing_from_wordnet_are_reported(tmp_path, capsys):
-    synsets = imagenet_nouns(leaf_names(ClassList.IMAGENET_1K))
-    del synsets["n02113023"], synsets["n01440764"]
-    wordnet = write_nouns(tmp_path / "wordnet", synsets)
-    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
-    status, out, err = script(capsys, *arguments)
-    assert (status, err) == (0, "2 classes are not in WordNet and were skipped: n01440764, n02113023\n")
-    assert "1,002 concepts (998 classes and 4 above them)" in out
-
-
 def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
     arguments = ["--text-only", "--out", tmp_path / "out", "--wordnet"]
     assert "this is not WordNet 3.0: of 11828 classes it lacks 10828" in refused(capsys, *arguments, wordnet)
@@ -142,16 +121,6 @@ def test_contradicting_arguments(tmp_path, capsys, wordnet, hub, arguments, said
     assert said in refused(capsys, *common, *arguments)
     assert not (tmp_path / "out").exists()
     assert not hub.requests
-
-
-@pytest.mark.parametrize(
-    "arguments", [[], ["--out", "x", "--leaves", "mine"], ["--out", "x", "--images-per-concept", "0"],
-                  ["--out", "x", "--max-side", "-1"], ["--out", "x", "--seed", "a"]]
-)  # fmt: skip
-def test_wrong_usage(arguments):
-    with pytest.raises(SystemExit) as stopped:
-        build_graph.main(arguments)
-    assert stopped.value.code == 2
 
 
 # --- with images ------------------------------------------------------------------------------------------------------
@@ -205,23 +174,6 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     assert not streamed(".tar")  # no source is opened
 
 
-def test_a_small_graph_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
-
-    out, labels = tmp_path / "graph", str(tmp_path / "labels")
-    arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--source", "imagenet-r"]
-    assert script(capsys, *arguments, "--push-to", REPO)[0] == 0
-    toys = make_graph({f"toy-{i}": (WHOLE[i],) for i in (0, 1)}, "toys")
-    folder = write_graph_folder(tmp_path / "toys", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5, toys)
-    hub.put("dataset", "alice/toys", {path.name: path.read_bytes() for path in folder.iterdir()})
-    assert mll_hf(["graph", "show", "hf://datasets/alice/toys"]) == 0
-    assert ["toy-0", "toy-0", "5", WHOLE[0]] in [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert mll_hf(["graph", "check", "hf://datasets/alice/toys", "--base", REPO]) == 0
-    model, labels = f"local-dir:{tiny_open_clip}", str(tmp_path / "labels")
-    assert mll_hf(["label", model, "--graph", "hf://datasets/alice/toys", "--labels", labels]) == 0
-    (label,) = LabelStore(Path(labels)).list()
-    assert (label.graph_name, label.graph_digest) == ("toys", toys.digest)
-
-
 def test_a_user_source(tmp_path, capsys, wordnet, hub):
     (tmp_path / "labels.csv").write_text(f"fishy,{WHOLE[0]}\n")
     put_parquet("org/mine", pictures([0, 0, 1]), names=["fishy", "other"], split="train", image="img", label="kind")
@@ -237,15 +189,6 @@ def test_a_user_source(tmp_path, capsys, wordnet, hub):
     assert not hub.repos["dataset", "alice/images"].private
 
 
-def test_unavailable_sources(tmp_path, capsys, wordnet, five, hub):
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph"]
-    hub.repos["dataset", "ILSVRC/imagenet-1k"].gated = "auto"
-    assert "ILSVRC/imagenet-1k: is gated; accept its terms at " in refused(capsys, *common)
-    assert "timm/imagenet-12k-wds: is not on the Hub" in refused(capsys, *common, "--source", "imagenet-12k")
-    (tmp_path / "graph").write_text("a file")
-    assert "cannot write" in refused(capsys, *common, "--source", "imagenet-v2")
-
-
 def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hub):
     put_parquet("alice/art", pictures([WHOLE[0]] * 3))
     hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
@@ -259,13 +202,6 @@ def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hu
     assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
     assert script(capsys, *common)[0] == 0
     assert hub.repos["dataset", "alice/images"].private
-
-
-def test_login_is_checked_before_streaming(tmp_path, capsys, wordnet, five, hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
-    assert "you must be logged in" in refused(capsys, *common, "--source", "imagenet-v2")
-    assert not streamed()
 
 
 def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):
@@ -289,23 +225,3 @@ def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):
 
     assert script(capsys, *common, "--out", tmp_path / "out")[0] == 0
     assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
-
-
-def test_ctrl_c(tmp_path, capsys, wordnet, five, monkeypatch):
-    def interrupted(*_args):
-        raise KeyboardInterrupt
-
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph"]
-    monkeypatch.setattr(build_graph, "harvest", interrupted)
-    status, out, err = script(capsys, *common)
-    assert (status, out) == (130, "")
-    assert err == "interrupted; run the same command again to resume\n"
-
-
-def test_the_help_lists_all_sources(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        build_graph.main(["--help"])
-    assert stopped.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert all(source.name in said for source in PAPER_SOURCES)
-    assert "python scripts/graph/build_graph.py --text-only --out DIR" in said

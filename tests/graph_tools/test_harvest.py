@@ -1,30 +1,27 @@
 """Gathering images from datasets on the Hub: labels, sampling, output files, and recovery from errors."""
 
-import gc
 import io
 import json
 import os
 from collections import Counter
-from hashlib import sha256
 from itertools import count
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image as PILImage
 
-from graph.dataset import BUILD_FILE, build_from_bytes, build_to_bytes, file_count
+from graph.dataset import BUILD_FILE, build_from_bytes, build_to_bytes
 from graph.gathering import HarvestConfig, open_all, prepared, source_key
 from graph.harvest import finished_build, harvest
-from graph.sources import BUILT_IN, PAPER_SOURCES, ImageSource, parse_source, pin_all, read_label_file
+from graph.sources import ImageSource, parse_source, pin_all
 from graph.wordnet import ClassList, class_wnids, leaf_names
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.errors import HubError, InputError, MLLError, StorageError
-from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
-from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from worlds import picture
@@ -68,14 +65,6 @@ def contents_of(folder):
 # --- sources --------------------------------------------------------------------------------------------------------
 
 
-def test_the_five_sources_of_the_paper():
-    assert [source.name for source in PAPER_SOURCES] == [
-        "imagenet", "imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r"
-    ]  # fmt: skip
-    assert Counter(source.domain for source in PAPER_SOURCES) == {"photo": 3, "sketch": 1, "rendition": 1}
-    assert all(parse_source(name) == source for name, source in BUILT_IN.items() if name != "lvis")
-
-
 def test_any_data_set_can_be_a_source():
     assert parse_source("hf://datasets/org/birds?labels=wnid&domain=drawing") == ImageSource(
         "org/birds", "org/birds", "wnid", "drawing"
@@ -104,36 +93,6 @@ def test_invalid_sources(text, said):
     assert said in str(refused.value)
 
 
-def test_two_sources_of_one_name_are_refused():
-    with pytest.raises(InputError, match="two image sources have the name birds"):
-        opened([BY_WNID, BY_WNID])
-
-
-def test_valid_files_of_labels(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps({"0": DOG, "tabby": CAT}))
-    (tmp_path / "a.csv").write_text(f'0,{DOG}\n"tabby", {CAT}\n')
-    assert read_label_file(tmp_path / "a.json") == read_label_file(tmp_path / "a.csv") == {"0": DOG, "tabby": CAT}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.json", "[1]", "cannot be read as labels"),
-        ("a.json", "{", "cannot be read as labels"),
-        ("a.csv", "a,b,c", "cannot be read as labels"),
-        ("a.csv", "", "has no labels"),
-        ("a.csv", "0,dog", "'dog' is not a wnid; write n and eight digits"),
-        ("a.json", '{"0": 7}', "'7' is not a wnid"),
-        ("b.csv", None, "cannot be read as labels"),
-    ],
-)
-def test_invalid_files_of_labels(tmp_path, name, content, said):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=said):
-        read_label_file(tmp_path / name)
-
-
 # --- what labels mean -------------------------------------------------------------------------------------------------
 
 
@@ -148,11 +107,6 @@ def test_labels_that_are_wnids(tmp_path):
     assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]["outside"] == 1
 
 
-def test_class_names_that_are_wnids(tmp_path):
-    put_parquet("org/birds", pictures([0, 1, 1]), names=[CAT, CORGI])
-    assert nodes_of(gathered(tmp_path, [BY_WNID])) == {CAT: 1, CORGI: 2}
-
-
 def test_classes_by_name_and_by_number_in_a_file(tmp_path):
     (tmp_path / "labels.csv").write_text(f"tabby,{CAT}\n1,{CORGI}\n")
     put_parquet("org/birds", pictures([0, 1, 1, 2]), names=["tabby", "dwarf", "teapot"])
@@ -160,32 +114,6 @@ def test_classes_by_name_and_by_number_in_a_file(tmp_path):
     folder = gathered(tmp_path, [source])
     assert nodes_of(folder) == {CAT: 1, CORGI: 2}
     assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]["outside"] == 1  # the teapot
-
-
-def test_labels_that_are_names(tmp_path):
-    (tmp_path / "labels.json").write_text(json.dumps({"tabby": CAT}))
-    put_parquet("org/birds", pictures(["tabby", "teapot"]))
-    assert nodes_of(gathered(tmp_path, [ImageSource("b", "org/birds", str(tmp_path / "labels.json"), "p")])) == {CAT: 1}
-
-
-def test_class_names_that_contradict_the_labels_are_refused(tmp_path):
-    (tmp_path / "labels.csv").write_text(f"0,{CAT}\n1,{DOG}\n")
-    put_parquet("org/birds", pictures([0, 1]), names=["hound", "Cat"])
-    source = ImageSource("birds", "org/birds", str(tmp_path / "labels.csv"), "photo")
-    said = rf"its class names contradict labels=\.\.\. in 2 of 2 classes, for example 'hound' for {CAT}; correct"
-    with pytest.raises(HubError, match=said):
-        opened([source])
-    put_parquet("org/birds", pictures([0, 1]), names=[DOG, CAT])
-    with pytest.raises(HubError, match=f"for example '{DOG}' for {CAT}"):
-        opened([source])
-    put_parquet("org/birds", pictures([0, 1]), names=["tabby, cat", "my own word"])
-    opened([source])
-
-
-def test_class_names_that_should_be_wnids_are_refused():
-    put_parquet("org/birds", pictures([0, 1]), names=["hound", "cat"])
-    with pytest.raises(HubError, match="its labels are not wnids but, for example, 'hound'; give a file: labels=FILE"):
-        opened([BY_WNID])
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +154,6 @@ def test_indices_into_another_list_are_refused(imagenet):
         opened([OF_A], imagenet)
 
 
-@pytest.mark.parametrize("label", [200, -1])
-def test_an_index_outside_the_list_is_refused(tmp_path, imagenet, label):
-    put_tars("org/a", pictures([0, 1, label]), shards=1)
-    with pytest.raises(HubError, match=f"org/a: has a label '{label}', which is not in imagenet-a"):
-        gathered(tmp_path, [OF_A], graph=imagenet)
-
-
 # --- datasets that cannot be read ------------------------------------------------------------------------------------
 
 
@@ -263,11 +184,6 @@ def test_data_sets_that_cannot_be_read(hub, imagenet):
     assert "has no single image column, only none" in refusal([ImageSource("t", "org/text", "wnid", "photo")])
 
 
-def test_an_invalid_parquet_file(hub):
-    hub.put("dataset", "org/birds", {"data/test-00000-of-00001.parquet": b"not parquet at all"})
-    assert refusal([BY_WNID]).startswith("org/birds: cannot be streamed (")
-
-
 # --- sampling ---------------------------------------------------------------------------------------------------------
 
 
@@ -294,44 +210,6 @@ def test_the_sample_depends_on_the_images_only(tmp_path, many):
     (tmp_path / "l.json").write_text(json.dumps({"0": CORGI, "1": CAT, "2": CAR}))
     source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
     assert ids(gathered(tmp_path, [source], config, name="wds")) == ids(found[0])
-
-
-def test_no_connection_waits_for_the_garbage_collector(tmp_path, many):
-    """Collected during a request, a streamed file would wait for a lock of the pool that the request holds."""
-    put_tars("org/wds", [(content, [CORGI, CAT, CAR].index(label)) for content, label in many])
-    (tmp_path / "l.json").write_text(json.dumps({"0": CORGI, "1": CAT, "2": CAR}))
-    source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
-    gc.collect()
-    gc.disable()
-    try:
-        gathered(tmp_path, [source])
-        files = [each for each in gc.get_objects() if type(each) is HfFileSystemStreamFile]
-    finally:
-        gc.enable()
-    assert len(files) >= 2
-    assert all(file.response.is_closed for file in files)
-
-
-def test_small_samples_are_part_of_larger_ones_and_seeds_differ(tmp_path, many):
-    put_parquet("org/birds", many)
-    found = [
-        ids(gathered(tmp_path, [BY_WNID], HarvestConfig(most, seed), name=f"{most}-{seed}"))
-        for most, seed in ((4, 0), (8, 0), (4, 1))
-    ]
-    assert found[0] < found[1]
-    assert found[0] != found[2]
-
-
-def test_the_draw_is_even(tmp_path):
-    rows = pictures([CAT] * 60)
-    put_parquet("org/birds", rows, shards=1)
-    sources, drawn = opened([BY_WNID]), Counter()
-    position = {sha256(content).hexdigest()[:32]: at for at, (content, _) in enumerate(rows)}
-    for seed in range(40):
-        harvest(GRAPH, sources, HarvestConfig(6, seed), tmp_path / str(seed))
-        drawn.update(position[id] // 20 for _, id in ids(tmp_path / str(seed)))
-    assert sum(drawn.values()) == 240
-    assert all(55 <= drawn[third] <= 105 for third in range(3))  # 80 expected, 3.4 standard deviations
 
 
 def test_sources_take_turns_until_they_have_no_more_images(tmp_path):
@@ -361,13 +239,6 @@ def test_an_image_of_two_sources_is_taken_once(tmp_path):
     assert sum(source["images"] for source in record.sources) == record.images == 5
 
 
-def test_images_are_kept_as_they_are_encoded(tmp_path):
-    rows = pictures([CAT, CORGI, CAR])
-    put_parquet("org/birds", rows)
-    stored = {row["node"]: row["image"]["bytes"] for row in rows_of(gathered(tmp_path, [BY_WNID]))}
-    assert stored == {label: content for content, label in rows}
-
-
 def encoded(width, height, kind="PNG", mode="RGB"):
     noise = np.random.default_rng(0).integers(0, 256, (height, width, len(mode)), np.uint8)
     content = io.BytesIO()
@@ -395,53 +266,7 @@ def test_undecodable_images_are_skipped_and_counted(tmp_path, content):
     assert (record["seen"], record["undecodable"], record["outside"]) == (4, 1, 1)
 
 
-def test_a_row_without_an_image_is_skipped(tmp_path):
-    put_parquet("org/birds", [*pictures([CAT, CAT]), (None, CAT)], shards=1)
-    assert len(rows_of(gathered(tmp_path, [BY_WNID]))) == 2
-
-
-def test_no_image_of_any_concept(tmp_path):
-    put_parquet("org/birds", pictures(["n00000099"]), shards=1)
-    with pytest.raises(InputError, match="no source has an image of any concept of the graph"):
-        gathered(tmp_path, [BY_WNID])
-    assert contents_of(tmp_path / "out") == {}
-
-
 # --- the files --------------------------------------------------------------------------------------------------------
-
-
-def test_how_many_files():
-    assert [file_count(images) for images in (1, 2000, 2001, 75_000, 470_000, 10**7)] == [1, 1, 2, 48, 240, 720]
-
-
-def test_files_of_a_larger_build(tmp_path, monkeypatch):
-    monkeypatch.setattr("graph.dataset._ROWS_PER_FILE", 130)
-    put_parquet("org/birds", pictures([CAT, CAR] * 200), shards=3)
-    folder = gathered(tmp_path, [BY_WNID], HarvestConfig(images_per_concept=200))
-    files = [pq.ParquetFile(path) for path in sorted(folder.glob("images*.parquet"))]
-    assert [path.name for path in sorted(folder.glob("images*"))] == [
-        f"images-{i:05}-of-00004.parquet" for i in range(4)
-    ]
-    assert [file.metadata.num_rows for file in files] == [100] * 4
-    assert all(f.metadata.row_group(g).num_rows <= 100 for f in files for g in range(f.num_row_groups))
-    assert all(30 <= sum(n == CAT for n in f.read().column("node").to_pylist()) <= 70 for f in files)  # each a sample
-    features = json.loads(files[0].schema_arrow.metadata[b"huggingface"])["info"]["features"]
-    assert features["image"] == {"_type": "Image"}
-    assert list(features) == files[0].schema_arrow.names == [
-        "image", "node", "style", "source", "image_id", "license", "author", "url"
-    ]  # fmt: skip
-
-
-def test_graph_and_probes_are_read_back(tmp_path, many):
-    put_parquet("org/birds", many)
-    folder = gathered(tmp_path, [BY_WNID])
-    graph = load_graph(folder)
-    assert graph == GRAPH
-    probes = load_probes(graph, folder, SamplingConfig(images_per_concept=7))
-    assert [len(probes.images_of(v)) for v in range(4)] == [7, 7, 7, 7]  # dogs are the corgis
-    assert sorted(content for batch in probes.iter_image_bytes(8) for content in batch) == sorted(
-        row["image"]["bytes"] for at, row in enumerate(rows_of(folder)) if at in set(probes.rows.tolist())
-    )
 
 
 def test_the_record_and_the_card(tmp_path, hub, many):
@@ -510,27 +335,6 @@ def test_a_broken_stream_loses_no_finished_shard(tmp_path, hub, undisturbed):
     assert not (tmp_path / "out" / ".harvest").exists()
 
 
-def test_a_truncated_tar_is_read_again(tmp_path, hub, many):
-    labels = [CORGI, CAT, CAR]
-    put_tars("org/wds", [(content, labels.index(label)) for content, label in many], shards=3)
-    (tmp_path / "l.json").write_text(json.dumps(dict(zip("012", labels, strict=True))))
-    source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
-    whole = contents_of(gathered(tmp_path, [source], name="whole"))
-    sources = opened([source])
-    hub.fail("test/1.tar", times=1, method="GET", alter=lambda body: body[:5000])
-    harvest(GRAPH, sources, HarvestConfig(), tmp_path / "out")
-    assert contents_of(tmp_path / "out") == whole
-
-
-def test_lost_access_is_not_retried(tmp_path, hub, undisturbed, no_waits):
-    sources = opened([BY_WNID])
-    hub.fail("test-00001-of", 403, times=100)
-    no_waits.waits.clear()
-    with pytest.raises(HubError, match="org/birds: "):
-        harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
-    assert not [wait for wait in no_waits.waits if wait >= 30]
-
-
 @pytest.mark.parametrize("stop", range(4))
 def test_an_interrupted_run_resumes(tmp_path, hub, undisturbed, stop, monkeypatch):
     decoded = count()
@@ -544,34 +348,6 @@ def test_an_interrupted_run_resumes(tmp_path, hub, undisturbed, stop, monkeypatc
         patch.setattr("graph.gathering.prepared", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gathered(tmp_path, [BY_WNID], HarvestConfig(6))
-    assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
-
-
-@pytest.mark.parametrize("step", ["write_files", "save_graph", "write_atomically"])
-def test_a_run_interrupted_while_writing_resumes(tmp_path, hub, undisturbed, step, monkeypatch):
-    def interrupted(*_args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"graph.harvest.{step}", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            gathered(tmp_path, [BY_WNID], HarvestConfig(6))
-    sources = opened([BY_WNID])
-    hub.requests.clear()
-    harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
-    assert contents_of(tmp_path / "out") == undisturbed
-    assert not streamed()  # all was gathered
-
-
-@pytest.mark.parametrize("kept", [0, 100, -9])
-def test_a_damaged_shard_is_gathered_again(tmp_path, hub, undisturbed, kept):
-    sources = opened([BY_WNID])
-    hub.fail("test-00003-of", 500, times=10_000)
-    with pytest.raises(HubError):
-        harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
-    hub.disturbances.clear()
-    (file,) = (tmp_path / "out").glob(".harvest/*/00001.arrow")
-    file.write_bytes(file.read_bytes()[:kept])
     assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
 
 
@@ -589,19 +365,6 @@ def test_a_finished_build_is_reused(tmp_path, hub, undisturbed):
     assert contents_of(folder) == undisturbed
 
 
-def test_adding_a_source_does_not_read_the_others_again(tmp_path, hub, many):
-    put_parquet("org/birds", many, shards=4)
-    put_parquet("org/more", pictures([CAT], start=300), shards=1)
-    sources = opened([BY_WNID, ImageSource("more", "org/more", "wnid", "sketch")])
-    hub.fail("more/.*test-00000-of", 500, times=10_000, method="GET")
-    with pytest.raises(HubError, match="org/more: the stream broke off in shard 1 of 1"):
-        harvest(GRAPH, sources, HarvestConfig(), tmp_path / "out")
-    hub.disturbances.clear()
-    hub.requests.clear()
-    harvest(GRAPH, sources, HarvestConfig(), tmp_path / "out")
-    assert not streamed("birds")
-
-
 def test_other_builds_and_images_are_not_overwritten(tmp_path, undisturbed):
     folder = tmp_path / "undisturbed"
     with pytest.raises(InputError, match="holds another build, of small; choose an empty folder"):
@@ -610,13 +373,6 @@ def test_other_builds_and_images_are_not_overwritten(tmp_path, undisturbed):
     (folder / BUILD_FILE).unlink()
     with pytest.raises(InputError, match=r"already holds images \(images-00000-of-00001\.parquet\)"):
         gathered(tmp_path, [BY_WNID], HarvestConfig(7), name="undisturbed")
-
-
-def test_a_folder_that_cannot_be_written(tmp_path, many):
-    put_parquet("org/birds", many)
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(StorageError, match=r"cannot write .*out.*; choose another folder"):
-        gathered(tmp_path, [BY_WNID])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")

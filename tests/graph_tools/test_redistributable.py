@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -11,21 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from graph.boxes import Box, Part, labeled_parts, with_margin
-from graph.credits import Credit, credit_in, license_id, read_credits
-from graph.gathering import SKIP_REASONS, HarvestConfig, open_all, prepared
+from graph import build_graph, map_open_images
+from graph.boxes import Box, Part, labeled_parts
+from graph.credits import Credit, credit_in, read_credits
+from graph.gathering import SKIP_REASONS, HarvestConfig, open_all
 from graph.harvest import harvest
-from graph.sources import open_images_wnids, parse_source, pin_all, read_label_file
-from graph.wordnet import DEBIAN, ClassList, leaf_names, noun_senses
-from harvest_worlds import no_waits, put_features, put_parquet, scene, streamed
-from mll_hf.errors import HubError, InputError
+from graph.sources import parse_source, pin_all
+from graph.wordnet import ClassList, leaf_names, noun_senses
+from harvest_worlds import no_waits, put_features, scene, streamed
+from mll_hf.errors import InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import load_probes
 from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-from graph import build_graph, map_open_images
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -44,17 +39,6 @@ GRAPH = SemanticGraph(
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 BY, BY_NC, BY_ND = (f"http://creativecommons.org/licenses/{kind}/2.0/" for kind in ("by", "by-nc", "by-nd"))
 FLICKR = "http://farm9.staticflickr.com/8186/{}_4e622c8349_z.jpg"
-VG_CARD = b"""---
-configs:
-- config_name: objects_v1.2.0
-  data_files:
-  - split: train
-    path: data/train-*
----
-"""
-VG_OBJECT = {key: datasets.Value("int32") for key in ("object_id", "x", "y", "w", "h")} | {
-    key: datasets.List(datasets.Value("string")) for key in ("names", "synsets")
-}
 OPEN_IMAGES_COLUMNS = (
     "ImageID,Subset,OriginalURL,OriginalLandingURL,License,AuthorProfileURL,Author,Title,OriginalSize,OriginalMD5,"
     "Thumbnail300KURL,Rotation"
@@ -112,12 +96,6 @@ def test_boxes_of_all_layouts(objects, field):
     assert smaller == (("dog",), pytest.approx((10, 20, 40, 60)))
 
 
-def test_labels_of_the_whole_image_are_one_part():
-    objects = [{"label": "dog", "confidence": 1.0}, {"label": "tree", "confidence": 0.0}, {"label": "cat"}, None]
-    assert labeled_parts(objects, "label", (9, 9)) == [Part(("dog", "cat"), None)]
-    assert labeled_parts(None, "label", (9, 9)) == labeled_parts([], "label", (9, 9)) == []
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"x": None}, {"w": float("nan")}, {"y": float("nan")}, {"x": 100}, {"w": 0}, {"h": -5}, {"x": "10"},
@@ -129,45 +107,7 @@ def test_misleading_and_malformed_objects_are_left_out(wrong):
     assert labeled_parts([right | wrong], "label", (100, 100)) == []
 
 
-def test_boxes_end_with_the_image():
-    (part,) = labeled_parts([{"x": -5, "y": 90, "w": 300, "h": 50, "label": "dog"}], "label", (100, 120))
-    assert part.box == Box(0, 90, 100, 120)
-    assert with_margin(part.box, (100, 120)) == (0, 80, 100, 120)
-    assert with_margin(Box(50.5, 50, 70.5, 60), (100, 100)) == (48, 48, 72, 62)
-
-
-def test_a_crop_and_its_largest_side():
-    content = scene(0, [((100, 100, 200, 180), RED)])
-    crop = Image.open(io.BytesIO(prepared(content, None, Box(100, 100, 200, 180))))
-    assert crop.size == (120, 100)
-    assert Image.open(io.BytesIO(prepared(content, 60, Box(100, 100, 200, 180)))).size == (60, 50)
-    assert prepared(content, None) == content
-
-
 # --- licenses and authors ---------------------------------------------------------------------------------------------
-
-
-def test_credit_of_open_images():
-    row = {
-        "License": "https://creativecommons.org/licenses/by/2.0/", "Author": "Michael Beat",
-        "OriginalLandingURL": "https://www.flickr.com/photos/michael-beat/5898076654",
-    }  # fmt: skip
-    credit = credit_in(row)
-    assert credit == Credit("cc-by-2.0", "Michael Beat", "https://www.flickr.com/photos/michael-beat/5898076654")
-    assert credit.is_redistributable
-
-
-@pytest.mark.parametrize("row", [{"flickr_url": FLICKR.format(8119368305)}, {"flickr_id": 8119368305, "url": "mirror"}])
-def test_the_page_on_flickr_names_the_author(row):
-    credit = credit_in({"license": BY, **row})
-    assert credit == Credit("cc-by-2.0", "", "https://www.flickr.com/photo.gne?id=8119368305")
-
-
-@pytest.mark.parametrize(
-    "text", ["cc-by-2.0", "CC BY 2.0", " CC-BY-2.0 ", BY, "https://www.creativecommons.org/licenses/by/2.0/deed.en"]
-)
-def test_ways_to_name_a_license(text):
-    assert license_id(text) == "cc-by-2.0"
 
 
 @pytest.mark.parametrize(
@@ -214,35 +154,6 @@ def test_credits_of_coco(tmp_path):
     assert credits.of(7) is credits.of(None) is credits.of("") is credits.of({"path": None}) is None
 
 
-def test_credits_of_open_images(tmp_path):
-    images = [("fe600639ac5f36c1", BY, "Lab, CD"), ("000060e3121c7305", BY_ND, "Zoë\nB"), ("0012", BY, "")]
-    credits = read_credits(open_images_file(tmp_path / "c.csv", images))
-    assert credits.of("fe600639ac5f36c1") == Credit("cc-by-2.0", "Lab, CD", "https://flickr.test/fe600639ac5f36c1")
-    assert credits.of("000060e3121c7305") == Credit("cc-by-nd-2.0", "Zoë\nB", "https://flickr.test/000060e3121c7305")
-    assert credits.of("0012").author == ""
-    assert credits.of("zzz") is None
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.json", "{", "cannot be read as credits"),
-        ("a.json", '{"images": [{"id": 1}]}', "cannot be read as credits"),
-        ("a.json", "[]", "cannot be read as credits"),
-        ("a.csv", "", "cannot be read as credits"),
-        ("a.csv", "a,b\n1,2\n", "has no columns ImageID and License"),
-        ("a.csv", "ImageID,Author\n1,2\n", "has no columns ImageID and License"),
-        ("b.csv", None, "cannot be read as credits"),
-    ],
-)
-def test_invalid_files_of_credits(tmp_path, name, content, said):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=said) as refused:
-        read_credits(tmp_path / name)
-    assert "\n" not in str(refused.value)
-
-
 # --- what labels mean -------------------------------------------------------------------------------------------------
 
 
@@ -260,22 +171,6 @@ def test_names_of_senses(wordnet, tmp_path):
             noun_senses(tmp_path)
 
 
-def test_synsets_in_a_file_of_lvis(tmp_path, wordnet):
-    categories = [{"id": 1, "synset": "dog.n.01"}, {"id": 7, "synset": "cat.n.02"}, {"id": 9, "synset": "unknown.n.01"}]
-    file = coco_file(tmp_path / "lvis.json", [], categories=categories)
-    assert read_label_file(file, wordnet) == {"1": DOG, "7": CAT}
-    with pytest.raises(InputError, match=r"cannot read .*index\.noun"):
-        read_label_file(file, tmp_path)
-
-
-@pytest.mark.skipif(not DEBIAN.exists(), reason="Debian's wordnet-base is not installed")
-def test_classes_of_open_images():
-    wnids, senses = open_images_wnids(), noun_senses()
-    assert len(wnids) == 290
-    assert all(wnid == senses[f"{name.lower().replace(' ', '_')}.n.01"] for name, wnid in wnids.items())
-    assert not {"Mouse", "Orange", "Tart"} & wnids.keys()
-
-
 def test_only_unambiguous_classes_are_mapped():
     senses = {"fox.n.01": DOG, "fox.n.02": "n00000098", "crane.n.01": CAT, "crane.n.02": CLOCK, "tart.n.01": CORGI}
     senses |= {"ice_cream.n.01": CLOCK, "band.n.01": "n00000097", "band.n.02": DOG}
@@ -284,27 +179,6 @@ def test_only_unambiguous_classes_are_mapped():
     text = map_open_images.mapped("\n".join(["name,wnid,rejected,source", *rows]), senses, GRAPH.index)
     mapped = dict(line.split(",")[:2] for line in text.splitlines()[1:])
     assert mapped == {"Fox": DOG, "Crane": "", "Tart": "", "Ice cream": CLOCK, "Band": "", "Jacuzzi": ""}
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("lvis", "'lvis': add labels=..."),
-        ("lvis?labels=", "add labels=..."),
-        ("visual-genome?repo=", "is not of the form hf://datasets/ORG/NAME"),
-        ("hf://datasets/org/a?labels=wnid&domain=photo&repo=org/b", "unknown option repo"),
-        ("open-images?color=red", "unknown option color"),
-    ],
-)
-def test_invalid_sources(text, said):
-    with pytest.raises(InputError, match=said):
-        parse_source(text)
-
-
-def test_a_copy_of_a_built_in_source():
-    copy = parse_source("visual-genome?repo=me/vg@v1&credits=c.json&name=mine")
-    assert (copy.repo_id, copy.revision, copy.credits, copy.name) == ("me/vg", "v1", "c.json", "mine")
-    assert (copy.objects, copy.label, copy.labels, copy.key) == ("objects", "synsets", "synset", "coco_id")
 
 
 # --- LVIS -------------------------------------------------------------------------------------------------------------
@@ -377,89 +251,7 @@ def test_crops_of_lvis(tmp_path, lvis, wordnet):
     assert str(tmp_path) not in card
 
 
-def test_without_redistribution_licenses_are_only_named(tmp_path, lvis, wordnet):
-    build, rows = gathered(tmp_path / "out", [lvis], wordnet, redistributable=False)
-    assert tally_of(build)[1] == {"outside": 1, "undecodable": 1, "small": 1, "repeated": 1}
-    assert build.licenses == {"cc-by-2.0": 4, "cc-by-nc-2.0": 2}
-    assert [row["node"] for row in rows if row["license"] is None] == [CORGI]
-    assert "All images may be redistributed" not in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_an_interrupted_run_resumes(tmp_path, lvis, wordnet, hub, monkeypatch):
-    whole = gathered(tmp_path / "whole", [lvis], wordnet)
-    hub.fail("validation-00001-of", 500, times=10_000, method="GET")
-    with pytest.raises(HubError, match="org/lvis: "):
-        gathered(tmp_path / "out", [lvis], wordnet)
-    hub.disturbances.clear()
-    calls = iter((False, True))
-
-    def interrupted(*args):
-        if next(calls, True):
-            raise KeyboardInterrupt
-        return prepared(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("graph.gathering.prepared", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            gathered(tmp_path / "other", [lvis], wordnet)
-    for name in ("out", "other"):
-        assert gathered(tmp_path / name, [lvis], wordnet) == whole
-        assert {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} == {
-            path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()
-        }
-
-
-def test_other_credits_make_another_build(tmp_path, lvis, wordnet):
-    gathered(tmp_path / "out", [lvis], wordnet)
-    coco_file(tmp_path / "other.json", [(437561, 4, 11)])
-    other = f"{lvis.rpartition('=')[0]}={tmp_path}/other.json"
-    with pytest.raises(InputError, match="holds another build"):
-        gathered(tmp_path / "out", [other], wordnet)
-
-
-def test_images_that_are_stored_turned_are_not_cropped(tmp_path, wordnet):
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (400, 300), RED).save(file, format="JPEG", exif=exif)
-    put_lvis("org/lvis", [(1, file.getvalue(), [([0, 0, 200, 200], 3)]), (2, scene(0), [([0, 0, 99, 99], 3)])])
-    categories = [{"id": 3, "synset": "cat.n.02"}]
-    labels = coco_file(tmp_path / "lvis.json", [(1, 4, 1), (2, 4, 2)], categories=categories)
-    build, _ = gathered(tmp_path / "out", [f"lvis?repo=org/lvis&labels={labels}&credits={labels}"], wordnet)
-    assert tally_of(build) == (2, {"undecodable": 1})
-
-
 # --- Visual Genome ----------------------------------------------------------------------------------------------------
-
-
-def test_crops_of_visual_genome(tmp_path, hub, wordnet):
-    """A dataset as the card of ranjaykrishna/visual_genome describes it, converted to Parquet."""
-
-    def row(number, coco_id, *objects):
-        boxes = [((x, y, x + w, y + h), BLUE) for x, y, w, h, _ in objects]
-        fields = [dict(zip("xywh", each[:4], strict=True)) | {"synsets": each[4]} for each in objects]
-        return {
-            "image": {"bytes": scene(number, boxes), "path": f"{number}.jpg"}, "image_id": number, "coco_id": coco_id,
-            "url": f"https://cs.stanford.edu/people/rak248/VG_100K_2/{number}.jpg", "width": 400, "height": 300,
-            "flickr_id": 70 + number,
-            "objects": [{"object_id": i, "names": ["x"], **each} for i, each in enumerate(fields)],
-        }  # fmt: skip
-
-    features = {key: datasets.Value("int64") for key in ("image_id", "width", "height", "coco_id", "flickr_id")}
-    features |= {"image": datasets.Image(), "url": datasets.Value("string"), "objects": datasets.List(VG_OBJECT)}
-    rows = [
-        row(1, 501, (100, 50, 100, 200, ["clock.n.01"]), (0, 0, 80, 80, ["street.n.01"]), (5, 5, 90, 90, [])),
-        row(2, 502, (100, 50, 100, 100, ["dog.n.01", "corgi.n.01"]), (100, 50, 150, 150, ["dog.n.01", "cat.n.02"])),
-        row(3, None, (100, 50, 100, 200, ["clock.n.01"])),
-    ]
-    put_features("org/vg", rows, features, files={"README.md": VG_CARD})
-    credits = coco_file(tmp_path / "captions.json", [(501, 4, 21), (502, 4, 22), (3, 4, 23)])
-    build, found = gathered(tmp_path / "out", [f"visual-genome?repo=org/vg&credits={credits}"], wordnet)
-    # an object without synsets shows nothing that is known
-    assert tally_of(build) == (6, {"outside": 2, "unlicensed": 1, "ambiguous": 1})
-    assert sorted((row["node"], row["url"]) for row in found) == [
-        (CORGI, "https://www.flickr.com/photo.gne?id=22"), (CLOCK, "https://www.flickr.com/photo.gne?id=21")
-    ]  # fmt: skip
-    assert all(is_of(row, BLUE) for row in found)
 
 
 # --- Open Images, with the script -------------------------------------------------------------------------------------
@@ -513,75 +305,3 @@ def test_build_and_publish_images_that_may_be_passed_on(tmp_path, capsys, hub, o
     hub.requests.clear()
     assert build_graph.main(arguments) == 0
     assert not streamed("human-labels/resolve")
-
-
-def test_sources_without_licenses_are_refused(tmp_path, capsys, hub, open_images, command):
-    put_parquet("org/birds", [(scene(1), "n02391049")])
-    other = ["--source", "hf://datasets/org/birds?labels=wnid&domain=photo&name=birds"]
-    capsys.readouterr()  # progress of datasets
-    for more, name in (([], "open-images"), (other, "birds")):
-        assert build_graph.main([*command, *more]) == 1
-        assert capsys.readouterr().err == (
-            f"error: {name} has no license for each image; add credits=FILE to the source, or remove it\n"
-        )
-        assert not (tmp_path / "out").exists()
-    assert build_graph.main([*command, "--text-only"]) == 1
-    assert "--redistributable is about images; remove it, or remove --text-only" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("objects=tags", "has no column 'tags'"),
-        ("label=kind", "its labels have no 'kind', only label, confidence; add label=FIELD"),
-        ("objects=title", "its title have no 'label', only none; add label=FIELD"),
-        ("key=number", "has no column 'number'"),
-    ],
-)
-def test_wrong_columns(open_images, options, said):
-    source = parse_source(f"open-images?credits={open_images}&{options}")
-    with pytest.raises(HubError, match=said):
-        open_all(pin_all([source]), GRAPH)
-
-
-def test_boxes_as_shares_with_classes_by_number(tmp_path, hub):
-    """The first layout of vikhyatk/openimages-bbox, with columns for license and author."""
-    sides = {side: datasets.Value("float32") for side in ("xmin", "xmax", "ymin", "ymax")}
-    objects = datasets.List({"label": datasets.ClassLabel(names=["Zebra", "Goldfish", "Mouse"]), **sides})
-    zebra = {"label": 0, "xmin": 0.25, "xmax": 0.5, "ymin": 0.2, "ymax": 0.6}
-    mouse = {"label": 2, "xmin": 0.0, "xmax": 1.0, "ymin": 0.0, "ymax": 1.0}
-    content = scene(7, [((100, 60, 200, 180), BLUE)])
-    row = {"image": {"bytes": content, "path": None}, "objects": [zebra, mouse], "License": BY, "Author": "Ann"}
-    texts = {"License": datasets.Value("string"), "Author": datasets.Value("string")}
-    put_features("org/boxes", [row], {"image": datasets.Image(), "objects": objects, **texts}, shards=1)
-    graph = SemanticGraph("z", (Concept("n02391049", "zebra", ("zebra",), "it is striped", ()),))
-    source = "open-images?repo=org/boxes&split=train&objects=objects"
-    build, (found,) = gathered(tmp_path / "out", [source], graph=graph)
-    assert tally_of(build) == (2, {"outside": 1})
-    assert pixels(found).shape == (144, 124, 3)  # 120 x 100 and a tenth of 120 on each side
-    assert is_of(found, BLUE)
-
-
-def test_unknown_licenses_are_counted_as_one(tmp_path, hub):
-    text = datasets.Value("string")
-    rows = [
-        {"image": {"bytes": scene(i), "path": None}, "label": CAT, "license": license}
-        for i, license in enumerate(["ask | me", "ask\nhim", "cc-by-4.0", None])
-    ]
-    put_features("org/cats", rows, {"image": datasets.Image(), "label": text, "license": text}, split="test")
-    texts = ["hf://datasets/org/cats?labels=wnid&domain=photo"]
-    build, found = gathered(tmp_path / "out", texts, redistributable=False)
-    assert build.licenses == {"cc-by-4.0": 1, "other": 2}
-    assert {row["license"] for row in found} == {"ask | me", "ask\nhim", "cc-by-4.0", None}
-
-
-def test_license_columns_of_the_data_set(tmp_path, hub):
-    features = {key: datasets.Value("string") for key in ("label", "license", "author", "url")}
-    rows = [
-        {"image": {"bytes": scene(i), "path": None}, "label": CAT, "license": license, "author": author, "url": None}
-        for i, (license, author) in enumerate([("cc0-1.0", "Ann"), ("cc-by-4.0", None), (None, "Bob"), (BY_ND, "Cem")])
-    ]
-    put_features("org/cats", rows, features | {"image": datasets.Image()}, split="test")
-    build, found = gathered(tmp_path / "out", ["hf://datasets/org/cats?labels=wnid&domain=photo"])
-    assert tally_of(build) == (4, {"unlicensed": 3})
-    assert [(row["license"], row["author"], row["url"]) for row in found] == [("cc0-1.0", "Ann", None)]

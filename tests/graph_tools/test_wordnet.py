@@ -1,25 +1,21 @@
 """Reading WordNet, and the graph of classes and their hypernyms."""
 
-import sys
-
 import pytest
 
 from graph.wordnet import (
     DEBIAN,
     LEAVES,
-    LEXICON,
     LIBRARY,
     NOUN_FILE,
     ClassList,
     Synset,
-    class_wnids,
     find_wordnet,
     leaf_names,
     make_graph,
     read_nouns,
 )
-from mll_hf.errors import InputError, MissingExtraError
-from wordnet_worlds import LICENSE, MINI, NAMES, imagenet_nouns, lexicon, noun_line, write_nouns
+from mll_hf.errors import InputError
+from wordnet_worlds import LICENSE, MINI, NAMES, lexicon, write_nouns
 
 
 @pytest.fixture
@@ -40,21 +36,6 @@ def test_the_synsets_of_a_file(folder):
     assert nouns["n00000005"].hypernyms == ("n00000003", "n00000004")
 
 
-def test_instance_hypernyms_count_as_hypernyms(folder):
-    assert read_nouns(folder)["n00000007"].hypernyms == ("n00000003",)
-
-
-def test_word_counts_are_hexadecimal(tmp_path):
-    words = [f"w{i}" for i in range(17)]
-    (tmp_path / NOUN_FILE).write_text(noun_line("n00000001", words, 'it says: "an | animal"', ()))
-    assert read_nouns(tmp_path)["n00000001"] == Synset(tuple(words), "it says", ())
-
-
-def test_the_file_may_be_in_a_folder_dict(tmp_path, folder):
-    write_nouns(tmp_path / "other" / "dict")
-    assert read_nouns(tmp_path / "other") == read_nouns(folder)
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -71,20 +52,6 @@ def test_a_file_in_another_format_is_refused(tmp_path, line):
     (tmp_path / NOUN_FILE).write_text(LICENSE + line)
     with pytest.raises(InputError, match="is not in WordNet's format"):
         read_nouns(tmp_path)
-
-
-def test_invalid_utf8_is_refused(tmp_path):
-    (tmp_path / NOUN_FILE).write_bytes(b"00000001 05 n 01 w\xff 0 000 | gloss\n")
-    with pytest.raises(InputError, match="is not in WordNet's format"):
-        read_nouns(tmp_path)
-
-
-def test_a_folder_without_the_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read .*data\.noun.*give the folder of WordNet"):
-        find_wordnet(tmp_path)
-    (tmp_path / NOUN_FILE).mkdir()
-    with pytest.raises(InputError, match=r"cannot read .*data\.noun \(Is a directory\)"):
-        find_wordnet(str(tmp_path))
 
 
 # --- the library ------------------------------------------------------------------------------------------------------
@@ -113,44 +80,7 @@ def test_the_library_gives_the_same_graph(library, folder):
     assert make_graph("mini", NAMES, find) == make_graph("mini", NAMES, find_wordnet(folder))
 
 
-def test_other_lexicons_of_the_library_are_refused(library):
-    library(lexicon(lexicon_id="oewn", version="2025"))
-    with pytest.raises(InputError, match=f"python -m wn download {LEXICON}"):
-        find_wordnet(LIBRARY)
-
-
-def test_the_library_is_optional(monkeypatch):
-    monkeypatch.setitem(sys.modules, "wn", None)
-    with pytest.raises(MissingExtraError, match="needs the package 'wn'"):
-        find_wordnet(LIBRARY)
-
-
 # --- the classes ------------------------------------------------------------------------------------------------------
-
-
-def test_the_lists_of_classes():
-    sizes = {classes: len(class_wnids(classes)) for classes in ClassList}
-    assert sizes == {
-        "imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "imagenet-a": 200, "imagenet-r": 200
-    }  # fmt: skip
-    whole = class_wnids(ClassList.IMAGENET_1K)
-    assert (whole[0], whole[263], whole[999]) == ("n01440764", "n02113023", "n15075141")
-    for few in (ClassList.IMAGENET_A, ClassList.IMAGENET_R):
-        wnids = class_wnids(few)
-        assert list(wnids) == sorted(set(wnids) & set(whole))  # labels count through the wnids in order
-
-
-def test_the_leaves_always_include_imagenet_1k():
-    assert len(leaf_names(ClassList.IMAGENET_1K)) == 1000
-    larger = leaf_names(ClassList.IMAGENET_12K)
-    assert len(larger) == 11828
-    assert larger["n02113023"] == ("Pembroke", "Pembroke Welsh corgi")
-
-
-def test_timm_is_optional(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm.data", None)
-    with pytest.raises(MissingExtraError, match=r"pip install .*\[build\]"):
-        leaf_names(ClassList.IMAGENET_1K)
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
@@ -196,21 +126,6 @@ def test_another_version_is_refused(tmp_path):
         make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **moved})))
 
 
-def test_a_truncated_file_is_refused(tmp_path):
-    cut = {wnid: fields for wnid, fields in MINI.items() if wnid != "n00000001"}
-    with pytest.raises(InputError, match="incomplete: the hypernym n00000001 is missing"):
-        make_graph("mini", NAMES, find_wordnet(write_nouns(tmp_path, cut)))
-
-
-@pytest.mark.parametrize("classes", [ClassList.IMAGENET_1K, ClassList.IMAGENET_12K])
-def test_a_graph_of_the_real_lists(tmp_path, classes):
-    names = leaf_names(classes)
-    visual = make_graph("large", names, find_wordnet(write_nouns(tmp_path, imagenet_nouns(names))))
-    assert visual.missing == ()
-    assert len(visual.graph) == len(names) + 4
-    assert all(visual.graph.concepts[visual.graph.index[wnid]].lemmas == lemmas for wnid, lemmas in names.items())
-
-
 needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Debian's wordnet-base is not installed")
 
 
@@ -232,13 +147,3 @@ def test_the_real_wordnet(classes, leaves, concepts, edges):
     above = {graph.concepts[v].name for v in graph.ancestors[corgi]}
     assert above >= {"corgi", "dog", "canine", "carnivore", "mammal", "animal", "organism", "physical entity", "entity"}
     assert graph.concepts[corgi].definition.startswith("the smaller and straight-legged variety of corgi")
-
-
-@needs_debian
-def test_glosses_are_those_of_timm():
-    from timm.data import ImageNetInfo
-
-    info, nouns = ImageNetInfo("imagenet-21k"), read_nouns(DEBIAN)
-    theirs = {wnid: info.label_name_to_description(wnid, detailed=True) for wnid in info.label_names()}
-    ours = {wnid: f"{', '.join(nouns[wnid].lemmas)}: {nouns[wnid].definition}" for wnid in theirs}
-    assert ours == theirs

@@ -1,0 +1,125 @@
+"""Concepts from tables, and the pictures that formulas draw."""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from graph import add_table
+from graph.small import textures
+from mll_hf.errors import InputError
+from mll_hf.graph.concepts import load_graph
+from worlds import picture, write_graph_folder
+
+
+def write_images(folder, count=5, first=0):
+    folder.mkdir(parents=True)
+    for n in range(count):
+        (folder / f"{n}.png").write_bytes(picture(3, first + n))
+    return folder
+
+
+ROWS = [
+    {"id": "bird", "name": "bird", "lemmas": "fowl; bird", "description": "it flies", "parents": "animal;pet",
+     "images": "here", "domain": "icon", "source": "mine"},
+    {"id": "duck", "name": "duck", "lemmas": "", "description": "it quacks", "parents": "bird", "images": "",
+     "domain": "", "source": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_a_table(tmp_path, kind):
+    write_images(tmp_path / "here", 3)
+    write_images(tmp_path / "root" / "duck", 5, first=9)
+    file = tmp_path / f"concepts.{kind}"
+    if kind == "csv":
+        with file.open("w", encoding="utf-8-sig", newline="") as out:
+            writer = csv.DictWriter(out, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    else:
+        lists = [
+            {**row, "lemmas": [t for t in row["lemmas"].split("; ") if t], "parents": row["parents"].split(";")}
+            for row in ROWS
+        ]
+        file.write_text(json.dumps(lists))
+    bird, duck = add_table.read_table(file, tmp_path / "root", "sketch")
+    assert bird.concept.lemmas == ("bird", "fowl")
+    assert bird.concept.hypernyms == ("animal", "pet")
+    assert bird.concept.caption == "bird which is it flies"
+    assert [(i.domain, i.source) for i in bird.images] == [("icon", "mine")] * 3
+    assert duck.concept.lemmas == ("duck",)
+    assert [(i.domain, i.source) for i in duck.images] == [("sketch", "duck")] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"name": ""}, "row 1: lacks a text 'name'"),
+        ({"id": 7}, "row 1: lacks a text 'id'"),
+        ({"description": 7}, "lacks a text 'description'"),
+        ({"parents": [7]}, "'parents' is not a list of texts"),
+        ({"gloss": "x"}, r"unknown fields \(gloss\)"),
+        ({"images": "gone"}, "is not a folder"),
+        ({"images": ""}, "has no folder of images"),
+    ],
+)
+def test_invalid_rows(tmp_path, change, complaint):
+    file = tmp_path / "concepts.json"
+    file.write_text(json.dumps([{**ROWS[0], **change}]))
+    with pytest.raises(InputError, match=complaint) as caught:
+        add_table.read_table(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_cannot_leave_the_images_root(tmp_path):
+    file = tmp_path / "concepts.json"
+    write_images(tmp_path / "duck")
+    write_images(tmp_path / "root" / "a" / "b")
+    for id in ("../duck", str(tmp_path / "duck"), "a/b", "..", "."):
+        file.write_text(json.dumps([{**ROWS[1], "id": id}]))
+        with pytest.raises(InputError, match="has no folder of images"):
+            add_table.read_table(file, tmp_path / "root")
+
+
+@pytest.mark.parametrize("content", ["", "7", "[]", "{}", "[7]", "[" * 100_000, "\ufffe"])
+def test_unreadable_tables(tmp_path, content):
+    file = tmp_path / "concepts.json"
+    file.write_text(content)
+    with pytest.raises(InputError) as caught:
+        add_table.read_table(file)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    file.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        add_table.read_table(file)
+    with pytest.raises(InputError, match="cannot be read as a table"):
+        add_table.read_table(tmp_path / "gone.csv")
+
+
+def test_a_table_is_added_to_a_graph(tmp_path, capsys):
+    base = write_graph_folder(tmp_path / "base")
+    write_images(tmp_path / "root" / "duck", 5)
+    (tmp_path / "c.json").write_text(json.dumps([{"id": "duck", "name": "duck", "parents": ["animal"]}]))
+    words = [tmp_path / "c.json", "--graph", tmp_path / "p", "--images-root", tmp_path / "root"]
+    assert add_table.main([*map(str, words), "--base", str(base)]) == 0
+    assert "1 concepts, 5 images" in capsys.readouterr().out
+    assert load_graph(tmp_path / "p").external == {"animal"}
+    assert add_table.main([str(tmp_path / "none.csv"), "--graph", str(tmp_path / "p")]) == 1
+    assert "cannot be read as a table" in capsys.readouterr().err
+
+
+def test_textures_are_drawn_by_formulas():
+    assert len(textures.WORDS) == 47
+    seen = set()
+    for word in textures.WORDS:
+        draw = getattr(textures, f"_{word.replace('-', '_')}")
+        first, second = (draw(textures.Field(np.random.default_rng([n, *word.encode()]))) for n in (0, 1))
+        assert first.shape[:2] == (textures.N, textures.N)
+        assert np.isfinite(first).all(), word
+        assert np.broadcast_to(first, (textures.N, textures.N, 3)).std() > 0.01, word
+        assert np.abs(first - second).mean() > 0.01, word
+        seen.add(hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest())
+    assert len(seen) == 47
