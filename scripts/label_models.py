@@ -113,7 +113,7 @@ def label(args: argparse.Namespace, report: Report) -> None:
     """Label the chosen models."""
     models = chosen_models(args)
     location, destination = fetch_graph_with_images(args.graph), chosen_destination(args)
-    probes = location.probes(SamplingConfig(args.sample, args.seed))
+    probes = location.probes(SamplingConfig(args.sample))
     check_destination(destination, models, args)
     with chosen_engine(args) as engine:
         fleet = Fleet(
@@ -139,7 +139,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
         raise InputError("a job must publish its label, or it is lost; remove --no-push")
     jobs = Jobs(
         graph=pinned(args.graph),
-        sampling=SamplingConfig(args.sample, args.seed),
+        sampling=SamplingConfig(args.sample),
         destination=destination,
         options=job_options(args),
         script=args.job_script or str(Path(__file__).resolve()),
@@ -154,7 +154,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
 
 def job_options(args: argparse.Namespace) -> tuple[str, ...]:
     """Arguments of a job other than its model and graph."""
-    options = ["--sample", str(args.sample), "--seed", str(args.seed)]
+    options = ["--sample", str(args.sample)]
     for name in ("to", "batch_size"):
         if value := getattr(args, name):
             options += [f"--{name.replace('_', '-')}", str(value)]
@@ -356,7 +356,6 @@ def build_parser() -> argparse.ArgumentParser:
     measure = parser.add_argument_group("measurement")
     measure.add_argument("--graph", required=True, metavar="GRAPH", help=f"graph to measure on: {GRAPH_HELP}")
     measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
-    measure.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
     measure.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     measure.add_argument("--overwrite", action="store_true", help="measure labeled models again")
     measure.add_argument(

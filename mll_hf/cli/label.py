@@ -16,7 +16,6 @@ from mll_hf.cli.options import (
     SAMPLE_HELP,
     SELECTION_HELP,
     find_labels,
-    natural,
     positive,
 )
 from mll_hf.cli.output import confirm, exit_status, note, print_error, print_row, recall_text, summary
@@ -57,9 +56,6 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
     command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
-    command.add_argument(
-        "--seed", type=natural, default=0, metavar="N", help="seed of the sample of images (default: 0)"
-    )
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument(
@@ -76,7 +72,7 @@ def _label(args: argparse.Namespace) -> int:
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
-    sampling = SamplingConfig(args.sample, args.seed)
+    sampling = SamplingConfig(args.sample)
     wanted = args.graphs or [require_default_graph()]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")

@@ -1,7 +1,8 @@
 """Probe images: sample the images of each concept, and read them from disk.
 
 An image shows the concept that it is filed under and all its ancestors: a corgi is a dog. Each concept is tested on a
-seeded sample of the images that show it, balanced over their sources. An image may test many concepts and is read once.
+fixed random sample of the images that show it, balanced over their sources. An image may test many concepts and is read
+once.
 
 Functions that read files raise a GraphError if a file is missing, damaged or lacks a column, and a MissingExtraError
 without pyarrow.
@@ -49,12 +50,10 @@ class SamplingConfig:
     """How to sample probe images.
 
     Attributes:
-        images_per_concept: Maximum per concept (75 in the paper). Smaller samples are subsets of larger ones.
-        seed: Seed of the sample.
+        images_per_concept: Maximum per concept; 75 in the paper.
     """
 
     images_per_concept: int = 75
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -300,10 +299,10 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
 
 
 def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, id: str) -> NDArray[np.int64]:
-    """Draw a concept's images from its sources in turn, in a seeded random order. Returns ascending rows."""
+    """Draw a concept's images from its sources in turn, in a fixed random order. Returns ascending rows."""
     salt = int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
-    draw = scramble(pool.astype(np.uint64), config.seed, salt)
-    turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
+    draw = scramble(pool.astype(np.uint64), salt)
+    turn_of_source = scramble(sources.astype(np.uint64), salt + 1)
     by_source = np.lexsort((draw, sources))
     starts = np.flatnonzero(np.diff(sources[by_source], prepend=-1))
     rank = np.arange(len(pool)) - np.repeat(starts, np.diff(np.append(starts, len(pool))))
@@ -321,11 +320,11 @@ def _renumbered(
     return images, offsets, np.searchsorted(images, joined).astype(np.int64)
 
 
-def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uint64]:
-    """Map integers to seeded random integers (splitmix64), the same for all machines and NumPy versions."""
+def scramble(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
+    """Map integers to random integers (splitmix64), the same for all machines and NumPy versions."""
     with np.errstate(over="ignore"):
         x = values * np.uint64(0x9E3779B97F4A7C15)
-        x = x + np.uint64((seed * 0xD1342543DE82EF95 + salt) & 0xFFFFFFFFFFFFFFFF)
+        x = x + np.uint64(salt & 0xFFFFFFFFFFFFFFFF)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

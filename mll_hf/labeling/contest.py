@@ -193,5 +193,5 @@ def merged(parts: Sequence[LabelCounts]) -> LabelCounts:
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:
     """Seeded uniform numbers in [0, 1), one per integer."""
-    bits = scramble(values.astype(np.uint64), 0, _CALIBRATION_SALT + salt)
+    bits = scramble(values.astype(np.uint64), _CALIBRATION_SALT + salt)
     return (bits >> np.uint64(11)) / 2.0**53  # 64 bits would sometimes round up to 1.0

@@ -66,7 +66,7 @@ class Fleet:
     def wanted(self) -> Wanted:
         """The label to be made of each model."""
         sampling = self.probes.sampling
-        return Wanted(LabelKey(self.graph.digest, self.probes.digest, sampling.seed), sampling.images_per_concept)
+        return Wanted(LabelKey(self.graph.digest, self.probes.digest), sampling.images_per_concept)
 
 
 class Outcome(StrEnum):
@@ -203,7 +203,7 @@ def _stored_label(model: ModelRef, fleet: Fleet) -> Label | None:
 
 def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
     """Default working folder: in the assets cache of Hugging Face, by graph, probe images and seed."""
-    group = LabelKey(graph.digest, probes.digest, probes.sampling.seed)
+    group = LabelKey(graph.digest, probes.digest)
     return asset_path("labels", group.stem)
 
 

@@ -95,7 +95,7 @@ class Jobs:
         graph = fetch_graph(str(self.graph))
         if graph.probes is None:
             raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")
-        group = LabelKey(graph.digest, graph.probes.digest, self.sampling.seed)
+        group = LabelKey(graph.digest, graph.probes.digest)
         return Wanted(group, self.sampling.images_per_concept)
 
     @cached_property

@@ -123,7 +123,7 @@ def label_model(
     """
     graph = graph.with_probes(probes.counts)
     store.add_graph(graph)
-    group = LabelKey(graph.digest, probes.digest, probes.sampling.seed)
+    group = LabelKey(graph.digest, probes.digest)
     path = store.path_for(ref, group)
     existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:

@@ -171,7 +171,7 @@ def _check_graph_and_images(label: Label, graph: SemanticGraph, probes: ProbeSet
 
 
 def _sample(sampling: SamplingConfig) -> str:
-    return f"{sampling.images_per_concept} per concept, seed {sampling.seed}"
+    return f"{sampling.images_per_concept} per concept"
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -5,7 +5,6 @@ Labels are untrusted input. Whatever does not fit the tables is a :class:`~mll_h
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,7 +59,7 @@ def _hex(digits: int) -> Callable[[Any], bool]:
 
 
 def _between(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: low <= value <= high
+    return lambda value: low <= value <= high  # False for NaN
 
 
 def _model_id(value: str) -> bool:
@@ -88,7 +87,6 @@ FIELDS = (
     Field("probes.digest", (str,), _hex(40), "40 hex digits"),
     Field("probes.location", (str,), _line, "a line of text"),
     Field("config.images_per_concept", (int,), _between(1, 65535), "1 to 65,535"),
-    Field("config.seed", (int,), _between(0, 2**63 - 1), "0 to 2^63 - 1"),
     Field("domains", (list,), _domains, f"1 to {_MAX_DOMAINS} different texts"),
     Field("package_version", (str,), _text, "a text"),
     *(
@@ -121,8 +119,7 @@ def check_metadata(document: Mapping[str, Any]) -> None:
         raise LabelError(f"unknown metadata '{unknown[0][:50]!r}'")
     for field in FIELDS:
         value = found[field.path]
-        is_finite = not isinstance(value, (int, float)) or math.isfinite(value)
-        if not isinstance(value, field.types) or isinstance(value, bool) or not is_finite:
+        if not isinstance(value, field.types) or isinstance(value, bool):
             raise LabelError(f"metadata '{field.path}' is of a wrong type; expected {field.range}")
         if not field.fits(value):
             raise LabelError(f"metadata '{field.path}' is not {field.range}")

@@ -1,23 +1,21 @@
-"""Join labels over graphs: for each model its label on each graph, from one group of comparable labels per graph.
+"""Join labels over graphs: a table with one row per model and one column per graph.
 
-Only labels that were measured on the same probe images are directly comparable. So the labels of one group are chosen
-per graph; all others are left out, with the reason. One graph is the reference, which gives the mean recall of each
-model; models without a label on it are left out.
+1. Labels that contradict their graph, or whose graph cannot be read, are left out.
+2. Only labels on the same probe images compare. So one :class:`~mll_hf.labels.label.LabelKey` is chosen per graph: that
+   with the requested probe images, else with those of the default graph, else of the most publishers, so that many
+   labels of one account count once. Labels with another key are left out.
+3. One graph is the reference, which gives the mean recall of each model. Models without a label on it are left out.
+4. A model's labels are joined by its identity, :attr:`~mll_hf.labels.label.ModelRef.key`.
 
-A label is a claim of its publisher. Protection against false labels:
-
-- Labels on other probe images, such as a few easy ones, are never compared with those of the chosen group. The group is
-  chosen by user request, then by the default graph, then by the number of publishers, so that many labels of one
-  account count once. Without a default graph, an attacker with many accounts can outnumber honest publishers.
-- A label whose image counts contradict those of the probe images that it names is left out
-  (:func:`~mll_hf.labels.store.check_graph`). Invented results with correct image counts are only detected by measuring
-  again: ``mll-hf labels verify``.
+Whatever is left out is returned with the reason. A label is a claim: invented results with possible image counts are
+only detected by measuring again (``mll-hf labels verify``). Without a default graph, many accounts can outnumber honest
+publishers.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -31,7 +29,7 @@ from mll_hf.labels.store import check_label_fits
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,14 +67,12 @@ class JoinedLabels:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
         left_out: Labels that were left out, with the reasons.
-        among: The labels of all models, if this is only a subset.
         rivals: [M][G] rivals of the labels, None where missing; empty unless they were read.
     """
 
     union: GraphUnion
     labels: tuple[tuple[Label | None, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
-    among: JoinedLabels | None = None
     rivals: tuple[tuple[Rivals | None, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -105,23 +101,21 @@ class JoinedLabels:
     @cached_property
     def rank_shares(self) -> NDArray[np.float64]:
         """[G, M, RANK_BINS] mean rank shares of the labels; 0 without a label."""
-        none = np.zeros(RANK_BINS)
-        shares = [none if label is None else label.mean_rank_shares for g in range(len(self.union.graphs))
-                  for label in self.on_graph(g)]  # fmt: skip
-        return np.concatenate(shares).reshape(len(self.union.graphs), len(self), RANK_BINS)
+        shares = np.zeros((len(self.union.graphs), len(self), RANK_BINS))
+        for m, row in enumerate(self.labels):
+            for g, label in enumerate(row):
+                if label is not None:
+                    shares[g, m] = label.mean_rank_shares
+        return shares
 
     @cached_property
     def domain_names(self) -> frozenset[str]:
         """Names of all domains."""
-        if self.among is not None:
-            return self.among.domain_names
-        return frozenset().union(*{label.domain_names for row in self.labels for label in row if label is not None})
+        return frozenset().union(*(label.domain_names for row in self.labels for label in row if label is not None))
 
     def domains_of(self, g: int) -> frozenset[str]:
         """Domains of the probe images of one graph."""
-        if self.among is not None:
-            return self.among.domains_of(g)
-        return frozenset().union(*{label.domains_tested for label in self.on_graph(g) if label is not None})
+        return frozenset().union(*(label.domains_tested for label in self.on_graph(g) if label is not None))
 
     def subset(self, rows: Sequence[int]) -> JoinedLabels:
         """The labels of the models in the given rows."""
@@ -157,17 +151,13 @@ def join_labels(
     default: SemanticGraph | None = None,
     publisher_of: Callable[[Label], str | None] = lambda _: None,
 ) -> JoinedLabels:
-    """Join labels over graphs.
-
-    One group of labels is chosen per graph: the one with the preferred probe images, else that of the default graph,
-    else the one with the most publishers. Ties are broken by the number of labels, then by the number of probe images.
-    If a model has several labels in a group, the one with the most probe images is used.
+    """Join labels over graphs, see the module's text. The result does not depend on the order of labels and graphs.
 
     Args:
         labels: Labels on any graphs.
         graphs: Their graphs.
         reference: Digest of the reference graph; by default that of the default graph, else of the graph with the most
-            publishers and labels. Graphs without hypernyms in other graphs are preferred.
+            publishers, labels and concepts. Graphs without hypernyms in other graphs are preferred.
         probes: Names or digests of preferred probe images.
         default: The default graph with its probe images.
         publisher_of: Returns the publisher of a label; None if unknown.
@@ -176,122 +166,133 @@ def join_labels(
         NoLabelsError: There are no usable labels.
         InputError: There are no labels on the reference graph or the preferred probe images.
     """
-    by_digest = {graph.digest: graph for graph in graphs}
-    groups: dict[str, dict[LabelKey, list[Label]]] = defaultdict(lambda: defaultdict(list))
-    left_out: list[LeftOut] = []
     labels = tuple(labels)
-    names = {label.probes_name for label in labels}
-    if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
-        available = abridged(sorted(names), 5) or "none"
-        raise InputError(f"no label was measured on probe images '{unknown[0]}'; there are labels on {available}")
+    available = {label.probes_name for label in labels}
+    if unknown := sorted(set(probes) - available - {label.probes_digest for label in labels}):
+        named = abridged(sorted(available), 5) or "none"
+        raise InputError(f"no label was measured on probe images '{unknown[0]}'; there are labels on {named}")
+    order = _Order(frozenset(probes), default, publisher_of)
+    left_out = _LeftOutList()
+
+    by_digest = {graph.digest: graph for graph in graphs}
+    columns = {
+        digest: _on_same_images(of_graph, order, left_out)
+        for digest, of_graph in sorted(_usable(labels, by_digest, left_out).items())
+    }
+    if not columns:
+        raise NoLabelsError(
+            f"no label can be used: {left_out.found[0]}"
+            if left_out.found
+            else "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
+        )
+    reference = reference or min(columns, key=lambda digest: order.of_reference(by_digest[digest], columns[digest]))
+    if reference not in columns:
+        raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
+
+    tables = {digest: {label.model.key: label for label in column} for digest, column in columns.items()}
+    rows = tables[reference]
+    compared = [reference]
+    for digest in sorted(columns.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest)):
+        without = [label for key, label in tables[digest].items() if key not in rows]
+        left_out.add(without, f"the model has no label on the reference graph {by_digest[reference].name}")
+        compared += [digest] if len(without) < len(columns[digest]) else []
+    union, cyclic = _union([by_digest[digest] for digest in compared])
+    for graph in cyclic:
+        reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
+        left_out.add([label for key, label in tables[graph.digest].items() if key in rows], reason)
+    keys = sorted(rows, key=lambda key: (rows[key].model.repo_id, key))
+    joined = tuple(tuple(tables[graph.digest].get(key) for graph in union.graphs) for key in keys)
+    return JoinedLabels(union, joined, tuple(left_out.found))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which labels are preferred where not all can be compared; the lowest comes first."""
+
+    probes: frozenset[str]
+    default: SemanticGraph | None
+    publisher_of: Callable[[Label], str | None]
+
+    def of_key(self, key: LabelKey, labels: list[Label]) -> tuple[object, ...]:
+        """Requested images, default images, most publishers, labels and images."""
+        is_preferred = any(label.probes_name in self.probes or label.probes_digest in self.probes for label in labels)
+        default = self.default.probes if self.default else None
+        is_default = default is not None and default.digest == key.probes_digest
+        tests = max(int(label.support.sum()) for label in labels)
+        return not is_preferred, not is_default, -self._publishers(labels), -len(labels), -tests, key
+
+    def of_reference(self, graph: SemanticGraph, labels: Sequence[Label]) -> tuple[object, ...]:
+        """Default graph, no hypernyms elsewhere, most publishers, labels and concepts."""
+        is_default = self.default is not None and self.default.digest == graph.digest
+        publishers = self._publishers(labels)
+        return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
+
+    def of_label(self, label: Label) -> tuple[object, ...]:
+        """Of one model on the same images: the most tests; the commit and the id break ties."""
+        return -int(label.support.sum()), label.model.repo_id, label.model.revision
+
+    def _publishers(self, labels: Iterable[Label]) -> int:
+        """Number of distinct known publishers."""
+        return len({publisher for label in labels if (publisher := self.publisher_of(label))})
+
+
+@dataclass(frozen=True)
+class _LeftOutList:
+    found: list[LeftOut] = field(default_factory=list)
+
+    def add(self, labels: Sequence[Label], reason: str) -> None:
+        if labels:
+            ids = tuple(sorted({label.model.repo_id for label in labels}))
+            self.found.append(LeftOut(ids, min(label.graph_name for label in labels), reason))
+
+
+def _usable(
+    labels: Sequence[Label], graphs: dict[str, SemanticGraph], left_out: _LeftOutList
+) -> dict[str, dict[LabelKey, list[Label]]]:
+    """By graph and key, the labels whose graph is there and that fit it."""
+    usable: dict[str, dict[LabelKey, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    unreadable: dict[str, list[Label]] = defaultdict(list)
     invalid: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
+        graph = graphs.get(label.graph_digest)
         try:
-            if label.graph_digest in by_digest:
-                check_label_fits(label, by_digest[label.graph_digest])
+            if graph is None:
+                unreadable[label.graph_digest].append(label)
+                continue
+            check_label_fits(label, graph)
         except LabelError as error:
             invalid[error.reason].append(label)
         else:
-            groups[label.graph_digest][label.key].append(label)
-    left_out += [_left_out(group, reason) for reason, group in sorted(invalid.items())]
-    for digest in sorted(groups.keys() - by_digest.keys()):
-        unreadable = [label for group in groups.pop(digest).values() for label in group]
-        reason = "the graph cannot be read; its publisher must make it public, or give it with --graph"
-        left_out.append(_left_out(unreadable, reason))
-    chosen: dict[str, list[Label]] = {}
-    for digest, on_graph in sorted(groups.items()):
-        best = min(on_graph, key=lambda group: _group_order(on_graph[group], group, probes, default, publisher_of))
-        chosen[digest] = on_graph.pop(best)
-        left_out += [
-            _left_out(others, _exclusion_reason(group, others, best)) for group, others in sorted(on_graph.items())
-        ]
-    if not chosen and left_out:
-        raise NoLabelsError(f"no label can be used: {left_out[0]}")
-    if not chosen:
-        raise NoLabelsError(
-            "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
-        )
-    reference = reference or min(
-        chosen, key=lambda digest: _reference_order(by_digest[digest], chosen[digest], default, publisher_of)
-    )
-    if reference not in chosen:
-        raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
-    columns = [reference, *sorted(chosen.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest))]
-    tables = [_by_model(chosen[digest]) for digest in columns]
-    models = sorted(tables[0], key=lambda model: (tables[0][model].model.repo_id, model))
-    for digest, table in zip(columns[1:], tables[1:], strict=True):
-        if without := [label for model, label in table.items() if model not in tables[0]]:
-            name = by_digest[reference].name
-            left_out.append(_left_out(without, f"the model has no label on the reference graph {name}"))
-        if not table.keys() & tables[0].keys():
-            chosen.pop(digest)
-    kept = [g for g, digest in enumerate(columns) if digest in chosen]
-    union, cyclic = _union([by_digest[columns[g]] for g in kept])
-    reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
-    left_out += [_left_out(chosen[columns[kept[position]]], reason) for position in cyclic]
-    kept = [g for position, g in enumerate(kept) if position not in cyclic]
-    rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
-    return JoinedLabels(union, rows, tuple(left_out))
+            usable[label.graph_digest][label.key].append(label)
+    for reason, group in sorted(invalid.items()):
+        left_out.add(group, reason)
+    for _, group in sorted(unreadable.items()):
+        left_out.add(group, "the graph cannot be read; its publisher must make it public, or give it with --graph")
+    return usable
 
 
-def _group_order(
-    labels: list[Label],
-    group: LabelKey,
-    probes: Collection[str],
-    default: SemanticGraph | None,
-    publisher_of: Callable[[Label], str | None],
-) -> tuple[object, ...]:
-    is_preferred = any(label.probes_name in probes or label.probes_digest in probes for label in labels)
-    is_default = default is not None and default.probes is not None and default.probes.digest == group.probes_digest
-    tests = max(int(label.support.sum()) for label in labels)
-    return not is_preferred, not is_default, -_publisher_count(labels, publisher_of), -len(labels), -tests, group
+def _on_same_images(by_key: dict[LabelKey, list[Label]], order: _Order, left_out: _LeftOutList) -> tuple[Label, ...]:
+    """The labels of the preferred key, one per model."""
+    best = min(by_key, key=lambda key: order.of_key(key, by_key[key]))
+    for key, others in sorted(by_key.items()):
+        if key != best:
+            images = min(label.probes_name for label in others)
+            left_out.add(others, f"measured on other probe images ({images}) than the rest")
+    of_model: dict[str, Label] = {}
+    for label in sorted(by_key[best], key=order.of_label):
+        of_model.setdefault(label.model.key, label)
+    return tuple(of_model.values())
 
 
-def _publisher_count(labels: list[Label], publisher_of: Callable[[Label], str | None]) -> int:
-    """Number of distinct known publishers."""
-    return len({publisher for label in labels if (publisher := publisher_of(label))})
-
-
-def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
-    """The union of the graphs, and positions of graphs left out because their hypernyms form a cycle with others."""
+def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[SemanticGraph]]:
+    """The union of the graphs, and those left out because their hypernyms form a cycle with graphs before them."""
     try:
         return GraphUnion.of(graphs), []
     except GraphError:
         union, cyclic = GraphUnion.of(graphs[:1]), []
-    for position, graph in enumerate(graphs[1:], 1):
+    for graph in graphs[1:]:
         try:
             union = GraphUnion.of([*union.graphs, graph])
         except GraphError:
-            cyclic.append(position)
+            cyclic.append(graph)
     return union, cyclic
-
-
-def _exclusion_reason(group: LabelKey, labels: list[Label], best: LabelKey) -> str:
-    if group.probes_digest == best.probes_digest:
-        return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
-    return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
-
-
-def _reference_order(
-    graph: SemanticGraph,
-    labels: list[Label],
-    default: SemanticGraph | None,
-    publisher_of: Callable[[Label], str | None],
-) -> tuple[object, ...]:
-    is_default = default is not None and default.digest == graph.digest
-    publishers = _publisher_count(labels, publisher_of)
-    return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
-
-
-def _by_model(labels: list[Label]) -> Mapping[tuple[str, str], Label]:
-    """By identity of the model, its label with the most probe images per concept; a published id breaks ties."""
-    best: dict[tuple[str, str], Label] = {}
-    for label in labels:
-        model = (label.model.key, label.model.backend)
-        best[model] = max(best.get(model, label), label, key=lambda each: each.sampling.images_per_concept)
-    return best
-
-
-def _left_out(labels: list[Label], reason: str) -> LeftOut:
-    graph_name = min(label.graph_name for label in labels)
-    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), graph_name, reason)

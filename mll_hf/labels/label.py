@@ -103,18 +103,15 @@ class LabelKey:
     Attributes:
         graph_digest: Digest of the graph's concepts.
         probes_digest: Digest of the probe images.
-        seed: Seed of the sample.
     """
 
     graph_digest: str
     probes_digest: str
-    seed: int
 
     @property
     def stem(self) -> str:
         """The key in file names."""
-        seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.graph_digest[:12]}-{self.probes_digest[:12]}{seed}"
+        return f"{self.graph_digest[:12]}-{self.probes_digest[:12]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +162,7 @@ class Label(ArrayFields):
     @property
     def key(self) -> LabelKey:
         """What this label has in common with those that are directly comparable with it."""
-        return LabelKey(self.graph_digest, self.probes_digest, self.sampling.seed)
+        return LabelKey(self.graph_digest, self.probes_digest)
 
     @property
     def probes_name(self) -> str:

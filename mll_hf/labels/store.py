@@ -40,11 +40,10 @@ from mll_hf.utils.files import storage_errors, write_atomically
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mll_hf.errors import MLLError
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
 
 _MIN_DECODED = 0.95  # minimum share of decodable probe images
-_STEM = r"[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?"
+_STEM = r"[0-9a-f]{12}-[0-9a-f]{12}"
 LABEL_PATH = re.compile(rf"labels/[\w.-]+--[\w.-]+/[0-9a-f]{{40}}/{_STEM}\.safetensors", re.ASCII)
 _LABEL_FILE = re.compile(rf"{_STEM}\.safetensors", re.ASCII)
 GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
@@ -112,7 +111,7 @@ class LabelSource(Protocol):
 class LabelStore:
     """Labels in files: of a folder, of a snapshot of a collection, or of the models' own repos.
 
-    In a local folder, an invalid file is an error; labels from elsewhere are skipped with a warning.
+    An invalid graph or label is skipped with a warning; others are not affected.
 
     Attributes:
         folder: The folder; created on the first write.
@@ -146,7 +145,6 @@ class LabelStore:
 
         Raises:
             InputError: A local folder has no labels.
-            GraphError: A graph in a local folder is damaged.
         """
         graphs = []
         for path in sorted(self.folder.glob("graphs/*.json")):
@@ -154,8 +152,8 @@ class LabelStore:
                 try:
                     graphs.append(self._read_graph(path))
                 except GraphError as error:
-                    self._skip(error)
-        if self._is_local and not graphs:
+                    _log.warning("left out: %s", error)
+        if self._is_local and not graphs and not self.paths():
             raise InputError(
                 f"{self.folder} has no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
             )
@@ -173,7 +171,6 @@ class LabelStore:
 
         Raises:
             InputError: A local folder has no labels.
-            LabelError: A label in a local folder is damaged or misplaced, or its graph is missing.
         """
         return tuple(self._found.values())
 
@@ -185,7 +182,7 @@ class LabelStore:
             try:
                 return self._read(path, graphs)
             except LabelError as error:
-                self._skip(error)
+                _log.warning("left out: %s", error)
                 return None
 
         paths = self.paths()
@@ -201,12 +198,6 @@ class LabelStore:
             raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(expected)}", name)
         if graph := graphs.get(label.graph_digest):
             check_label_fits(label, graph, name)
-        elif self._is_local:
-            raise LabelError(
-                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
-                f"{graph_path(label.graph_digest)} into the folder",
-                name,
-            )
         return label
 
     def paths(self) -> tuple[Path, ...]:
@@ -251,11 +242,6 @@ class LabelStore:
             return self.files[path].location
         return f"{self.location}/{path.relative_to(self.folder)}" if self.location else str(path)
 
-    def _skip(self, error: MLLError) -> None:
-        if self._is_local:
-            raise error
-        _log.warning("left out: %s", error)
-
     # --- writing
 
     def add_graph(self, graph: SemanticGraph) -> None:
@@ -264,6 +250,7 @@ class LabelStore:
         content = graph_to_bytes(graph)
         if not (path.exists() and path.read_bytes() == content):
             write_atomically(path, content)
+        self._forget()
 
     def write(self, label: Label, rivals: Rivals | None = None, embeddings: ProbeEmbeddings | None = None) -> Path:
         """Add or replace a label with its optional files, each atomically; returns its path.
@@ -282,7 +269,13 @@ class LabelStore:
         if rivals is not None:
             write_atomically(rivals_path(path), rivals_to_bytes(rivals))
         write_atomically(path, label_to_bytes(label))
+        self._forget()
         return path
+
+    def _forget(self) -> None:
+        """Read the folder again when it is next asked."""
+        for name in ("graphs", "_found"):
+            self.__dict__.pop(name, None)
 
 
 def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = None) -> None:

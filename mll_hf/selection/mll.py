@@ -262,15 +262,11 @@ def graph_mean_recall(
 
     For these it is their mean recall on the reference graph, lowered by the difficulty of the graph for other models.
     """
-    measured, everyone = mean_recall_among(query, labels.rank_shares[g]), labels.among or labels
-    if everyone.known[g].all():
+    measured = mean_recall_among(query, labels.rank_shares[g])
+    if labels.known[g].all():
         return measured, 0.0
     on_reference = mean_recall_among(reference, labels.rank_shares[0])
-    shift, spread = graph_difficulty(
-        mean_recall_among(reference, everyone.rank_shares[0]),
-        mean_recall_among(query, everyone.rank_shares[g]),
-        everyone.known[g],
-    )
+    shift, spread = graph_difficulty(on_reference, measured, labels.known[g])
     return np.where(labels.known[g], measured, shift_recall(on_reference, shift)), spread
 
 

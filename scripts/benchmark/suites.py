@@ -43,7 +43,7 @@ def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
     """
     if limit is not None and limit < 1:
         raise InputError(f"most_images is {limit}; allow at least 1 image")
-    order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0, 0), kind="stable")
+    order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0), kind="stable")
     return np.sort(order[:limit])
 
 

@@ -108,7 +108,7 @@ class SyntheticModels:
             graph_location="synthetic",
             probes_digest="0" * 40,
             probes_location="synthetic",
-            sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
+            sampling=SamplingConfig(IMAGES_PER_CONCEPT),
             domain_names=("drawing", "photo", "render"),
             package_version="0",
             environment=ENVIRONMENT,

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probe_counts import ProbeCounts
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.join import JoinedLabels, LeftOut, join_labels
 from worlds import SHA, examples, make_graph, make_label
 
@@ -20,9 +19,9 @@ GRAPHS = (BASE, LETTERS, SIGNS)
 PHOTOS, DRAWINGS = "1" * 40, "2" * 40
 
 
-def label(name, graph=BASE, probes=PHOTOS, seed=0, images=75, **fields):
+def label(name, graph=BASE, probes=PHOTOS, **fields):
     place = {PHOTOS: "photos", DRAWINGS: "drawings"}[probes]
-    fields = {"probes_digest": probes, "probes_location": place, "sampling": SamplingConfig(images, seed), **fields}
+    fields = {"probes_digest": probes, "probes_location": place, **fields}
     return make_label(graph, repo_id=f"org/{name}", **fields)
 
 
@@ -77,14 +76,13 @@ def test_graphs_that_form_a_cycle_together():
 
 
 def test_only_labels_on_the_same_probe_images_are_compared():
-    labels = [label("x"), label("y"), label("z", probes=DRAWINGS), label("w", probes=DRAWINGS), label("v", seed=1)]
+    labels = [label("x"), label("y"), label("z", probes=DRAWINGS), label("w", probes=DRAWINGS)]
     joined = join_labels([*labels, label("u")], GRAPHS)
     assert table(joined) == {"base": ["u", "x", "y"]}
     assert complaints(joined) == [
-        "org/v on graph base: measured on another sample of the probe images (seed 1) than the rest",
         "org/w, org/z on graph base: measured on other probe images (drawings) than the rest",
     ]
-    assert joined.left_out[1] == LeftOut(("org/w", "org/z"), "base", joined.left_out[1].reason)
+    assert joined.left_out[0] == LeftOut(("org/w", "org/z"), "base", joined.left_out[0].reason)
 
 
 @pytest.mark.parametrize("wanted", ["drawings", DRAWINGS])
@@ -96,16 +94,16 @@ def test_probe_images_that_are_asked_for(wanted):
     assert complaints(joined) == ["org/x, org/y on graph base: measured on other probe images (photos) than the rest"]
 
 
-def test_of_equally_large_groups_the_first_by_revision_and_seed_counts():
-    groups = [label("x", probes=probes, seed=seed) for probes in (DRAWINGS, PHOTOS) for seed in (3, 1)]
+def test_of_equally_many_labels_the_first_by_digest_counts():
+    groups = [label("x", probes=DRAWINGS), label("x")]
     for order in (groups, groups[::-1]):
         joined = join_labels(order, GRAPHS)
-        assert (joined.reference[0].probes_digest, joined.reference[0].sampling.seed) == (PHOTOS, 1)
-        assert len(joined.left_out) == 3
+        assert joined.reference[0].probes_digest == PHOTOS
+        assert len(joined.left_out) == 1
 
 
-def test_samples_of_one_seed_are_nested_and_the_largest_counts():
-    few, many, other = label("x", images=30), label("x", images=75), label("y", images=50)
+def test_of_two_labels_of_one_model_that_with_most_images_counts():
+    few, many, other = label("x", support=5), label("x"), label("y")
     for labels in ([few, many, other], [other, many, few]):
         joined = join_labels(labels, GRAPHS)
         assert joined.reference == (many, other)
@@ -159,14 +157,6 @@ def test_labels_on_unknown_graphs_are_left_out():
         join_labels([label("x")], [SIGNS])
     with pytest.raises(InputError, match="there are no labels to select from; label models first"):
         join_labels([], GRAPHS)
-
-
-def test_revisions_of_a_model_are_models():
-    old, new = label("x", revision="a" * 40), label("x", revision="b" * 40)
-    joined = join_labels([new, old, label("x", SIGNS, revision="b" * 40)], GRAPHS)
-    assert [model.revision[0] for model in joined.models] == ["a", "b"]
-    assert joined.on_graph(1)[0] is None
-    assert joined.on_graph(1)[1].graph_name == "signs"
 
 
 def test_domains_are_those_that_have_images():
@@ -233,14 +223,14 @@ def test_a_label_with_other_numbers_of_images_than_its_probe_images_have_is_left
 
 @st.composite
 def labels_on_graphs(draw):
-    """Labels of a few models on three graphs, in several groups and sizes; no two of one model are alike."""
+    """Labels of a few models on three graphs and two sets of images; no two are alike."""
     kinds = st.tuples(
-        st.sampled_from("xyz"), st.sampled_from(GRAPHS), st.sampled_from([PHOTOS, DRAWINGS]), st.integers(0, 1),
-        st.sampled_from([30, 75]), st.sampled_from([SHA, "f" * 40]),
+        st.sampled_from("xyz"), st.sampled_from(GRAPHS), st.sampled_from([PHOTOS, DRAWINGS]),
+        st.sampled_from([5, 10]), st.sampled_from([SHA, "f" * 40]),
     )  # fmt: skip
     chosen = draw(st.lists(kinds, min_size=1, max_size=12, unique=True))
-    return [label(name, graph, probes, seed, images, revision=revision)
-            for name, graph, probes, seed, images, revision in chosen]  # fmt: skip
+    return [label(name, graph, probes, support=support, revision=revision)
+            for name, graph, probes, support, revision in chosen]  # fmt: skip
 
 
 @examples
@@ -262,18 +252,18 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
         return
     used = [each for row in joined.labels for each in row if each]
     assert len(joined.reference) == len(joined)
-    for g, graph in enumerate(joined.union.graphs):  # one group of labels per graph, each in its place
+    for g, graph in enumerate(joined.union.graphs):  # labels on the same images per graph, each in its place
         there = [each for each in joined.on_graph(g) if each]
         assert len({each.key for each in there}) == 1
         assert all(each.graph_digest == graph.digest for each in there)
     for row, model in zip(joined.labels, joined.models, strict=True):
-        assert {each.model for each in row if each} == {model}
-    # what is not used is named, or there is a larger sample of the same model
+        assert {each.model.key for each in row if each} == {model.key}
+    # what is not used is named, or there is another label of the same model with as many images
     named = {(id, left_out.graph_name) for left_out in joined.left_out for id in left_out.models}
     for each in labels:
         if each not in used and (each.model.repo_id, each.graph_name) not in named:
-            larger = [u for u in used if (u.key, u.model) == (each.key, each.model)]
-            assert larger[0].sampling.images_per_concept == 75 > each.sampling.images_per_concept
+            (other,) = [u for u in used if (u.key, u.model.key) == (each.key, each.model.key)]
+            assert other.support.sum() >= each.support.sum()
 
 
 def test_probe_images_that_no_label_rests_on():

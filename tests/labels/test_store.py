@@ -1,0 +1,252 @@
+"""A folder of labels: what is written comes back, and a label that fails leaves out itself alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mll_hf.errors import InputError, LabelError, StorageError
+from mll_hf.graph.concepts import graph_to_bytes, load_graph
+from mll_hf.graph.probe_counts import ProbeCounts
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
+from mll_hf.labels.store import (
+    LABEL_PATH,
+    LabelStore,
+    Origin,
+    check_label_fits,
+    embeddings_path,
+    graph_path,
+    label_path,
+    read_label,
+    rivals_path,
+)
+from worlds import SHA, make_graph, make_label, make_rivals, probe_set
+
+GRAPH = make_graph()
+OTHER = make_graph({"a": (), "b": ("a",)}, "other")
+STEM = f"{GRAPH.digest[:12]}-{SHA[:12]}"
+
+
+def files_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def embeddings_on(graph):
+    axes = np.eye(len(graph), dtype=np.float32)
+    return ProbeEmbeddings.quantize(axes, axes, probe_set([[]] * len(graph), [0] * len(graph)))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = LabelStore(tmp_path / "labels of mine")
+    store.add_graph(GRAPH)
+    return store
+
+
+def reread(store):
+    return LabelStore(store.folder)
+
+
+def test_labels_come_back(store):
+    labels = [make_label(GRAPH, [9, 8, 7, 6, 5, 4, 3], repo_id=f"org/{name}") for name in ("b", "a")]
+    paths = [store.write(label) for label in labels]
+    assert paths[0] == store.folder / "labels" / "org--b" / SHA / f"{STEM}.safetensors"
+    assert files_in(store.folder) == sorted(
+        [graph_path(GRAPH.digest), *(label_path(label.model, label.key) for label in labels)]
+    )
+    assert reread(store).labels() == tuple(reversed(labels))
+    assert store.graphs == (GRAPH,)
+    assert label_to_bytes(read_label(str(paths[0]), GRAPH)) == label_to_bytes(labels[0])
+    assert store.origin_of(labels[0]) == Origin(str(paths[0]), None)
+    assert store.name == str(store.folder)
+
+
+def test_labels_that_are_written_are_read_by_the_same_store(store):
+    store.write(make_label(GRAPH))
+    assert len(store.labels()) == 1
+    store.write(make_label(GRAPH, repo_id="org/second"))
+    assert len(store.labels()) == 2
+
+
+def test_a_model_is_filed_under_its_identity(store):
+    first = make_label(GRAPH)
+    first = replace(first, model=replace(first.model, digest="a" * 64))
+    path = store.write(first)
+    assert path.parent.name == "a" * 40
+    assert store.write(replace(first, model=replace(first.model, revision="1" * 40))) == path  # after a push
+    assert store.write(replace(first, model=replace(first.model, digest="b" * 64))) != path
+    assert store.write(replace(first, probes_digest="f" * 40)) != path
+    assert all(LABEL_PATH.fullmatch(p.relative_to(store.folder).as_posix()) for p in store.paths())
+    assert len(reread(store).labels()) == 3
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny model", "modèle (2)"])
+def test_local_models_have_any_name(store, name):
+    path = store.write(make_label(GRAPH, repo_id=f"local-dir:/home/me/{name}"))
+    assert path.parent.parent.name == f"local--{name}"
+    assert [label.model.short_name for label in reread(store).labels()] == [name]
+
+
+def test_other_files_are_no_labels(store):
+    path = store.write(make_label(GRAPH), make_rivals(make_label(GRAPH)), embeddings_on(GRAPH))
+    for other in (path.with_name("label.safetensors"), path.with_name(f".{path.name}.x1")):
+        other.write_bytes(b"")
+    (store.folder / "graphs" / "notes.json").write_bytes(b"")
+    assert reread(store).paths() == (path,)
+    assert reread(store).graphs == (GRAPH,)
+    assert not LABEL_PATH.fullmatch(f"labels/a--b/{SHA}/{STEM}.rivals.safetensors")
+
+
+def test_an_empty_store_and_no_store(store, tmp_path):
+    assert store.labels() == ()
+    with pytest.raises(InputError, match=r"has no labels; make some: mll-hf label MODEL --graph DIR --labels"):
+        LabelStore(tmp_path / "nowhere").labels()
+
+
+def test_a_snapshot_names_its_publisher_and_location(store):
+    path = store.write(make_label(GRAPH))
+    location = "hf://datasets/org/labels@" + SHA
+    snapshot = LabelStore(store.folder, publisher="org", location=location)
+    (label,) = snapshot.labels()
+    assert snapshot.name == "hf://datasets/org/labels"
+    assert snapshot.origin_of(label) == Origin(f"{location}/{path.relative_to(store.folder).as_posix()}", "org")
+
+
+def test_label_files_from_elsewhere(store, tmp_path):
+    path = tmp_path / "cache" / "label.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(label_to_bytes(make_label(GRAPH)))
+    origin = Origin(f"hf://org/model@{SHA}/mll/label.safetensors", "org")
+    tagged = LabelStore(tmp_path / "none", files={path: origin}, given_graphs=(GRAPH,))
+    (label,) = tagged.labels()
+    assert (tagged.origin_of(label), tagged.graphs) == (origin, (GRAPH,))
+
+
+# ---- labels that fail
+
+
+def break_label(store, path):
+    path.write_bytes(path.read_bytes()[:-1])
+    return "not a readable label"
+
+
+def misplace_label(store, path):
+    moved = path.parents[2] / "org--better" / SHA / path.name
+    moved.parent.mkdir(parents=True)
+    path.rename(moved)
+    return f"is a label of org/model; move it to .*{re.escape(path.name)}"
+
+
+def exchange_graph(store, path):
+    path.write_bytes(label_to_bytes(replace(make_label(OTHER), graph_digest=GRAPH.digest)))
+    return "is a label on graph other"
+
+
+@pytest.mark.parametrize("spoil", [break_label, misplace_label, exchange_graph])
+def test_a_label_that_fails_leaves_out_itself_alone(store, caplog, spoil):
+    path = store.write(make_label(GRAPH))
+    store.write(make_label(GRAPH, repo_id="org/whole"))
+    reason = spoil(store, path)
+    assert [label.model.repo_id for label in reread(store).labels()] == ["org/whole"]
+    (message,) = caplog.messages
+    assert re.search(reason, message)
+
+
+@pytest.mark.parametrize("content", [b"{", graph_to_bytes(OTHER)])
+def test_a_graph_that_fails_leaves_out_itself_alone(store, caplog, content):
+    store.add_graph(OTHER)
+    (store.folder / graph_path(GRAPH.digest)).write_bytes(content)
+    assert reread(store).graphs == (OTHER,)
+    assert "left out" in caplog.text
+    store.add_graph(GRAPH)  # written anew
+    assert load_graph(store.folder / graph_path(GRAPH.digest)) == GRAPH
+
+
+def test_labels_of_local_models_are_not_published(store, caplog):
+    store.write(make_label(GRAPH, repo_id="local-dir:/home/me/secret"))
+    assert LabelStore(store.folder, publisher="org", location="hf://datasets/org/labels").labels() == ()
+    assert "is a label of a local model" in caplog.text
+
+
+def test_one_label_of_a_model_that_fails_is_an_error(store):
+    path = store.write(make_label(OTHER))
+    assert read_label(path).graph_name == "other"
+    for fault, graph in ((r"on graph other .*, not on tiny", GRAPH),):
+        with pytest.raises(LabelError, match=fault) as caught:
+            read_label(path, graph)
+        assert str(caught.value).startswith(f"{path}: ")
+    for missing in (path.parent / "nothing", path.parent):
+        with pytest.raises(LabelError, match="cannot be read"):
+            read_label(missing)
+
+
+def test_a_file_too_large_for_a_label_is_not_read(tmp_path):
+    path = tmp_path / "label.safetensors"
+    with path.open("wb") as file:
+        file.truncate(MAX_LABEL_BYTES + 1)
+    with pytest.raises(LabelError, match="is larger than"):
+        read_label(path)
+
+
+def test_numbers_of_images_that_contradict_those_of_the_graph():
+    graph = GRAPH.with_probes(ProbeCounts("", (), (("photo", "mine"),), {"car": ((0, 9),)}))
+    honest = make_label(graph, probes_digest=graph.probes.digest, support=graph.probe_pools.sum(axis=0))
+    check_label_fits(honest, graph)
+    with pytest.raises(LabelError, match="it has 70 tests instead of 18"):
+        check_label_fits(make_label(graph, probes_digest=graph.probes.digest), graph)
+    with pytest.raises(LabelError, match="it has more tests on 'sketch' than possible"):
+        check_label_fits(replace(honest, domain_names=("sketch",)), graph)
+
+
+# ---- writing
+
+
+def test_stores_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for write in (lambda store: store.add_graph(GRAPH), lambda store: store.write(make_label(GRAPH))):
+        with pytest.raises(StorageError, match="cannot write"):
+            write(LabelStore(tmp_path / "file" / "folder"))
+
+
+def test_a_full_disk_leaves_the_old_label(store, monkeypatch):
+    path = store.write(make_label(GRAPH, temperature=2.0))
+    before = files_in(store.folder)
+
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(StorageError):
+        store.write(make_label(GRAPH, temperature=3.0))
+    assert read_label(path).temperature == [2.0]
+    assert files_in(store.folder) == before
+
+
+# ---- files beside a label
+
+
+def test_rivals_and_embeddings_lie_beside_a_label(store):
+    label = make_label(GRAPH, [9, 8, 7, 6, 5, 4, 3])
+    path = store.write(label)
+    assert (store.rivals_of(label), store.embeddings_of(label)) == (None, None)
+    store.write(label, make_rivals(label), embeddings_on(GRAPH))
+    assert store.rivals_of(label) == make_rivals(label)
+    assert store.embeddings_of(label).concepts.shape == (7, 7)
+    assert (rivals_path(path).exists(), embeddings_path(path).exists()) == (True, True)
+    store.write(label)  # a new label has no old files beside it
+    assert (store.rivals_of(label), store.embeddings_of(label)) == (None, None)
+
+
+def test_rivals_and_embeddings_of_another_label_are_refused(store):
+    label, other = make_label(GRAPH, [9, 8, 7, 6, 5, 4, 3]), make_label(GRAPH)
+    store.write(label, make_rivals(other), embeddings_on(OTHER))
+    with pytest.raises(LabelError, match="not the rivals of its label"):
+        store.rivals_of(label)
+    with pytest.raises(LabelError, match="has 2 concepts, but the label has 7"):
+        store.embeddings_of(label)
