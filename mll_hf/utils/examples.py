@@ -14,7 +14,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import images_by_class, open_image
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import abridged, normalized_name, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -79,7 +79,7 @@ def _read_table(path: Path) -> list[tuple[ImageLike, str]]:
         pairs = [(row["path"], row["class"]) for row in rows]
     if incomplete := [n for n, pair in enumerate(pairs, 1) if not all(pair)]:
         raise InputError(f"{path}: row {incomplete[0]} lacks a path or a class; fill in both")
-    return [(path.parent / name, label) for name, label in pairs]
+    return [(path.parent / name, normalized_name(label)) for name, label in pairs]
 
 
 def check_examples(pairs: Iterable[tuple[ImageLike, str]], classes: Sequence[str]) -> Examples:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.utils.text import normalized_name
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -34,11 +36,16 @@ def usable_cores() -> int:
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
     """Images in a folder with one subfolder per class, sorted; other files, hidden files and empty folders are ignored.
 
+    Names of classes are those of the subfolders, normalized: two spellings of a name are one class.
+
     Raises:
         OSError: A folder cannot be read.
     """
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return {path.name: files for path in folders if (files := _images_in(path))}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and (files := _images_in(path)):
+            found.setdefault(normalized_name(path.name), []).extend(files)
+    return found
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,3 +58,16 @@ def parse_count(text: str) -> int:
         return int(float(text[:-1]) * factor) if factor else int(text)
     except (ValueError, OverflowError):
         raise ValueError(f"'{text}' is not a number such as 200M or 1.5B") from None
+
+
+def normalized_name(text: str) -> str:
+    """A name in one spelling: NFC, without control and invisible characters, one space between words.
+
+    The joiners U+200C and U+200D stay: words of Persian and Indic scripts, and emoji, are spelled with them.
+    """
+    visible = (" " if c.isspace() else c for c in unicodedata.normalize("NFC", text) if c.isspace() or _is_visible(c))
+    return " ".join("".join(visible).split())
+
+
+def _is_visible(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf") or character in "\u200c\u200d"

@@ -48,6 +48,15 @@ def test_a_folder_per_class(folder):
     assert examples.classes.tolist() == [0, 0, 0, 2, 2]
 
 
+def test_spellings_of_a_name_are_one_class(tmp_path):
+    for name in ("caf\u00e9", "cafe\u0301 ", "cat\u200b"):  # as files come from Linux, macOS and the web
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(png())
+    assert sorted(name for _, name in read_examples(tmp_path)) == ["caf\u00e9", "caf\u00e9", "cat"]
+    (tmp_path / "list.csv").write_text("path,class\na.png,cafe\u0301\n", encoding="utf-8")
+    assert read_examples(tmp_path / "list.csv")[0][1] == "caf\u00e9"
+
+
 def test_a_csv_file_with_paths_relative_to_it_or_absolute(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.png"
     elsewhere.write_bytes(png())

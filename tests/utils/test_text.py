@@ -10,8 +10,25 @@ from hypothesis import strategies as st
 
 from mll_hf import errors
 from mll_hf.errors import MLLError
-from mll_hf.utils.text import abridged, gigaflops, one_line, printable, shortened
+from mll_hf.utils.text import abridged, gigaflops, normalized_name, one_line, printable, shortened
 from worlds import examples
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("cafe\u0301", "caf\u00e9"),
+        ("cat\u200b", "cat"),
+        ("\ufeffcat\u00ad", "cat"),
+        (" red\u00a0 \tcar\n", "red car"),
+        ("a\x00b", "ab"),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0631\u062f", "\u0645\u06cc\u200c\u062e\u0648\u0631\u062f"),
+        ("\u200b", ""),
+    ],
+)
+def test_names_have_one_spelling(spelling, name):
+    assert normalized_name(spelling) == name
+    assert normalized_name(name) == name
 
 
 def test_enumerations():
