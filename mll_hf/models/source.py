@@ -6,7 +6,6 @@ chosen by file names.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from fnmatch import fnmatch
 from pathlib import Path
@@ -19,20 +18,22 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
     FULL_SHA,
-    MODEL_SUFFIXES,
     connect,
     fetch_head,
     hub_errors,
     is_model_file,
     is_unreachable,
     read_head,
+    repo_files,
 )
+from mll_hf.labels.identity import blob_id, deciding_files, model_digest
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from huggingface_hub import CachedRevisionInfo
 
@@ -45,6 +46,8 @@ _SHARD_INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
+_LARGE_SUFFIXES = (".safetensors", *_PICKLE_SUFFIXES)
+_LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
 _DOWNLOADED = {
@@ -65,13 +68,20 @@ def resolve(spec: str, token: str | None) -> ModelRef:
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
             repo_id, commit = head.repo_id, head.sha
-            names = [path for path in head.files if is_model_file(path)]
+            files = {path: file.oid for path, file in head.files.items() if is_model_file(path)}
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
                 raise
-            commit, names = cached
-    return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
+            commit, folder = cached
+            files = _content_ids(folder)
+    backend = _choose_backend(spec, files)
+    return ModelRef(repo_id, commit, backend, _digest(files, backend))
+
+
+def _digest(files: Mapping[str, str], backend: Backend) -> str:
+    """Digest of a model with these files, content ids by path."""
+    return model_digest({path: files[path] for path in deciding_files(files, backend)}, backend)
 
 
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
@@ -88,6 +98,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
             raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
         folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
     else:
+        _check_digest(ref, backend, token)
         if check:
             check(_download(ref, backend, ("*.json",), token))
         folder = _download(ref, backend, _DOWNLOADED[backend], token)
@@ -97,6 +108,19 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
     if backend not in _loadable(names):
         raise ModelError(ref.repo_id, _why_unusable(names))
     return folder
+
+
+def _check_digest(ref: ModelRef, backend: Backend, token: str | None) -> None:
+    """Refuse a model whose files at the pinned commit are not those that the label or selection names."""
+    if ref.digest is None:
+        return
+    try:
+        files = repo_files(ref.repo_id, ref.revision, token)
+    except HubError:  # not reachable: the files in the cache are at the pinned commit
+        return
+    if _digest({path: id for path, id in files.items() if is_model_file(path)}, backend) != ref.digest:
+        reason = f"at {ref.revision[:12]} is not the model that was measured; label or select again"
+        raise ModelError(ref.repo_id, reason)
 
 
 def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
@@ -185,10 +209,10 @@ def _resolve_folder(spec: str) -> ModelRef:
     try:
         names = _file_names(folder)
         backend = _choose_backend(spec, names)
-        revision = _content_digest(folder, names)
+        digest = _digest(_content_ids(folder), backend)
     except OSError as error:
         raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
-    return ModelRef(repo_id=f"{LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
+    return ModelRef(f"{LOCAL_PREFIX}{folder}", digest[:40], backend, digest)
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -197,27 +221,28 @@ def _file_names(folder: Path) -> list[str]:
     return [name for path in paths if is_model_file(name := path.relative_to(folder).as_posix())]
 
 
-def _content_digest(folder: Path, names: Collection[str]) -> str:
-    """Digest of the files that the model depends on (not README or label)."""
-    digest = hashlib.sha256()
-    for name in sorted(name for name in names if name.endswith(MODEL_SUFFIXES)):
-        with (folder / name).open("rb") as file:
-            digest.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
-    return digest.hexdigest()[:40]
+def _content_ids(folder: Path) -> dict[str, str]:
+    """Content ids of model files as the Hub lists them: sha256 of weights and of large files, else blob ids."""
+    ids = {}
+    for name in _file_names(folder):
+        file = folder / name
+        is_large = name.endswith(_LARGE_SUFFIXES) or file.stat().st_size > _LARGE_BYTES
+        ids[name] = file_digest(file).hex() if is_large else blob_id(file.read_bytes())
+    return ids
 
 
 # ---- the Hub
 
 
-def _newest_cached(repo_id: str, revision: str) -> tuple[str, list[str]] | None:
-    """The newest cached commit of a revision (of any, if empty), and its file names."""
+def _newest_cached(repo_id: str, revision: str) -> tuple[str, Path] | None:
+    """The newest cached commit of a revision (of any, if empty), and its folder."""
     copies = [
-        (copy.last_modified, copy.commit_hash, _file_names(copy.snapshot_path))
+        (copy.last_modified, copy.commit_hash, copy.snapshot_path)
         for copy in cached_revisions(repo_id)
         if revision in ("", copy.commit_hash) or revision in copy.refs
     ]
     # reading cards and labels also caches revisions, without weights
-    usable = [copy for copy in copies if _loadable(copy[2])]
+    usable = [copy for copy in copies if _loadable(_file_names(copy[2]))]
     return max(usable)[1:] if usable else None
 
 

@@ -7,7 +7,6 @@ import errno
 import gc
 import math
 import re
-import weakref
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -191,10 +190,9 @@ class VisionLanguageModel(ABC):
         self._network = self._network.to(self._device, memory_format=torch.channels_last)
 
     def close(self) -> None:
-        """Free the model's memory. The model cannot be used afterwards."""
-        network = weakref.ref(self._network)
-        del self._network
-        self._free_memory(collect=network() is not None)
+        """Free the model's memory. It can still preprocess images, but not embed them."""
+        self._network = self._network.to("meta")  # keeps what preprocesses, in sentence-transformers a part of it
+        self._free_memory(collect=False)
 
     def _free_memory(self, *, collect: bool = True) -> None:
         if collect:  # goes through all objects of torch, for .2 s

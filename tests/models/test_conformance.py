@@ -16,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from open_clip.tokenizer import canonicalize_text
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,7 @@ def test_types_without_one_embedding_of_an_image(kind, tmp_path):
 
 
 def test_the_committed_report_is_whole_and_without_a_difference():
-    report = (ROOT / "scripts" / "benchmarks" / "conformance.md").read_text()
+    report = (ROOT / "scripts" / "benchmark" / "results" / "conformance.md").read_text()
     named = set(re.split(r"[\s,|]+", report))
     assert {*open_clip.list_models(), *(kind for kind, _ in conformance.transformers_variants())} <= named
     assert {model.name for model in known_models()} <= named
@@ -157,6 +158,15 @@ def test_a_text_has_one_embedding_whatever_its_batch(variant, transformers_model
 @pytest.mark.parametrize("kind", BERT_LIKE)
 def test_short_texts_are_not_padded_to_the_512_tokens_of_bert(kind, transformers_model):
     assert transformers_model(kind)[1]._tokenize(["a cat"])["input_ids"].shape[1] < 12
+
+
+def test_a_closed_model_still_preprocesses(sentence_models):
+    """predict, close, predict: an ensemble prepares images before it loads the model again."""
+    model = conformance.load(sentence_models["Transformer, Dense, Normalize"])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
+    before = model.preprocess(picture)
+    model.close()
+    assert np.array_equal(model.preprocess(picture), before)
 
 
 # ---- sentence-transformers on the Hub

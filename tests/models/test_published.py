@@ -49,7 +49,7 @@ def test_synsets_are_those_of_the_classes():
 
 def test_only_models_that_can_be_loaded_are_in_the_source():
     source, usable = PublishedFigures(), {model.hub_id: model for model in usable_models()}
-    listed = source.list()
+    listed = source.labels()
     assert len(listed) == len({label.model for label in listed}) >= 10
     for label in listed:
         assert (label.license, label.cost) == (usable[label.model.repo_id].license, usable[label.model.repo_id].cost)
