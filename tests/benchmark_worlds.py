@@ -18,7 +18,7 @@ from benchmark.world import Hub
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, forest, join_by_hand, random_labels
-from worlds import unit
+from worlds import make_rivals, unit
 
 N_MODELS, N_IMAGES, SIZE = 6, 48, 24
 TASKS = {
@@ -86,7 +86,7 @@ def make_hub(n_models=N_MODELS):
     labels = random_labels(graph, n_models)
     costs = [Cost(m + 1, 1.0 + m) for m in range(n_models)]
     labels = [replace(label, cost=cost) for label, cost in zip(labels, costs, strict=True)]
-    return Hub(join_by_hand((graph, labels)))
+    return Hub(join_by_hand((graph, labels)).with_rivals(make_rivals))
 
 
 def make_suite(n_models=N_MODELS, broken=0):

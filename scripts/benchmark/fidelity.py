@@ -20,7 +20,7 @@ from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels
-from mll_hf.labels.label import Environment
+from mll_hf.labels.label import Environment, Rivals
 from mll_hf.selection import SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
 
@@ -49,8 +49,8 @@ class LabeledHub:
     probes: ProbeSet
     cache: EmbeddingCache
 
-    def labels(self, probes: ProbeSet) -> tuple[Label, ...]:
-        """Labels counted on a sample of the probe images."""
+    def labels(self, probes: ProbeSet) -> tuple[tuple[Label, Rivals], ...]:
+        """Labels with their rivals, counted on a sample of the probe images."""
         rows = np.searchsorted(self.probes.rows, probes.rows)
         progress = tqdm(self.refs, unit="model", desc=f"{len(probes)} images", name="benchmark", leave=False)  # type: ignore[no-untyped-call]
         labels = []
@@ -59,7 +59,8 @@ class LabeledHub:
             images, facts = images[rows], self.cache.facts(ref)
             contest = Contest(self.graph, probes, captions, facts.logit_scale)
             counts = contest.count((at, images[at : at + _BLOCK]) for at in range(0, len(images), _BLOCK))
-            labels.append(label_from_counts(ref, facts.cost, self.graph, probes, counts, environment=_ENVIRONMENT))
+            label = label_from_counts(ref, facts.cost, self.graph, probes, counts, environment=_ENVIRONMENT)
+            labels.append((label, Rivals(*counts.rivals())))
         return tuple(labels)
 
     def sidecar(self, ref: ModelRef) -> ProbeEmbeddings:
@@ -99,7 +100,9 @@ def fidelity_report(
     )
 
 
-def estimates_against_exact(hub: LabeledHub, labels: Sequence[Label], tasks: Sequence[KnownTask]) -> Table:
+def estimates_against_exact(
+    hub: LabeledHub, labels: Sequence[tuple[Label, Rivals]], tasks: Sequence[KnownTask]
+) -> Table:
     """Compare Eq. 5 as estimated from labels with the exact one, on the concepts that each task selects."""
     exact: list[list[NDArray[np.float64]]] = [[] for _ in tasks]
     for ref in hub.refs:
@@ -109,7 +112,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[Label], tasks: Seq
     rows: list[dict[str, Cell]] = []
     for task, of_task in zip(tasks, exact, strict=True):
         selected, truth = task.caption_match.selected, np.stack(of_task)
-        estimated = np.stack([precision_from_label(label, selected, hub.graph.rival_counts) for label in labels])
+        estimated = np.stack([precision_from_label(*label, selected, hub.graph.rival_counts) for label in labels])
         overall = [(recall @ task.caption_match.transition).mean(axis=1) for recall in (truth, estimated)]
         rows.append(
             {
@@ -136,7 +139,7 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
 
     def measured(probes: ProbeSet) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
         """Mean recall [M], and overall scores [M] on each task."""
-        labels = hub.labels(probes)
+        labels = [label for label, _ in hub.labels(probes)]
         return np.array([label.mean_recall for label in labels]), [_scores(labels, hub.graph, t) for t in tasks]
 
     levels_of_all, scores_of_all = measured(hub.probes)
@@ -159,7 +162,7 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
     return Table("samples", "Images per concept", note, rows)
 
 
-def _scores(labels: tuple[Label, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
+def _scores(labels: Sequence[Label], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
     joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
     return score(task.candidates(joined, Strategy.MLL), SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmark.metrics import bootstrap_tasks, mean_difference
 from benchmark.tables import Cell, Report, Table
-from benchmark.world import MatchedClasses
+from benchmark.world import MatchedClasses, no_rivals
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
@@ -89,7 +89,7 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
     labels = labels_from_recalls(recalls, prompts)
     return RealWorld(
         prompts,
-        JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)),
+        JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)).with_rivals(no_rivals),
         tuple(_task(recalls, name, index, prompts) for name in targets),
         recalls.of("imagenet-1k", prompts)[1].mean(axis=1),
         tuple(model.name for model in recalls.models),

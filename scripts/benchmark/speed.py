@@ -12,7 +12,7 @@ from benchmark.synthetic import RandomEncoder, make_descriptions, make_graph, ma
 from benchmark.timing import spread, timed
 from mll_hf.labels.join import join_labels
 from mll_hf.matching.concept_index import ConceptIndex
-from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
+from mll_hf.selection import Candidates, Selection, SelectionConfig, select
 
 if TYPE_CHECKING:
     import argparse
@@ -52,16 +52,10 @@ def measure_selection(repeats: int) -> None:
     descriptions = make_descriptions(100)
     for n_labels in (50, 1000):
         labels = make_labels(graph, n_labels)
-        for strategy in (Strategy.MLL, Strategy.PAPER):
-            times = [
-                timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
-            ]
-            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {spread(times[1:], 'ms')}")
+        times = [timed(partial(_select, index, labels, descriptions)) * 1000 for _ in range(2 * repeats + 1)]
+        print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts: {spread(times[1:], 'ms')}")
 
 
-def _select(
-    index: ConceptIndex, labels: tuple[Label, ...], descriptions: Sequence[Description], strategy: Strategy
-) -> Selection:
-    match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
+def _select(index: ConceptIndex, labels: tuple[Label, ...], descriptions: Sequence[Description]) -> Selection:
     joined = join_labels(labels, [index.graph])
-    return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
+    return select(Candidates(joined, index.match(descriptions)), SelectionConfig(k=3))

@@ -11,8 +11,8 @@ import numpy as np
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
+from mll_hf.labels.counts import RANK_BINS
+from mll_hf.labels.label import Cost, Environment, Label, ModelRef
 from mll_hf.matching.describe import Description
 
 if TYPE_CHECKING:
@@ -120,10 +120,6 @@ class SyntheticModels:
             temperature=np.array([rng.uniform(0.5, 2)], np.float32),
         )
 
-    def rivals(self, label: Label) -> Rivals:
-        """Rivals of a label."""
-        return Rivals(*_make_rivals(label.support - label.hits, np.random.default_rng(self._seed)))
-
     def _ranks(self, m: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
         """Ranks [V, RANK_BINS], and the generator for the rest."""
         rng = np.random.default_rng((self._seed, 0, m))
@@ -155,18 +151,6 @@ def make_descriptions(n_classes: int) -> tuple[Description, ...]:
     """Descriptions of classes, every other one named like a concept."""
     names = [f"thing {7 * y + 1}" if y % 2 else f"class {y}" for y in range(n_classes)]
     return tuple(Description(name, (f"The photo of {name}, which is special",), "template") for name in names)
-
-
-def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Rivals at random positions, one of which wins whenever the concept loses."""
-    n, slots = len(losses), min(RIVALS, len(losses) - 1)
-    offsets = 1 + rng.choice(n - 1, slots, replace=False)
-    rivals = np.full((n, RIVALS), NO_RIVAL, np.uint16)
-    rivals[:, :slots] = (np.arange(n)[:, None] + offsets) % n
-    wins = np.zeros((n, RIVALS), np.uint16)
-    wins[:, :slots] = losses[:, None] // np.arange(1, slots + 1)
-    rivals[wins == 0] = NO_RIVAL
-    return rivals, wins
 
 
 def _id(v: int) -> str:

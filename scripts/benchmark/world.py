@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mll_hf.errors import InputError
+from mll_hf.labels.counts import NO_RIVAL, RIVALS
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.labels.label import Rivals
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
 from mll_hf.selection import Candidates, Strategy
@@ -123,6 +125,12 @@ class _CachedEmbeddings(ProbeEmbeddings):
         if key not in self.known:
             self.known[key] = super().restricted_precision(selected)
         return self.known[key]
+
+
+def no_rivals(label: Label) -> Rivals:
+    """Rivals of a label of which none is known: Eq. 5 is then estimated from ranks alone."""
+    shape = len(label.ranks), RIVALS
+    return Rivals(np.full(shape, NO_RIVAL, np.uint16), np.zeros(shape, np.uint16))
 
 
 def read_hub(source: LabelSource) -> Hub:

@@ -3,14 +3,14 @@
     python scripts/known_models/build.py                   # only the models of scripts/known_models/pages.csv
     python scripts/known_models/build.py --tables DIR
     python scripts/known_models/build.py --tables DIR --check
-    python scripts/known_models/build.py --tables DIR --count
 
 DIR holds the published tables: openclip_results.csv, openclip_model_profile.csv, clip_benchmark.csv,
 mobileclip_results.csv, models_2026.csv, mteb_zeroshot.csv and per_class_recall.parquet. Names of pretrained weights
 come from the installed open_clip; scripts/known_models/ has facts that were looked up by hand, with their sources:
 
 - aliases.csv: names of models in a source that differ from the names used here;
-- counted.csv: parameters and GFLOPs of architectures that are not in open_clip's profile (written by --count);
+- counted.csv: parameters and GFLOPs of architectures that are not in open_clip's profile, counted on models without
+  weights;
 - families.csv: license and bytes per parameter of families of repositories; the first matching pattern applies
   (the EVA repositories have 16-bit weights, as all six that were checked);
 - mteb_models.csv: parameters, size in memory and license of the models that MTEB measured;
@@ -52,6 +52,9 @@ MODEL_COLUMNS = (
     *("download_bytes", "download_is_estimate", "download_source", "license", "license_source"),
     *("imagenet", "imagenet_source", "revision", "twin_revision", "paper_place", "source", "readme"),
 )
+PAGE_COLUMNS = (
+    *("hub_id", "twin", "parameters", "image_gflops", "text_gflops", "download_bytes", "license", "imagenet", "page"),
+)
 FIGURE_ORDER = {
     "parameters": ("open_clip", "profile", "counted", "readmes", "mteb"),
     "imagenet": ("open_clip", "mobileclip", "readmes", "frequency", "clip_benchmark"),
@@ -65,14 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=Path, metavar="DIR", help="folder of the published tables")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
-    parser.add_argument(
-        "--count", action="store_true", help="count the architectures that are not in the profile; slow"
-    )
     options = parser.parse_args(arguments)
-    if options.count and options.tables is None:
-        parser.error("--count needs --tables")
-    if options.count:
-        (LOOKED_UP / "counted.csv").write_bytes(count_architectures(options.tables))
     try:
         files = build(options.tables) if options.tables else build_pages()
     except (OSError, KeyError, ValueError) as error:
@@ -84,8 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if report else 0
     for name, content in files.items():
         (DATA / name).write_bytes(content)
-    if options.tables:
-        print_summary(files)
     return 0
 
 
@@ -442,37 +436,6 @@ def open_clip_tags() -> tuple[dict[tuple[str, str], str], set[str]]:
     return repositories, pickles
 
 
-def count_architectures(tables: Path) -> bytes:
-    """counted.csv: parameters and GFLOPs, without weights, on a device that computes only shapes."""
-    import open_clip
-    import torch
-
-    from mll_hf.models.torch_model import count_flops
-
-    profiled = {row["model"] for row in read(tables / "openclip_model_profile.csv")}
-    rows = []
-    for architecture in dict.fromkeys(architecture for architecture, _ in open_clip_tags()[0]):
-        # open_clip's config of ViTamin-XL-384 says 256 pixels, so the count would be of another model
-        if architecture in profiled or architecture == "ViTamin-XL-384" or architecture.startswith("nllb"):
-            continue
-        with torch.device("meta"):
-            network = open_clip.create_model(architecture, device="meta").eval().requires_grad_(False)
-            size = network.visual.image_size
-            pixels = torch.empty(1, 3, *(size if isinstance(size, tuple) else (size, size)))
-            tokens = torch.empty(1, network.context_length, dtype=torch.int64)
-        image = count_flops(lambda network=network, pixels=pixels: network.encode_image(pixels)) / 1e9
-        text = count_flops(lambda network=network, tokens=tokens: network.encode_text(tokens)) / 1e9
-        rows.append(
-            {
-                "architecture": architecture,
-                "parameters": str(sum(p.numel() for p in network.parameters())),
-                "image_gflops": f"{image:.2f}",
-                "text_gflops": f"{text:.2f}",
-            }
-        )
-    return to_csv(("architecture", "parameters", "image_gflops", "text_gflops"), rows)
-
-
 def changes(files: dict[str, bytes]) -> list[str]:
     """The differences between the new files and the committed ones, one line each."""
     report = []
@@ -498,21 +461,6 @@ def changes(files: dict[str, bytes]) -> list[str]:
         if not report or not report[-1].startswith(name):
             report.append(f"{name}: order or layout changed")
     return sorted(report)
-
-
-def print_summary(files: dict[str, bytes]) -> None:
-    """Print the sizes of the tables, and disagreements between sources."""
-    rows = list(csv.DictReader(files["known_models.csv"].decode().splitlines()))
-    print(f"{len(rows)} models", *(f"{sum(bool(r[c]) for r in rows)} with {c}" for c in MODEL_COLUMNS[1:]), sep="\n  ")
-    print(f"  {sum(row['download_is_estimate'] == 'no' for row in rows)} with a known download size")
-    print("sizes:", {name: len(content) for name, content in files.items()})
-    stated: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for row in csv.DictReader(files["stated_figures.csv"].decode().splitlines()):
-        stated[row["model"], row["figure"]][row["source"]] = float(row["value"])
-    for (model, figure), values in stated.items():
-        low, high = min(values.values()), max(values.values())
-        if (high - low > 0.0015) if figure == "imagenet" else (high / low > 1.01):
-            print(f"disagreement: {model} {figure} {values}")
 
 
 def by_key(content: bytes, keys: tuple[str, ...]) -> dict[tuple[str, ...], Row]:

@@ -10,7 +10,7 @@ from benchmark import derived_benchmark
 from benchmark.suites import make_task
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, join_by_hand, random_labels
-from worlds import make_graph
+from worlds import make_graph, make_rivals
 
 ANIMALS, VEHICLES = dict.fromkeys(("cat", "dog", "horse"), ("animal",)), dict.fromkeys(("bus", "car"), ("vehicle",))
 GRAPH = make_graph({"animal": (), "vehicle": (), **ANIMALS, **VEHICLES})
@@ -79,7 +79,7 @@ def test_derived_tasks_are_covered(tasks):
 
 
 def test_choices_are_within_the_hub(tasks):
-    labels = join_by_hand((GRAPH, random_labels(GRAPH, 8)))
+    labels = join_by_hand((GRAPH, random_labels(GRAPH, 8))).with_rivals(make_rivals)
     for size, draws in ((3, 4), (8, 1)):
         found = derived_benchmark.choose_on(tasks, labels, size, draws=4)
         assert len(found.sources) == draws * len(tasks)

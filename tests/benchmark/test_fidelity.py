@@ -80,7 +80,7 @@ def test_labels_of_a_sample_are_counted_on_its_images_alone(hub):
     images = hub.cache.images(REFS[1], ProbeImages(hub.probes))
     own = np.stack([images[row] for row in sample.rows])
     expected = Contest(GRAPH, sample, captions, 10.0).count([(0, own)])
-    label = hub.labels(sample)[1]
+    label, _ = hub.labels(sample)[1]
     np.testing.assert_array_equal(label.ranks, expected.ranks)
     assert label.support[LEAVES[0]] == 2
     assert label.model == REFS[1]
@@ -91,12 +91,12 @@ def test_estimates_are_compared_with_equation_five(hub, task):
     (quality,) = estimates_against_exact(hub, labels, [task]).rows
     selected = task.caption_match.selected
     exact, estimated = [], []
-    for ref, label in zip(REFS, labels, strict=True):
+    for ref, (label, rivals) in zip(REFS, labels, strict=True):
         captions = hub.cache.texts(ref, GRAPH.concepts)
         sidecar = ProbeEmbeddings.quantize(hub.cache.images(ref, ProbeImages(hub.probes)), captions, hub.probes)
         exact.append(sidecar.restricted_precision(selected))
         wins = [
-            max((w for u, w in zip(label.rivals[v], label.rival_wins[v], strict=True) if u in selected), default=0)
+            max((w for u, w in zip(rivals.rivals[v], rivals.wins[v], strict=True) if u in selected), default=0)
             for v in selected
         ]
         among = label.recall_among(len(selected), selected, GRAPH.rival_counts)

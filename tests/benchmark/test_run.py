@@ -43,7 +43,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder, random_joined
-from worlds import examples
+from worlds import examples, make_rivals
 
 CONFIG = BenchConfig(draws=2)
 
@@ -186,7 +186,7 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     store = LabelStore(tmp_path / "labels")
     store.add_graph(view.hub.graph)
     for label in view.hub.labels:
-        store.write(label)
+        store.write(label, make_rivals(label))
     client = Client(store.folder, encoder=WordEncoder())
     task = tasks()[0]
     selection = client.select(task.classes, SelectionConfig(strategy, k), domain=task.domain, task=task.task)

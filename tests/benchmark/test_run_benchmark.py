@@ -156,7 +156,7 @@ def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
     assert whole["images_per_concept"] == 75
     assert whole["score_correlation"] == pytest.approx(1)
     assert "--graph" in fails(capsys, "fidelity", *where)
-    model = LabelStore(world / "labels").list()[0].model.repo_id
+    model = LabelStore(world / "labels").labels()[0].model.repo_id
 
     def embed(refs, *_, **__):
         raise InputError(f"{len(refs)} model")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -59,15 +57,6 @@ PAPER = [
     (47, "EVA02-E-14", "laion2b_s4b_b115k", 4705, 2311, 0.820),
     (49, "nllb-clip-base-siglip", "v1", 507, 473, 0.391),
 ]
-
-
-@pytest.fixture(scope="module")
-def script():
-    """scripts/known_models/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("build_known_models", ROOT / "scripts" / "known_models" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def rows_of(name):
@@ -306,53 +295,6 @@ def test_reading_the_tables_imports_nothing_heavy():
 # --- rebuilding -----------------------------------------------------------------------------------------------------
 
 
-@needs_tables
-@needs_open_clip
-def test_rebuilding_changes_nothing(script):
-    for name, content in script.build(TABLES).items():
-        assert (DATA / name).read_bytes() == content, name
-
-
-@needs_tables
-@needs_open_clip
-def test_rebuilding_says_what_changes(script, tmp_path, capsys, monkeypatch):
-    for path in TABLES.iterdir():
-        shutil.copy(path, tmp_path / path.name)
-    table = tmp_path / "openclip_results.csv"
-    lines = table.read_text().splitlines()
-    changed = [
-        line.replace("0.0079,0.0320", "0.0080,0.0320") for line in lines if not line.startswith("RN50-quickgelu,cc12m")
-    ]
-    table.chmod(0o644)
-    table.write_text("\n".join([*changed, ""]))
-    monkeypatch.setattr(script, "LOOKED_UP", ROOT / "scripts" / "known_models")
-    assert script.main(["--tables", str(tmp_path), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert "known_models.csv: removed RN50-quickgelu/cc12m\n" in said
-    name = "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"
-    assert f"known_models.csv: {name}: imagenet 0.0079 -> 0.008\n" in said
-    assert f"accuracies.csv: open_clip {name} imagenet-1k acc1: value 0.0079 -> 0.008\n" in said
-
-
-@needs_tables
-@pytest.mark.parametrize(("value", "complaint"), [("1.2", "1.2 is not between 0 and 1"), ("high", "'high'")])
-def test_a_table_with_impossible_figures_is_one_line(value, complaint, script, tmp_path, capsys):
-    for path in TABLES.iterdir():
-        shutil.copy(path, tmp_path / path.name)
-    table = tmp_path / "openclip_results.csv"
-    table.chmod(0o644)
-    table.write_text(table.read_text().replace("0.8437", value, 1))
-    assert script.main(["--tables", str(tmp_path)]) == 2
-    said = capsys.readouterr()
-    assert complaint in said.err
-    assert (said.out, said.err.count("\n")) == ("", 1)
-
-
-def test_a_folder_without_tables_is_one_line(script, tmp_path, capsys):
-    assert script.main(["--tables", str(tmp_path)]) == 2
-    assert "openclip_results.csv" in capsys.readouterr().err
-
-
 def test_usable_models_can_be_loaded_and_compared():
     usable = usable_models()
     assert len(usable) == len({model.hub_id for model in usable}) >= 130
@@ -363,30 +305,3 @@ def test_usable_models_can_be_loaded_and_compared():
         same = [m.imagenet for m in known_models() if m.hub_id == model.hub_id and m.loadable and m.imagenet]
         assert model.imagenet == max(same)
     assert not any(model.name.startswith("research/") for model in usable)
-
-
-def test_a_line_of_pages_adds_a_model_without_the_tables(script, tmp_path, monkeypatch, capsys):
-    def write_page(*lines):
-        header = (ROOT / "scripts" / "known_models" / "pages.csv").read_text().splitlines()[0]
-        (tmp_path / "pages.csv").write_text("\n".join([header, *lines]))
-
-    shutil.copy(DATA / "known_models.csv", tmp_path)
-    monkeypatch.setattr(script, "LOOKED_UP", tmp_path)
-    monkeypatch.setattr(script, "DATA", tmp_path)
-    figures = "151000000,8.8,5.9,605000000,mit,0.701,https://huggingface.co/org/new"
-    write_page(f"org/new,org/twin,{figures}", f"{usable_models()[0].hub_id},,{figures}")  # a table has the second
-    assert script.main([]) == 0
-    assert capsys.readouterr().out == "known_models.csv: added org/new\n"
-    monkeypatch.setattr(known, "_file", tmp_path.joinpath)
-    (new,) = [model for model in known_models.__wrapped__() if model.source == "hub"]
-    assert (new.name, new.hub_id, new.twin, new.license) == ("org/new", "org/new", "org/twin", "mit")
-    assert (new.imagenet, new.gflops, new.cost) == (0.701, 14.7, Cost(151_000_000, 8.8))
-    monkeypatch.setattr(known, "known_models", lambda: (new,))
-    assert usable_models() == (new,)
-    write_page(f"org/new,,{figures.replace('0.701', '70.1')}")
-    before = (tmp_path / "known_models.csv").read_bytes()
-    assert script.main([]) == 2
-    assert "70.1 is not between 0 and 1" in capsys.readouterr().err
-    write_page()  # what is no longer there goes
-    assert script.main([]) == 0
-    assert (tmp_path / "known_models.csv").read_bytes() == (DATA / "known_models.csv").read_bytes() != before

@@ -1,0 +1,124 @@
+"""Building the table of known models."""
+
+import os
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+
+from known_models import add, build
+from mll_hf.models import known
+from mll_hf.models.known import known_models, usable_models
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA, PAGES = build.DATA, build.LOOKED_UP / "pages.csv"
+TABLES = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed")) / "published"
+OPEN_CLIP = "3.3.0"  # whose table of pretrained models the data files were built with; also in sources.csv
+needs_tables = pytest.mark.skipif(
+    not (TABLES / "openclip_results.csv").is_file(),
+    reason=f"no published tables at {TABLES}; set MLL_TESTBED to rebuild the known models from them",
+)
+needs_open_clip = pytest.mark.skipif(
+    open_clip.__version__ != OPEN_CLIP, reason=f"open_clip {open_clip.__version__} lists other models than {OPEN_CLIP}"
+)
+
+
+@needs_tables
+@needs_open_clip
+def test_rebuilding_changes_nothing():
+    for name, content in build.build(TABLES).items():
+        assert (DATA / name).read_bytes() == content, name
+
+
+@needs_tables
+@needs_open_clip
+def test_rebuilding_says_what_changes(tmp_path, capsys, monkeypatch):
+    for path in TABLES.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    table = tmp_path / "openclip_results.csv"
+    lines = table.read_text().splitlines()
+    changed = [
+        line.replace("0.0079,0.0320", "0.0080,0.0320") for line in lines if not line.startswith("RN50-quickgelu,cc12m")
+    ]
+    table.chmod(0o644)
+    table.write_text("\n".join([*changed, ""]))
+    monkeypatch.setattr(build, "LOOKED_UP", ROOT / "scripts" / "known_models")
+    assert build.main(["--tables", str(tmp_path), "--check"]) == 1
+    said = capsys.readouterr().out
+    assert "known_models.csv: removed RN50-quickgelu/cc12m\n" in said
+    name = "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"
+    assert f"known_models.csv: {name}: imagenet 0.0079 -> 0.008\n" in said
+    assert f"accuracies.csv: open_clip {name} imagenet-1k acc1: value 0.0079 -> 0.008\n" in said
+
+
+@needs_tables
+@pytest.mark.parametrize(("value", "complaint"), [("1.2", "1.2 is not between 0 and 1"), ("high", "'high'")])
+def test_a_table_with_impossible_figures_is_one_line(value, complaint, tmp_path, capsys):
+    for path in TABLES.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    table = tmp_path / "openclip_results.csv"
+    table.chmod(0o644)
+    table.write_text(table.read_text().replace("0.8437", value, 1))
+    assert build.main(["--tables", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert complaint in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+def test_a_folder_without_tables_is_one_line(tmp_path, capsys):
+    assert build.main(["--tables", str(tmp_path)]) == 2
+    assert "openclip_results.csv" in capsys.readouterr().err
+
+
+FIGURES = {
+    "imagenet": "0.701", "parameters": "151M", "image-gflops": "8.8", "text-gflops": "5.9", "download": "605M",
+    "license": "mit", "page": "https://huggingface.co/org/new",
+}  # fmt: skip
+
+
+def words(hub_id, **changed):
+    return [hub_id, *(word for name, value in (FIGURES | changed).items() for word in (f"--{name}", value))]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Copies of the tables, which the scripts may write."""
+    for path in (DATA / "known_models.csv", PAGES):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(build, "LOOKED_UP", tmp_path)
+    monkeypatch.setattr(build, "DATA", tmp_path)
+    monkeypatch.setattr(known, "_file", tmp_path.joinpath)
+    return tmp_path
+
+
+def test_adding_a_model_is_one_command(data, capsys):
+    before = (data / "known_models.csv").read_bytes()
+    assert build.main([]) == 0
+    assert (data / "known_models.csv").read_bytes() == before
+    assert add.main([*words("org/new"), "--twin", "org/twin"]) == 0
+    assert capsys.readouterr().out == "nothing changed\nknown_models.csv: added org/new\n"
+    (new,) = [model for model in known_models.__wrapped__() if model.hub_id == "org/new"]
+    assert (new.name, new.twin, new.license, new.imagenet, new.gflops) == ("org/new", "org/twin", "mit", 0.701, 14.7)
+    assert (new.cost.parameters, new.cost.gflops, new.download_bytes) == (151_000_000, 8.8, 605_000_000)
+    added = (data / "known_models.csv").read_bytes()
+    assert add.main([*words("org/new"), "--twin", "org/twin"]) == 0  # again
+    assert (data / "known_models.csv").read_bytes() == added
+    assert add.main(words("org/new", imagenet="0.71")) == 0
+    assert "imagenet 0.701 -> 0.71\n" in capsys.readouterr().out
+    shutil.copy(PAGES, data)
+    assert build.main([]) == 0  # what is no longer on a page goes
+    assert (data / "known_models.csv").read_bytes() == before
+
+
+def test_figures_of_a_table_are_not_replaced(data):
+    known_already = usable_models()[0].hub_id
+    assert add.main(words(known_already)) == 0
+    assert (data / "known_models.csv").read_bytes() == (DATA / "known_models.csv").read_bytes()
+
+
+def test_impossible_figures_are_refused(data, capsys):
+    with pytest.raises(SystemExit):
+        add.main(words("org/new", imagenet="70.1"))
+    assert "70.1 is not between 0 and 1" in capsys.readouterr().err
+    assert (data / "pages.csv").read_bytes() == PAGES.read_bytes()
