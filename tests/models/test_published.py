@@ -10,7 +10,6 @@ from mll_hf.models.published import (
     imagenet_synsets,
     labels_from_recalls,
     published_graph,
-    published_labels,
     spread_ranks,
 )
 
@@ -53,5 +52,4 @@ def test_only_models_that_can_be_loaded_are_in_the_source():
     assert len(listed) == len({label.model for label in listed}) >= 10
     for label in listed:
         assert (label.license, label.cost) == (usable[label.model.repo_id].license, usable[label.model.repo_id].cost)
-    assert source.fetch(listed[3:5]) == published_labels()[3:5]
     assert source.origin_of(listed[0]).location.startswith("published figures")
