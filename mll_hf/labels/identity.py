@@ -7,7 +7,8 @@ model. One repo may serve two architectures (ViT-B-32, ViT-B-32-quickgelu), whic
 from __future__ import annotations
 
 import hashlib
-from fnmatch import fnmatch
+import re
+from fnmatch import fnmatchcase as fnmatch
 from typing import TYPE_CHECKING
 
 from mll_hf.utils.files import canonical_json
@@ -15,35 +16,41 @@ from mll_hf.utils.files import canonical_json
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-# By backend: weights that the loader reads, preferred first, and files of configuration, preprocessing and tokenization
+# By backend: weights that the loader reads, preferred first; files of configuration, preprocessing and tokenization
 _WEIGHTS = {
     "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors"),
     "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
-    "sentence-transformers": ("*model.safetensors", "*model-*-of-*.safetensors"),
+    "sentence-transformers": ("model.safetensors", "model-*-of-*.safetensors"),
 }
 _SETTINGS = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")
-_NOT_DECIDING = ("*README*", "*LICENSE*", "*requirements.txt", "*.index.json", "mll_*.json")
+_NOT_DECIDING = ("README*", "LICENSE*", "requirements.txt", "*.index.json", "mll_*.json")
+_MODULE = re.compile(r"\d+_\w*/")  # a folder of sentence-transformers, such as 0_CLIPModel
 
 
 def deciding_files(paths: Collection[str], backend: str) -> tuple[str, ...]:
-    """The files among a model's that decide its outputs, sorted: weights in safetensors, settings, tokenizer.
+    """The files among a repo's that decide a model's outputs, sorted: weights in safetensors, settings, tokenizer.
 
-    ``paths`` are at the root of the repo or in the modules of sentence-transformers. Only the weights that the backend
-    loads count: open_clip reads one file, even where transformers' layout lies beside it.
+    Only files at the root count, and those in the modules of sentence-transformers; and only the weights that the
+    backend loads: open_clip reads one file, even where those of transformers lie beside it. Empty without weights.
     """
-    found: list[str] = []
-    for pattern in _WEIGHTS[backend]:
-        matching = [path for path in paths if fnmatch(path, pattern)]
-        if matching and backend == "open_clip":
-            found = matching
+    names = {path: _name(path, backend) for path in paths}
+    weights: list[str] = []
+    for pattern in _WEIGHTS.get(backend, ()):
+        weights += [path for path, name in names.items() if fnmatch(name, pattern)]
+        if weights and backend == "open_clip":
             break
-        found += matching
-    for path in paths:
-        if any(fnmatch(path, pattern) for pattern in _SETTINGS) and not any(
-            fnmatch(path, pattern) for pattern in _NOT_DECIDING
-        ):
-            found.append(path)
-    return tuple(sorted(set(found)))
+    settings = [path for path, name in names.items() if _matches(name, _SETTINGS) and not _matches(name, _NOT_DECIDING)]
+    return tuple(sorted([*weights, *settings])) if weights else ()
+
+
+def _name(path: str, backend: str) -> str:
+    """The name of a file that may count; empty for others."""
+    name = _MODULE.sub("", path, count=1) if backend == "sentence-transformers" else path
+    return "" if "/" in name else name
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def model_digest(files: Mapping[str, str], backend: str, architecture: str = "") -> str:

@@ -44,6 +44,7 @@ def test_files_that_decide_by_backend():
     assert set(deciding_files(REPO, "transformers")) == settings | {"model.safetensors"}
     modules = {"modules.json", "0_CLIPModel/model.safetensors", "0_CLIPModel/config.json", "README.md"}
     assert set(deciding_files(modules, "sentence-transformers")) == modules - {"README.md"}
+    assert deciding_files(["config.json", "pytorch_model.bin"], "transformers") == ()  # nothing that can be read
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert deciding_files([*shards, "model.safetensors.index.json"], "transformers") == tuple(shards)
 
@@ -55,7 +56,7 @@ def test_files_that_decide_by_backend():
         {"mll/0123456789ab/label.safetensors": "d" * 64, "mll/label.rivals.safetensors": "d" * 64},
         {".gitattributes": blob_id(b"x"), "LICENSE.txt": blob_id(b"mit"), "requirements.txt": blob_id(b"numpy")},
         {"open_clip_pytorch_model.bin": "c" * 64},  # pickles are never read
-        {"onnx/model.onnx": "c" * 64, "model.safetensors": "c" * 64},  # nor the weights of another backend
+        {"onnx/config.json": "c" * 40, "model.safetensors": "c" * 64},  # nor what another backend or runtime reads
     ],
 )
 def test_what_does_not_decide_outputs_does_not_change_the_digest(files):
