@@ -16,7 +16,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_json, load_graph
-from mll_hf.graph.probes import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
+from mll_hf.graph.files import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.images import decode_image

@@ -1,29 +1,25 @@
-"""Probe images: sample the images of each concept, and read them from disk.
+"""Probe images: sample the images of each concept, and read them.
 
 An image shows the concept that it is filed under and all its ancestors: a corgi is a dog. Each concept is tested on a
 fixed random sample of the images that show it, balanced over their sources. An image may test many concepts and is read
 once.
 
-Functions that read files raise a GraphError if a file is missing, damaged or lacks a column, and a MissingExtraError
-without pyarrow.
+Functions that read files raise the errors of :mod:`mll_hf.graph.files`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import GraphError, MissingExtraError
-from mll_hf.graph.concepts import GRAPH_FILE
+from mll_hf.errors import GraphError
+from mll_hf.graph.files import DOMAIN_COLUMN, UNKNOWN, iter_rows, open_parquet, parquet_errors, read_columns
 from mll_hf.graph.probe_counts import MAX_DOMAINS, ProbeCounts
 from mll_hf.utils.files import file_digest
 
@@ -35,14 +31,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
 
-IMAGE_FILES = "images*.parquet"
-IMAGE_LIST = "images"
-DOMAIN_COLUMN = "style"
-SOURCE_COLUMNS = ("source", "vendor", "dataset")
-UNKNOWN = "unknown"
-_IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
 _MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
-_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +134,12 @@ class ProbeSet:
     def _iter_bytes(self, wanted: NDArray[np.int64]) -> Iterator[bytes | None]:
         first_row = 0
         for path in self.files:
-            file = _open_parquet(path)
+            file = open_parquet(path)
             end_row = first_row + file.metadata.num_rows
             in_file = wanted[(wanted >= first_row) & (wanted < end_row)]
             if len(in_file):
-                with _parquet_errors(path):
-                    yield from _iter_rows(file, in_file - first_row)
+                with parquet_errors(path):
+                    yield from iter_rows(file, in_file - first_row)
             first_row = end_row
 
 
@@ -162,7 +151,7 @@ def load_probes(
     location: str | None = None,
     graph_location: str | None = None,
 ) -> ProbeSet:
-    """Sample the probe images in a graph's folder, see :func:`image_files`.
+    """Sample the probe images in a graph's folder, see :func:`~mll_hf.graph.files.image_files`.
 
     Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
     concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (the source).
@@ -235,60 +224,6 @@ def _count(
     )
 
 
-def image_schema(text_columns: Sequence[str]) -> pa.Schema:
-    """Schema of a Parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
-    import pyarrow as pa
-
-    features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}
-    return pa.schema(
-        [
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            *((name, pa.string()) for name in text_columns),
-        ],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """Image files of a graph's folder, sorted: the list ``images`` in ``graph.json``, or else all in the folder.
-
-    Raises:
-        GraphError: The list contains anything but files such as ``images-1.parquet``.
-    """
-    try:
-        document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # load_graph reports it
-        document = None
-    names = document.get(IMAGE_LIST) if isinstance(document, dict) else None
-    if names is None:
-        return tuple(sorted(folder.glob(IMAGE_FILES)))
-    if not isinstance(names, list) or not all(isinstance(name, str) and _IMAGE_FILE.fullmatch(name) for name in names):
-        raise GraphError(f"'{IMAGE_LIST}' must be a list of files such as images-1.parquet", folder / GRAPH_FILE)
-    return tuple(folder / name for name in sorted(set(names)))
-
-
-def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:
-    """Image files of a graph's folder, and columns with node, domain and source of all images."""
-    files = image_files(folder)
-    if not files:
-        raise GraphError(f"no {IMAGE_FILES} here; a graph's folder contains its probe images", folder)
-    tables = [_read_texts(path) for path in files]
-    import pyarrow as pa
-
-    table = pa.concat_tables(tables)
-    if not len(table):
-        raise GraphError(f"the {IMAGE_FILES} have no rows; a graph needs probe images", folder)
-    return files, {column: table[column] for column in table.column_names}
-
-
-def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield node and content of every image in a graph's folder."""
-    for path in image_files(folder):
-        nodes, file = _read_texts(path)["node"].fill_null(UNKNOWN).to_pylist(), _open_parquet(path)
-        with _parquet_errors(path):
-            yield from zip(nodes, _iter_rows(file, np.arange(len(nodes))), strict=True)
-
-
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
     """For each concept, the rows of the images filed under it or its descendants."""
     order = np.argsort(nodes, kind="stable").astype(np.int64)
@@ -328,80 +263,6 @@ def scramble(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise MissingExtraError("pyarrow", "models") from None
-    try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise GraphError(f"is not a readable parquet file ({reason}); fetch or build it again", path) from None
-
-
-def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
-    with _parquet_errors(path):
-        import pyarrow.parquet as pq
-
-        # A small buffer instead of whole column chunks limits memory for files with one large row group.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-
-
-def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
-    """Yield the images of some rows (ascending) of a Parquet file."""
-    end = 0
-    for group in range(file.metadata.num_row_groups):
-        first, end = end, end + file.metadata.row_group(group).num_rows
-        wanted = rows[(rows >= first) & (rows < end)]
-        if not len(wanted):
-            continue
-        for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=[group]):
-            in_batch = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
-            yield from map(_content, table.column("image").take(in_batch).to_pylist())
-            first += table.num_rows
-            if first > wanted[-1]:
-                break
-
-
-def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes
-    return value.get("bytes") if isinstance(value, dict) else value
-
-
-def _read_texts(path: Path) -> pa.Table:
-    """Read node, domain and source of each image of one file; null for missing domains and sources."""
-    file = _open_parquet(path)
-    import pyarrow as pa
-
-    schema = file.schema_arrow
-    if not {"image", "node"} <= set(schema.names):
-        raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
-    if not _holds_images(schema.field("image").type):
-        raise GraphError("has no encoded images in column 'image'; store the bytes of the image files", path)
-    source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
-    wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
-    with _parquet_errors(path):
-        table = file.read(columns=[column for column in wanted.values() if column in schema.names])
-        texts = {
-            name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
-            for name, column in wanted.items()
-        }
-        columns = pa.table(texts)
-        columns.validate(full=True)  # invalid UTF-8 would fail later
-    return columns
-
-
-def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
-    """Whether a column type is bytes, or the struct written by ``datasets``."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        position = kind.get_field_index("bytes")
-        return position >= 0 and _holds_images(kind.field(position).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:

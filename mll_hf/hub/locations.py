@@ -14,7 +14,8 @@ from huggingface_hub import constants, snapshot_download
 
 from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
-from mll_hf.graph.probes import IMAGE_FILES, ProbeSet, SamplingConfig, image_files, load_probes
+from mll_hf.graph.files import IMAGE_FILES, image_files
+from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
 from mll_hf.hub.connection import FULL_SHA, connect, download, hub_errors, read_head
 
 if TYPE_CHECKING:

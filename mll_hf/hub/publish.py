@@ -22,7 +22,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from mll_hf.errors import CardError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
-from mll_hf.graph.probes import IMAGE_FILES, count_probes, image_files
+from mll_hf.graph.files import IMAGE_FILES, image_files
+from mll_hf.graph.probes import count_probes
 from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
 from mll_hf.hub.connection import (
     Head,

@@ -14,7 +14,7 @@ from graph.boxes import MARGIN, MIN_SIDE
 from graph.credits import Credit
 from graph.gathering import SKIP_REASONS, draw_of
 from mll_hf.errors import InputError
-from mll_hf.graph.probes import image_schema
+from mll_hf.graph.files import image_schema
 from mll_hf.hub.card import graph_tag
 from mll_hf.utils.files import storage_errors
 from mll_hf.utils.tables import markdown_table

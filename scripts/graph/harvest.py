@@ -21,7 +21,7 @@ from graph.dataset import (
 from graph.gathering import gather, source_key
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.concepts import load_graph, save_graph
-from mll_hf.graph.probes import image_files
+from mll_hf.graph.files import image_files
 from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
 from mll_hf.utils.text import abridged
 

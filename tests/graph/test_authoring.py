@@ -23,7 +23,7 @@ from mll_hf.graph.authoring import (
     read_images,
 )
 from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import image_files, iter_filed_images
+from mll_hf.graph.files import image_files, iter_filed_images
 from worlds import make_graph, picture, write_graph_folder
 
 BASE = make_graph()

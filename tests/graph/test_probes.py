@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError, MissingExtraError
-from mll_hf.graph import probes as probes_module
+from mll_hf.graph import files as files_module
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.utils import files
@@ -390,8 +390,8 @@ def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monk
     pq.write_table(table[25:], folder / "images-1.parquet", row_group_size=4)
     probes = load(folder)
     everything, read = contents(probes), []
-    plain = probes_module._content
-    monkeypatch.setattr(probes_module, "_content", lambda value: (read.append(value), plain(value))[1])
+    plain = files_module._content
+    monkeypatch.setattr(files_module, "_content", lambda value: (read.append(value), plain(value))[1])
     for wanted in ([2, 3, 9, 30], [39], [0], []):
         read.clear()
         (found,) = probes.iter_image_bytes(9, np.array(wanted, np.int64)) if wanted else ([],)

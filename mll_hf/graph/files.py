@@ -1,0 +1,161 @@
+"""The image files of a graph's folder: Parquet, with the columns ``image``, ``node``, and optionally domain and source.
+
+Functions raise a GraphError if a file is missing, damaged or lacks a column, and a MissingExtraError without pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.errors import GraphError, MissingExtraError
+from mll_hf.graph.concepts import GRAPH_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+IMAGE_FILES = "images*.parquet"
+IMAGE_LIST = "images"
+DOMAIN_COLUMN = "style"
+SOURCE_COLUMNS = ("source", "vendor", "dataset")
+UNKNOWN = "unknown"
+_IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
+_BATCH = 64
+
+
+def image_schema(text_columns: Sequence[str]) -> pa.Schema:
+    """Schema of a Parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
+    import pyarrow as pa
+
+    features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}
+    return pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            *((name, pa.string()) for name in text_columns),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """Image files of a graph's folder, sorted: the list ``images`` in ``graph.json``, or else all in the folder.
+
+    Raises:
+        GraphError: The list contains anything but files such as ``images-1.parquet``.
+    """
+    try:
+        document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # load_graph reports it
+        document = None
+    names = document.get(IMAGE_LIST) if isinstance(document, dict) else None
+    if names is None:
+        return tuple(sorted(folder.glob(IMAGE_FILES)))
+    if not isinstance(names, list) or not all(isinstance(name, str) and _IMAGE_FILE.fullmatch(name) for name in names):
+        raise GraphError(f"'{IMAGE_LIST}' must be a list of files such as images-1.parquet", folder / GRAPH_FILE)
+    return tuple(folder / name for name in sorted(set(names)))
+
+
+def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:
+    """Image files of a graph's folder, and columns with node, domain and source of all images."""
+    files = image_files(folder)
+    if not files:
+        raise GraphError(f"no {IMAGE_FILES} here; a graph's folder contains its probe images", folder)
+    tables = [_read_texts(path) for path in files]
+    import pyarrow as pa
+
+    table = pa.concat_tables(tables)
+    if not len(table):
+        raise GraphError(f"the {IMAGE_FILES} have no rows; a graph needs probe images", folder)
+    return files, {column: table[column] for column in table.column_names}
+
+
+def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield node and content of every image in a graph's folder."""
+    for path in image_files(folder):
+        nodes, file = _read_texts(path)["node"].fill_null(UNKNOWN).to_pylist(), open_parquet(path)
+        with parquet_errors(path):
+            yield from zip(nodes, iter_rows(file, np.arange(len(nodes))), strict=True)
+
+
+def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Open a Parquet file."""
+    with parquet_errors(path):
+        import pyarrow.parquet as pq
+
+        # A small buffer instead of whole column chunks limits memory for files with one large row group.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+
+
+def iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
+    """Yield the images of some rows (ascending) of a Parquet file."""
+    end = 0
+    for group in range(file.metadata.num_row_groups):
+        first, end = end, end + file.metadata.row_group(group).num_rows
+        wanted = rows[(rows >= first) & (rows < end)]
+        if not len(wanted):
+            continue
+        for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=[group]):
+            in_batch = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
+            yield from map(_content, table.column("image").take(in_batch).to_pylist())
+            first += table.num_rows
+            if first > wanted[-1]:
+                break
+
+
+def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def _read_texts(path: Path) -> pa.Table:
+    """Read node, domain and source of each image of one file; null for missing domains and sources."""
+    file = open_parquet(path)
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if not {"image", "node"} <= set(schema.names):
+        raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
+    if not _holds_images(schema.field("image").type):
+        raise GraphError("has no encoded images in column 'image'; store the bytes of the image files", path)
+    source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
+    wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
+    with parquet_errors(path):
+        table = file.read(columns=[column for column in wanted.values() if column in schema.names])
+        texts = {
+            name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
+            for name, column in wanted.items()
+        }
+        columns = pa.table(texts)
+        columns.validate(full=True)  # invalid UTF-8 would fail later
+    return columns
+
+
+def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
+    """Whether a column type is bytes, or the struct written by ``datasets``."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and _holds_images(kind.field(position).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Convert errors of pyarrow to a GraphError that names the file."""
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise MissingExtraError("pyarrow", "models") from None
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise GraphError(f"is not a readable parquet file ({reason}); fetch or build it again", path) from None
