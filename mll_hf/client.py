@@ -6,19 +6,15 @@ import logging
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
-from mll_hf.matching.concept_index import ConceptIndex, embed_names
-from mll_hf.matching.prompts import check_class_names
-from mll_hf.matching.text_encoder import DEFAULT_MODEL, CachedEncoder, default_encoder
+from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import bytes_to_fetch, resolve_model
 from mll_hf.models.known import ids_of, usable_models
 from mll_hf.models.published import (
@@ -31,21 +27,19 @@ from mll_hf.models.published import (
     split_location,
 )
 from mll_hf.selection import (
+    STRATEGIES,
     Candidates,
-    Evidence,
+    Figures,
     SelectionConfig,
+    Shares,
     Strategy,
+    Task,
     select,
-    select_by_imagenet,
     shortlist_config,
 )
-from mll_hf.selection.base import configured
-from mll_hf.selection.estimates import IMAGENET_CLASSES, comparable_to_published
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, check_image_count, check_shares, trial_sample
-from mll_hf.selection.licenses import choose_allowed
-from mll_hf.selection.select import ESTIMATING_STRATEGIES
-from mll_hf.utils.examples import Examples, check_examples
-from mll_hf.utils.images import is_one_image, open_image
+from mll_hf.selection.candidates import unmatched
+from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
+from mll_hf.selection.config import configured
 from mll_hf.utils.reach import why_unreachable
 from mll_hf.utils.text import abridged
 
@@ -55,19 +49,19 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     import torch
-    from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.label import ModelRef
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
-    from mll_hf.selection.base import SelectionOptions
+    from mll_hf.selection.budget import TrialPlan
+    from mll_hf.selection.config import SelectionOptions
     from mll_hf.selection.result import SelectedModel
-    from mll_hf.selection.trial import TrialPlan
 
 
 _log = logging.getLogger(__name__)
@@ -79,7 +73,7 @@ class LabelGroup:
 
     source: LabelSource
     labels: JoinedLabels
-    evidence: Evidence  # what the labels are based on
+    figures: Figures  # where they come from
     encoder: TextEncoder  # for matching
 
     @cached_property
@@ -89,11 +83,13 @@ class LabelGroup:
 
     def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
         """The models, with the classes matched to the concepts."""
-        if strategy is not Strategy.PAPER:
-            return Candidates(self.labels, self.index.match(descriptions), domain, evidence=self.evidence)
-        match, embeddings = self.index.match_captions(descriptions), self.labels.embeddings(self.source.embeddings_of)
-        labels = self.labels if embeddings else self.labels.with_rivals(self.source.rivals_of)
-        return Candidates(labels, match, domain, embeddings, evidence=self.evidence)
+        labels, record = self.labels, STRATEGIES[strategy]
+        embeddings: tuple[ProbeEmbeddings, ...] = ()
+        match = self.index.match_captions(descriptions) if record.by_caption else self.index.match(descriptions)
+        if record.needs_rivals:
+            embeddings = labels.embeddings(self.source.embeddings_of)
+            labels = labels if embeddings else labels.with_rivals(self.source.rivals_of)
+        return Candidates(labels, match, domain, embeddings, figures=self.figures)
 
 
 class Client:
@@ -157,7 +153,7 @@ class Client:
         if own is not None and not others:
             return (own,)
         labels = join_labels(others, [published_graph()])
-        published = LabelGroup(PublishedFigures(), labels, Evidence.PER_CLASS, self._text_encoder)
+        published = LabelGroup(PublishedFigures(), labels, Figures.PER_CLASS, self._text_encoder)
         return (published,) if own is None else (own, published)
 
     def _own_group(self) -> LabelGroup | None:
@@ -190,7 +186,7 @@ class Client:
                 abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
             return None
-        return LabelGroup(self.source, joined, Evidence.LABEL, self._text_encoder)
+        return LabelGroup(self.source, joined, Figures.LABEL, self._text_encoder)
 
     def _can_replace_imagenet(self, graph: SemanticGraph) -> bool:
         """Whether recall on a graph may replace ImageNet accuracy: it is large, and given by the user or default."""
@@ -214,6 +210,7 @@ class Client:
         *,
         domain: str | None = None,
         task: str | None = None,
+        shares: str | Mapping[str, float] | Sequence[float] = Shares.AUTO,
         descriptions: Sequence[Description] | None = None,
         images: Sequence[ImageLike] = (),
         examples: Sequence[tuple[ImageLike, str]] = (),
@@ -234,6 +231,8 @@ class Client:
             config: Strategy, k, limits and licenses.
             domain: Style of the images ("photo", "sketch", "satellite image").
             task: Purpose ("traffic sign recognition").
+            shares: Class shares among the images by name, ``equal``, ``answers`` (as in the models' predictions), or
+                ``auto`` (estimated from the models' predictions).
             descriptions: Descriptions of the classes, in their order; by default from templates and glosses.
             images: Unlabeled images of the task (paths, encoded bytes or PIL images); 64 are useful, 256 are better.
             examples: Images of the task with class names, drawn at random; 25 are useful. At least 16 images and
@@ -250,84 +249,70 @@ class Client:
             HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
-        names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
-        trial = shortlist_config(config) if images or examples else None
-        known = Examples((), np.empty(0, np.int64))
-        if trial:
-            if examples:
-                known = check_examples([examples[n] for n in trial_sample(len(examples), config.most_images)], names)
-            images = _sampled(images, len(known.images), config.most_images)
-            if isinstance(config.shares, tuple):
-                check_shares(np.array(config.shares), len(names))
-        if descriptions is not None:
-            _check_descriptions(descriptions, names)
-        selection = self._select_without_images(names, descriptions, trial or config, domain, task)
-        if trial:
-            selection = self._after_trial(selection, config, images, known, approve)
-        return selection if config.licenses else self._with_licenses(selection)
+        config = configured(config or SelectionConfig(), options)
+        given = Task.of(
+            classes, domain=domain, task=task, shares=shares, descriptions=descriptions, images=images,
+            examples=examples, most_images=config.most_images,
+        )  # fmt: skip
+        decide = partial(self._from_names, given)
+        if not given.has_images:
+            return self._licensed(decide, config)
+        shortlisted = shortlist_config(config)
+        shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
+        selection = self._after_trial(shortlist, config, given, approve)
+        return selection if config.licenses else self._with_licenses(selection, config)[0]
 
-    def _select_without_images(
-        self,
-        names: tuple[str, ...],
-        descriptions: Sequence[Description] | None,
-        config: SelectionConfig,
-        domain: str | None,
-        task: str | None,
-    ) -> Selection:
+    def _licensed(self, decide: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> Selection:
+        """Choose, and confirm the licenses of the chosen models with the Hub, since labels are claims.
+
+        If the Hub refutes a claimed license that the user asked for, the model is left out, once.
+        """
+        selection, refuted = self._with_licenses(decide(config), config)
+        if not refuted:
+            return selection
+        _log.warning("left out because of another license on the Hub: %s", abridged(refuted, 5))
+        rest = replace(config, without=config.without | set(refuted))
+        selection, refuted = self._with_licenses(decide(rest), config)
+        if refuted:
+            raise InputError(
+                f"the Hub reports other licenses than the labels of {abridged(refuted, 5)}; leave them out"
+            )
+        return selection
+
+    def _from_names(self, task: Task, config: SelectionConfig) -> Selection:
         """Choose without images."""
-        if config.strategy is Strategy.IMAGENET:
-            return self._by_imagenet(names, config, domain, task, self._embed_names(names))
-        groups = self.groups if config.strategy in ESTIMATING_STRATEGIES else self.groups[:1]
+        strategy = STRATEGIES[config.strategy]
+        groups = self.groups if strategy.is_accuracy else self.groups[:1]
         parts = []
         try:
             for group in groups:
-                texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
-                parts.append(group.candidates(texts, config.strategy, domain))
+                texts = task.descriptions or describe.from_templates(
+                    task.classes, group.labels.union.graph, task.domain, task.task
+                )
+                parts.append(group.candidates(texts, config.strategy, task.domain))
         except MissingExtraError as error:
-            measured = any(group.evidence is Evidence.LABEL for group in groups)
-            if measured or config.strategy not in ESTIMATING_STRATEGIES:
+            if not strategy.is_accuracy or any(group.figures is Figures.LABEL for group in groups):
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
-            return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, None)
-        published = self._models_without_labels if config.strategy in ESTIMATING_STRATEGIES else ()
+            config = replace(config, strategy=Strategy.IMAGENET)
+            parts = [Candidates(self.groups[0].labels.subset([]), unmatched(task.classes), task.domain)]
+        published = self._models_without_labels if strategy.is_accuracy else ()
         candidates = replace(parts[0], other_groups=tuple(parts[1:]), published=published)
-        claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
-        claims |= {model.hub_id: model.license for model in published}
-        return self._pinned(choose_allowed(partial(select, candidates, task=task), self._licenses_of, claims, config))
-
-    def _by_imagenet(
-        self,
-        names: tuple[str, ...],
-        config: SelectionConfig,
-        domain: str | None,
-        task: str | None,
-        embedded: NDArray[np.float64] | None,
-    ) -> Selection:
-        """Choose by ImageNet accuracy only; the estimated accuracy depends on the embedded class names."""
-        choose = partial(select_by_imagenet, names, domain=domain, task=task, names=embedded)
-        claims = {model.hub_id: model.license for model in usable_models()}
-        return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
+        return self._pinned(select(candidates, config, task.task))
 
     @cached_property
     def _models_without_labels(self) -> tuple[KnownModel, ...]:
         """Known models without a label, if published figures are used."""
-        if self.groups[-1].evidence is Evidence.LABEL and not self._with_published:
+        if self.groups[-1].figures is Figures.LABEL and not self._with_published:
             return ()
         labeled = {model.repo_id for group in self.groups for model in group.labels.models}
         return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
-
-    def _licenses_of(self, ids: Sequence[str]) -> Mapping[str, str | None]:
-        """Current licenses of models on the Hub."""
-        from mll_hf.hub.licenses import licenses_of  # slow import
-
-        return licenses_of(ids, self._token)
 
     def _after_trial(
         self,
         shortlist: Selection,
         config: SelectionConfig,
-        images: Sequence[ImageLike],
-        examples: Examples,
+        task: Task,
         approve: Callable[[TrialPlan], bool] | None,
     ) -> Selection:
         """Choose among the shortlisted models by a budgeted trial on images."""
@@ -339,12 +324,12 @@ class Client:
                 return sys.maxsize
             return bytes_to_fetch(model.ref, model.cost.parameters, self._token)
 
-        models = [shortlist.models[m] for m in shortlist.union]
+        models = [shortlist.models[m] for m in shortlist.chosen_models]
         if all(model.ref.revision == UNPINNED for model in models):
             id = models[0].ref.repo_id
             raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
         sizes = map_parallel(size, models)
-        return try_models(self.load(shortlist), config, images, examples, sizes, approve)
+        return try_models(self.load(shortlist), config, task, sizes, approve)
 
     def load(
         self,
@@ -384,33 +369,38 @@ class Client:
             keep_loaded=keep_loaded,
         )
 
-    def _with_licenses(self, selection: Selection) -> Selection:
-        """Replace the licenses of the chosen models by those on the Hub, since labels are untrusted.
+    def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, list[str]]:
+        """The selection with the Hub's licenses of the chosen models, and the ids of those that are not allowed.
 
-        Labels in a local folder are trusted, as are all labels if the Hub cannot be reached.
+        Labels in a local folder are trusted unless licenses are asked for, and all labels if the Hub cannot be reached.
         """
-        chosen = [selection.models[m] for m in selection.union]
-        if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
-            return selection
+        is_local = isinstance(self.source, LabelStore) and not self._with_published
+        chosen = [selection.models[m] for m in selection.chosen_models if not selection.models[m].ref.is_local]
+        if self._unreachable or not chosen or (is_local and not config.licenses):
+            return selection, []
+        from mll_hf.hub.licenses import licenses_of  # slow import
+
         try:
-            licenses = self._licenses_of([model.ref.repo_id for model in chosen])
+            licenses = licenses_of([model.ref.repo_id for model in chosen], self._token)
         except HubError as error:
-            _log.info("licenses are not confirmed: %s", error)
-            return selection
-        for model in chosen:
-            if model.license and licenses[model.ref.repo_id] not in (None, model.license):
+            log = _log.warning if config.licenses else _log.info
+            log("the licenses of the chosen models are from their labels and not confirmed: %s", error)
+            return selection, []
+        models, refuted = list(selection.models), []
+        for m in selection.chosen_models:
+            model, found = models[m], licenses.get(models[m].ref.repo_id)
+            if config.licenses and model in chosen and found not in config.licenses:
+                refuted.append(model.ref.repo_id)
+            elif model.license and found and found != model.license:
                 message = "the Hub reports another license for %s (%s) than its label or published figures (%s)"
-                _log.warning(message, model.name, licenses[model.ref.repo_id], model.license)
-        models = [
-            replace(model, license=licenses[model.ref.repo_id] or model.license) if model in chosen else model
-            for model in selection.models
-        ]
-        return replace(selection, models=tuple(models))
+                _log.warning(message, model.name, found, model.license)
+            models[m] = replace(model, license=found or model.license)
+        return replace(selection, models=tuple(models)), refuted
 
     def _pinned(self, selection: Selection) -> Selection:
         """Resolve chosen models without a label to a commit, with one request each."""
         models = list(selection.models)
-        unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
+        unpinned = [m for m in selection.chosen_models if models[m].ref.revision == UNPINNED]
         reasons = {m: why_unreachable(models[m].ref.repo_id) for m in unpinned}
         failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
 
@@ -432,30 +422,3 @@ class Client:
             others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
         return replace(selection, models=tuple(models))
-
-    def _embed_names(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
-        """[C, E] class names embedded by the default text encoder; None if another one is used, or it is missing."""
-        if not self._text_encoder.id.startswith(DEFAULT_MODEL):
-            return None
-        try:
-            return embed_names(self._text_encoder, classes)
-        except MissingExtraError as error:
-            _log.warning("estimated accuracies do not use the class names: %s", error)
-            return None
-
-
-def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, ...]) -> None:
-    if tuple(d.class_name for d in descriptions) != names:
-        raise InputError("the descriptions do not match the classes; give one per class, in the same order")
-    if empty := [d.class_name for d in descriptions if not d.texts]:
-        raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
-
-
-def _sampled(images: Sequence[ImageLike], n_examples: int, max_images: int) -> list[ImageLike]:
-    """A sample of the images for a trial, validated before any model is fetched."""
-    if is_one_image(images) or not hasattr(images, "__getitem__"):
-        raise InputError("a single image or folder is not a list of images; give a list of paths, bytes or PIL images")
-    sample = [images[n] for n in trial_sample(len(images), max_images)]
-    readable = (image for image in sample if open_image(image) is not None)
-    check_image_count(n_examples + len(list(islice(readable, MIN_TRIAL_IMAGES))))
-    return sample

@@ -14,7 +14,7 @@ from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-define
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.selection.base import quantize
+from mll_hf.selection.probabilities import quantize
 from mll_hf.selection.repo import check_models
 from mll_hf.selection.result import Selection
 from mll_hf.utils.images import is_one_image
@@ -159,7 +159,7 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
     """The selection for other classes, with the same models, weights, temperatures and prompt templates only."""
     if set(classes) == set(selection.classes):
         return selection
-    union = list(selection.union)
+    union = list(selection.chosen_models)
     models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in union]
     per_class = np.zeros(len(classes))
     return Selection(
@@ -169,7 +169,7 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
         models=tuple(models),
         scores=np.repeat(
             selection.weights[union, None], len(classes), axis=1
-        ),  # used as weights, as there is no evidence
+        ),  # used as weights, as there is no calibration
         chosen=np.ones((len(union), len(classes)), np.bool_),
         matches=((),) * len(classes),
         coverage=per_class,

@@ -209,7 +209,6 @@ class Batches:
 
         try:
             self._classifier([Image.new("RGB", (64, 64))])
-            self._classifier.ensemble.answered.clear()  # do not count this image
         except Exception as error:  # reported to those who wait for the models
             self.loaded.set_exception(error)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mll_hf.selection import evidence
+from mll_hf.selection import unlabeled
 
 
 def softmax(row):
@@ -27,7 +27,7 @@ def image_scale(logits):
     of_class = [mean(column) for column in zip(*logits, strict=True)]
     left = [z - mean(row) - of_class[y] + total for row in logits for y, z in enumerate(row)]
     between_classes = math.sqrt(mean((z - mean(row)) ** 2 for row in logits for z in row))
-    least = evidence._MIN_SCALE_SHARE * between_classes + evidence._MIN_SCALE
+    least = unlabeled._MIN_SCALE_SHARE * between_classes + unlabeled._MIN_SCALE
     return max(math.sqrt(mean(z**2 for z in left)), least)
 
 
@@ -41,7 +41,7 @@ def information(probabilities):
 
 def pooling_weights(scores, n_classes):
     """Shares in proportion to C to the power of a multiple of the score."""
-    powers = [n_classes ** (evidence._STEEPNESS * (score - max(scores))) for score in scores]
+    powers = [n_classes ** (unlabeled._STEEPNESS * (score - max(scores))) for score in scores]
     return [power / sum(powers) for power in powers]
 
 
@@ -49,9 +49,9 @@ def expected_shares(answers, n_classes, n_frequent):
     counts = [1 + sum(answer == y for answer in answers) for y in range(n_classes)]
     leading = [n_frequent > 0 and sum(other > count for other in counts) < n_frequent for count in counts]
     left = sum(count for count, leads in zip(counts, leading, strict=True) if not leads)
-    powers = [count**evidence._TEMPERING for count, leads in zip(counts, leading, strict=True) if not leads]
+    powers = [count**unlabeled._TEMPERING for count, leads in zip(counts, leading, strict=True) if not leads]
     return [
-        (count if leads else left * count**evidence._TEMPERING / sum(powers)) / sum(counts)
+        (count if leads else left * count**unlabeled._TEMPERING / sum(powers)) / sum(counts)
         for count, leads in zip(counts, leading, strict=True)
     ]
 
@@ -60,7 +60,7 @@ def plan_offsets(scaled, shares):
     """Of one model: Sinkhorn's algorithm on the plan itself: scale the columns, then the rows, and so on."""
     n_images, n_classes = len(scaled), len(shares)
     plan, offsets = [softmax(row) for row in scaled], [0.0] * n_classes
-    for _ in range(evidence._STEPS):
+    for _ in range(unlabeled._STEPS):
         factors = [
             share / max(mean(column), 1e-300) for share, column in zip(shares, zip(*plan, strict=True), strict=True)
         ]
@@ -82,7 +82,7 @@ def pool(scaled, weights, offsets):
 
 
 def score(agrees, prior):
-    return agrees + evidence._PRIOR_WEIGHT * prior
+    return agrees + unlabeled._RECALL_WEIGHT * prior
 
 
 def compare_models(probabilities, shares, weights):
@@ -127,7 +127,7 @@ def calibrate(logits, prior):
     Of logits [M][N][C] and prior [M].
     """
     n_classes = len(logits[0][0])
-    temperatures = [image_scale(model) / evidence._SHARPNESS for model in logits]
+    temperatures = [image_scale(model) / unlabeled._SHARPNESS for model in logits]
     scaled = [[[z / t for z in row] for row in model] for model, t in zip(logits, temperatures, strict=True)]
     told = [information([softmax(row) for row in model]) for model in scaled]
     weights = pooling_weights([score(*parts) for parts in zip(told, prior, strict=True)], n_classes)

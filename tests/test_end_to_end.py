@@ -57,7 +57,7 @@ def demo_tasks():
 
 
 def specialist(selection):
-    return selection.models[selection.union[0]].ref.short_name
+    return selection.models[selection.chosen_models[0]].ref.short_name
 
 
 @pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.PAPER])
@@ -109,7 +109,7 @@ def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, 
     # a page of the listing, two labels from the Hub and then from where it keeps large files, and the graph
     assert len(hub.requests) == 1 + 2 * 2 + 1
     assert not hub.counted
-    assert [selection.models[m].ref.repo_id for m in selection.union] == ["alice/demo-digits"]
+    assert [selection.models[m].ref.repo_id for m in selection.chosen_models] == ["alice/demo-digits"]
     some = np.random.default_rng(0).permutation(len(task.images))[:150]
     prediction = client.load(selection).predict([task.images[n] for n in some])
     truth = [task.classes[task.labels[n]] for n in some]

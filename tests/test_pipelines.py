@@ -59,8 +59,8 @@ def selection(api, tmp_path, tiny_open_clip):
         models.append(replace(model, ref=ModelRef(f"alice/{name}", revision, "open_clip")))
     chosen = replace(chosen, classes=CLASSES, models=tuple(models))
     chosen = choose_with_images(chosen, (0, 1), RNG.normal(0, 9, (2, 40, 3)), SelectionConfig(k=2), ("a {}", "this {}"))
-    assert len(chosen.union) == 2
-    assert np.ptp(chosen.evidence.calibration.offsets) > 0
+    assert len(chosen.chosen_models) == 2
+    assert np.ptp(chosen.calibration.offsets) > 0
     return chosen
 
 
@@ -79,7 +79,7 @@ def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
     # other classes: the weights and temperatures, without the offsets
     others = ("dog", "blue car")
     logits = run.Ensemble(replace(selection, classes=others), "cpu").logits(PICTURES[:2])
-    union = list(selection.union)
+    union = list(selection.chosen_models)
     weights = selection.weights[union] / selection.weights[union].sum()
     expected = np.einsum("m,mnc->nc", weights, softmax(logits / selection.temperatures[union][:, None, None]))
     found = scores_of(classifier(PICTURES[:2], candidate_labels=list(others)), others)
@@ -282,7 +282,7 @@ def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
 def test_a_model_that_vanished_and_licenses(hub):
     _license_of.cache_clear()
     selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
-    (m,) = selection.union
+    (m,) = selection.chosen_models
     ref = selection.models[m].ref
     card = b"---\nlicense: cc-by-nc-4.0\n---\n"
     models = list(selection.models)

@@ -208,7 +208,7 @@ def test_classes_that_alternate_do_not_load_the_models_again(classifier, monkeyp
         classifier([PICTURES["red"]])
         classifier([PICTURES["red"]], ["blue", "red"])
         classifier([PICTURES["red"]], ["red", "green", "dark"])
-    assert len(loaded) == len(classifier.classifier.ensemble.selection.union)
+    assert len(loaded) == len(classifier.classifier.ensemble.selection.chosen_models)
 
 
 def full(images):

@@ -28,7 +28,7 @@ def choose(client: Client, classes: list[str]) -> Selection:
 def describe(selection: Selection) -> list[str]:
     """The parts of a selection that a program reads."""
     lines: tuple[str, ...] = selection.answer_lines
-    best = selection.models[selection.union[0]]
+    best = selection.models[selection.chosen_models[0]]
     name: str = best.name
     millions: float = best.cost.parameters / 1e6
     license: str | None = best.license

@@ -28,9 +28,8 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection import Selection, SelectionConfig, Strategy
-from mll_hf.selection.base import configured
-from mll_hf.selection.evidence import Shares
+from mll_hf.selection import Selection, SelectionConfig, Shares, Strategy
+from mll_hf.selection.config import configured
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
 from mll_hf.utils.text import abridged, gigabytes, shortened
@@ -40,8 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mll_hf.matching.describe import Description
-    from mll_hf.selection.base import SelectionOptions
-    from mll_hf.selection.trial import TrialPlan
+    from mll_hf.selection.budget import TrialPlan
+    from mll_hf.selection.config import SelectionOptions
 
 _DEFAULTS = SelectionConfig()
 TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
@@ -116,7 +115,7 @@ def _select(args: argparse.Namespace) -> int:
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if len(selection.classes) == 1:
         note("with one class every prediction is correct; also name what else the images show")
-    elif uncovered and selection.strategy is Strategy.MLL and selection.evidence is None:
+    elif uncovered and selection.strategy is Strategy.MLL and selection.calibration is None:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
             "level. Check their spelling (names are compared in English), or give unlabeled images with --images"
@@ -164,7 +163,7 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
     given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}
-    given |= {"licenses": args.license, "shares": _shares(given["shares"], classes)}
+    given |= {"licenses": args.license}
     options = {name: value for name, value in given.items() if value is not None}
     config = configured(SelectionConfig(), cast("SelectionOptions", options))
     examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
@@ -174,6 +173,7 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
         config,
         domain=args.domain,
         task=args.task,
+        shares=_shares(getattr(args, "shares", None)),
         descriptions=_describe(args, classes),
         images=images,
         examples=examples,
@@ -192,18 +192,19 @@ def _approve(plan: TrialPlan, is_agreed: bool) -> bool:
     return is_agreed or confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
 
 
-def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, ...] | None:
-    """The shares of the classes given by ``--shares``."""
-    if given in (None, Shares.EQUAL, Shares.ANSWERS):
-        return given
+def _shares(given: str | None) -> str | dict[str, float]:
+    """The class shares given by ``--shares``: a way to estimate them, or a JSON file."""
+    if given is None or given in list(Shares):
+        return given or Shares.AUTO
     try:
         shares = json.loads(Path(given).read_text(encoding="utf-8-sig"))
-        return tuple(float(shares[name]) for name in classes)
     except OSError as error:
         raise InputError(f"--shares {given}: {error.strerror}; give equal, answers, or a JSON file") from None
-    except (ValueError, TypeError, KeyError) as error:
-        wrong = f"class {error} is missing" if isinstance(error, KeyError) else "it is not {class: number}"
-        raise InputError(f"--shares {given}: {wrong}; give a JSON object with a number for every class") from None
+    except ValueError:
+        shares = None
+    if not isinstance(shares, dict):
+        raise InputError(f"--shares {given}: this is not {{class: number}}; give a JSON object with every class")
+    return shares
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:

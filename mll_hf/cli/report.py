@@ -10,8 +10,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.branches import branch_pairs, branch_recalls
-from mll_hf.selection import Evidence, Selection, Strategy
-from mll_hf.selection.answer import accuracy_text
+from mll_hf.selection import STRATEGIES, Figures, Selection, Strategy
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import gigaflops, shortened
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from mll_hf.labeling.verification import Verification
     from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import Origin
-    from mll_hf.selection.evidence import UnlabeledEvidence
+    from mll_hf.selection.unlabeled import Calibration
 
 T = TypeVar("T")
 
@@ -35,20 +34,10 @@ _BRANCHES_SHOWN = 5
 _SIGNIFICANT = 1.96  # standard errors
 _MIN_IMAGES = 10
 _MIN_COVERAGE = 0.005  # shown as 0.01
-_EVIDENCE = {Evidence.LABEL: "label", Evidence.PER_CLASS: "per class", Evidence.OVERALL: "overall only"}
-_EVIDENCE_LEGEND = {
-    Evidence.PER_CLASS: "per class: published recall on each class of ImageNet",
-    Evidence.OVERALL: "overall only: published ImageNet accuracy, the same for every class",
-}
-_SCORES = {  # name and meaning of the scores of each strategy
-    Strategy.MLL: (
-        "recall on concepts",
-        "share of the probe images of a class's concepts that the model would classify correctly among your classes; "
-        "your own images may be harder",
-    ),
-    Strategy.PAPER: ("score r", "the paper's reuse metric, not a probability"),
-    Strategy.GENERAL: ("recall", "mean over all concepts of the graph, the same for every class"),
-    Strategy.IMAGENET: ("accuracy", "published zero-shot accuracy on ImageNet, regardless of your classes"),
+_FIGURES = {Figures.LABEL: "label", Figures.PER_CLASS: "per class", Figures.OVERALL: "overall only"}
+_FIGURES_LEGEND = {
+    Figures.PER_CLASS: "per class: published recall on each class of ImageNet",
+    Figures.OVERALL: "overall only: published ImageNet accuracy, the same for every class",
 }
 
 
@@ -57,8 +46,8 @@ _SCORES = {  # name and meaning of the scores of each strategy
 
 def selection_report(selection: Selection) -> str:
     """The answer, then the chosen models, their accuracy and cost, and the evidence."""
-    if selection.evidence is not None:
-        parts = [_trial_table(selection, selection.evidence), _TRIAL_LEGEND]
+    if selection.calibration is not None:
+        parts = [_trial_table(selection, selection.calibration), _TRIAL_LEGEND]
     else:
         parts = [_model_table(selection), _class_table(selection), _legend(selection)]
     answer = ["\n".join(selection.answer_lines)] if selection.answer else []
@@ -66,25 +55,22 @@ def selection_report(selection: Selection) -> str:
 
 
 def _headline(selection: Selection) -> str:
-    if selection.among and not selection.evidence:
-        models = f"{selection.among:,} models, of which the best {len(selection.models)} are shown"
-    else:
-        counts = Counter(model.evidence for model in selection.models)
-        models = _count(len(selection.models), "labeled model", "labeled models")
-        if set(counts) != {Evidence.LABEL}:
-            models = f"{_count(len(selection.models), 'model', 'models')}"
-            models += f" ({'; '.join(f'{counts[kind]} {_EVIDENCE[kind]}' for kind in Evidence if counts[kind])})"
-    tried = f" tried on {selection.evidence.n_images} images" if selection.evidence else ""
+    counts = Counter(model.figures for model in selection.models)
+    models = _count(len(selection.models), "labeled model", "labeled models")
+    if set(counts) != {Figures.LABEL}:
+        models = f"{_count(len(selection.models), 'model', 'models')}"
+        models += f" ({'; '.join(f'{counts[kind]} {_FIGURES[kind]}' for kind in Figures if counts[kind])})"
+    tried = f" tried on {selection.calibration.n_images} images" if selection.calibration else ""
     return (
         f"{_count(len(selection.classes), 'class', 'classes')}, {models}{tried}, strategy {selection.strategy}, "
-        f"k = {selection.k}: {_count(len(selection.union), 'model', 'models')} chosen (marked *)"
+        f"k = {selection.k}: {_count(len(selection.chosen_models), 'model', 'models')} chosen (marked *)"
     )
 
 
 def _model_table(selection: Selection) -> str:
-    shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
+    shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.chosen_models})
     figures = {
-        _SCORES[selection.strategy][0]: [
+        STRATEGIES[selection.strategy].column: [
             f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown
         ],
         "general": [f"{selection.models[m].general:.3f}" for m in shown],
@@ -93,10 +79,10 @@ def _model_table(selection: Selection) -> str:
     return _models(selection, shown, figures) + _omitted(len(selection.models) - len(shown))
 
 
-def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
+def _trial_table(selection: Selection, calibration: Calibration) -> str:
     figures = {
-        "agreement": [f"{agreement:.3f}" for agreement in evidence.calibration.agreement],
-        "information": [f"{information:.3f}" for information in evidence.calibration.information],
+        "agreement": [f"{agreement:.3f}" for agreement in calibration.agreement],
+        "information": [f"{information:.3f}" for information in calibration.information],
     }
     return _models(selection, range(len(selection.models)), figures)
 
@@ -108,16 +94,16 @@ _TRIAL_LEGEND = (
 
 
 def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Sequence[str]]) -> str:
-    """A row per model; evidence, estimated accuracy and license are shown only if there is something to show."""
-    models, estimates = [selection.models[m] for m in shown], selection.estimates
+    """A row per model; figures, estimated accuracy and license are shown only if there is something to show."""
+    models, estimate = [selection.models[m] for m in shown], selection.estimate
     columns: dict[str, Sequence[str]] = {
-        "": ["*" if m in selection.union else "" for m in shown],
+        "": ["*" if m in selection.chosen_models else "" for m in shown],
         "model": [model.name for model in models],
     }
-    if any(model.evidence is not Evidence.LABEL for model in selection.models):
-        columns["evidence"] = [_EVIDENCE[model.evidence] for model in models]
-    if estimates is not None:
-        columns["estimated accuracy"] = [accuracy_text(estimates, m) for m in shown]
+    if any(model.figures is not Figures.LABEL for model in selection.models):
+        columns["figures"] = [_FIGURES[model.figures] for model in models]
+    if estimate is not None:
+        columns["estimated accuracy"] = [estimate.text(m) for m in shown]
     columns |= figures
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
     columns["GFLOPs"] = [gigaflops(model.cost.gflops) for model in models]
@@ -141,16 +127,16 @@ def _class_table(selection: Selection) -> str:
             ]
         )
     concepts = "concepts used" if selection.strategy in (Strategy.MLL, Strategy.PAPER) else "nearest concepts"
-    header = ["class", _SCORES[selection.strategy][0], "coverage", concepts, "models"]
+    header = ["class", STRATEGIES[selection.strategy].column, "coverage", concepts, "models"]
     return table(header, rows) + _omitted(len(selection.classes) - len(rows))
 
 
 def _legend(selection: Selection) -> str:
-    name, meaning = _SCORES[selection.strategy]
-    kinds = {model.evidence for model in selection.models}
-    legends = [_EVIDENCE_LEGEND[kind] for kind in _EVIDENCE_LEGEND if kind in kinds]
+    strategy = STRATEGIES[selection.strategy]
+    kinds = {model.figures for model in selection.models}
+    legends = [_FIGURES_LEGEND[kind] for kind in _FIGURES_LEGEND if kind in kinds]
     return (
-        f"{name}: {meaning}; general: mean recall of the concepts of the graph, among all concepts"
+        f"{strategy.column}: {strategy.meaning}; general: mean recall of the concepts of the graph, among all concepts"
         f"{'; '.join(['', *legends])}; coverage: 1 if the graph has the class, 0 if it has nothing similar."
     )
 
@@ -175,7 +161,7 @@ def _concepts(selection: Selection, y: int) -> str:
 
 def _is_measured(selection: Selection, m: int) -> bool:
     """Whether the scores of a model are shown: not if only its overall accuracy is known, unless that is the score."""
-    return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
+    return selection.strategy is Strategy.IMAGENET or selection.models[m].figures is not Figures.OVERALL
 
 
 def _is_covered(selection: Selection, y: int) -> bool:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, calibrate, model_scores, pooling_weights
 from mll_hf.selection.probabilities import entropy as entropy_of
 from mll_hf.selection.probabilities import log_softmax, softmax
+from mll_hf.selection.task import MIN_IMAGES
+from mll_hf.selection.unlabeled import calibrate, model_scores, pooling_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,15 +146,15 @@ def transport(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParamet
 def recalibrated(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> PoolParameters:
     """Parameters with temperatures, weights and offsets estimated from the logits; models not chosen get weight 0.
 
-    See :func:`~mll_hf.selection.evidence.calibrate`. With too few images the given parameters are returned.
+    See :func:`~mll_hf.selection.unlabeled.calibrate`. With too few images the given parameters are returned.
     """
-    if logits.shape[1] < MIN_TRIAL_IMAGES:
+    if logits.shape[1] < MIN_IMAGES:
         return parameters
     union, (n_models, _, n_classes) = chosen.any(axis=1), logits.shape
-    found = calibrate(logits[union], parameters.prior[union])
+    found, _ = calibrate(logits[union], parameters.prior[union])
     temperatures, weights, offsets = np.ones(n_models), np.zeros(n_models), np.zeros(chosen.shape)
     temperatures[union], offsets[union] = found.temperatures, found.offsets
-    weights[union] = pooling_weights(model_scores(found, parameters.prior[union]), n_classes)
+    weights[union] = pooling_weights(model_scores(found.agreement, parameters.prior[union]), n_classes)
     return PoolParameters(temperatures, weights, parameters.prior, offsets)
 
 

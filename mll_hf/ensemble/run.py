@@ -18,7 +18,7 @@ from mll_hf.ensemble.rules import PoolParameters, recalibrated, votes
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import prepared_batches
-from mll_hf.selection.evidence import trial_sample
+from mll_hf.selection.task import trial_sample
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import is_one_image, open_image
 
@@ -139,7 +139,7 @@ class Ensemble:
                 yield self.combine(logits, rule)
                 return
             parameters, rule = recalibrated(logits[:, _readable(logits)], self._chosen, parameters), Rule.LINEAR_POOL
-        for logits in self._run(self.selection.union, self._preparation, images, open_image):
+        for logits in self._run(self.selection.chosen_models, self._preparation, images, open_image):
             yield self._combined(logits, rule, parameters)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
@@ -151,7 +151,7 @@ class Ensemble:
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
             probabilities[readable] = combine(rule, logits[:, readable], self._chosen, parameters)
-        ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.union)
+        ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.chosen_models)
         return Prediction(self.selection.classes, probabilities, ids)
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
@@ -164,17 +164,17 @@ class Ensemble:
     @property
     def _chosen(self) -> NDArray[np.bool_]:
         """[U, C] which models of the union are chosen for which class."""
-        return self.selection.chosen[list(self.selection.union)]
+        return self.selection.chosen[list(self.selection.chosen_models)]
 
     @property
     def _parameters(self) -> PoolParameters:
         """Parameters of the selection's union of models."""
-        selection, union, evidence = self.selection, list(self.selection.union), self.selection.evidence
+        selection, union, calibration = self.selection, list(self.selection.chosen_models), self.selection.calibration
         return PoolParameters(
             temperatures=selection.temperatures[union],
             weights=selection.weights[union],
-            prior=np.clip(selection.overall if evidence is None else evidence.prior, 0, 1)[union],
-            offsets=None if evidence is None else evidence.calibration.offsets[union],
+            prior=np.clip(selection.overall, 0, 1)[union],
+            offsets=None if calibration is None else calibration.offsets[union],
         )
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
@@ -183,7 +183,8 @@ class Ensemble:
         Raises like :meth:`predict`.
         """
         self._check(images)
-        return np.concatenate(list(self._run(self.selection.union, self._preparation, images, open_image)), axis=1)
+        batches = self._run(self.selection.chosen_models, self._preparation, images, open_image)
+        return np.concatenate(list(batches), axis=1)
 
     def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """Return a function that runs one model at a time on these images, which are decoded once for all models.
@@ -266,7 +267,7 @@ class Ensemble:
 
     @cached_property
     def _preparation(self) -> Preparation:
-        return self._residents.preparation_for(self.selection.union)
+        return self._residents.preparation_for(self.selection.chosen_models)
 
     @cached_property
     def _residents(self) -> Residents:

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
+from mll_hf.utils.text import normalized_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def clean_class_name(name: str) -> str:
 
 
 def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
-    """Strip class names and check that they are usable and distinct; names by number are taken in that order.
+    """Normalize class names and check that they are usable and distinct; names by number are taken in that order.
 
     Raises:
         InputError: The list is empty, or names are empty, too long, not strings, with control characters, or equal
@@ -58,23 +59,24 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
     if len(names) == 0:
         raise InputError("no class names given; name at least one class")
     errors, seen = list[str](), dict[str, str]()
-    for number, name in enumerate(names, 1):
+    given = [normalized_name(name) if isinstance(name, str) else name for name in names]
+    for number, (name, raw) in enumerate(zip(given, names, strict=True), 1):
         if not isinstance(name, str):
             errors.append(f"name {number} is not a string ({name!r:.30})")
         elif not (key := _key(name)):
             errors.append(f"name {number} is empty")
-        elif len(name.strip()) > MAX_NAME_LENGTH:
+        elif len(name) > MAX_NAME_LENGTH:
             errors.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
-        elif _NO_TEXT.search(name.strip()):
+        elif _NO_TEXT.search(raw.strip()):
             errors.append(f"{_show(name)} has a character that is not text")
         elif key in seen:
-            reading = "" if key == name.strip().casefold() else f" (both are read as {_show(clean_class_name(name))})"
-            errors.append(f"{_show(name.strip())} repeats {_show(seen[key])}{reading}")
+            reading = "" if key == name.casefold() else f" (both are read as {_show(clean_class_name(name))})"
+            errors.append(f"{_show(name)} repeats {_show(seen[key])}{reading}")
         else:
-            seen[key] = name.strip()
+            seen[key] = name
     if errors:
         raise InputError(f"class names cannot be used: {'; '.join(errors)}; give each class a short, distinct name")
-    return tuple(name.strip() for name in names)
+    return tuple(given)
 
 
 def names_by_number(names: Mapping[Any, Any]) -> list[Any]:

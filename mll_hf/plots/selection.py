@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.plots.style import BLUE, GRAY, VERMILION, interactive, pareto_front, plain
-from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
@@ -26,15 +25,15 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
     Raises:
         MissingExtraError: plotly is not installed.
     """
-    estimates = selection.estimates
-    if estimates is None:
+    estimate = selection.estimate
+    if estimate is None:
         return None
     costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
-    percent, is_known = 100 * estimates.accuracy, bool(estimates.known.any())
+    percent, is_known = 100 * estimate.accuracy, bool(estimate.known.any())
     low, high = float(np.log10(costs.min())), float(np.log10(costs.max()))
     room = max(0.15 * (high - low), 0.25)
     front = pareto_front(costs, percent)
-    chosen = list(selection.union)
+    chosen = list(selection.chosen_models)
     others = [m for m in range(len(selection.models)) if m not in chosen]
 
     def points(models: list[int], **style: Any) -> dict[str, Any]:  # noqa: ANN401 - plotly's JSON
@@ -45,7 +44,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
             "x": costs[models].tolist(),
             "y": percent[models].tolist(),
             "hovertext": [
-                f"<b>{plain(model.ref.short_name)}</b><br>accuracy {accuracy_text(estimates, m)}<br>"
+                f"<b>{plain(model.ref.short_name)}</b><br>accuracy {estimate.text(m)}<br>"
                 f"{gigaflops(model.cost.gflops)} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
                 for m, model in zip(models, shown, strict=True)
             ],

@@ -1,24 +1,33 @@
-"""Estimate accuracies from the evidence and select models."""
+"""Estimate accuracies on a task and select models."""
 
-from mll_hf.selection.base import Candidates, Evidence, NoModelFitsError, SelectionConfig, Strategy
+from mll_hf.selection.candidates import Candidates, Figures
+from mll_hf.selection.config import SelectionConfig
+from mll_hf.selection.estimate import Basis, Estimate
+from mll_hf.selection.head import Head
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
-from mll_hf.selection.select import choose, choose_at_most, score, select, select_by_imagenet
-from mll_hf.selection.unlabeled import choose_with_images, shortlist_config
+from mll_hf.selection.select import NoModelFitsError, choose, choose_at_most, select
+from mll_hf.selection.strategies import STRATEGIES, Strategy
+from mll_hf.selection.task import Shares, Task
+from mll_hf.selection.with_images import choose_with_images, shortlist_config
 
 __all__ = [
+    "STRATEGIES",
+    "Basis",
     "Candidates",
-    "Evidence",
+    "Estimate",
+    "Figures",
+    "Head",
     "MatchedConcept",
     "NoModelFitsError",
     "SelectedModel",
     "Selection",
     "SelectionConfig",
+    "Shares",
     "Strategy",
+    "Task",
     "choose",
     "choose_at_most",
     "choose_with_images",
-    "score",
     "select",
-    "select_by_imagenet",
     "shortlist_config",
 ]

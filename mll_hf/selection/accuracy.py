@@ -8,14 +8,14 @@ has the same weight, however many models it has::
 
 `scripts/known_models/fit_accuracy.py` fits the coefficients, measures the error by cross-validation over groups
 of related datasets, and writes ``data/accuracy.json``. Accuracy varies far more between datasets than between models,
-so the interval is wide. Its width does not depend on the class names: such widths did not hold on left-out datasets.
-It is narrower where the estimate is near 1 only because accuracy cannot exceed 1. A mean over few classes varies more
-than one over many, so its lower end is lower.
+so the standard error is large. It does not depend on the class names: such errors did not hold on left-out datasets. A
+mean over few classes varies more than one over many. Classes that no concept matches can have any accuracy.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -25,17 +25,14 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
-from mll_hf.utils.arrays import ArrayFields
+from mll_hf.selection.estimate import CERTAIN, Estimate
+from mll_hf.selection.probabilities import logit, sigmoid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-CONFIDENCE = 0.9  # share of datasets on which the interval should contain the accuracy
-MAX_WIDTH = 0.5  # an accuracy with a wider interval is shown as not known
 SPECIALIZED = (
     "satellite",
     "aerial",
@@ -54,8 +51,9 @@ SPECIALIZED = (
     "handwritten",
     "text",
 )
-_MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
-_MIN_ESTIMATE = 0.005
+MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
+MIN_ESTIMATE = 0.005  # the same for estimates
+UNCOVERED_ERROR = 4.0  # standard error if no concept matches any class, in logits: any accuracy is possible
 _BLOCK = 1024  # class names compared with all others at a time
 
 
@@ -78,34 +76,6 @@ class TaskTraits:
     things: float | None
 
 
-@dataclass(frozen=True, eq=False)
-class AccuracyEstimate(ArrayFields):
-    """Estimated accuracies of M models with 90 % intervals, all between 0 and 1.
-
-    Attributes:
-        accuracy: [M] estimates.
-        low: [M] lower ends.
-        high: [M] upper ends.
-        informed: Whether they are based on more than class names: on a matching concept, or on images.
-    """
-
-    accuracy: Floats
-    low: Floats
-    high: Floats
-    informed: bool = True
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """[M] whether the accuracy is shown as known: there is evidence, and the interval is narrow enough."""
-        known: NDArray[np.bool_] = (self.high - self.low <= MAX_WIDTH) & self.informed
-        return known
-
-    def subset(self, models: Sequence[int] | NDArray[np.intp]) -> AccuracyEstimate:
-        """Estimates of the given models, in the given order."""
-        rows = np.asarray(models, np.intp)
-        return AccuracyEstimate(self.accuracy[rows], self.low[rows], self.high[rows], self.informed)
-
-
 @dataclass(frozen=True, slots=True)
 class AccuracyModel:
     """Coefficients of the regression.
@@ -121,9 +91,8 @@ class AccuracyModel:
         usual_nearest: Default of ``nearest``.
         usual_things: Default of ``things``.
         least_nearest: Minimum over the datasets; smaller values, which few classes can have, are raised to it.
-        below: Distance of the lower end of the interval from the estimate for very many classes, in accuracy.
-        above: Distance of the upper end, in logits.
-        one_class: Distance of the lower end of the interval of a single class's recall from the mean over classes.
+        task_error: Standard error of the estimate for very many classes, in logits.
+        class_error: Standard deviation of the recall of single classes within a dataset, in logits.
     """
 
     intercept: float
@@ -136,9 +105,8 @@ class AccuracyModel:
     usual_nearest: float
     usual_things: float
     least_nearest: float
-    below: float
-    above: float
-    one_class: float
+    task_error: float
+    class_error: float
 
 
 def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str | None) -> TaskTraits:
@@ -169,12 +137,15 @@ def is_specialized(domain: str | None) -> bool:
     return mentions(domain or "", SPECIALIZED)
 
 
-def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel | None = None) -> AccuracyEstimate:
+def estimate_accuracy(
+    imagenet: Floats, traits: TaskTraits, covered: float = 1.0, model: AccuracyModel | None = None
+) -> Estimate:
     """Estimate the accuracies of M models on a task. With a single class the accuracy is 1.
 
     Args:
         imagenet: [M] accuracies on ImageNet, 0 to 1.
         traits: The task.
+        covered: Share of the classes that a concept matches. The accuracy on the others may have any value.
         model: The regression; by default the one shipped with the package.
 
     Raises:
@@ -183,8 +154,7 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     if not bool(((imagenet >= 0) & (imagenet <= 1)).all()):
         raise InputError("an ImageNet accuracy is missing or outside 0 to 1; leave out models without one")
     if traits.n_classes == 1:
-        certain = np.ones(len(imagenet))
-        return AccuracyEstimate(certain, certain, certain)
+        return Estimate.independent(np.full(len(imagenet), CERTAIN), np.zeros(len(imagenet)))
     model = model or published_model()
     similarity = model.usual_similarity if traits.similarity is None else traits.similarity
     nearest = model.usual_nearest if traits.nearest is None else max(traits.nearest, model.least_nearest)
@@ -192,20 +162,9 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     task = model.similarity * similarity + model.nearest * nearest + model.specialized * traits.specialized
     task += model.things * things
     chance = 1 / traits.n_classes
-    estimate = chance + (1 - chance) * sigmoid(model.intercept + model.imagenet * logit(imagenet) + task)
-    sampling = model.one_class / np.sqrt(traits.n_classes)
-    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above, sampling))
-
-
-def interval(
-    estimate: Floats, below: Floats | float, above: Floats | float, sampling: Floats | float = 0.0
-) -> tuple[Floats, Floats]:
-    """Ends [M] of the intervals around estimates [M]: ``below`` in accuracy, at least 0, and ``above`` in logits.
-
-    ``sampling`` is the independent error of a mean over few classes; it is added to ``below`` in quadrature.
-    """
-    low = np.maximum(estimate - np.hypot(below, sampling), 0.0)
-    return low, sigmoid(logit(estimate, _MIN_ESTIMATE) + above)
+    share = sigmoid(model.intercept + model.imagenet * logit(imagenet, MIN_ACCURACY) + task)
+    error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), UNCOVERED_ERROR * (1 - covered))
+    return Estimate.independent(logit(chance + (1 - chance) * share, MIN_ESTIMATE), np.full(len(imagenet), error))
 
 
 @cache
@@ -228,16 +187,3 @@ def _data(name: str) -> dict[str, Any]:
     file = resources.files("mll_hf.selection").joinpath("data", name)
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
-
-
-def logit(accuracy: Floats, minimum: float = _MIN_ACCURACY) -> Floats:
-    """Log odds of accuracies, clipped to between ``minimum`` and ``1 - minimum``."""
-    clipped = np.clip(accuracy, minimum, 1 - minimum)
-    odds: Floats = np.log(clipped / (1 - clipped))
-    return odds
-
-
-def sigmoid(value: Floats) -> Floats:
-    """The inverse of :func:`logit`."""
-    probability: Floats = 1 / (1 + np.exp(-value))
-    return probability

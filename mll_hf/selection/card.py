@@ -11,7 +11,6 @@ from huggingface_hub import ModelCard
 from mll_hf.errors import CardError
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.hub.readme import put_section
-from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.tables import MISSING, markdown_table
 from mll_hf.utils.text import abridged, escaped, gigaflops, one_line, shortened
 
@@ -64,7 +63,7 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
 
     ``base_model_relation`` is not set: the Hub's relations (finetune, adapter, merge, quantized) all change weights.
     """
-    ids = [selection.models[m].ref.repo_id for m in selection.union]
+    ids = [selection.models[m].ref.repo_id for m in selection.chosen_models]
     found = {licenses.get(id) or "unknown" for id in ids}
     license = found.pop() if len(found) == 1 else "unknown" if "unknown" in found else "other"
     to_try = [name for name in selection.classes if "," not in name][:_CLASSES_TO_TRY]
@@ -80,7 +79,7 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
 
 
 def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | None]) -> list[str]:
-    n_classes, n_models = len(selection.classes), len(selection.union)
+    n_classes, n_models = len(selection.classes), len(selection.chosen_models)
     classes = abridged([escaped(name) for name in selection.classes], _CLASSES_SHOWN)
     answer = [f"- {escaped(line)}" for line in selection.answer_lines]
     models = f"{n_models} models together" if n_models > 1 else "one model"
@@ -109,7 +108,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "",
         *markdown_table(
             ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
-            [_row(selection, m, licenses) for m in selection.union],
+            [_row(selection, m, licenses) for m in selection.chosen_models],
         ),
         "",
         "Each model has its own license, shown as it was when this card was written; "
@@ -118,27 +117,25 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
 
 
 def _evidence(selection: Selection) -> str:
-    images = selection.evidence.n_images if selection.evidence else 0
+    images = selection.calibration.n_images if selection.calibration else 0
     tried = f", and their predictions on {images:,} images of the task" if images else ""
     task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
                      (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
-    considered = selection.among or len(selection.models)
     return (
-        f"Chosen by strategy `{selection.strategy}` among {considered:,} models, based on their labels or published "
-        f"figures{tried}{f' ({task})' if task else ''}."
+        f"Chosen by strategy `{selection.strategy}` among {len(selection.models):,} models, based on their labels or "
+        f"published figures{tried}{f' ({task})' if task else ''}."
     )
 
 
 def _row(selection: Selection, m: int, licenses: Mapping[str, str | None]) -> list[str]:
-    model, estimates, union = selection.models[m], selection.estimates, list(selection.union)
+    model, estimate, chosen = selection.models[m], selection.estimate, list(selection.chosen_models)
     name, commit = escaped(model.name), f"`{escaped(model.ref.revision[:7])}`"
     if REPO_ID.fullmatch(model.ref.repo_id):
         url = f"https://huggingface.co/{model.ref.repo_id}"
         name, commit = f"[{name}]({url})", f"[{commit}]({url}/tree/{model.ref.revision})"
-    total = float(selection.weights[union].sum())
-    weight = float(selection.weights[m]) / total if total > 0 else 1 / len(union)
-    weight = weight if m in union else 0.0
-    accuracy = MISSING if estimates is None else accuracy_text(estimates, m)
+    total = float(selection.weights[chosen].sum())
+    weight = float(selection.weights[m]) / total if total > 0 else 1 / len(chosen)
+    accuracy = MISSING if estimate is None else estimate.text(m)
     return [
         name, commit, f"{weight:.2f}", accuracy, f"{model.cost.parameters / 1e6:.1f} M", gigaflops(model.cost.gflops),
         escaped(licenses.get(model.ref.repo_id) or "unknown"),

@@ -1,4 +1,4 @@
-"""Evidence from examples: a few images of a task with their ground truth. Pure NumPy.
+"""Learn from examples: a few images of a task with their ground truth. Pure NumPy.
 
 Correct predictions are counted smoothly: a prediction with a small margin counts as partly correct. This has less
 variance than a plain count. The count is then extrapolated to all images, using the model's confidence on images
@@ -14,24 +14,22 @@ at its mode, found by iteratively reweighted least squares (Rasmussen and Willia
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.selection.accuracy import logit, sigmoid
-from mll_hf.selection.beliefs import observe
-from mll_hf.selection.probabilities import softmax
-from mll_hf.utils.arrays import ArrayFields
+from mll_hf.selection.estimate import Basis, Estimate
+from mll_hf.selection.probabilities import logit, sigmoid, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.selection.beliefs import Beliefs, Floats
-    from mll_hf.selection.evidence import Calibration
+    from mll_hf.selection.estimate import Floats
+    from mll_hf.selection.unlabeled import Calibration
 
+_MIN_CONFIDENCE = 0.02  # confidences are clipped to this distance from 0 and 1 before taking logits
 _MARGIN = 1 / 3  # a prediction with this margin, in calibrated logits, counts as sigmoid(1) correct
 _MAX_MARGIN = 100.0  # in margins; larger ones are clipped, so that exp does not overflow
 _MAX_SHIFT = 10.0  # of the log odds; unbounded if all predictions are correct, or none
@@ -40,18 +38,8 @@ _MAX_STEP = 1.0  # in logits
 _CONVERGED = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class ExampleEvidence(ArrayFields):
-    """Evidence from N examples about M models."""
-
-    n_examples: int
-    right: Floats  # [M] correct predictions of N, counted smoothly and extrapolated to all images; 0 to N
-
-
-def gather_examples(
-    logits: NDArray[np.floating], classes: NDArray[np.integer], calibration: Calibration
-) -> ExampleEvidence:
-    """Count the correct predictions of M models.
+def count_right(logits: NDArray[np.floating], classes: NDArray[np.integer], calibration: Calibration) -> Floats:
+    """[M] correct predictions on N examples, counted smoothly and extrapolated to all images; 0 to N.
 
     Args:
         logits: [M, N + U, C] on N examples, followed by U more images of the task; finite.
@@ -59,7 +47,7 @@ def gather_examples(
         calibration: Calibration of the M models, from these or other images of the task.
     """
     scaled = calibration.applied(logits)
-    odds, n = logit(softmax(scaled).max(axis=2)), len(classes)
+    odds, n = logit(softmax(scaled).max(axis=2), _MIN_CONFIDENCE), len(classes)
     right = _right(scaled[:, :n], classes).sum(axis=1)
     shift = np.zeros(len(odds))
     for _ in range(_MAX_STEPS):
@@ -69,7 +57,7 @@ def gather_examples(
         shift = np.clip(shift + np.clip(step, -_MAX_STEP, _MAX_STEP), -_MAX_SHIFT, _MAX_SHIFT)
         if np.abs(shift - previous).max() < _CONVERGED:
             break
-    return ExampleEvidence(n, n * sigmoid(odds + shift[:, None]).mean(axis=1))
+    return n * sigmoid(odds + shift[:, None]).mean(axis=1)
 
 
 def _right(scaled: Floats, classes: NDArray[np.integer]) -> Floats:
@@ -81,15 +69,15 @@ def _right(scaled: Floats, classes: NDArray[np.integer]) -> Floats:
     return sigmoid(np.clip((true - others.max(axis=2)) / _MARGIN, -_MAX_MARGIN, _MAX_MARGIN))
 
 
-def learn_from_examples(beliefs: Beliefs, models: Sequence[int], evidence: ExampleEvidence) -> Beliefs:
-    """Update the beliefs with examples; the evidence is about the models at these positions, in this order."""
-    rows, n = list(models), evidence.n_examples
-    logits = beliefs.mean[rows]
+def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: int) -> Estimate:
+    """The estimate after N examples, of which the models at these positions predicted ``right`` [T] correctly."""
+    rows = list(models)
+    logits = estimate.mean[rows]
     for _ in range(_MAX_STEPS):
         accuracy = sigmoid(logits)
         information = n * accuracy * (1 - accuracy)
-        response = logits + (evidence.right - n * accuracy) / information
-        posterior = observe(beliefs, rows, response, 1 / np.sqrt(information))
+        response = logits + (right - n * accuracy) / information
+        posterior = estimate.update(rows, response, 1 / np.sqrt(information), Basis.EXAMPLES)
         step = np.clip(posterior.mean[rows] - logits, -_MAX_STEP, _MAX_STEP)
         logits = logits + step
         if np.abs(step).max() < _CONVERGED:

@@ -27,8 +27,7 @@ import numpy as np
 
 from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, recall_among
 from mll_hf.matching.prompts import named_domain
-from mll_hf.selection.accuracy import logit, sigmoid
-from mll_hf.selection.base import DIGITS
+from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import Label
-    from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.selection.base import Candidates
+    from mll_hf.selection.candidates import Candidates
 
 PRIOR_IMAGES = 10.0  # weight of the hypernyms' recall, in images
 # Minimum lead in standard errors of the probe images. A task has images of another kind, on which smaller leads are
@@ -131,7 +129,7 @@ class TaskQuery:
 
 def task_query(candidates: Candidates, class_weight: float) -> TaskQuery:
     """The query of a task; the same for all models."""
-    selected, n_candidates = candidates.match.selected, candidate_count(candidates.match)
+    selected, n_candidates = candidates.match.selected, candidates.n_candidates
     union, in_use = candidates.labels.union, graphs_in_use(candidates.labels, candidates.domain)
     graphs = tuple(
         graph_query(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in in_use else None
@@ -198,11 +196,6 @@ def concept_weights(candidates: Candidates, class_weight: float) -> NDArray[np.f
     in_use = sorted(graphs_in_use(candidates.labels, candidates.domain))
     rows: NDArray[np.int32] = union.rows[in_use][:, match.selected].max(axis=0)
     return weights * (rows >= 0)[:, None]
-
-
-def candidate_count(match: ClassMatch) -> int:
-    """Number of candidates of a task: its classes, but at least two, since recall among one candidate is always 1."""
-    return max(len(match.classes), 2)
 
 
 # --- measured recall --------------------------------------------------------------------------------------------------

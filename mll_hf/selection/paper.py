@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import Label, Rivals
-    from mll_hf.selection.base import Candidates
+    from mll_hf.selection.candidates import Candidates
 
 
 def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Softmax, entropy and mutual information, in float64 over the last axis."""
+"""Logits and probabilities: logistic function, softmax, entropy and mutual information, in float64."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32] | NDArray[np.float64]
 
+DIGITS = 9  # scores are rounded before they are compared, so that ties do not depend on the order of summation
 _MIN = 1e-300
+
+
+def logit(probability: NDArray[np.float64], minimum: float) -> NDArray[np.float64]:
+    """Log odds of probabilities, clipped to between ``minimum`` and ``1 - minimum``."""
+    clipped = np.clip(probability, minimum, 1 - minimum)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def sigmoid(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of :func:`logit`."""
+    return np.asarray(1 / (1 + np.exp(-log_odds)))
+
+
+def quantize(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores as integer multiples of 1e-9. Their sums are exact and do not depend on the order of summation."""
+    return np.rint(scores * 10**DIGITS)
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

@@ -167,7 +167,7 @@ def _parse_file(path: Path, name: str) -> Selection:
 
 
 def _chosen(selection: Selection) -> list[ModelRef]:
-    return [selection.models[m].ref for m in selection.union]
+    return [selection.models[m].ref for m in selection.chosen_models]
 
 
 def _check_pinned(selection: Selection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,15 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names, templates_for
-from mll_hf.selection.accuracy import AccuracyEstimate
-from mll_hf.selection.answer import Answer, answer_to
-from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
+from mll_hf.selection.answer import Answer, answer_lines, answer_to
+from mll_hf.selection.candidates import Figures
+from mll_hf.selection.config import SelectionConfig
+from mll_hf.selection.estimate import Basis, Estimate
+from mll_hf.selection.strategies import Strategy
+from mll_hf.selection.task import MIN_IMAGES
+from mll_hf.selection.unlabeled import Calibration, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import abridged, one_line, parameter_count
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from mll_hf.hub.publish import Published
 
 _MAX = 1e100  # of numbers in JSON, so that sums and products do not overflow
-_EVIDENCE_FIELDS = ("prior", "confirmation")  # [M], 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class SelectedModel:
         cost: Its size and compute.
         temperature: Calibration temperature of its logits; 1 without a label.
         general: Mean recall on the reference graph; without a label the published ImageNet accuracy.
-        evidence: Kind of evidence about it.
+        figures: Where these figures come from.
         license: Its license according to its label or published figures; None if unknown.
     """
 
@@ -47,7 +49,7 @@ class SelectedModel:
     cost: Cost
     temperature: float
     general: float
-    evidence: Evidence = Evidence.LABEL
+    figures: Figures = Figures.LABEL
     license: str | None = None
 
     @property
@@ -69,7 +71,7 @@ class MatchedConcept:
         id: Its id in the graph.
         name: Its name.
         weight: Its weight for the class.
-        recall: Recall of each model of the selection's union, in that order; None if not measured.
+        recall: Recall of each chosen model, in their order; None if not measured.
     """
 
     id: str
@@ -86,21 +88,19 @@ class Selection(ArrayFields):
         classes: The C class names.
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
-        models: The M models that were scored, best overall first; only the best ``M`` if there are many.
-        scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
-            one with the highest mean recall; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images
-            the agreement with the pool of all models plus a tenth of the estimated recall, or with examples the
-            estimated accuracy.
+        models: The M models that were scored, best overall first.
+        scores: [M, C] float64, as the strategy defines them (for ``mll`` estimated recall, lowered by the standard
+            error for models that seem better than the one with the highest mean recall); after a trial on images the
+            agreement with the pool of all models plus a tenth of the estimated recall, or with examples the estimated
+            accuracy.
         chosen: [M, C] bool, which models are chosen for which class.
-        matches: Concepts that each class was matched to, best first; empty without labels.
+        matches: Concepts that each class was matched to, best first; empty if the classes were not matched.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
-        images: [C] effective number of probe images of the estimate for each class.
+        images: [C] effective number of probe images of the score for each class.
         domain: Domain of the task as given by the user; selects the prompts.
         task: Task as given by the user.
-        evidence: Evidence from the task's unlabeled images about the M models; None without images.
-        among: Number of models that were scored, if only the best M of them are included.
-        estimates: Estimated accuracies of the M models on the task; None for strategy ``paper``, whose scores
-            are not accuracies.
+        calibration: Calibration of the M models by images of the task; None without images.
+        estimate: Estimated accuracies of the M models on the task; None if the strategy's scores are no accuracies.
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
     """
@@ -116,30 +116,29 @@ class Selection(ArrayFields):
     images: NDArray[np.float64]
     domain: str | None = None
     task: str | None = None
-    evidence: UnlabeledEvidence | None = None
-    among: int | None = None
-    estimates: AccuracyEstimate | None = None
+    calibration: Calibration | None = None
+    estimate: Estimate | None = None
     templates: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The chosen models and the number of classes, in one line without arrays."""
-        chosen = abridged([self.models[m].name for m in self.union], 3)
+        chosen = abridged([self.models[m].name for m in self.chosen_models], 3)
         return f"<Selection of {chosen} for {len(self.classes)} classes, among {len(self.models)} models>"
 
     @cached_property
     def answer(self) -> Answer | None:
-        """The best model, the cheapest that is as good, and whether the choice matters; None without estimates."""
-        if self.estimates is None:
+        """The best model, the cheapest that is as good, and how many are; None without an estimate."""
+        if self.estimate is None:
             return None
-        return answer_to(self.estimates, [model.cost for model in self.models], self.evidence is not None)
+        return answer_to(self.estimate, [model.cost for model in self.models])
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
-        """The recommendation as three lines; empty without estimates."""
-        if self.answer is None:
+        """The recommendation as three lines; empty without an estimate."""
+        if self.answer is None or self.estimate is None:
             return ()
-        names = [f"{each.name} ({parameter_count(each.cost.parameters)} parameters)" for each in self.models]
-        return self.answer.lines(names, len(self.union))
+        names, costs = [model.name for model in self.models], [model.cost for model in self.models]
+        return answer_lines(self.answer, names, costs, self.estimate, len(self.chosen_models))
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
@@ -147,34 +146,34 @@ class Selection(ArrayFields):
         return read_only(self.scores.mean(axis=1))
 
     @cached_property
-    def union(self) -> tuple[int, ...]:
+    def chosen_models(self) -> tuple[int, ...]:
         """Positions of the models chosen for at least one class, best overall first."""
         return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
 
     @property
     def weights(self) -> NDArray[np.float64]:
         """[M] non-negative weights of the models when predictions are pooled."""
-        if self.evidence is None:
+        if self.calibration is None:
             return np.maximum(self.overall, 0)  # the paper's r can be negative
         return pooling_weights(self.overall, len(self.classes))
 
     @property
     def temperatures(self) -> NDArray[np.float64]:
         """[M] calibration temperatures of the logits, from the trial or else from the labels."""
-        if self.evidence is None:
+        if self.calibration is None:
             return np.array([model.temperature for model in self.models])
-        return self.evidence.calibration.temperatures
+        return self.calibration.temperatures
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
         """The prompt templates in use."""
-        trial_templates = self.evidence.templates if self.evidence else ()
+        trial_templates = self.calibration.templates if self.calibration else ()
         return self.templates or trial_templates or templates_for(self.domain, self.task)
 
     @property
     def cost(self) -> Cost:
         """Total cost of all chosen models, per image."""
-        costs = [self.models[m].cost for m in self.union]
+        costs = [self.models[m].cost for m in self.chosen_models]
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
@@ -189,7 +188,8 @@ class Selection(ArrayFields):
 
     def to_json(self) -> dict[str, Any]:
         """The selection as JSON; :meth:`from_json` is the inverse."""
-        ids = _distinct_ids(self.models)
+        ids, answer, calibration = _distinct_ids(self.models), self.answer, self.calibration
+        names = {} if answer is None else {"best": ids[answer.best], "cheapest": ids[answer.cheapest]}
         return {
             "classes": list(self.classes),
             "strategy": str(self.strategy),
@@ -197,8 +197,7 @@ class Selection(ArrayFields):
             "domain": self.domain,
             "task": self.task,
             "templates": list(self.templates),
-            "among": self.among,
-            "answer": None if self.answer is None else self._answer_to_json(self.answer),
+            "answer": answer and {**asdict(answer), **names, "lines": list(self.answer_lines)},
             "models": [self._model_to_json(m) for m in range(len(self.models))],
             "chosen": {
                 name: [ids[m] for m in np.argsort(-self.scores[:, y], kind="stable") if self.chosen[m, y]]
@@ -210,16 +209,21 @@ class Selection(ArrayFields):
             },
             "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
             "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
-            "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
+            "estimate": self.estimate
+            and {
+                "basis": str(self.estimate.basis),
+                "mean": self.estimate.mean.tolist(),
+                "variance": np.diag(self.estimate.covariance).tolist(),
+            },
+            "calibration": calibration
+            and {name: np.asarray(value).tolist() for name, value in vars(calibration).items()},
         }
 
-    def _answer_to_json(self, answer: Answer) -> dict[str, Any]:
-        ids = _distinct_ids(self.models)
-        named = {"best": ids[answer.best], "cheapest": ids[answer.cheapest]}
-        return {**asdict(answer), **named, "lines": list(self.answer_lines)}
-
     def _model_to_json(self, m: int) -> dict[str, Any]:
-        model = self.models[m]
+        model, accuracy = self.models[m], None
+        if self.estimate and self.estimate.known[m]:
+            low, high = self.estimate.interval
+            accuracy = {"estimate": float(self.estimate.accuracy[m]), "low": float(low[m]), "high": float(high[m])}
         return {
             "id": model.ref.repo_id,
             "revision": model.ref.revision,
@@ -228,10 +232,10 @@ class Selection(ArrayFields):
             "gflops": model.cost.gflops,
             "temperature": model.temperature,
             "general": model.general,
-            "evidence": str(model.evidence),
+            "figures": str(model.figures),
             "license": model.license,
             "overall": float(self.overall[m]),
-            "accuracy": None if self.estimates is None else _estimate_to_json(self.estimates, m),
+            "accuracy": accuracy,
             "scores": self.scores[m].tolist(),
         }
 
@@ -244,44 +248,35 @@ class Selection(ArrayFields):
         """
         try:
             return cls._from_json(document)
-        except InputError as error:
-            raise InputError(f"this is not a selection ({error}); make one with: mll-hf select --json") from None
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = (
-                "a field is missing or has a wrong type"
-                if isinstance(error, (KeyError, TypeError, AttributeError))
-                else one_line(error)
-            )
-            raise InputError(f"this is not a selection ({reason}); make one with: mll-hf select --json") from None
+        except (KeyError, TypeError, AttributeError):
+            reason = "a field is missing or has a wrong type"
+        except (InputError, ValueError, OverflowError) as error:
+            reason = one_line(error)
+        raise InputError(f"this is not a selection ({reason}); make one with: mll-hf select --json")
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> Selection:
         classes = check_class_names(document["classes"])
         models = tuple(_model_from_json(model) for model in document["models"])
-        scores = np.array([[_number(score) for score in model["scores"]] for model in document["models"]])
         chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
-        if scores.shape != (len(models), len(classes)):
-            raise ValueError("there is not one score per model and class")
-        union_size = int(chosen.any(axis=1).sum())
-        evidence = _evidence_from_json(document.get("evidence"), scores.shape)
-        matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
-        if not all(matches) and any(model.evidence is not Evidence.OVERALL for model in models):
+        n_chosen = int(chosen.any(axis=1).sum())
+        matches = tuple(tuple(_concept_from_json(c, n_chosen) for c in document["matches"][name]) for name in classes)
+        if not all(matches) and any(model.figures is not Figures.OVERALL for model in models):
             raise ValueError("a class has no concepts")
         return cls(
             classes=classes,
             strategy=Strategy(document["strategy"]),
             k=SelectionConfig(k=int(document["k"])).per_class,
             models=models,
-            scores=scores,
+            scores=_numbers([model["scores"] for model in document["models"]], chosen.shape),
             chosen=chosen,
             matches=matches,
-            coverage=np.array([_number(document["coverage"][name], 0, 1) for name in classes]),
-            images=np.array([_number(document["images"][name], 0) for name in classes]),
+            coverage=_numbers([document["coverage"][name] for name in classes], (len(classes),), 0, 1),
+            images=_numbers([document["images"][name] for name in classes], (len(classes),), 0),
             domain=_optional_text(document["domain"]),
             task=_optional_text(document["task"]),
-            evidence=evidence,
-            among=None if document.get("among") is None else int(_number(document["among"], len(models))),
-            estimates=_estimates_from_json([model.get("accuracy") for model in document["models"]]),
+            calibration=_calibration_from_json(document.get("calibration"), *chosen.shape),
+            estimate=_estimate_from_json(document.get("estimate"), len(models)),
             templates=_templates(document.get("templates", [])),
         )
 
@@ -363,61 +358,36 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MAX),
         general=_number(model["general"], 0, 1),
-        evidence=Evidence(model["evidence"]),
+        figures=Figures(model["figures"]),
         license=_optional_text(model["license"]),
     )
 
 
-def _concept_from_json(concept: dict[str, Any], n_recalls: int) -> MatchedConcept:
+def _concept_from_json(concept: dict[str, Any], n_chosen: int) -> MatchedConcept:
     recall = tuple(None if value is None else _number(value, 0, 1) for value in concept["recall"])
-    if len(recall) != n_recalls:
-        raise ValueError(f"a concept has {len(recall)} recall values for {n_recalls} chosen models")
+    if len(recall) != n_chosen:
+        raise ValueError(f"a concept has {len(recall)} recall values for {n_chosen} chosen models")
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
 
 
-def _estimate_to_json(estimates: AccuracyEstimate, m: int) -> dict[str, Any]:
-    ends = {"low": float(estimates.low[m]), "high": float(estimates.high[m])}
-    return {"estimate": float(estimates.accuracy[m]), **ends, "known": bool(estimates.known[m])}
-
-
-def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEstimate | None:
-    found = [document for document in documents if document is not None]
-    if not found:
-        return None
-    if len(found) < len(documents):
-        raise ValueError("only some models have an estimated accuracy")
-    accuracy, low, high = (_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high"))
-    estimates = AccuracyEstimate(accuracy, low, high)
-    known = any(document.get("known", True) for document in found)
-    return replace(estimates, informed=known or not estimates.known.any())
-
-
-def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
-    return {
-        "images": evidence.n_images,
-        "templates": list(evidence.templates),
-        **{part.name: getattr(evidence.calibration, part.name).tolist() for part in fields(Calibration)},
-        **{name: getattr(evidence, name).tolist() for name in _EVIDENCE_FIELDS},
-    }
-
-
-def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...]) -> UnlabeledEvidence | None:
+def _estimate_from_json(document: dict[str, Any] | None, n_models: int) -> Estimate | None:
     if document is None:
         return None
-    offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
-    temperatures, shares = _numbers(document["temperatures"], 1 / _MAX), _numbers(document["shares"], 0, 1)
-    information, agreement = (_numbers(document[name], 0, 1) for name in ("information", "agreement"))
-    rest = {name: _numbers(document[name], 0, 1) for name in _EVIDENCE_FIELDS}
-    per_model = (temperatures, information, agreement, *rest.values())
-    if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model):
-        raise ValueError("the evidence does not have one value per model and class")
-    if shares.shape != shape[1:]:
-        raise ValueError("the evidence does not have one class frequency per class")
-    return UnlabeledEvidence(
-        n_images=int(_number(document["images"], MIN_TRIAL_IMAGES)),
-        calibration=Calibration(temperatures, offsets, information, agreement, shares),
+    mean, variance = _numbers(document["mean"], (n_models,)), _numbers(document["variance"], (n_models,), 0)
+    return Estimate(mean, np.diag(variance), Basis(document["basis"]))
+
+
+def _calibration_from_json(document: dict[str, Any] | None, n_models: int, n_classes: int) -> Calibration | None:
+    if document is None:
+        return None
+    return Calibration(
+        n_images=int(_number(document["n_images"], MIN_IMAGES)),
         templates=_templates(document["templates"]),
-        **rest,
+        temperatures=_numbers(document["temperatures"], (n_models,), 1 / _MAX),
+        offsets=_numbers(document["offsets"], (n_models, n_classes)),
+        information=_numbers(document["information"], (n_models,), 0, 1),
+        agreement=_numbers(document["agreement"], (n_models,), 0, 1),
+        shares=_numbers(document["shares"], (n_classes,), 0, 1),
     )
 
 
@@ -447,6 +417,10 @@ def _text(value: object) -> str:
     return value
 
 
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
 def _templates(values: object) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise TypeError(f"{values!r:.40} is not a list of templates")
@@ -456,16 +430,16 @@ def _templates(values: object) -> tuple[str, ...]:
     return templates
 
 
-def _optional_text(value: object) -> str | None:
-    return None if value is None else _text(value)
+def _number(value: object, minimum: float = -_MAX, maximum: float = _MAX) -> float:
+    return float(_numbers(value, (), minimum, maximum))
 
 
-def _number(value: Any, minimum: float = -_MAX, maximum: float = _MAX) -> float:  # noqa: ANN401 - parsed JSON
-    number = float(value)
-    if not minimum <= number <= maximum:  # also refuses NaN
-        raise ValueError(f"{number} is out of range")
-    return number
-
-
-def _numbers(values: list[Any], minimum: float = -_MAX, maximum: float = _MAX) -> NDArray[np.float64]:
-    return np.array([_number(value, minimum, maximum) for value in values])
+def _numbers(
+    values: object, shape: tuple[int, ...], minimum: float = -_MAX, maximum: float = _MAX
+) -> NDArray[np.float64]:
+    numbers = np.array(values, np.float64)
+    if numbers.shape != shape:
+        raise ValueError("there is not one number per model and class")
+    if not ((minimum <= numbers) & (numbers <= maximum)).all():  # also refuses NaN
+        raise ValueError("a number is out of range")
+    return numbers

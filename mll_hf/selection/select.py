@@ -1,11 +1,9 @@
-"""Score models and choose the best ones.
-
-Each strategy is a pure function from evidence to scores. This module calls it, applies the limits, chooses the models
-and records the explanation.
-"""
+"""Score models and choose the best ones, from class names alone."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,145 +12,89 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.known import usable_models
-from mll_hf.selection.accuracy import estimate_accuracy, task_traits
-from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoModelFitsError, SelectionConfig, Strategy, quantize
-from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_common_scale
-from mll_hf.selection.mll import candidate_count, concept_weights, mll_scores
-from mll_hf.selection.paper import paper_scores, restricted_precision
+from mll_hf.selection.candidates import Candidates, Figures, effective_images
+from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_common_scale
+from mll_hf.selection.mll import concept_weights
+from mll_hf.selection.probabilities import DIGITS, quantize
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
-from mll_hf.utils.text import gigaflops
+from mll_hf.selection.strategies import STRATEGIES, Strategy
+from mll_hf.utils.text import abridged, gigaflops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import Label
     from mll_hf.models.known import KnownModel
+    from mll_hf.selection.config import SelectionConfig
 
-ESTIMATING_STRATEGIES = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, comparable across groups
+
+_log = logging.getLogger(__name__)
+
+
+class NoModelFitsError(InputError):
+    """No model meets the constraints of the configuration."""
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
     """Choose models for each class; ``task`` is kept for the prompts.
 
-    If no labeled model is within the limits, the choice is made among models with published overall figures.
-
     Raises:
-        NoModelFitsError: No model is within the limits.
+        NoModelFitsError: No model is within the limits and has an allowed license.
     """
-    try:
-        candidates = within_limits(candidates, config)
-    except NoModelFitsError:
-        if config.strategy not in ESTIMATING_STRATEGIES or not _published_within_limits(candidates.published, config):
-            raise
-        names = comparable_names(candidates.match)
-        return select_by_imagenet(candidates.match.classes, config, candidates.domain, task, names)
-    parts = (candidates, *candidates.other_groups)
-    scored = [score(part, config) for part in parts]
-    estimated = config.strategy in ESTIMATING_STRATEGIES
-    shifts = (
-        [imagenet_shift(part.labels, each) for part, each in zip(parts, scored, strict=True)] if estimated else [0.0]
-    )
-    scores = np.round(on_common_scale(parts, scored, shifts), DIGITS)
-    labeled = [(g, m) for g, part in enumerate(parts) for m in range(len(part.labels))]
-    models = [_model_from_label(parts[g].labels.reference[m], parts[g].evidence) for g, m in labeled]
-    models += map(_model_from_published, candidates.published)
+    strategy = STRATEGIES[config.strategy]
+    within = within_limits(candidates, config)
+    groups, classes = [group for group in within.groups if len(group.labels)], candidates.match.classes
+    scored = [strategy.score(group, config.class_weight) for group in groups]
+    shifts = [
+        imagenet_shift(group.labels, scores) if strategy.is_accuracy else 0.0
+        for group, scores in zip(groups, scored, strict=True)
+    ]
+    scores = np.round(on_common_scale(scored, shifts, within.published, len(classes)), DIGITS)
+    labeled = [(g, m) for g, group in enumerate(groups) for m in range(len(group.labels))]
+    models = [_model_from_label(groups[g].labels.reference[m], groups[g].figures) for g, m in labeled]
+    models += map(_model_from_published, within.published)
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     chosen = choose(scores[order], config)
-    union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
-    g, best = next(labeled[m] for m in order if m < len(labeled))
-    rows = [labeled[m][1] if m < len(labeled) and labeled[m][0] == g else None for m in union]
-    estimates = estimate_by_labels(candidates, scores.mean(axis=1), shifts[0]) if estimated else None
+    explained, row_of = within, dict[int, int]()  # of the best labeled model's group, with its rows by model
+    images = np.zeros(len(classes))
+    if best := next((labeled[m] for m in order if m < len(labeled)), None):
+        explained = groups[best[0]]
+        row_of = {m: row for m, (g, row) in enumerate(labeled) if g == best[0]}
+        images = effective_images(explained, best[1])
+    chosen_models = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
+    estimate = None
+    if strategy.is_accuracy:
+        estimate = estimate_from_names(candidates, scores.mean(axis=1), shifts[0] if shifts else 0.0).subset(order)
     return Selection(
-        classes=candidates.match.classes,
+        classes=classes,
         strategy=config.strategy,
         k=config.per_class,
         models=tuple(models[m] for m in order),
         scores=scores[order],
         chosen=chosen,
-        matches=_explain(parts[g], rows, config.strategy),
-        coverage=_coverage(parts[g], config),
-        images=_effective_images(parts[g], best),
+        matches=_explain(explained, [row_of.get(m) for m in chosen_models], config.strategy),
+        coverage=_coverage(explained, config),
+        images=images,
         domain=candidates.domain,
         task=task,
-        estimates=estimates and estimates.subset(order),
+        estimate=estimate,
     )
-
-
-def select_by_imagenet(
-    classes: tuple[str, ...],
-    config: SelectionConfig,
-    domain: str | None = None,
-    task: str | None = None,
-    names: NDArray[np.float64] | None = None,
-) -> Selection:
-    """Choose among the published models by ImageNet accuracy; no labels are needed.
-
-    This is the paper's baseline ImageNet-best (INB). The estimated accuracy also depends on the embedded class names
-    ``names`` [C, E]; None without a text encoder.
-
-    Raises:
-        NoModelFitsError: No model is within the limits.
-    """
-    published = _published_within_limits(usable_models(), config)
-    if not published:
-        raise NoModelFitsError("none of the models with a published accuracy is within the limits; raise the limits")
-    published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
-    scores = np.repeat(np.array([model.accuracy for model in published])[:, None], len(classes), axis=1)
-    models = tuple(_model_from_published(model) for model in published)
-    return Selection(
-        classes=classes,
-        strategy=Strategy.IMAGENET,
-        k=config.per_class,
-        models=models,
-        scores=scores,
-        chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET)),
-        matches=((),) * len(classes),
-        coverage=np.zeros(len(classes)),
-        images=np.zeros(len(classes)),
-        domain=domain,
-        task=task,
-        estimates=estimate_accuracy(scores[:, 0], task_traits(len(classes), names, domain)),
-    )
-
-
-def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[M, C] scores of M labeled models on the classes, by the configured strategy."""
-    match config.strategy:
-        case Strategy.PAPER:
-            return paper_scores(candidates, config.class_weight)
-        case Strategy.GENERAL:
-            return general_scores(candidates)
-        case Strategy.MLL:
-            return mll_scores(candidates, config.class_weight)
-        case Strategy.IMAGENET:
-            raise InputError("strategy 'imagenet' does not use labels; use select_by_imagenet")
-
-
-def general_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, C] mean recall over the reference graph, the same for every class."""
-    recall = np.array([label.mean_recall for label in candidates.labels.reference])
-    return np.repeat(recall[:, None], len(candidates.match.classes), axis=1)
 
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
-    """[M, C] which models are chosen for which class.
-
-    ``paper`` chooses the k best models of each class, the other strategies the k best overall for all classes.
-    """
+    """[M, C] which models are chosen for which class: the k best of each class, or the k best overall for all."""
     chosen = np.zeros(scores.shape, np.bool_)
     max_models = min(config.max_models or len(scores), len(scores))
-    match config.strategy:
-        case Strategy.PAPER:
-            allowed = choose_at_most(scores, config.per_class, max_models)
-            ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
-            np.put_along_axis(chosen, ranked[: min(config.per_class, max_models)], True, axis=0)
-        case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
-            best = np.argsort(-quantize(scores).sum(axis=1), kind="stable")
-            chosen[best[: min(config.per_class, max_models)]] = True
+    k = min(config.per_class, max_models)
+    if STRATEGIES[config.strategy].per_class:
+        allowed = choose_at_most(scores, config.per_class, max_models)
+        ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
+        np.put_along_axis(chosen, ranked[:k], True, axis=0)
+    else:
+        chosen[np.argsort(-quantize(scores).sum(axis=1), kind="stable")[:k]] = True
     return chosen
 
 
@@ -181,77 +123,92 @@ def choose_at_most(scores: NDArray[np.float64], k: int, max_models: int) -> NDAr
 
 
 def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Remove models that exceed the limits or are to be left out, and groups without any labeled model left.
+    """Keep what the strategy compares, within the limits of size and license.
 
     Raises:
-        NoModelFitsError: No labeled model is left.
+        NoModelFitsError: No model is left.
     """
-    _refuse_licenses(config)
-    estimating = config.strategy in ESTIMATING_STRATEGIES
-    parts = (candidates, *candidates.other_groups) if estimating else (candidates,)
-    published = candidates.published if estimating else ()
-    within = [part.subset(rows) for part in parts if (rows := eligible_rows(part.labels, config))]
-    if not within:
-        labels = [label for part in parts for label in part.labels.reference]
-        if any(_fits(label.cost, config) for label in labels):
-            raise NoModelFitsError("all labeled models within the limits are left out; leave out fewer")
-        costs = [*(label.cost for label in labels), *(model.cost for model in published)]
-        raise NoModelFitsError(
-            f"none of the {len(costs)} {'models' if published else 'labeled models'} is within the limits (smallest: "
-            f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
-            f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the limits"
-        )
-    published = _published_within_limits(published, config)
-    return replace(within[0], published=published, other_groups=tuple(within[1:]))
-
-
-def eligible_rows(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
-    """Positions of the labeled models that are within the limits and are not to be left out."""
-    return [
-        m
-        for m, label in enumerate(labels.reference)
-        if _fits(label.cost, config) and label.model.repo_id not in config.without
+    strategy = STRATEGIES[config.strategy]
+    if not strategy.needs_labels:
+        candidates = replace(candidates.subset([]), other_groups=(), published=usable_models())
+    elif not strategy.is_accuracy:
+        candidates = replace(candidates, other_groups=(), published=())
+    claims = [
+        (label.model.repo_id, label.cost, label.license)
+        for group in candidates.groups
+        for label in group.labels.reference
     ]
+    claims += [(model.hub_id, model.cost, model.license) for model in candidates.published]
+    kept = {id for id, cost, license in claims if _fits(id, cost, config) and _is_allowed(license, config)}
+    if config.licenses and (unlicensed := sorted(id for id, _, license in claims if license is None)):
+        _log.warning("left out because no license is known: %s", abridged(unlicensed, 5))
+    if not kept:
+        raise _none_fits(claims, config)
+    groups = [
+        group.subset([m for m, model in enumerate(group.labels.models) if model.repo_id in kept])
+        for group in candidates.groups
+    ]
+    published = tuple(model for model in candidates.published if model.hub_id in kept)
+    return replace(groups[0], published=published, other_groups=tuple(groups[1:]))
 
 
-def _published_within_limits(published: tuple[KnownModel, ...], config: SelectionConfig) -> tuple[KnownModel, ...]:
-    _refuse_licenses(config)
-    return tuple(model for model in published if _fits(model.cost, config) and model.hub_id not in config.without)
-
-
-def _refuse_licenses(config: SelectionConfig) -> None:
-    if config.licenses:
-        raise InputError("licenses are supported only by Client.select; use it, or leave out the licenses")
-
-
-def _fits(cost: Cost, config: SelectionConfig) -> bool:
-    return (config.max_parameters is None or cost.parameters <= config.max_parameters) and (
-        config.max_gflops is None or cost.gflops <= config.max_gflops
+def _fits(repo_id: str, cost: Cost, config: SelectionConfig) -> bool:
+    return (
+        repo_id not in config.without
+        and (config.max_parameters is None or cost.parameters <= config.max_parameters)
+        and (config.max_gflops is None or cost.gflops <= config.max_gflops)
     )
 
 
-def _model_from_label(label: Label, evidence: Evidence) -> SelectedModel:
-    return SelectedModel(
-        label.model, label.cost, float(label.temperature[0]), label.mean_recall, evidence, license=label.license
+def _is_allowed(license: str | None, config: SelectionConfig) -> bool:
+    return not config.licenses or (license or "").lower() in config.licenses
+
+
+def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: SelectionConfig) -> NoModelFitsError:
+    """The reason why none of the models, given by id, cost and license, can be chosen."""
+    allowed = [cost for _, cost, license in claims if _is_allowed(license, config)]
+    licenses = abridged(list(config.licenses), 5)
+    if not claims:
+        return NoModelFitsError("there are no models to select from; label models, or use published figures")
+    if not allowed:
+        found = Counter(license or "unknown" for _, _, license in claims).most_common()
+        actual = abridged([f"{license} ({count})" for license, count in found], 5)
+        return NoModelFitsError(
+            f"no model has an allowed license ({licenses}): the models have {actual}; allow one of these, or leave out "
+            "the licenses"
+        )
+    everything = replace(config, without=frozenset())
+    if any(_fits(id, cost, everything) and _is_allowed(license, config) for id, cost, license in claims):
+        return NoModelFitsError("all models within the limits are left out; leave out fewer")
+    with_license = f" with an allowed license ({licenses})" if config.licenses else ""
+    return NoModelFitsError(
+        f"none of the {len(allowed)} models{with_license} is within the limits (smallest: "
+        f"{min(cost.parameters for cost in allowed):,} parameters; cheapest: "
+        f"{gigaflops(min(cost.gflops for cost in allowed))} GFLOPs per image); raise the limits"
     )
+
+
+def _model_from_label(label: Label, figures: Figures) -> SelectedModel:
+    temperature = float(label.temperature[0])
+    return SelectedModel(label.model, label.cost, temperature, label.mean_recall, figures, label.license)
 
 
 def _model_from_published(model: KnownModel) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Evidence.OVERALL, license=model.license)
+    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Figures.OVERALL, model.license)
 
 
 def _explain(
-    part: Candidates, rows: Sequence[int | None], strategy: Strategy
+    group: Candidates, rows: Sequence[int | None], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
-    """The concepts of each class, with the recall of the models of the union as used by the strategy.
+    """The concepts of each class, with the recall of the chosen models as used by the strategy.
 
-    ``rows`` are the positions of these models in ``part``; None for models of other groups.
+    ``rows`` are the positions of these models in ``group``; None for models of other groups.
     """
-    matched, graph = part.match, part.graph
+    matched, graph = group.match, group.graph
     recall = np.full((len(rows), len(matched.selected)), np.nan)
     if measured := [position for position, m in enumerate(rows) if m is not None]:
-        recall[measured] = _concept_recall(part.subset([m for m in rows if m is not None]), strategy)
+        recall[measured] = STRATEGIES[strategy].concept_recall(group.subset([m for m in rows if m is not None]))
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
@@ -267,47 +224,8 @@ def _optional_recalls(recall: NDArray[np.float64]) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else value for value in recall.tolist())
 
 
-def _concept_recall(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
-    """[M, K] recall of the labeled models on the selected concepts, as used by the strategy; NaN without images.
-
-    For a concept in several graphs, the mean over all images.
-    """
-    if strategy is Strategy.PAPER:
-        return restricted_precision(candidates)
-    labels, selected = candidates.labels, candidates.match.selected
-    n_candidates = candidate_count(candidates.match)
-    won, images = np.zeros((len(labels), len(selected))), np.zeros((len(labels), len(selected)))
-    for g, graph in enumerate(labels.union.graphs):
-        rows = labels.union.rows[g, selected]
-        columns, concepts = np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64)
-        for m, label in enumerate(labels.on_graph(g)):
-            if label is None:
-                continue
-            if strategy is Strategy.MLL:
-                recall = label.recall_among(n_candidates, concepts, graph.rival_counts)
-            else:
-                recall = label.node_precision[concepts].astype(np.float64)
-            won[m, columns] += label.support[concepts] * recall
-            images[m, columns] += label.support[concepts]
-    return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
-
-
 def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
     """[C] total weight of the concepts in the estimate of each class."""
     if config.strategy is not Strategy.MLL:
         return candidates.match.coverage.astype(np.float64)
     return np.clip(concept_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
-
-
-def _effective_images(candidates: Candidates, m: int) -> NDArray[np.float64]:
-    """[C] effective number of images, from the variance of the weighted mean over each class's concepts."""
-    match, union = candidates.match, candidates.labels.union
-    images = np.zeros(match.concepts.shape)
-    for g, label in enumerate(candidates.labels.labels[m]):
-        if label is not None:
-            rows = union.rows[g][match.concepts]
-            images += np.where(rows >= 0, label.support[rows], 0)
-    weights = np.abs(match.weights).astype(np.float64)  # the paper's weights are cosines, which can be negative
-    spread = (weights**2 / np.maximum(images, 1)).sum(axis=1)
-    measured = (images > 0).any(axis=1) & (spread > 0)
-    return np.divide(weights.sum(axis=1) ** 2, spread, out=np.zeros(len(spread)), where=measured)

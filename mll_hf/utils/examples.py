@@ -14,10 +14,10 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import images_by_class, open_image
-from mll_hf.utils.text import abridged, normalized_name, one_line
+from mll_hf.utils.text import abridged, normalized_name, one_line, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -82,29 +82,41 @@ def _read_table(path: Path) -> list[tuple[ImageLike, str]]:
     return [(path.parent / name, normalized_name(label)) for name, label in pairs]
 
 
-def check_examples(pairs: Iterable[tuple[ImageLike, str]], classes: Sequence[str]) -> Examples:
-    """Validate the examples of a task. Images that cannot be read are skipped with a warning.
+def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str], most: int = 256) -> Examples:
+    """Validate the examples of a task, and take a seeded sample of at most ``most`` readable ones, in their order.
 
     Args:
         pairs: Images (paths, encoded bytes or PIL images) with the names of their classes.
-        classes: Names of the task's classes; not all need examples.
+        classes: Names of the task's classes, normalized; not all need examples.
+        most: Maximum number of examples.
 
     Raises:
-        InputError: A class is not one of the task, or fewer than ``MIN_EXAMPLES`` images can be read.
+        InputError: A class is not one of the task, fewer than ``MIN_EXAMPLES`` images can be read, or all are of one
+            class: a model that always predicts it would be chosen.
     """
-    pairs, position = list(pairs), {name: y for y, name in enumerate(classes)}
-    if unknown := list(dict.fromkeys(name for _, name in pairs if name not in position)):
-        named = abridged([f"'{name}' (nearest: '{_nearest(name, classes)}')" for name in unknown], 3)
-        raise InputError(f"examples of unknown classes: {named}; use the class names of the task")
-    readable = [open_image(image) is not None for image, _ in pairs]
-    if skipped := [
-        _display_name(image) for (image, _), is_readable in zip(pairs, readable, strict=True) if not is_readable
-    ]:
-        _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(skipped, 3))
-    kept = [pair for pair, is_readable in zip(pairs, readable, strict=True) if is_readable]
+    position = {name: y for y, name in enumerate(classes)}
+    named = [normalized_name(name) for _, name in pairs]
+    if unknown := list(dict.fromkeys(name for name in named if name not in position)):
+        nearest = abridged([f"'{name}' (nearest: '{_nearest(name, classes)}')" for name in unknown], 3)
+        raise InputError(f"examples of unknown classes: {nearest}; use the class names of the task")
+    kept: list[int] = []
+    skipped: list[str] = []
+    for n in np.random.default_rng(0).permutation(len(pairs)).tolist():
+        if len(kept) < most and open_image(pairs[n][0]) is not None:
+            kept.append(n)
+        elif len(kept) < most:
+            skipped.append(_display_name(pairs[n][0]))
+    if skipped:
+        _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(sorted(skipped), 3))
     if len(kept) < MIN_EXAMPLES:
         raise InputError(f"{len(kept)} readable examples are too few to compare models; give at least {MIN_EXAMPLES}")
-    return Examples(tuple(image for image, _ in kept), np.array([position[name] for _, name in kept], np.int64))
+    found = Examples(
+        tuple(pairs[n][0] for n in sorted(kept)), np.array([position[named[n]] for n in sorted(kept)], np.int64)
+    )
+    if len(classes) > 1 and len(set(found.classes.tolist())) == 1:
+        only = shortened(classes[found.classes[0]], 40)
+        raise InputError(f"all examples are of class '{only}', which compares no models; give examples of others, too")
+    return found
 
 
 def _nearest(name: str, classes: Sequence[str]) -> str:

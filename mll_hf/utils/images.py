@@ -54,6 +54,11 @@ def _images_in(folder: Path) -> list[Path]:
     )
 
 
+def is_image(value: object) -> bool:
+    """Whether this can be an image: a path, encoded bytes or a PIL image; arrays have no known color order."""
+    return isinstance(value, (str, Path, bytes)) or hasattr(value, "convert")
+
+
 def is_one_image(images: object) -> bool:
     """Whether this is a single image; a dataset may have only ``__getitem__``, a PIL image has neither."""
     is_iterable = hasattr(images, "__iter__") or hasattr(images, "__getitem__")

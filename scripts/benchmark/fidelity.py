@@ -21,7 +21,8 @@ from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Environment, Rivals
-from mll_hf.selection import SelectionConfig, Strategy, score
+from mll_hf.selection import SelectionConfig, Strategy
+from mll_hf.selection.mll import mll_scores
 from mll_hf.selection.paper import precision_from_label
 
 if TYPE_CHECKING:
@@ -165,4 +166,4 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
 def _scores(labels: Sequence[Label], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
     joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
-    return score(task.candidates(joined, Strategy.MLL), SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)
+    return mll_scores(task.candidates(joined, Strategy.MLL), SelectionConfig().class_weight).mean(axis=1)

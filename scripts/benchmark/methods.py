@@ -21,8 +21,9 @@ from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlist_config
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
 from mll_hf.selection.probabilities import mutual_information
+from mll_hf.selection.task import MIN_IMAGES, trial_sample
+from mll_hf.selection.unlabeled import n_to_combine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,7 +109,7 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
     """The choice of a selection, with its models combined by one of the library's rules."""
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     rows = [row[model.ref] for model in selection.models]
-    union = [rows[m] for m in selection.union]
+    union = [rows[m] for m in selection.chosen_models]
     scores = np.full(len(view.hub), -np.inf)  # models that were not tried come last
     scores[rows] = selection.overall
     ensemble = Ensemble(selection)
@@ -117,9 +118,9 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
         return ensemble.combine(seen.logits[union], rule).probabilities.argmax(axis=1)
 
     predicted = None
-    if selection.estimates is not None and len(rows) == len(view.hub):
+    if selection.estimate is not None and len(rows) == len(view.hub):
         predicted = np.empty(len(view.hub))
-        predicted[rows] = selection.estimates.accuracy
+        predicted[rows] = selection.estimate.accuracy
     return Choice(_once(union, len(view.hub)), answer, scores, predicted)
 
 
@@ -152,10 +153,10 @@ def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule 
 
     If ``k`` is None, the images determine the number of models.
     """
-    if view.logits.shape[1] < MIN_TRIAL_IMAGES:
+    if view.logits.shape[1] < MIN_IMAGES:
         return by_strategy(view, SelectionConfig(k=k or 1), rule)
     ranked = _tried(view, candidates)
-    k = k or required(ranked.evidence).combine
+    k = k or n_to_combine(ranked.overall, len(ranked.classes))
     chosen = np.zeros_like(ranked.chosen)
     chosen[:k] = True
     return selected(replace(ranked, k=k, chosen=chosen), view, rule)
@@ -168,7 +169,7 @@ def _tried(view: TaskView, candidates: int) -> Selection:
     tried = select(view.candidates(config.strategy), shortlist_config(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)
-    logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
+    logits = view.logits[[row[tried.models[m].ref] for m in tried.chosen_models]][:, sample]
     return choose_with_images(tried, range(len(logits)), logits, config, ())
 
 

@@ -21,7 +21,7 @@ from benchmark.labeling_speed import save_random_model
 from benchmark.timing import timed
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.models import load_model, resolve_model
-from mll_hf.selection import Evidence, Selection, Strategy
+from mll_hf.selection import Figures, Selection, Strategy
 from mll_hf.selection.result import SelectedModel
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
     models = []
     for ref in refs:
         model = load_model(ref, "cpu")
-        models.append(SelectedModel(ref, model.cost, 1.0, 0.5, Evidence.OVERALL))
+        models.append(SelectedModel(ref, model.cost, 1.0, 0.5, Figures.OVERALL))
         model.close()
     shape = (len(models), len(classes))
     return Selection(

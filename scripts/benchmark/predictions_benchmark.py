@@ -26,18 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmark.metrics import accuracy, spearman
 from benchmark.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
-from mll_hf.ensemble.rules import PoolParameters, linear_pool
-from mll_hf.selection.base import DIGITS
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, gather_evidence, pooling_weights
-from mll_hf.selection.probabilities import softmax
+from mll_hf.selection.probabilities import DIGITS, softmax
+from mll_hf.selection.task import MIN_IMAGES
+from mll_hf.selection.unlabeled import (
+    calibrate,
+    model_scores,
+    n_to_combine,
+    pooling_weights,
+)
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-    from mll_hf.selection.evidence import UnlabeledEvidence
 
     Ints = NDArray[np.int64]
 
@@ -103,7 +105,7 @@ def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator
         for draw in range(n_draws):
             rng = generator(0, situation, way, draw)
             seen = np.sort(rng.permutation(draw_images(rng))[:limit])
-            if len(seen) >= MIN_TRIAL_IMAGES:
+            if len(seen) >= MIN_IMAGES:
                 yield way, seen, everything if way == "as they are" else seen
 
 
@@ -121,14 +123,19 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         scored: Positions of the images to classify.
         general: Position of the generally best model.
     """
-    evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
+    n_models, _, n_classes = logits.shape
+    recall = np.full(n_models, PRIOR)
+    calibration, _ = calibrate(logits[:, seen], recall)
+    scores = model_scores(calibration.agreement, recall)
     answers, truth = logits[:, scored], labels[scored]
     alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in answers])
-    order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
-    first = order[0]
+    order = np.argsort(-np.round(scores, DIGITS), kind="stable")
+    first, n_combined = order[0], n_to_combine(scores, n_classes)
+    weights, probabilities = pooling_weights(scores, n_classes), softmax(calibration.applied(answers))
 
     def together(models: Ints) -> float:
-        return accuracy(_pooled(answers, evidence, models).argmax(axis=1), truth)
+        pooled = np.tensordot(weights[models], probabilities[models], axes=1)
+        return accuracy(pooled.argmax(axis=1), truth)
 
     return Outcome(
         best=alone.max(),
@@ -136,20 +143,10 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         first=alone[first],
         mean=accuracy(softmax(answers).mean(axis=0).argmax(axis=1), truth),
         pools=tuple(together(order[:k]) for k in POOLS),
-        combined=together(order[: evidence.combine]),
-        n_combined=evidence.combine,
-        spearman=spearman(evidence.scores, alone),
+        combined=together(order[:n_combined]),
+        n_combined=n_combined,
+        spearman=spearman(scores, alone),
     )
-
-
-def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: Ints) -> NDArray[np.float64]:
-    """[N, C] pooled probabilities of some models, as in a selection."""
-    calibration = evidence.calibration
-    weights = pooling_weights(evidence.scores, logits.shape[2])[models]
-    parameters = PoolParameters(
-        calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models]
-    )
-    return linear_pool(logits[models], np.ones((len(models), logits.shape[2]), np.bool_), parameters)
 
 
 def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:

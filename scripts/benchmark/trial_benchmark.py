@@ -115,7 +115,7 @@ def measure(
     n_pool = max(N_EXAMPLES)
     seen, pool = order[n_pool : n_pool + N_IMAGES], order[:n_pool]
     scored = np.setdiff1d(order, pool)
-    sizes = [BYTES_PER_PARAMETER * shortlist.models[m].cost.parameters for m in shortlist.union]
+    sizes = [BYTES_PER_PARAMETER * shortlist.models[m].cost.parameters for m in shortlist.chosen_models]
     ensemble = CachedAnswers(shortlist, templates=("{}",), logits_of=logits)
     config = SelectionConfig(k=1, max_download=sum(sizes))
     figures: dict[str, float] = defaultdict(float)
@@ -124,9 +124,10 @@ def measure(
         row = [model.ref for model in shortlist.models].index(selection.models[0].ref)
         answers = Ensemble(selection).combine(logits[[row]][:, scored]).probabilities.argmax(axis=1)
         figures[name] = float((answers == labels[scored]).mean())
-        if selection.estimates is not None:
-            figures[f"{name}: error"] = abs(float(selection.estimates.accuracy[0]) - figures[name])
-            inside = selection.estimates.low[0] <= figures[name] <= selection.estimates.high[0]
+        if selection.estimate is not None:
+            figures[f"{name}: error"] = abs(float(selection.estimate.accuracy[0]) - figures[name])
+            low, high = (ends[0] for ends in selection.estimate.interval)
+            inside = low <= figures[name] <= high
             figures[f"{name}: inside"] = float(inside)
 
     def chosen(images: NDArray[np.int64], examples: NDArray[np.int64]) -> Selection:

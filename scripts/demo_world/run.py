@@ -160,7 +160,7 @@ def evaluate(client: Client, task: Task) -> Outcome:
 
     def predict(selection: Selection, rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         return client.load(selection).combine(
-            np.stack([logits[selection.models[m].name] for m in selection.union]), rule
+            np.stack([logits[selection.models[m].name] for m in selection.chosen_models]), rule
         )
 
     def accuracy(prediction: Prediction) -> float:

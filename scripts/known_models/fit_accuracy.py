@@ -33,17 +33,9 @@ from mll_hf.labeling.verification import wilson_interval
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models.known import accuracies, class_recalls, known_datasets
-from mll_hf.selection.accuracy import (
-    CONFIDENCE,
-    MAX_WIDTH,
-    AccuracyModel,
-    interval,
-    is_specialized,
-    logit,
-    sigmoid,
-    task_traits,
-)
-from mll_hf.selection.beliefs import Z_SCORE
+from mll_hf.selection.accuracy import MIN_ACCURACY, MIN_ESTIMATE, AccuracyModel, is_specialized, task_traits
+from mll_hf.selection.estimate import CONFIDENCE, MAX_WIDTH, Z_SCORE
+from mll_hf.selection.probabilities import logit, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +58,7 @@ LEVELS = 6  # models per table and dataset, at even steps of ImageNet accuracy
 RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
 CENTER = 1.0  # of the logit of ImageNet accuracy
 MIN_ERROR = 0.05  # smaller errors are squared instead of absolute
-BELOW, ABOVE = np.arange(0.05, 1.0, 0.01), np.arange(0.6, 4.61, 0.2)  # candidate ends of intervals
+ERRORS = np.arange(0.3, 3.01, 0.05)  # candidate standard errors, in logits
 THINGS = (5, 6, 8, 13, 17, 18, 20, 27)  # lexnames(5WN): animal, artifact, body, food, object, person, plant, substance
 WORDS, WORDS_RIDGE = 6000, 3.0
 
@@ -188,7 +180,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
     mean, scale = np.nanmean(values[used], axis=0), np.nanstd(values[used], axis=0) + 1e-9
     scaled = np.nan_to_num((values - mean) / scale)
     n_rows = len(figures.dataset)
-    design = np.column_stack([np.ones(n_rows), logit(figures.imagenet) - CENTER, scaled[figures.dataset]])
+    design = np.column_stack([np.ones(n_rows), logit(figures.imagenet, MIN_ACCURACY) - CENTER, scaled[figures.dataset]])
     rows = used[figures.dataset]
     weights = figures.shares(np.ones(n_rows, np.bool_)) * len(figures.names) / figures.kin_sizes**0.5
     chance = figures.chance[figures.dataset]
@@ -211,36 +203,38 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
 
 
 @cache
-def one_class() -> float:
-    """Half the width of a 90 % interval for the recall of one class, from its deviation within published datasets."""
+def class_error() -> float:
+    """Standard deviation of the recall of single classes within published datasets, in logits."""
     recalls = class_recalls()
-    of_class = np.array(recalls.datasets)
-    deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
-    return Z_SCORE * float(np.mean(deviations))
+    values, of_class = logit(recalls.values, MIN_ACCURACY), np.array(recalls.datasets)
+    return float(np.mean([values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(of_class)]))
 
 
-def ends(figures: Figures, estimates: Floats, below: float, above: float) -> tuple[Floats, Floats]:
-    """Ends [N] of the intervals, by the number of classes; ``below`` and ``above`` are for many classes."""
-    of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
-    return interval(estimates, below, above, of_classes)
+def standard_errors(figures: Figures, task_error: float) -> Floats:
+    """[N] standard errors of the estimates, in logits; ``task_error`` is for many classes."""
+    return np.hypot(task_error, class_error() * np.sqrt(figures.chance[figures.dataset]))
 
 
-def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
-    """Distances of both ends of the interval: the narrowest that cover 90 %; "not known" counts as width 1.
+def ends(figures: Figures, estimates: Floats, task_error: float) -> tuple[Floats, Floats]:
+    """Ends [N] of the intervals."""
+    mean, half_width = logit(estimates, MIN_ESTIMATE), Z_SCORE * standard_errors(figures, task_error)
+    return sigmoid(mean - half_width), sigmoid(mean + half_width)
+
+
+def fit_error(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> float:
+    """The smallest standard error with which 90 % of the intervals hold.
 
     All models and the best one of each table have half the weight each; the weight of a kin group is the square root
     of its number of datasets.
     """
     weights = (figures.shares(rows) + figures.shares(rows & figures.best)) / figures.kin_sizes**0.5
     used = weights > 0
-    weights, estimates, accuracy = weights[used] / weights.sum(), estimates[used], figures.accuracy[used]
-    low, _ = interval(estimates, BELOW[:, None], 0.0)
-    _, high = interval(estimates, 0.0, ABOVE[:, None])
-    width = high - low[:, None]
-    holds = ((low <= accuracy)[:, None] & (accuracy <= high)) @ weights
-    cost = np.where(holds >= CONFIDENCE, np.where(width > MAX_WIDTH, 1.0, width) @ weights, np.inf)
-    below, above = np.unravel_index(np.round(cost, 9).argmin(), cost.shape)
-    return float(BELOW[below]), float(ABOVE[above])
+    distances = np.abs(logit(figures.accuracy, MIN_ESTIMATE) - logit(estimates, MIN_ESTIMATE))[used]
+    for error in ERRORS.tolist():
+        holds = distances <= Z_SCORE * standard_errors(figures, error)[used]
+        if holds @ weights[used] >= CONFIDENCE * weights.sum():
+            return error
+    return float(ERRORS[-1])
 
 
 def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
@@ -273,7 +267,7 @@ def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[HeldOut, d
     for kin in groups:
         own = group == kin
         estimate[own] = twice[kin][own]
-        low_of, high_of = ends(figures, estimate, *widths(figures, twice[kin], ~own))
+        low_of, high_of = ends(figures, estimate, fit_error(figures, twice[kin], ~own))
         low[own], high[own] = low_of[own], high_of[own]
     return HeldOut(estimate, low, high), twice
 
@@ -291,7 +285,7 @@ def baselines(figures: Figures) -> dict[str, HeldOut]:
             at = np.searchsorted(shares, [0.5, (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             for values, position in zip(constant, at.tolist(), strict=True):
                 values[own & rows] = figures.accuracy[order][position]
-        lows_highs = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
+        lows_highs = ends(figures, figures.imagenet, fit_error(figures, figures.imagenet, ~own))
         imagenet[1][own], imagenet[2][own] = (of[own] for of in lows_highs)
     return {"constant": HeldOut(*constant), "ImageNet accuracy": HeldOut(*imagenet)}
 
@@ -352,12 +346,12 @@ def chosen_in_folds(figures: Figures) -> HeldOut:
 
 
 def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
-    """The regression over all datasets, with widths fitted to the errors on left-out groups."""
+    """The regression over all datasets, with the standard error of estimates for left-out groups."""
     b, _ = fit(figures, FEATURES, ())
     usual = np.nanmean(figures.features, axis=0)
-    below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
+    task_error = fit_error(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
     least = np.nanmin(figures.features[:, 1])
-    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above, one_class()]
+    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, task_error, class_error()]
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
 
 

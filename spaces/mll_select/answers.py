@@ -35,9 +35,8 @@ from mll_hf.models import load_model, pick_device
 from mll_hf.models.batches import prepared_batches
 from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
-from mll_hf.selection import Evidence
-from mll_hf.selection.evidence import trial_sample
-from mll_hf.selection.unlabeled import shortlist_config
+from mll_hf.selection import Figures, shortlist_config
+from mll_hf.selection.task import trial_sample
 from mll_hf.utils.examples import Examples
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 from mll_hf.utils.text import shortened
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models import VisionLanguageModel
-    from mll_hf.selection.trial import TrialPlan
+    from mll_hf.selection.budget import TrialPlan
     from mll_hf.utils.images import ImageLike
 
     Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
@@ -274,7 +273,7 @@ class ListedModel:
     ref: ModelRef
     cost: Cost  # its cost per image
     license: str | None  # from its label or its publisher; None if unknown
-    evidence: Evidence  # the kind of evidence about it
+    figures: Figures  # where the figures about it come from
     imagenet: float | None  # published zero-shot accuracy on ImageNet; None if there is none
     labels: tuple[Label | None, ...]  # [B] its label on each board, None where it has none
     publisher: str  # who published its label, or the figures
@@ -332,7 +331,7 @@ class Labels:
     def location(self) -> str:
         """The source of the labels as users write it; a collection has the commit that was read."""
         group, model = self.client.groups[0], self.models[0]
-        if group.evidence is not Evidence.LABEL or not is_on_hub(group.source.name):
+        if group.figures is not Figures.LABEL or not is_on_hub(group.source.name):
             return self.settings.labels
         label = next(label for label in model.labels if label)
         read = group.source.origin_of(label).location.partition("/labels/")[0]
@@ -481,14 +480,14 @@ def _listed(client: Client, settings: Settings, n_boards: int) -> tuple[ListedMo
             publisher = group.source.origin_of(label).publisher or "local folder"
             labels = (*[None] * before, *on, *[None] * after)
             accuracy = accuracies.get(label.model.repo_id)
-            found.append((label.model, label.cost, label.license, group.evidence, accuracy, labels, publisher))
+            found.append((label.model, label.cost, label.license, group.figures, accuracy, labels, publisher))
             known |= ids_of(label.model.repo_id)
         before += len(group.labels.union.graphs)
-    if split_location(settings.labels)[1] or client.groups[-1].evidence is not Evidence.LABEL:
+    if split_location(settings.labels)[1] or client.groups[-1].figures is not Figures.LABEL:
         others = [model for model in usable_models() if model.hub_id not in known]
         for model in sorted(others, key=lambda model: (-(model.imagenet or 0), model.hub_id)):
             ref, nothing = ModelRef(model.hub_id, UNPINNED, model.backend), (None,) * n_boards
-            found.append((ref, model.cost, model.license, Evidence.OVERALL, model.imagenet, nothing, model.source))
+            found.append((ref, model.cost, model.license, Figures.OVERALL, model.imagenet, nothing, model.source))
     refs = [ref for ref, *_ in found]
     names = _distinct(
         (ref.short_name if ref.is_local else ref.repo_id, f"{ref.short_name}@{ref.revision[:7]}") for ref in refs
@@ -703,13 +702,13 @@ def classify(
     selection, limit = labels.select(question), labels.settings.max_parameters
     is_first_choice = selection.cost.parameters <= limit
     if not is_first_choice:
-        each = limit // max(len(selection.union), 1)
+        each = limit // max(len(selection.chosen_models), 1)
         selection = labels.select(replace(question, config=replace(question.config, max_parameters=each)))
     done = count()
-    tell = lambda name: progress((next(done), len(selection.union)), f"Running {name}")  # noqa: E731
+    tell = lambda name: progress((next(done), len(selection.chosen_models)), f"Running {name}")  # noqa: E731
     runner = Runner(selection, tell=tell, embed=embed)
     run = runner.model_runner(images)
-    logits = np.stack([run(m) for m in selection.union])
+    logits = np.stack([run(m) for m in selection.chosen_models])
     _, votes = runner.votes(logits)
     return Trial(selection, runner.combine(logits).probabilities, votes, is_first_choice)
 
@@ -741,7 +740,7 @@ def choose_by_images(
         planned.append(len(plan.order))
         return True
 
-    sizes = [4 * before.models[m].cost.parameters for m in before.union]
+    sizes = [4 * before.models[m].cost.parameters for m in before.chosen_models]
     nothing = Examples((), np.empty(0, np.int64))
     runner = Runner(before, tell=tell, embed=embed)
     return before, try_models(runner, config, images, nothing, sizes, approve)
@@ -782,7 +781,7 @@ def python_code(question: Question, labels: str) -> str:
         f"client = Client({'' if labels == DEFAULT_LABELS else repr(labels)})\n"
         f"classes = [{classes}]\n"
         f"selection = client.select(classes, SelectionConfig({config}){described and ', ' + described})\n"
-        "for m in selection.union:  # the chosen models, best first\n"
+        "for m in selection.chosen_models:  # the chosen models, best first\n"
         "    print(selection.models[m].ref.repo_id)\n\n"
         "# then classify, one model in memory at a time:\n"
         "# print(client.load(selection).predict(['photo.jpg']).labels)\n"

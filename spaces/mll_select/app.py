@@ -22,7 +22,7 @@ from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models, with_recall
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES
+from mll_hf.selection.task import MIN_IMAGES
 
 try:
     from spaces import GPU  # installed by the Hub
@@ -307,7 +307,7 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             if asked is None:
                 raise InputError("no models yet; find some under “Find”")
             images = answers.sampled_images([each["path"] for each in (*(files or ()), *(folder or ()))])
-            if len(images) < MIN_TRIAL_IMAGES:
+            if len(images) < MIN_IMAGES:
                 trial = answers.classify(library.labels, asked, images, EMBED, tell)
                 found, shown = trial.selection, pages.trial_html(trial, [Path(path).name for path in images])
                 answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
@@ -635,7 +635,7 @@ def _errors_for_programs() -> Iterator[None]:
 
 
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
-    measured = [m for m in selection.union if pages.has_recall(selection, m)]
+    measured = [m for m in selection.chosen_models if pages.has_recall(selection, m)]
     best = selection.scores[measured].max(axis=0).tolist() if measured else [None] * len(selection.classes)
     return {
         "answer": list(selection.answer_lines),
@@ -643,10 +643,10 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
             {
                 "id": selection.models[m].ref.repo_id,
                 "revision": selection.models[m].ref.revision,
-                "chosen": m in selection.union,
+                "chosen": m in selection.chosen_models,
                 "accuracy": _accuracy_record(selection, m),
                 "recall": round(float(selection.overall[m]), 4) if pages.has_recall(selection, m) else None,
-                "evidence": str(selection.models[m].evidence),
+                "evidence": str(selection.models[m].figures),
                 "license": selection.models[m].license,
                 "parameters": selection.models[m].cost.parameters,
                 "gflops": selection.models[m].cost.gflops,
@@ -662,18 +662,19 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
 
 
 def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
-    estimates = selection.estimates
-    if estimates is None:
+    estimate = selection.estimate
+    if estimate is None or not estimate.known[m]:
         return None
-    ends = {"low": round(float(estimates.low[m]), 4), "high": round(float(estimates.high[m]), 4)}
-    return {"estimate": round(float(estimates.accuracy[m]), 4) if estimates.known[m] else None, **ends}
+    low, high = estimate.interval
+    ends = {"low": round(float(low[m]), 4), "high": round(float(high[m]), 4)}
+    return {"estimate": round(float(estimate.accuracy[m]), 4), **ends}
 
 
 def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:
     return {
         "class": name,
         "coverage": round(float(selection.coverage[selection.classes.index(name)]), 4),
-        "models": [selection.models[m].ref.repo_id for m in selection.union],
+        "models": [selection.models[m].ref.repo_id for m in selection.chosen_models],
         "concepts": [
             {
                 "id": match.id,

@@ -19,7 +19,7 @@ from mll_hf.labels.branches import branch_pairs, branch_recalls, branch_tree
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
-from mll_hf.selection import Evidence, Strategy
+from mll_hf.selection import Figures, Strategy
 from mll_hf.utils.text import abridged, gigaflops, parameter_count, shortened
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import Label, ModelRef
-    from mll_hf.selection.accuracy import AccuracyEstimate
+    from mll_hf.selection import Estimate
 
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
@@ -194,12 +194,12 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: i
 
 
 def _sentence(selection: Selection) -> str:
-    chosen = [selection.models[m] for m in selection.union]
+    chosen = [selection.models[m] for m in selection.chosen_models]
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
     size = f"{parameter_count(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
-    accuracy = selection.answer.accuracy_text if selection.answer else ""
+    accuracy = selection.answer_lines[0].split(": ", 1)[1] if selection.answer else ""
     lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
     details = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
     return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{details}'
@@ -228,9 +228,9 @@ def _warnings(selection: Selection) -> list[str]:
 
 
 def _ranking(selection: Selection) -> str:
-    labeled, estimates = selection.strategy is not Strategy.IMAGENET, selection.estimates
-    kinds = Counter(model.evidence for model in selection.models)
-    several = labeled and set(kinds) != {Evidence.LABEL}
+    labeled, estimates = selection.strategy is not Strategy.IMAGENET, selection.estimate
+    kinds = Counter(model.figures for model in selection.models)
+    several = labeled and set(kinds) != {Figures.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
     scored = [m for m in shown if has_recall(selection, m) or not labeled]
     header = [
@@ -246,10 +246,10 @@ def _ranking(selection: Selection) -> str:
     rows = [
         [
             str(m + 1),
-            model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
+            model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.chosen_models else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
             *([_bar_and_percent(selection.overall[m]) if m in scored else "–"] if scored else []),
-            *([escape(BASED_ON[model.evidence])] if several else []),
+            *([escape(BASED_ON[model.figures])] if several else []),
             parameter_count(model.cost.parameters),
             gigaflops(model.cost.gflops),
             escape(model.license or "unknown"),
@@ -267,30 +267,28 @@ def _ranking(selection: Selection) -> str:
         )
     if several:
         legend += " <strong>Based on</strong>: " + ", ".join(
-            f"{BASED_ON[kind]} ({_counted(kinds[kind], 'model', 'models')})" for kind in Evidence if kinds[kind]
+            f"{BASED_ON[kind]} ({_counted(kinds[kind], 'model', 'models')})" for kind in Figures if kinds[kind]
         )
         legend += ". Labels were measured on many concepts; the other figures were published."
     more = _not_shown((selection.among or len(selection.models)) - len(shown), "model", "models")
-    chosen = [at for at, m in enumerate(shown) if m in selection.union]
+    chosen = [at for at, m in enumerate(shown) if m in selection.chosen_models]
     return _table("Ranking", header, rows, chosen) + _quiet(legend + more)
 
 
 BASED_ON = {
-    Evidence.LABEL: "label",
-    Evidence.PER_CLASS: "recall on ImageNet’s classes",
-    Evidence.OVERALL: "ImageNet accuracy",
+    Figures.LABEL: "label",
+    Figures.PER_CLASS: "recall on ImageNet’s classes",
+    Figures.OVERALL: "ImageNet accuracy",
 }
 
 
 def has_recall(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
-    return selection.models[m].evidence is not Evidence.OVERALL
+    return selection.models[m].figures is not Figures.OVERALL
 
 
-def _estimate(estimates: AccuracyEstimate, m: int) -> str:
-    number = _percent(estimates.accuracy[m]) if estimates.known[m] else "not known"
-    ends = f"{100 * estimates.low[m]:.0f} to {_percent(estimates.high[m])}"
-    return f'{number} <span class="mll-weak wide">({ends})</span>'
+def _estimate(estimate: Estimate, m: int) -> str:
+    return escape(estimate.text(m))
 
 
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
@@ -299,7 +297,7 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
             f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Other listed models may "
             "have any license: read their pages."
         )
-    if all(selection.models[m].ref.is_local for m in selection.union):
+    if all(selection.models[m].ref.is_local for m in selection.chosen_models):
         return ""
     return _quiet(
         "These models may have any license: read each model’s page before you use it, or choose licenses under "
@@ -349,7 +347,7 @@ def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
     """The concepts of a class, with their definitions and the recall of a model."""
     if selection.coverage[y] < CLOSE:
         return '<span class="mll-weak">nothing close</span>'
-    matches, position = selection.matches[y], selection.union.index(m)
+    matches, position = selection.matches[y], selection.chosen_models.index(m)
     shown = []
     for match in matches[:3]:
         if match.weight >= 0.05 * matches[0].weight:
@@ -381,7 +379,7 @@ def heatmap_table(selection: Selection) -> str:
 
 def costs_table(selection: Selection) -> str:
     """The figure of costs as a collapsed table."""
-    estimates = selection.estimates
+    estimates = selection.estimate
     order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
     rows = [
         [model_html(model.ref), gigaflops(model.cost.gflops), _estimate(estimates, m) if estimates else "–"]
@@ -411,7 +409,7 @@ CODE_HEAD = wrap(
 
 def chosen_html(selection: Selection) -> str:
     """The models and classes of a trial."""
-    names = ", ".join(model_html(selection.models[m].ref) for m in selection.union)
+    names = ", ".join(model_html(selection.models[m].ref) for m in selection.chosen_models)
     classes = escape(abridged([shortened(name, 40) for name in selection.classes], 8))
     return wrap(f"<p><strong>Models:</strong> {names}<br><strong>Classes:</strong> {classes}</p>")
 
@@ -444,14 +442,14 @@ def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> st
     for at, name in enumerate([*tried, *rest]):
         m = ranks[name]
         model, is_tried = before.models[m], name in tried
-        badge = ' <span class="mll-badge">chosen</span>' if is_tried and at in after.union else ""
+        badge = ' <span class="mll-badge">chosen</span>' if is_tried and at in after.chosen_models else ""
         rows.append(
             [
                 str(at + 1) if is_tried else "–",
                 model_html(model.ref) + badge,
-                _estimate(after.estimates, at) if is_tried and after.estimates else "not tried",
+                _estimate(after.estimate, at) if is_tried and after.estimate else "not tried",
                 str(m + 1),
-                _estimate(before.estimates, m) if before.estimates else "–",
+                _estimate(before.estimate, m) if before.estimate else "–",
                 parameter_count(model.cost.parameters),
             ]
         )
@@ -459,10 +457,10 @@ def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> st
         ("after", "number"), ("model", ""), ("estimated accuracy", "number"), ("before", "number"),
         ("estimated accuracy before", "number"), ("parameters", "number wide"),
     ]  # fmt: skip
-    readable = after.evidence.n_images if after.evidence else n_images
+    readable = after.calibration.n_images if after.calibration else n_images
     skipped = f" {_counted(n_images - readable, 'image', 'images')} could not be read." if readable < n_images else ""
     return wrap(
-        _table("Ranking before and after the trial", header, rows, list(after.union)),
+        _table("Ranking before and after the trial", header, rows, list(after.chosen_models)),
         _quiet(
             f"{_counted(len(tried), 'model', 'models')} tried on {_counted(readable, 'image', 'images')}.{skipped} "
             "Estimated accuracies with their 90 % intervals. The trial stops when no other model is likely to be "
@@ -492,7 +490,7 @@ def pushed_html(url: str) -> str:
 def classified(trial: Trial) -> str:
     """The predictions in a sentence."""
     readable = ~np.isnan(trial.probabilities).any(axis=1)
-    models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.union], 3)
+    models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.chosen_models], 3)
     small = "" if trial.is_first_choice else " The models found for you are too large for this page."
     return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
 
@@ -520,7 +518,7 @@ def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> 
             round(model.cost.gflops, 2) or None,
             model.license or "unknown",
             model.family,
-            BASED_ON[model.evidence],
+            BASED_ON[model.figures],
         ]
         for model in order
     ]
@@ -560,7 +558,7 @@ def model_page(model: ListedModel, labels: Labels) -> str:
         ["parameters", parameter_count(model.cost.parameters) if model.cost.parameters else "unknown"],
         ["GFLOPs per image", gigaflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
-        ["based on", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
+        ["based on", escape(f"{BASED_ON[model.figures]} ({model.publisher})")],
     ]
     for board, label in zip(labels.boards, model.labels, strict=True):
         if label is not None:

@@ -191,7 +191,7 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     task = tasks()[0]
     selection = client.select(task.classes, SelectionConfig(strategy, k), domain=task.domain, task=task.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
-    union = [row[selection.models[m].ref] for m in selection.union]
+    union = [row[selection.models[m].ref] for m in selection.chosen_models]
     answers = client.load(selection).combine(view.logits[union], rule).probabilities.argmax(axis=1)
     record = record_of(results, name)
     assert record.models == tuple(sorted(union))

@@ -125,18 +125,18 @@ def test_select_with_images(world, task_images, capsys):
     assert len(models.splitlines()) == 3
     assert "Together: " in legend
     answer = json.loads(run(capsys, *command, "--json")[1])
-    evidence = answer["evidence"]
-    assert (evidence["images"], len(evidence["temperatures"]), len(evidence["offsets"][0])) == (24, 2, 3)
+    calibration = answer["calibration"]
+    assert (calibration["n_images"], len(calibration["temperatures"]), len(calibration["offsets"][0])) == (24, 2, 3)
     assert {model["id"] for model in answer["models"]} == set(answer["chosen"]["cat"])
-    assert json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["evidence"] is None
+    assert json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["calibration"] is None
 
 
 def test_select_with_examples(world, task_images, examples_by_class, tmp_path, capsys):
     command = [*TASK, "--labels", world / "labels", "--json", "--examples"]
     alone = json.loads(run(capsys, *command, examples_by_class)[1])
     both = json.loads(run(capsys, *command, examples_by_class, "--images", task_images)[1])
-    assert (alone["evidence"]["images"], both["evidence"]["images"]) == (18, 42)
-    assert all(0 <= model["accuracy"]["low"] < model["accuracy"]["high"] <= 1 for model in both["models"])
+    assert (alone["calibration"]["n_images"], both["calibration"]["n_images"]) == (18, 42)
+    assert both["estimate"]["basis"] == "examples"
     table = tmp_path / "examples.csv"
     rows = [f"{file},{file.parent.name}" for file in sorted(examples_by_class.rglob("*.png"))]
     table.write_text("\n".join(["path,class", *rows]))
@@ -152,14 +152,14 @@ def test_select_with_examples(world, task_images, examples_by_class, tmp_path, c
 
 def test_the_shares_of_the_classes(world, task_images, tmp_path, capsys):
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--json", "--shares"]
-    shares = {how: json.loads(run(capsys, *command, how)[1])["evidence"]["shares"] for how in ("equal", "answers")}
+    shares = {how: json.loads(run(capsys, *command, how)[1])["calibration"]["shares"] for how in ("equal", "answers")}
     np.testing.assert_allclose(shares["equal"], [1 / 3] * 3)
     assert shares["answers"] != shares["equal"]
     file = tmp_path / "shares.json"
     file.write_text('{"dog": 1, "cat": 2, "car": 1}', encoding="utf-8-sig")
-    np.testing.assert_allclose(json.loads(run(capsys, *command, file)[1])["evidence"]["shares"], [0.5, 0.25, 0.25])
+    np.testing.assert_allclose(json.loads(run(capsys, *command, file)[1])["calibration"]["shares"], [0.5, 0.25, 0.25])
     file.write_text('{"cat": 1, "car": 1}')
-    assert "class 'dog' is missing" in fails(capsys, *command, file)
+    assert "'dog' has no share" in fails(capsys, *command, file)
     file.write_text("[1, 2, 3]")
     assert "it is not {class: number}" in fails(capsys, *command, file)
     assert "give equal, answers, or a JSON file" in fails(capsys, *command, tmp_path / "nowhere")

@@ -36,7 +36,7 @@ from mll_hf.errors import InputError, ModelError
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, select
-from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
+from mll_hf.selection.task import MIN_IMAGES, trial_sample
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 from worlds import examples
@@ -155,7 +155,7 @@ def naive(rule, logits, chosen, parameters):
     n_models, n_images, n_classes = logits.shape
     temperatures, weights = parameters.temperatures, parameters.weights
     offsets = np.zeros((n_models, n_classes)) if parameters.offsets is None else parameters.offsets
-    if rule is Rule.TRANSPORT and n_images >= MIN_TRIAL_IMAGES:
+    if rule is Rule.TRANSPORT and n_images >= MIN_IMAGES:
         union = [m for m in range(n_models) if any(chosen[m])]
         return naive_evidence.transport(logits[union].tolist(), parameters.prior[union].tolist())
     answer = np.zeros((n_images, n_classes))
@@ -228,13 +228,13 @@ def test_every_rule_against_a_naive_loop(pool):
 
 
 @settings(examples, max_examples=25)
-@given(pool=pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES + 4)))
+@given(pool=pools(n_images=(MIN_IMAGES, MIN_IMAGES + 4)))
 def test_transport_of_many_images_against_a_naive_loop(pool):
     np.testing.assert_allclose(transport(*pool), naive(Rule.TRANSPORT, *pool), atol=1e-9)
 
 
 @examples
-@given(pool=pools(n_images=(1, MIN_TRIAL_IMAGES - 1)))
+@given(pool=pools(n_images=(1, MIN_IMAGES - 1)))
 def test_transport_of_few_images_is_the_linear_pool(pool):
     np.testing.assert_array_equal(transport(*pool), linear_pool(*pool))
 
@@ -288,7 +288,7 @@ def test_probabilities_whatever_the_logits(logits, chosen_bits, temperature):
 @given(
     logits=hnp.arrays(
         st.sampled_from([np.float32, np.float64]),
-        st.tuples(st.integers(1, 3), st.integers(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES + 2), st.integers(1, 4)),
+        st.tuples(st.integers(1, 3), st.integers(MIN_IMAGES, MIN_IMAGES + 2), st.integers(1, 4)),
         elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
         fill=st.sampled_from([-1e4, 0.0, 1e4]),
     )
@@ -303,7 +303,7 @@ def test_transport_gives_probabilities_whatever_the_logits(logits):
 
 
 def test_transport_asks_only_the_models_of_the_union():
-    logits = np.random.default_rng(0).normal(size=(3, MIN_TRIAL_IMAGES, 4))
+    logits = np.random.default_rng(0).normal(size=(3, MIN_IMAGES, 4))
     chosen = np.array([[True] * 4, [False] * 4, [True, False, False, False]])
     parameters = pool_parameters([1, 1, 1], [1, 1, 1], [0.1, 0.9, 0.4])
     alone = transport(logits[[0, 2]], chosen[[0, 2]], of_models(parameters, [0, 2]))
@@ -311,7 +311,7 @@ def test_transport_asks_only_the_models_of_the_union():
 
 
 @examples
-@given(pool=pools() | pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)), data=st.data(), rule=st.sampled_from(Rule))
+@given(pool=pools() | pools(n_images=(MIN_IMAGES, MIN_IMAGES)), data=st.data(), rule=st.sampled_from(Rule))
 def test_permutations_of_classes_images_and_models(pool, data, rule):
     logits, chosen, parameters = pool
     models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
@@ -324,7 +324,7 @@ def test_permutations_of_classes_images_and_models(pool, data, rule):
 
 @examples
 @given(
-    pool=pools() | pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)),
+    pool=pools() | pools(n_images=(MIN_IMAGES, MIN_IMAGES)),
     rule=st.sampled_from(Rule),
     shift=st.floats(-100, 100),
 )
@@ -380,7 +380,7 @@ def test_pools_see_logits_only_through_the_temperature(pool, factor, m, pooling)
 
 
 @examples
-@given(pool=pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)), factor=st.floats(0.01, 100), m=st.integers(0, 3))
+@given(pool=pools(n_images=(MIN_IMAGES, MIN_IMAGES)), factor=st.floats(0.01, 100), m=st.integers(0, 3))
 def test_transport_of_many_images_sees_neither_scales_nor_leans_nor_weights(pool, factor, m):
     logits, chosen, parameters = pool
     scale = np.ones(len(logits))

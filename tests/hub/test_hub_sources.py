@@ -34,22 +34,18 @@ from hub_worlds import (
     sha256_of,
     some_labels,
 )
-from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import graph_to_json, save_graph
 from mll_hf.hub import index as hub_index
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, fetch_head, map_parallel
-from mll_hf.hub.publish import publish_to_collection
 from mll_hf.hub.sources import Collection, TaggedModels, open_source
 from mll_hf.labels import store as storing
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Label, ModelRef
 from mll_hf.labels.store import LabelStore, graph_path
-from mll_hf.selection import SelectionConfig, indexed
-from selection_worlds import WordEncoder
 from worlds import SHA, make_label
 
 __all__ = ["clock", "lose_the_hub", "no_download_is_counted"]  # fixtures
@@ -394,23 +390,6 @@ def test_a_thousand_labels_of_a_collection_take_three_requests(hub, xet):
     assert len(open_source(COLLECTION).indexed) == 1000
     assert [request.partition("@")[0].split("/")[1] for request in asked_of_hub(hub)] == ["api", "datasets", "datasets"]
     assert len(contents(hub)) == 1  # of the shard, from where the Hub keeps large files
-
-
-@pytest.mark.parametrize("whole_bytes", [0, 10**9])
-def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, monkeypatch, whole_bytes):
-    labels = [*some_labels(40), *(make_label(OTHER_GRAPH, [n % 11] * 3, repo_id=f"org/model-{n:02}") for n in range(9))]
-    publish_to_collection(labels, [GRAPH, OTHER_GRAPH], COLLECTION)
-    whole = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
-    monkeypatch.setattr(storing, "MANY_LABELS", 1)
-    monkeypatch.setattr(indexed, "_N_READ", 5)
-    monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", whole_bytes)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(constants.HF_HUB_CACHE) + "-other")
-    hub.requests.clear()
-    ours = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
-    assert ours.models[:3] == whole.models[:3]
-    assert ours.scores[:3].tolist() == whole.scores[:3].tolist()
-    assert len(asked_for(hub)) <= 2 * 6
-    assert any(request.headers.get("Range") for request in hub.requests) == (whole_bytes == 0)
 
 
 @pytest.mark.usefixtures("few_are_many")

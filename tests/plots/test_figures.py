@@ -17,7 +17,7 @@ from mll_hf.labels.label import Cost
 from mll_hf.plots.labels import branch_comparison
 from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.plots.style import check_page, pareto_front, plain, save_page
-from mll_hf.selection import SelectionConfig, Strategy, select
+from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import candidates_on, forest, random_candidates, random_match
 from worlds import examples, make_graph, make_label, two_branches
 
@@ -43,9 +43,9 @@ def test_costs_and_their_front():
     selection = make_selection(n_models=5)
     front, others, chosen = accuracy_by_cost(selection).data
     assert len(others.x) == 4
-    assert list(chosen.y) == pytest.approx([100 * selection.estimates.accuracy[0]])
+    assert list(chosen.y) == pytest.approx([100 * selection.estimate.accuracy[0]])
     assert np.all(np.diff(front.x) > 0)
-    assert max(front.y) == pytest.approx(100 * selection.estimates.accuracy.max())
+    assert max(front.y) == pytest.approx(100 * selection.estimate.accuracy.max())
     assert chosen.text[0] == selection.models[0].ref.short_name
     assert json.loads(accuracy_by_cost(selection).to_json())["data"]
 
@@ -61,9 +61,9 @@ def test_costs_that_are_all_the_same_or_nothing(gflops):
 
 def test_an_accuracy_that_is_not_known_is_not_shown():
     selection = make_selection()
-    sure = replace(selection.estimates, low=selection.estimates.accuracy, high=selection.estimates.accuracy)
-    for estimates, is_known in ((sure, True), (replace(sure, informed=False), False)):
-        figure = accuracy_by_cost(replace(selection, estimates=estimates))
+    sure = Estimate.independent(selection.estimate.mean, np.full(len(selection.models), 0.01))
+    for estimate, is_known in ((sure, True), (replace(sure, basis=Basis.IMAGES), False)):
+        figure = accuracy_by_cost(replace(selection, estimate=estimate))
         assert figure.layout.yaxis.showticklabels == is_known
         assert ("not known" in figure.data[2].hovertext[0]) == (not is_known)
 

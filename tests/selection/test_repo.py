@@ -34,7 +34,7 @@ def make_selection(hub=None, licenses=("mit", "mit"), **fields):
     candidates = random_candidates(n_models=4, n_classes=3, domain="sketch")
     selection = select(candidates, SelectionConfig(k=2, max_models=2))
     models = list(selection.models)
-    for m, license in zip(selection.union, licenses, strict=True) if hub else ():
+    for m, license in zip(selection.chosen_models, licenses, strict=True) if hub else ():
         card = f"---\nlicense: {license}\n---\n" if license else "# no license\n"
         revision = hub.put("model", models[m].ref.repo_id, {"README.md": card.encode(), "config.json": b"{}"})
         models[m] = replace(models[m], ref=replace(models[m].ref, revision=revision))
@@ -42,7 +42,7 @@ def make_selection(hub=None, licenses=("mit", "mit"), **fields):
 
 
 def ids_of(selection):
-    return [selection.models[m].ref.repo_id for m in selection.union]
+    return [selection.models[m].ref.repo_id for m in selection.chosen_models]
 
 
 def card_of(hub, repo_id=REPO):
@@ -161,12 +161,11 @@ def test_what_the_card_says(hub):
     plain = text.replace("&#58;", ":").replace("&#42;", "*")
     for line in selection.answer_lines:
         assert f"- {line}" in plain
-    for m in selection.union:
+    for m in selection.chosen_models:
         model = selection.models[m]
         (row,) = [line for line in text.splitlines() if line.startswith(f"| [{model.ref.repo_id}]")]
         assert f"/{model.ref.repo_id}/tree/{model.ref.revision})" in row
-        low, high = selection.estimates.low[m], selection.estimates.high[m]
-        assert f"({100 * low:.0f} to {100 * high:.0f} %)" in row
+        assert f" {selection.estimate.text(m)} " in row
         assert row.endswith("| mit |")
     assert "images: sketch; task: naming &#60;things&#62;" in text
 

@@ -34,8 +34,8 @@ from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
 from mll_hf.plots.selection import with_recall
-from mll_hf.selection.select import select_by_imagenet
-from selection_worlds import WordEncoder
+from mll_hf.selection import Strategy, select
+from selection_worlds import WordEncoder, random_candidates
 from space_worlds import (
     FOLDER,
     HARM,
@@ -189,7 +189,7 @@ def test_names_of_a_dataset(hub):
 
 def test_the_specialist_is_chosen(labels):
     selection = labels.select(ask("cat", "corgi"))
-    assert selection.models[selection.union[0]].ref.repo_id in ("org/even", "org/cats")
+    assert selection.models[selection.chosen_models[0]].ref.repo_id in ("org/even", "org/cats")
     cheap = labels.select(ask("cat", "corgi", max_gflops=2))
     assert [model.ref.repo_id for model in cheap.models] == ["org/cats"]
 
@@ -203,7 +203,7 @@ def put_cards(hub, **licenses):
 def test_only_allowed_models_are_chosen(labels, hub):
     put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="gpl-3.0")
     chosen = labels.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
-    assert [chosen.models[m].ref.repo_id for m in chosen.union] == ["org/cats"]
+    assert [chosen.models[m].ref.repo_id for m in chosen.chosen_models] == ["org/cats"]
     assert "may have any license" in pages.ranking_html(chosen)
     html = pages.ranking_html(chosen, ("mit", HARM))
     assert "name one of these licenses: mit, &lt;img" in html
@@ -269,7 +269,7 @@ def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda n: library.labels.select(ask("cat", f"thing {n % 3}")), range(16)))
         list(pool.map(lambda _: library.labels.senses("big dog"), range(8)))
-    assert all(selection.union for selection in found)
+    assert all(selection.chosen_models for selection in found)
     assert encoder.most == 1
     assert encoder.texts.count(graph.concepts[CAT].caption) == 1
     assert computed == (set(vars(library.labels.client.groups[0].index)), set(vars(graph)))
@@ -294,7 +294,7 @@ def test_a_damaged_label_is_reported_in_one_line(tmp_path):
 def test_labels_of_the_hub_and_of_a_collection(hub):
     commit = put_collection(make_labels(make_graph()))
     collection = make_library(COLLECTION).labels
-    assert collection.select(ask("cat", "dog")).union
+    assert collection.select(ask("cat", "dog")).chosen_models
     assert collection.location == f"{COLLECTION}@{commit}"
     assert f"Client('{COLLECTION}@{commit}')" in answers.python_code(ask("cat", "dog"), collection.location)
     assert "(alice)" in pages.model_page(collection.find("cats"), collection)
@@ -325,7 +325,8 @@ def test_no_recall_is_shown_of_what_has_none(published):
 
 def test_an_accuracy_on_imagenet_is_no_recall():
     """Without a text encoder models are ranked by it."""
-    record = load_app()._selection_record(select_by_imagenet(("cat", "dog"), SelectionConfig()), "")
+    selection = select(random_candidates(), SelectionConfig(Strategy.IMAGENET))
+    record = load_app()._selection_record(selection, "")
     assert {model["recall"] for model in record["models"]} == {None}
     assert {of["recall"] for of in record["classes"]} == {None}
 
@@ -385,7 +386,7 @@ def test_a_large_collection_is_read_from_its_index(hub, monkeypatch):
     labels = make_library(COLLECTION).labels
     assert labels.client.source.indexed
     assert [model.name for model in labels.models] == ["org/even", "org/dogs", "org/cats"]
-    assert labels.select(ask("cat", "dog")).union
+    assert labels.select(ask("cat", "dog")).chosen_models
     html = pages.concept_html(labels, ["cat"], True, "cat")
     assert html.index("org/cats") < html.index("org/even") < html.index("org/dogs")
     assert labels.recalls(0)["org/dogs"] == pytest.approx(0.4)
@@ -475,7 +476,9 @@ def test_classes_of_several_graphs(joined):
     assert [board.name for board in joined.boards] == ["tiny", "signs"]
     selection = joined.select(ask("letter a", "letter b", "car"))
     three = joined.select(ask("letter a", "cat", k=3))  # ten images are too few for a model to lead surely
-    recall = dict(zip([three.models[m].ref.repo_id for m in three.union], three.matches[0][0].recall, strict=True))
+    recall = dict(
+        zip([three.models[m].ref.repo_id for m in three.chosen_models], three.matches[0][0].recall, strict=True)
+    )
     assert recall["org/cats"] > recall["org/even"] > 0
     html = pages.matches_html(selection, joined)
     assert "letter b" in html
@@ -484,10 +487,10 @@ def test_classes_of_several_graphs(joined):
 
 def test_recall_that_was_not_measured(joined):
     selection = joined.select(ask("letter a", "letter b", k=3))
-    at = [selection.models[m].ref.repo_id for m in selection.union].index("org/dogs")
+    at = [selection.models[m].ref.repo_id for m in selection.chosen_models].index("org/dogs")
     assert all(match.recall[at] is None for match in selection.matches[0] if match.name.startswith("letter"))
     only_dogs = np.zeros_like(selection.chosen)
-    only_dogs[selection.union[at]] = True
+    only_dogs[selection.chosen_models[at]] = True
     matches = tuple(tuple(replace(m, recall=m.recall[at : at + 1]) for m in of) for of in selection.matches)
     html = pages.matches_html(replace(selection, chosen=only_dogs, matches=matches), joined)
     assert "(not measured)" in html
@@ -548,7 +551,7 @@ def test_the_code_gives_the_same_models(question, folder, labels, hub, monkeypat
     monkeypatch.setattr(mll_hf.client, "default_encoder", WordEncoder)
     monkeypatch.chdir(tmp_path)
     selection = labels.select(question)
-    chosen = [selection.models[m].ref.repo_id for m in selection.union]
+    chosen = [selection.models[m].ref.repo_id for m in selection.chosen_models]
 
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -651,7 +654,7 @@ def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
     )
     assert len(before.models) == 3
     assert {model.ref.is_local for model in after.models} == {True}  # org/gone failed, and the trial went on
-    assert after.evidence.n_images == 16
+    assert after.calibration.n_images == 16
     assert [done for (done, _), _ in told] == list(range(len(told)))
     assert told[0][1].endswith("on 17 images")
     html = pages.trial_ranking_html(before, after, len(images))

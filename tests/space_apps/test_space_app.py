@@ -403,7 +403,7 @@ def test_images_are_classified_or_tried(visit, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("link", name="Download selection.json").click()
     selection = Selection.from_json(json.loads(Path(download.value.path()).read_text()))
-    assert selection.evidence.n_images == 22
+    assert selection.calibration.n_images == 22
     page.get_by_text("mll-hf push --selection selection.json").wait_for()
     check_tab(page, "tried")
 

@@ -1,4 +1,4 @@
-"""Estimate accuracies from labels, and compare models measured on different probe images, or on none.
+"""Compare models that were measured on different probe images, or on none, and estimate their accuracy.
 
 The accuracy of the model with the highest mean recall is estimated from its ImageNet accuracy and the class names, see
 :mod:`~mll_hf.selection.accuracy`. The other models differ from it by the difference of their scores, in logits. Recall
@@ -10,7 +10,6 @@ scores of each group of labels to ImageNet accuracy, and from there to the scale
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +17,9 @@ import numpy as np
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import imagenet_accuracies
-from mll_hf.selection.accuracy import estimate_accuracy, logit, sigmoid, task_traits
+from mll_hf.selection.accuracy import MIN_ACCURACY, estimate_accuracy, task_traits
 from mll_hf.selection.mll import best_by_mean_recall, graph_query, mean_recall_among
+from mll_hf.selection.probabilities import logit, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.join import JoinedLabels
     from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.selection.accuracy import AccuracyEstimate
-    from mll_hf.selection.base import Candidates
+    from mll_hf.models.known import KnownModel
+    from mll_hf.selection.candidates import Candidates
+    from mll_hf.selection.estimate import Estimate
 
     Floats = NDArray[np.float64]
 
@@ -37,11 +38,8 @@ IMAGENET_CLASSES = 1000
 _MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking logits
 
 
-def estimate_by_labels(candidates: Candidates, overall: Floats, shift: float) -> AccuracyEstimate:
-    """Estimated accuracies of M models.
-
-    They are shown as not known if no concept of any graph matches a class. Among published datasets of this kind, the
-    interval would be narrow enough only for fer2013, whose estimate is 20 points too high.
+def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -> Estimate:
+    """The estimate for M models from class names, with the models' labels or published figures.
 
     Args:
         candidates: Gives the classes and the domain.
@@ -49,9 +47,9 @@ def estimate_by_labels(candidates: Candidates, overall: Floats, shift: float) ->
         shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
     """
     traits = task_traits(len(candidates.match.classes), comparable_names(candidates.match), candidates.domain)
-    estimates = estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits)
-    coverage = max(float(part.match.coverage.max()) for part in (candidates, *candidates.other_groups))
-    return replace(estimates, informed=coverage >= COVERED or traits.n_classes == 1)
+    coverage = np.max([part.match.coverage for part in candidates.groups], axis=0)
+    covered = float((coverage >= COVERED).mean())
+    return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
 
 
 def comparable_names(match: ClassMatch) -> Floats | None:
@@ -67,25 +65,29 @@ def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
         scores: [M, C] scores of the models.
     """
     best = best_by_mean_recall(labels.reference)
-    return float(logit(np.array(imagenet_accuracy(labels, best))) - logit(scores[best].mean(), _MIN))
+    return float(logit(np.array(imagenet_accuracy(labels, best)), MIN_ACCURACY) - logit(scores[best].mean(), _MIN))
 
 
-def on_common_scale(parts: Sequence[Candidates], scores: Sequence[Floats], shifts: Sequence[float]) -> Floats:
-    """Scores of all models on the scale of the first group of labels.
+def on_common_scale(
+    scores: Sequence[Floats], shifts: Sequence[float], published: Sequence[KnownModel], n_classes: int
+) -> Floats:
+    """Scores of all models on the scale of the first group of labels, or as ImageNet accuracy if there is no group.
 
     Args:
-        parts: The groups of labels; the first one also has P published models.
-        scores: [M_g, C] scores of each group.
+        scores: [M_g, C] scores of each group of labels.
         shifts: Shift of each group, see :func:`imagenet_shift`.
+        published: P models of which only overall figures are published.
+        n_classes: Number C of classes.
 
     Returns:
         [sum of M_g + P, C] scores of the groups, then of the published models.
     """
-    first, *others = scores
-    shifted = [sigmoid(logit(group, _MIN) + shift - shifts[0]) for group, shift in zip(others, shifts[1:], strict=True)]
-    imagenet = np.array([model.accuracy for model in parts[0].published])
-    overall = np.repeat(sigmoid(logit(imagenet) - shifts[0])[:, None], first.shape[1], axis=1)
-    return np.concatenate([first, *shifted, overall])
+    first = shifts[0] if shifts else 0.0
+    shifted = [sigmoid(logit(group, _MIN) + shift - first) for group, shift in zip(scores[1:], shifts[1:], strict=True)]
+    imagenet = np.array([model.accuracy for model in published])
+    if shifts:
+        imagenet = sigmoid(logit(imagenet, MIN_ACCURACY) - first)
+    return np.concatenate([*scores[:1], *shifted, np.repeat(imagenet[:, None], n_classes, axis=1)])
 
 
 def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
@@ -104,7 +106,8 @@ def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
     if not known:
         return float(recall[m])
     accuracies = np.array([accuracy for accuracy in found if accuracy is not None])
-    return float(sigmoid(logit(recall[m]) + np.mean(logit(accuracies) - logit(recall[known]))))
+    correction = np.mean(logit(accuracies, MIN_ACCURACY) - logit(recall[known], MIN_ACCURACY))
+    return float(sigmoid(logit(recall[m], MIN_ACCURACY) + correction))
 
 
 def comparable_to_published(labels: JoinedLabels) -> bool:

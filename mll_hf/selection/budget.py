@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import sigmoid
-from mll_hf.selection.base import DIGITS, MARGIN
-from mll_hf.selection.beliefs import observe
+from mll_hf.selection.answer import MARGIN
+from mll_hf.selection.estimate import Basis, Estimate
+from mll_hf.selection.probabilities import DIGITS, sigmoid
 from mll_hf.utils.text import gigabytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mll_hf.selection.beliefs import Beliefs, Floats
+    from mll_hf.selection.estimate import Floats
 
 TYPICAL_ERROR = 0.5  # standard error of an accuracy estimated in a trial, in logits
 _MIN_MODELS = 2  # models to try, if there are as many
@@ -64,7 +64,7 @@ class TrialPlan:
     names: tuple[str, ...]
 
 
-def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
+def plan_trial(prior: Estimate, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
     """Plan a trial of M models with these names; other arguments as for :func:`run_trial`.
 
     Raises:
@@ -77,60 +77,61 @@ def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequenc
             f"{gigabytes(sizes[smallest])}; raise max_download"
         )
 
-    def believe(tried: Sequence[int]) -> Beliefs:
-        return observe(prior, tried, prior.mean[list(tried)], np.full(len(tried), TYPICAL_ERROR))
+    def estimated(tried: Sequence[int]) -> Estimate:
+        errors = np.full(len(tried), TYPICAL_ERROR)
+        return prior.update(tried, prior.mean[list(tried)], errors, Basis.IMAGES)
 
-    order = run_trial(prior, sizes, budget, lambda m: True, believe)
+    order = run_trial(prior, sizes, budget, lambda m: True, estimated)
     affordable = sum(size for size in sizes if size <= budget)
     return TrialPlan(order, sum(sizes[m] for m in order), min(affordable, budget), tuple(names[m] for m in order))
 
 
 def run_trial(
-    prior: Beliefs,
+    prior: Estimate,
     sizes: Sequence[int],
     budget: int,
     attempt: Callable[[int], bool],
-    believe: Callable[[tuple[int, ...]], Beliefs],
+    estimated: Callable[[tuple[int, ...]], Estimate],
 ) -> tuple[int, ...]:
     """Try models one by one.
 
     Args:
-        prior: Beliefs about M models before the trial.
+        prior: Estimate for M models before the trial.
         sizes: [M] download sizes in bytes; 0 for local models.
         budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
         attempt: Tries the model at a position; returns False if it fails, and the trial continues.
-        believe: Returns the beliefs about all M models after those at the given positions were tried.
+        estimated: Returns the estimate for all M models after those at the given positions were tried.
 
     Returns:
         Positions of the models that were tried successfully, in order.
     """
-    beliefs, remaining = prior, budget
+    estimate, remaining = prior, budget
     tried: tuple[int, ...] = ()
     failed: list[int] = []
-    while (m := next_model(beliefs, sizes, remaining, tried, failed)) is not None:
+    while (m := next_model(estimate, sizes, remaining, tried, failed)) is not None:
         remaining -= sizes[m]
         if attempt(m):
             tried = (*tried, m)
-            beliefs = believe(tried)
+            estimate = estimated(tried)
         else:
             failed.append(m)
     return tried
 
 
 def next_model(
-    beliefs: Beliefs, sizes: Sequence[int], remaining: int, tried: Sequence[int], failed: Sequence[int] = ()
+    estimate: Estimate, sizes: Sequence[int], remaining: int, tried: Sequence[int], failed: Sequence[int] = ()
 ) -> int | None:
     """The position of the model to try next; None if the trial is over.
 
     Args:
-        beliefs: Current beliefs about M models; ties go to the first model.
+        estimate: Current estimate for M models; ties go to the first model.
         sizes: As for :func:`run_trial`.
         remaining: Bytes left in the budget.
         tried: Positions of the models that were tried.
         failed: Positions of the models that failed.
     """
-    gains = np.round(expected_gains(beliefs, tried), DIGITS)
-    best = sigmoid(beliefs.mean[list(tried)]).max(initial=0)
+    gains = np.round(expected_gains(estimate, tried), DIGITS)
+    best = sigmoid(estimate.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
     affordable = [m for m in range(len(sizes)) if m not in done and sizes[m] <= remaining]
     local = [m for m in affordable if sizes[m] == 0]
@@ -148,17 +149,17 @@ def next_model(
     return max(affordable, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
 
 
-def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
+def expected_gains(estimate: Estimate, tried: Sequence[int]) -> Floats:
     """[M] expected gain in accuracy of the chosen model by trying each model; 0 for models already tried.
 
     The chosen model is the best one tried. If none was tried, the gain is the expected accuracy itself.
     """
-    mean, variance = beliefs.mean, np.diag(beliefs.covariance)
+    mean, variance = estimate.mean, np.diag(estimate.covariance)
     if not tried:
         return sigmoid(mean[:, None] + np.sqrt(variance)[:, None] * _NODES).mean(axis=1)
     best = max(tried, key=lambda m: mean[m])
     # Standard deviation of the change in the difference between m and the best model by trying m
-    shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + TYPICAL_ERROR**2)
+    shift = np.abs(variance - estimate.covariance[best]) / np.sqrt(variance + TYPICAL_ERROR**2)
     posterior = sigmoid(mean[:, None] + shift[:, None] * _NODES)
     gains: Floats = np.maximum(posterior - sigmoid(mean[best]), 0).mean(axis=1)
     gains[list(tried)] = 0

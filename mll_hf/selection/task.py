@@ -1,0 +1,180 @@
+"""A task: the classes, and whatever else the user knows or has. Validated once, when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.utils.arrays import ArrayFields
+from mll_hf.utils.examples import Examples, check_examples
+from mll_hf.utils.images import is_image, is_one_image, open_image
+from mll_hf.utils.text import normalized_name, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.matching.describe import Description
+    from mll_hf.utils.images import ImageLike
+
+MIN_IMAGES = 16  # images and examples together
+_MIN_SHARE = 1e-6
+
+
+def _no_examples() -> Examples:
+    return Examples((), np.empty(0, np.int64))
+
+
+class Shares(StrEnum):
+    """How to estimate the class shares among the images of a task."""
+
+    AUTO = "auto"  # the most probable ones, given how the models agree
+    EQUAL = "equal"
+    ANSWERS = "answers"  # as frequent as the models predict
+
+
+@dataclass(frozen=True, eq=False)
+class Task(ArrayFields):
+    """What to classify.
+
+    Attributes:
+        classes: The C class names, all different.
+        domain: What the images look like ("photo", "sketch", "satellite image").
+        task: What the classes are for ("traffic sign recognition").
+        shares: [C] class shares among the images, summing to one, or how to estimate them.
+        descriptions: A description of each class; None for those from templates and glosses.
+        images: Unlabeled images, a sample; some may be unreadable.
+        examples: Images with their class.
+    """
+
+    classes: tuple[str, ...]
+    domain: str | None = None
+    task: str | None = None
+    shares: NDArray[np.float64] | Shares = Shares.AUTO
+    descriptions: tuple[Description, ...] | None = None
+    images: tuple[ImageLike, ...] = ()
+    examples: Examples = field(default_factory=_no_examples)
+
+    @classmethod
+    def of(
+        cls,
+        classes: Sequence[str] | Mapping[int, str],
+        *,
+        domain: str | None = None,
+        task: str | None = None,
+        shares: str | Mapping[str, float] | Sequence[float] = Shares.AUTO,
+        descriptions: Sequence[Description] | None = None,
+        images: Sequence[ImageLike] = (),
+        examples: Sequence[tuple[ImageLike, str]] = (),
+        most_images: int = 256,
+    ) -> Task:
+        """Validate a task as the user gives it.
+
+        Args:
+            classes: Class names, or names by number like ``id2label`` of transformers.
+            domain: See :class:`Task`.
+            task: See :class:`Task`.
+            shares: A member of :class:`Shares`, shares by class name, or one per class in their order; any scale.
+            descriptions: One per class, in their order.
+            images: Unlabeled images: paths, encoded bytes or PIL images.
+            examples: Images with the names of their classes.
+            most_images: Images, and examples, beyond this number are left out at random.
+
+        Raises:
+            InputError: A class name, share, description, image or example cannot be used, or they are too few.
+        """
+        names = check_class_names(classes)
+        known = check_examples(examples, names, most_images) if len(examples) else _no_examples()
+        return cls(
+            names,
+            domain,
+            task,
+            parse_shares(shares, names),
+            _check_descriptions(descriptions, names),
+            _sample(images, len(known.images), most_images),
+            known,
+        )
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images or examples to try models on."""
+        return bool(self.images or self.examples.images)
+
+
+def check_image_count(n_images: int) -> None:
+    """Raise InputError if there are fewer than ``MIN_IMAGES`` images."""
+    if n_images < MIN_IMAGES:
+        raise InputError(f"{n_images} readable images are too few to compare models; give at least {MIN_IMAGES}")
+
+
+def trial_sample(n_images: int, most_images: int) -> NDArray[np.int64]:
+    """Ascending positions of a seeded sample of at most ``most_images`` images."""
+    return np.sort(np.random.default_rng(0).permutation(n_images)[:most_images])
+
+
+def parse_shares(
+    shares: str | Mapping[str, float] | Sequence[float] | NDArray[np.float64], classes: Sequence[str]
+) -> NDArray[np.float64] | Shares:
+    """Class shares [C] that sum to one, or how to estimate them. Zeros are raised, as no image could refute them.
+
+    Raises:
+        InputError: The shares do not name every class, or are not C non-negative numbers.
+    """
+    if isinstance(shares, str):
+        try:
+            return Shares(shares)
+        except ValueError:
+            raise InputError(f"shares is '{shares}'; choose {', '.join(Shares)}, or give a share per class") from None
+    if isinstance(shares, Mapping):
+        by_name = {normalized_name(str(name)): value for name, value in shares.items()}
+        if wrong := sorted(by_name.keys() ^ set(classes)):
+            problem = "has no share" if wrong[0] in classes else "is not a class of the task"
+            raise InputError(f"shares: '{shortened(wrong[0], 40)}' {problem}; give a share for every class")
+        shares = [by_name[name] for name in classes]
+    try:
+        values = np.asarray(shares, np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (len(classes),) or not np.isfinite(values).all() or values.min() < 0 or values.max() <= 0:
+        raise InputError(f"shares of classes must be {len(classes)} numbers, none below 0 and not all 0")
+    values = np.maximum(values / values.sum(), _MIN_SHARE)
+    return values / values.sum()
+
+
+def _check_descriptions(
+    descriptions: Sequence[Description] | None, names: tuple[str, ...]
+) -> tuple[Description, ...] | None:
+    if descriptions is None:
+        return None
+    if tuple(d.class_name for d in descriptions) != names:
+        raise InputError("the descriptions do not match the classes; give one per class, in the same order")
+    if empty := [d.class_name for d in descriptions if not d.texts]:
+        raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
+    return tuple(descriptions)
+
+
+def _sample(images: Sequence[ImageLike], n_examples: int, most_images: int) -> tuple[ImageLike, ...]:
+    """A random sample with enough readable images for a trial; no more images are decoded than that takes."""
+    if is_one_image(images) or not hasattr(images, "__getitem__"):
+        raise InputError("a single image or folder is not a list of images; give a list of paths, bytes or PIL images")
+    kept: list[int] = []
+    n_readable = n_examples
+    for n in np.random.default_rng(0).permutation(len(images)).tolist():
+        if len(kept) == most_images:
+            break
+        if not is_image(images[n]):
+            kind = type(images[n]).__name__
+            raise InputError(f"image {n + 1} is of type {kind}; give a path, encoded bytes or a PIL image")
+        is_readable = n_readable >= MIN_IMAGES or open_image(images[n]) is not None
+        kept += [n] if is_readable else []
+        n_readable += is_readable
+    if len(images) or n_examples:
+        check_image_count(n_readable)
+    return tuple(images[n] for n in sorted(kept))

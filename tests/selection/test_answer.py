@@ -1,0 +1,124 @@
+"""The recommendation in three lines, and what a selection's estimate rests on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mll_hf.labels.label import Cost
+from mll_hf.matching.text_encoder import DEFAULT_MODEL
+from mll_hf.models.known import known_models
+from mll_hf.selection import Estimate, SelectionConfig, Strategy, select
+from mll_hf.selection.accuracy import estimate_accuracy, task_traits
+from mll_hf.selection.answer import MARGIN, answer_lines, answer_to
+from mll_hf.selection.comparison import estimate_from_names, imagenet_accuracy, imagenet_shift
+from mll_hf.selection.mll import best_by_mean_recall
+from mll_hf.selection.probabilities import logit
+from selection_worlds import random_candidates
+
+
+def named(candidates, seed=0):
+    """Candidates whose classes have random embedded names."""
+    names = np.random.default_rng(seed).normal(size=(len(candidates.match.classes), 384))
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    return replace(candidates, match=replace(candidates.match, names=names, encoder=DEFAULT_MODEL))
+
+
+def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
+    candidates = named(random_candidates())
+    best = best_by_mean_recall(candidates.labels.reference)
+    known = next(model for model in known_models() if model.hub_id and model.imagenet)
+    labels = [
+        (replace(label, model=replace(label.model, repo_id=known.hub_id)),) if m == best else (label,)
+        for m, label in enumerate(candidates.labels.reference)
+    ]
+    candidates = replace(candidates, labels=replace(candidates.labels, labels=tuple(labels)))
+    assert imagenet_accuracy(candidates.labels, best) == known.imagenet
+    overall = np.linspace(0.2, 0.8, len(candidates.labels))
+    shift = imagenet_shift(candidates.labels, overall[:, None])
+    traits = task_traits(len(candidates.match.classes), candidates.match.names, None)
+    expected = estimate_accuracy(np.array([known.imagenet]), traits)
+    assert estimate_from_names(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
+
+
+def test_names_that_resemble_one_another_lower_the_estimate():
+    candidates = named(random_candidates())
+    alike = candidates.match.names * 0.1 + np.eye(384)[0]
+    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
+    harder = replace(candidates, match=replace(candidates.match, names=alike))
+    apart, close = (select(c, SelectionConfig()).estimate.accuracy[0] for c in (candidates, harder))
+    assert close < apart
+
+
+def test_coverage_counts_class_by_class_over_all_graphs():
+    candidates = named(random_candidates(n_classes=4))
+    overall = np.linspace(0.9, 0.8, len(candidates.labels))
+
+    def errors(*coverages):
+        parts = [
+            replace(candidates, match=replace(candidates.match, coverage=np.array(coverage, np.float32)))
+            for coverage in coverages
+        ]
+        return estimate_from_names(replace(parts[0], other_groups=tuple(parts[1:])), overall, 3.0).errors[0]
+
+    sure, half, nothing = errors([1, 1, 0.5, 0.5]), errors([1, 1, 0.4, 0]), errors([0, 0, 0.4, 0])
+    assert sure < half < nothing
+    assert errors([1, 1, 0, 0], [0, 0, 0.5, 1]) == sure
+    limits = (select(candidates, SelectionConfig(max_gflops=limit)).estimate for limit in (10**4, 50))
+    assert len({estimate.errors[0] for estimate in limits}) == 1
+
+
+def test_scores_that_are_no_accuracies_give_no_estimate():
+    selection = select(random_candidates(), SelectionConfig(Strategy.PAPER))
+    assert selection.estimate is None
+    assert selection.answer is None
+    assert selection.answer_lines == ()
+    assert selection.to_json()["answer"] is None
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def lines(accuracy, gflops, n_chosen=1, error=0.1):
+    estimate = Estimate.independent(logit(np.array(accuracy), 0.001), np.full(len(accuracy), error))
+    costs = [Cost(int(1e6 * g), g) for g in gflops]
+    return answer_lines(answer_to(estimate, costs), "abcd"[: len(costs)], costs, estimate, n_chosen)
+
+
+def test_the_cheapest_as_good_is_within_the_margin():
+    first, second, third = lines([0.9, 0.9 - MARGIN, 0.9 - MARGIN - 0.001], [10, 4, 1])
+    assert first == "Use a (10 M parameters): estimated accuracy 90 % (90 % interval: 88 to 91 %)."
+    assert second == "As good and cheaper: b (4 M parameters), 2.5 times less compute, 1.0 points lower."
+    assert third == "2 of 3 models are within 1 point: the choice among them hardly matters."
+
+
+@pytest.mark.parametrize(("gflops", "times"), [(96, "1.04"), (40, "2.5"), (8, "12"), (0.5, "200"), (0.05, "2,000")])
+def test_how_many_times_less_compute(gflops, times):
+    assert f"parameters), {times} times less compute" in lines([0.9, 0.9], [100, gflops])[1]
+
+
+def test_a_lonely_best_model_matters():
+    assert lines([0.9, 0.7], [10, 1])[1:] == (
+        "No cheaper model is within 1 point of it.",
+        "The choice matters: no other of the 2 models is within 1 point.",
+    )
+    assert lines([0.9], [10])[2] == "It is the only model: there is no choice to make."
+
+
+def test_models_that_are_used_together_are_all_named():
+    first = lines([0.9, 0.9, 0.8], [10, 10, 1], n_chosen=2)[0]
+    assert first.startswith("Use together: a (10 M parameters), b (10 M parameters). a (10 M parameters) alone: est")
+
+
+def test_no_number_is_shown_for_what_is_not_known():
+    first, _, third = lines([0.6, 0.3], [10, 1], error=3.0)
+    assert first == "Use a (10 M parameters): accuracy not known; a few examples with their class would tell."
+    assert third == "As far as is known, no other of the 2 models is within 1 point."
+    assert lines([0.6, 0.6], [10, 1], error=3.0)[2] == "As far as is known, 2 of 2 models are within 1 point."
+
+
+def test_a_model_of_unknown_cost_is_not_the_cheapest():
+    estimate = Estimate.independent(np.zeros(2), np.ones(2))
+    assert answer_to(estimate, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0

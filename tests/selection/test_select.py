@@ -1,0 +1,444 @@
+"""The choice: what every selection keeps, limits, models without a label, and the JSON form."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import InputError
+from mll_hf.labels.label import Cost
+from mll_hf.models.known import usable_models
+from mll_hf.selection import (
+    Figures,
+    Selection,
+    SelectionConfig,
+    Strategy,
+    choose,
+    choose_at_most,
+    choose_with_images,
+    select,
+)
+from mll_hf.selection.accuracy import MIN_ACCURACY
+from mll_hf.selection.comparison import imagenet_shift
+from mll_hf.selection.mll import graph_query, mean_recall_among
+from mll_hf.selection.probabilities import logit, sigmoid
+from mll_hf.selection.strategies import general_scores
+from selection_worlds import LABEL_STRATEGIES, candidates_on, join_by_hand, make_match, random_candidates, random_match
+from worlds import ANIMAL, CAR, CAT, DOG, PET, VEHICLE, examples, know_only, make_graph, make_known, make_label
+
+GRAPH = make_graph()
+worlds = st.builds(
+    random_candidates,
+    n_concepts=st.integers(1, 15),
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
+)
+
+
+@examples
+@given(
+    candidates=worlds,
+    k=st.integers(1, 8),
+    strategy=st.sampled_from(LABEL_STRATEGIES),
+    most=st.none() | st.integers(1, 8),
+)
+def test_what_every_selection_keeps(candidates, k, strategy, most):
+    n_models = len(candidates.labels)
+    selection = select(candidates, SelectionConfig(strategy, k=k, max_models=most), task="counting")
+    limit = min(most or n_models, n_models)
+    assert (np.diff(selection.overall) <= 1e-12).all()
+    assert len(selection.chosen_models) <= limit
+    per_class = selection.chosen.sum(axis=0)
+    assert (per_class == min(k, limit)).all()
+    if strategy in (Strategy.MLL, Strategy.GENERAL):
+        assert selection.chosen_models == tuple(range(min(k, limit)))  # the best overall, for all classes
+    assert np.isfinite(selection.images).all()
+    assert (selection.images >= 0).all()
+    for y, name in enumerate(selection.classes):
+        explained = selection.explain(name)
+        concepts = [candidates.graph.concepts[v] for v in candidates.match.concepts[y]]
+        assert [(c.id, c.name) for c in explained] == [(c.id, c.name) for c in concepts]
+        np.testing.assert_allclose([c.weight for c in explained], candidates.match.weights[y])
+        assert all(len(c.recall) == len(selection.chosen_models) for c in explained)
+    assert (selection.domain, selection.task) == (candidates.domain, "counting")
+
+
+def test_explanations_hold_the_chosen_models_precision():
+    strong = make_label(GRAPH, hits=[9] * 7, repo_id="org/strong", rivals={v: {(v + 1) % 7: 1} for v in range(7)})
+    weak = make_label(GRAPH, hits=[5] * 7, repo_id="org/weak")
+    candidates = candidates_on(GRAPH, (weak, strong), make_match([[CAT, DOG]], [[0.6, 0.4]]))
+    one = select(candidates, SelectionConfig(Strategy.GENERAL))
+    assert [c.recall for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
+    both = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
+    assert both.explain("class 0")[1].recall == (pytest.approx(0.9), pytest.approx(0.5))
+    # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 4 rivals, dog with 1 in 4
+    expected = (9 + 3 / 4) / 10
+    paper = select(candidates, SelectionConfig(Strategy.PAPER))
+    assert paper.explain("class 0")[0].recall == (pytest.approx(expected),)
+    ours = select(candidates, SelectionConfig(Strategy.MLL))
+    assert ours.explain("class 0")[0].recall == (pytest.approx(expected),)
+    with pytest.raises(InputError, match="no class 'horse'"):
+        one.explain("horse")
+
+
+@pytest.mark.parametrize("strategy", [Strategy.PAPER, Strategy.MLL])
+def test_ties_are_broken_by_id_and_not_by_rounding(strategy):
+    # a number of rows with a remainder, so that a matrix product adds up the last twins in another order
+    candidates = random_candidates(n_concepts=300, n_models=1, n_classes=37)
+    label = candidates.labels.reference[0]
+    twins = tuple(replace(label, model=replace(label.model, repo_id=f"org/m{m:02d}")) for m in range(41))
+    for order in np.random.default_rng(0).permuted(np.tile(np.arange(41), (5, 1)), axis=1):
+        shuffled = candidates_on(candidates.graph, [twins[m] for m in order], candidates.match)
+        selection = select(shuffled, SelectionConfig(strategy, k=2))
+        assert [model.ref.repo_id for model in selection.models] == [twin.model.repo_id for twin in twins]
+        assert selection.chosen_models == (0, 1)
+
+
+def served(scores, members, k):
+    """Sum over classes of the k best of some models' scores, shifted so that none is negative."""
+    shifted = scores - scores.min()
+    return sum(sum(sorted((shifted[m, y] for m in members), reverse=True)[:k]) for y in range(scores.shape[1]))
+
+
+@examples
+@given(
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 6),
+    k=st.integers(1, 3),
+    most=st.integers(1, 7),
+    seed=st.integers(0, 10_000),
+    grid=st.sampled_from([2, 5, 1000]),
+)
+def test_choosing_within_a_budget_against_brute_force(n_models, n_classes, k, most, seed, grid):
+    scores = np.random.default_rng(seed).integers(-grid, grid, (n_models, n_classes)) / grid
+    most = min(most, n_models)
+    allowed = choose_at_most(scores, k, most)
+    members = np.flatnonzero(allowed).tolist()
+    assert 1 <= len(members) <= most
+    best = max(served(scores, subset, k) for subset in itertools.combinations(range(n_models), most))
+    assert served(scores, members, k) >= (1 - 1 / math.e) * best - 1e-9
+    if most == n_models:  # no cap: nobody's best model is missing
+        assert served(scores, members, k) == pytest.approx(best)
+
+
+def test_choosing_within_a_budget_by_hand():
+    # Model 0 is middling everywhere, 1 and 2 are best on one class each. One model: 0 (sum .9 against .8 and .8); from
+    # two on the best model of each class.
+    scores = np.array([[0.45, 0.45], [0.8, 0.0], [0.0, 0.8]])
+    assert choose_at_most(scores, 1, 1).tolist() == [True, False, False]
+    assert choose_at_most(scores, 1, 3).tolist() == [False, True, True]
+    assert choose_at_most(scores, 1, 2).tolist() == [False, True, True]
+    scores = np.vstack([scores, [0.0, 0.85]])
+    chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1))
+    assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
+
+
+def test_effective_images_by_hand():
+    # One concept of 20 images is worth 20; two equal ones of 20 are worth 40; .8 and .2 of 20: 1 / (.68 / 20) = 29.41.
+    # A concept without images counts as if it had one: .5 and .5 of 20 and 0: 1 / (.25 / 20 + .25) = 3.81.
+    label = make_label(GRAPH, support=[20, 20, 20, 20, 20, 0, 0])
+    match = make_match(
+        [[DOG, CAT], [DOG, CAT], [DOG, CAT], [DOG, PET], [PET, VEHICLE], [CAR, ANIMAL]],
+        [[1, 0], [2, 2], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5], [0.3, -0.3]],
+    )
+    images = select(candidates_on(GRAPH, (label,), match), SelectionConfig(Strategy.PAPER)).images
+    np.testing.assert_allclose(images, [20, 40, 29.411765, 3.809524, 0, 40], rtol=1e-5)
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", LABEL_STRATEGIES)
+def test_caps_leave_models_out(strategy):
+    labels = tuple(
+        make_label(GRAPH, hits=[hits] * 7, repo_id=f"org/{name}", cost=Cost(parameters, gflops))
+        for name, hits, parameters, gflops in [
+            ("huge", 10, 10**9, 100.0),
+            ("slow", 9, 10**6, 50.0),
+            ("fine", 5, 10**8, 20.0),
+            ("tiny", 1, 10**5, 0.1),
+        ]
+    )
+    candidates = candidates_on(GRAPH, labels, random_match(GRAPH, 2))
+
+    def names(**caps):
+        return {model.ref.short_name for model in select(candidates, SelectionConfig(strategy, **caps)).models}
+
+    assert names() == {"huge", "slow", "fine", "tiny"}
+    assert names(max_parameters=10**8) == {"slow", "fine", "tiny"}
+    assert names(max_parameters=10**8 - 1) == {"slow", "tiny"}
+    assert names(max_gflops=20) == {"fine", "tiny"}
+    assert names(max_gflops=30, max_parameters=10**7) == {"tiny"}
+    with pytest.raises(InputError, match=r"none of the 4 .*smallest: 100,000 parameters; cheapest: 0.1 GFLOPs"):
+        names(max_gflops=0.01)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.GENERAL])
+def test_without_a_labeled_model_left_published_ones_are_chosen(monkeypatch, strategy):
+    """With labels whose licenses are not allowed, this ended in StopIteration."""
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.6], [2, 6], [0.5, 0.7])
+    for options in ({"licenses": "apache-2.0"}, {"max_parameters": 3}, {"without": "org/known0, org/known1"}):
+        labels = tuple((replace(label, cost=Cost(5, 1.0), license="mit"),) for label in candidates.labels.reference)
+        published = tuple(replace(m, license="apache-2.0", parameters=2) for m in candidates.published)
+        given_ = replace(candidates, labels=replace(candidates.labels, labels=labels), published=published)
+        selection = select(given_, SelectionConfig(strategy, k=2, **options))
+        assert [model.name for model in selection.models] == ["org/other1", "org/other0"]
+        assert selection.strategy is strategy
+        assert selection.scores[:, 0].tolist() == [0.7, 0.5]
+        assert [concept.recall for concept in selection.matches[0]] == [(None, None)] * len(selection.matches[0])
+        assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
+
+
+def test_licenses_are_those_that_labels_and_figures_claim(monkeypatch):
+    labels = tuple(
+        make_label(GRAPH, [5] * 7, repo_id=f"org/{name}", license=license)
+        for name, license in (("a", "MIT"), ("b", "cc-by-nc-4.0"), ("c", None))
+    )
+    candidates = candidates_on(GRAPH, labels, random_match(GRAPH, 2))
+    assert [m.name for m in select(candidates, SelectionConfig(licenses="mit")).models] == ["org/a"]
+    both = select(candidates, SelectionConfig(licenses=["mit", "CC-BY-NC-4.0"]))
+    assert {m.name for m in both.models} == {"org/a", "org/b"}
+    with pytest.raises(InputError, match=r"no model has an allowed license \(gpl\): the models have .*unknown \(1\)"):
+        select(candidates, SelectionConfig(licenses="gpl"))
+    with pytest.raises(InputError, match=r"none of the 1 models with an allowed license \(mit\) is within the limits"):
+        select(candidates, SelectionConfig(licenses="mit", max_parameters=1))
+    with pytest.raises(InputError, match="all models within the limits are left out"):
+        select(candidates, SelectionConfig(licenses="mit", without="org/a"))
+
+
+# --- models without a label -------------------------------------------------------------------------------------------
+
+
+def test_choosing_by_imagenet():
+    selection = select(random_candidates(), SelectionConfig(Strategy.IMAGENET, k=3), "counting")
+    accuracies = sorted((model.imagenet for model in usable_models()), reverse=True)
+    assert [model.general for model in selection.models] == accuracies
+    assert selection.chosen_models == (0, 1, 2)
+    assert {model.figures for model in selection.models} == {Figures.OVERALL}
+    assert (selection.scores == np.array(accuracies)[:, None]).all()
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+    with pytest.raises(InputError, match="raise the limits"):
+        select(random_candidates(), SelectionConfig(Strategy.IMAGENET, max_parameters=1))
+
+
+def published(name, imagenet, parameters=10**8, gflops=10.0):
+    return make_known(f"org/{name}", imagenet, parameters, gflops)
+
+
+def known_and_unknown(monkeypatch, imagenet, hits, unknown):
+    """Labeled models with published accuracies, and others that have nothing but an accuracy."""
+    table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate(imagenet))
+    others = tuple(published(f"other{m}", accuracy) for m, accuracy in enumerate(unknown))
+    know_only(monkeypatch, table + others)
+    labels = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in enumerate(hits))
+    return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
+
+
+def test_a_selection_is_shown_in_one_line(monkeypatch):
+    selection = select(known_and_unknown(monkeypatch, [0.4, 0.6], [2, 6], [0.9]), SelectionConfig(k=2))
+    shown = repr(selection)
+    assert shown == f"<Selection of {', '.join(m.name for m in selection.models[:2])} for 3 classes, among 3 models>"
+
+
+def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.65, 0.9, 0.1])
+    selection = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
+    ids = [model.name for model in selection.models]
+    assert ids == ["org/other2", "org/other1", "org/known2", "org/other0", "org/known1", "org/known0", "org/other3"]
+    best = ids.index("org/known2")  # of the labels the generally best: it has its own ImageNet accuracy
+    odds = selection.overall / (1 - selection.overall)
+    assert odds[0] / odds[best] == pytest.approx((0.9 / 0.1) / (0.6 / 0.4), rel=1e-6)
+    assert (selection.scores[0] == selection.scores[0, 0]).all()
+    assert [selection.models[m].figures for m in selection.chosen_models] == [Figures.OVERALL] * 2
+    assert all(concept.recall == (None, None) for name in selection.classes for concept in selection.explain(name))
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+    assert (np.diff(selection.estimate.accuracy) <= 1e-12).all()
+
+
+def log_odds(accuracy):
+    return logit(accuracy, MIN_ACCURACY)
+
+
+def test_a_group_whose_best_model_is_unknown_is_placed_by_its_others(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, None, 0.6], [4, 6, 5], [0.5])
+    shift = imagenet_shift(candidates.labels, general_scores(candidates))
+    levels = sigmoid(log_odds(general_scores(candidates).mean(axis=1)) + shift)
+    query = graph_query(GRAPH, np.empty(0, np.int32), 1000, extrapolate=True)
+    recall = mean_recall_among(query, candidates.labels.rank_shares[0])
+    offsets = [log_odds(np.array(known)) - log_odds(recall[m]) for m, known in ((0, 0.4), (2, 0.6))]
+    assert levels[1] == pytest.approx(sigmoid(log_odds(recall[1]) + np.mean(offsets)))
+
+
+def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
+    """The same model measured on easier images is not better for it."""
+    easy = known_and_unknown(monkeypatch, [0.5, 0.7], [8, 9], [])
+    hard = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in ((2, 3), (3, 1)))
+    table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate([0.5, 0.7, 0.8, 0.6]))
+    know_only(monkeypatch, table)
+    other_groups = candidates_on(GRAPH, hard, easy.match)
+    both = replace(easy, other_groups=(replace(other_groups, figures=Figures.PER_CLASS),))
+    for strategy in (Strategy.MLL, Strategy.GENERAL):
+        selection = select(both, SelectionConfig(strategy))
+        ids = [model.name for model in selection.models]
+        assert ids[0] == "org/known2"
+        assert ids.index("org/known1") < ids.index("org/known0")
+        assert selection.models[0].figures is Figures.PER_CLASS
+        assert all(concept.recall[0] is not None for name in selection.classes for concept in selection.explain(name))
+        swapped = select(replace(other_groups, other_groups=(easy,)), SelectionConfig(strategy))
+        assert [model.name for model in swapped.models] == ids
+        np.testing.assert_allclose(swapped.estimate.accuracy, selection.estimate.accuracy, atol=0.02)
+    assert len(select(both, SelectionConfig(Strategy.PAPER)).models) == 2
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def make_selection(strategy=Strategy.MLL, tried=False):
+    """A selection of two of four models for three classes, also after a trial."""
+    candidates = random_candidates(n_models=4, n_classes=3, seed=0, domain="photo")
+    selection = select(candidates, SelectionConfig(strategy, k=4 if tried else 2), task="naming")
+    logits = np.random.default_rng(0).normal(size=(4, 40, 3))
+    config = SelectionConfig(k=2)
+    return choose_with_images(selection, range(4), logits, config, ("a {}", "{}")) if tried else selection
+
+
+def test_chosen_models_are_listed_best_first_for_their_class():
+    scores = np.array([[0.9, 0.6], [0.5, 0.8]])
+    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
+    selection = replace(selection, scores=scores, chosen=np.ones((2, 2), np.bool_))
+    first, second = (model.ref.repo_id for model in selection.models)
+    assert selection.to_json()["chosen"] == {"class 0": [first, second], "class 1": [second, first]}
+
+
+@examples
+@given(candidates=worlds, strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4))
+def test_json_round_trip(candidates, strategy, k):
+    # the paper's weights are cosines and may be negative; a model may be there in two revisions
+    match = replace(candidates.match, weights=candidates.match.weights - np.float32(0.3))
+    labels = candidates.labels.reference
+    twin = replace(labels[0], model=replace(labels[0].model, revision="e" * 40))
+    candidates = replace(candidates, labels=join_by_hand((candidates.graph, (*labels, twin))))
+    candidates = replace(candidates, match=match) if strategy is Strategy.PAPER else candidates
+    selection = select(candidates, SelectionConfig(strategy, k=k), task="naming")
+    back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+    assert back == selection
+    assert (back.chosen_models, back.cost) == (selection.chosen_models, selection.cost)
+
+
+def test_two_revisions_of_a_model_stay_apart():
+    old, new = (make_label(GRAPH, hits=[hits] * 7, revision=r * 40) for r, hits in (("a", 5), ("b", 8)))
+    selection = select(candidates_on(GRAPH, (old, new), random_match(GRAPH, 1)), SelectionConfig())
+    assert selection.to_json()["chosen"] == {"class 0": ["org/model@" + "b" * 40]}
+    back = Selection.from_json(selection.to_json())
+    assert [back.models[m].ref.revision for m in back.chosen_models] == ["b" * 40]
+
+
+def test_a_trial_there_and_back():
+    selection = make_selection(tried=True)
+    back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+    assert back == selection
+    assert back.calibration != replace(selection.calibration, n_images=41)
+
+
+def test_what_the_document_tells_readers():
+    document = make_selection().to_json()
+    assert document["answer"]["best"] == document["models"][0]["id"]
+    assert len(document["answer"]["lines"]) == 3
+    assert document["estimate"]["basis"] == "names"
+    for model in document["models"]:
+        assert model["overall"] == pytest.approx(sum(model["scores"]) / 3)
+        assert model["accuracy"] is None  # no number is given that is not known
+    sure = replace(make_selection(), estimate=replace(make_selection().estimate, covariance=0.01 * np.eye(4)))
+    assert all(0 < m["accuracy"]["low"] < m["accuracy"]["estimate"] < 1 for m in sure.to_json()["models"])
+
+
+MODEL = ("models", 0)
+MATCH = ("matches", "class 0", 0)
+CALIBRATION = make_selection(tried=True).to_json()["calibration"]
+DROPPED = object()
+OPTIONAL = ("calibration", "estimate", "answer", "templates")
+HOSTILE = [
+    *(((key,), DROPPED) for key in make_selection().to_json() if key not in OPTIONAL),
+    *(
+        ((*MODEL, key), DROPPED)
+        for key in make_selection().to_json()["models"][0]
+        if key not in ("overall", "accuracy")
+    ),
+    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "recall")),
+    *(
+        ((key,), value)
+        for key in ("classes", "models", "chosen", "matches")
+        for value in (None, 7, "abc", [], {}, [[]])
+    ),
+    *(((key,), value) for key in ("calibration", "estimate") for value in (7, "abc", [], [1], {}, True, False, 0, "")),
+    *((("calibration", key), value) for key in CALIBRATION for value in (DROPPED, None, {}, "abc", [[[]]], math.nan)),
+    *((("calibration", key), [0.5, 0.5, 0.5, math.nan]) for key in ("temperatures", "information", "agreement")),
+    *((("calibration", key), [0.5, 0.5, 0.5, -0.1]) for key in ("temperatures", "information", "agreement")),
+    (("calibration", "offsets"), [[0, 0, 0]] * 2),
+    (("calibration", "shares"), [0.5, 0.5]),
+    (("calibration", "n_images"), 15),
+    (("calibration", "templates"), ["no place"]),
+    (("estimate", "basis"), "hope"),
+    (("estimate", "mean"), [0.5]),
+    (("estimate", "mean"), [0.5, 0.5, 0.5, math.nan]),
+    (("estimate", "variance"), [0.5, 0.5, 0.5, -1]),
+    (("classes",), ["class 0", "class 1", "class 1"]),
+    (("classes",), ["class 0", "class 1", 2]),
+    (("strategy",), "best"),
+    (("k",), 0),
+    (("k",), math.inf),
+    (("domain",), 3),
+    (("chosen", "class 0"), []),
+    (("chosen", "class 0"), "org/m00"),
+    (("chosen", "class 0"), ["org/unknown"]),
+    ((*MODEL, "id"), 5),
+    ((*MODEL, "id"), "org/m99"),
+    ((*MODEL, "scores"), [0.5]),
+    ((*MODEL, "scores"), [0.5, 0.5, 10**400]),
+    ((*MODEL, "scores"), [0.5, 0.5, [0.5]]),
+    ((*MODEL, "temperature"), 0),
+    ((*MODEL, "temperature"), math.inf),
+    ((*MODEL, "parameters"), -1),
+    ((*MODEL, "gflops"), math.nan),
+    ((*MODEL, "general"), 2),
+    ((*MODEL, "figures"), "hearsay"),
+    ((*MATCH, "recall"), [0.5]),
+    ((*MATCH, "recall"), [0.5, "x"]),
+    (("coverage", "class 0"), 1.5),
+    (("images", "class 0"), -3),
+    (("matches", "class 0"), []),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), HOSTILE)
+def test_hostile_selections_are_refused(path, value):
+    document = copy.deepcopy(make_selection(tried=path[0] in ("calibration", "estimate")).to_json())
+    Selection.from_json(document)
+    *parents, key = path
+    place = document
+    for parent in parents:
+        place = place[parent]
+    if value is DROPPED:
+        del place[key]
+    else:
+        place[key] = value
+    with pytest.raises(InputError, match=r"this is not a selection .*mll-hf select --json") as failure:
+        Selection.from_json(document)
+    assert "\n" not in str(failure.value)
+    assert len(str(failure.value)) < 500
+
+
+@pytest.mark.parametrize("document", [None, 3, "text", [], [{}], {}])
+def test_what_is_no_object_is_no_selection(document):
+    with pytest.raises(InputError, match="this is not a selection"):
+        Selection.from_json(document)

@@ -1,0 +1,384 @@
+"""The strategies: the paper's Eq. 5 to 7 against naive loops and by hand, our own scores, and what all have."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.labels.counts import RANK_BINS, chance_to_win, mean_chance_to_win, recall_among
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, choose, select
+from mll_hf.selection.mll import (
+    best_by_mean_recall,
+    domain_odds_ratios,
+    graph_query,
+    measure,
+    mll_scores,
+    penalize_uncertain_leads,
+    shrink_to_hypernyms,
+    standard_errors,
+)
+from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
+from mll_hf.selection.probabilities import DIGITS
+from mll_hf.selection.strategies import general_scores
+from selection_worlds import candidates_on, forest, make_match, random_candidates, random_labels, random_match
+from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
+
+GRAPH = make_graph()
+worlds = st.builds(
+    random_candidates,
+    n_concepts=st.integers(1, 15),
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
+)
+
+
+def shrunk_recall(labels, graph, selected, n_candidates):
+    """[M, K] shrunk recall on some concepts of one graph."""
+    rows = np.full(len(graph), -1, np.int32)
+    rows[selected] = selected
+    query = graph_query(graph, rows, n_candidates)
+    return shrink_to_hypernyms(query, measure(labels, query))[:, np.searchsorted(np.sort(selected), selected)]
+
+
+# --- the paper --------------------------------------------------------------------------------------------------------
+
+
+def test_eq_5_by_hand():
+    # Captions: dog (1, 0), corgi (.8, .6), cat (0, 1). Images: a (.96, .28), b (.8, .6), c (.28, .96), d undecodable.
+    #   cosines of a: dog .96, corgi .936, cat .28 -> dog
+    #              b: dog .8,  corgi 1,    cat .6  -> corgi
+    #              c: dog .28, corgi .8,   cat .96 -> cat
+    # X_dog = {a, b}: b goes to corgi, a relative of dog, which competes in the paper: p = 1/2.
+    # X_corgi = {b}: p = 1. X_cat = {b, c, d}: b goes to corgi, d does not count: p = 1/2. X_pet = {}: p = 0.
+    members = [[], [], [1, 2, 3], [1], [0, 1], [], []]
+    texts = unit(np.ones((7, 2)))
+    texts[[DOG, CORGI, CAT, PET]] = [[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]
+    images = np.array([[0.96, 0.28], [0.8, 0.6], [0.28, 0.96], [np.nan, np.nan]], np.float32)
+    embeddings = ProbeEmbeddings.quantize(images, texts, probe_set(members, [DOG, CORGI, CAT, CAT]))
+
+    assert embeddings.restricted_precision(np.array([CAT, CORGI, DOG, PET])).tolist() == [0.5, 1, 0.5, 0]
+    # Without corgi in V_sel, b is a dog (.8 against .6): dog has 2/2, cat 1/2.
+    assert embeddings.restricted_precision(np.array([CAT, DOG])).tolist() == [0.5, 1]
+    # The order of V_sel does not matter.
+    assert embeddings.restricted_precision(np.array([DOG, CAT])).tolist() == [1, 0.5]
+    assert embeddings.restricted_precision(np.array([CAT])).tolist() == [1]
+
+
+def naive_eq_5(images, texts, members, selected):
+    """p_v = 1/|X_v| sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))], word by word."""
+    precision = []
+    for v in selected:
+        hits = 0
+        for x in members[v]:
+            best, best_similarity = None, -math.inf
+            for u in selected:
+                similarity = sum(i * t for i, t in zip(images[x], texts[u], strict=True))
+                if similarity > best_similarity:
+                    best, best_similarity = u, similarity
+            hits += best == v
+        precision.append(hits / len(members[v]) if members[v] else 0)
+    return precision
+
+
+def random_embeddings(graph, seed):
+    """Images [N, D] and captions [V, D] as floats, which concepts the images test, and the stored form."""
+    rng = np.random.default_rng(seed)
+    texts = unit(rng.standard_normal((len(graph), 6)))
+    nodes = np.sort(rng.integers(0, len(graph), 4 * len(graph)))
+    images = unit(texts[nodes] + 0.7 * rng.standard_normal((len(nodes), 6)))
+    members = [np.flatnonzero((nodes == v) | (rng.random(len(nodes)) < 0.1)).tolist() for v in range(len(graph))]
+    return images, texts, members, ProbeEmbeddings.quantize(images, texts, probe_set(members, nodes))
+
+
+@examples
+@given(n_concepts=st.integers(2, 12), seed=st.integers(0, 10_000), size=st.integers(1, 12))
+def test_eq_5_against_a_naive_loop(n_concepts, seed, size):
+    images, texts, members, embeddings = random_embeddings(forest(n_concepts, seed), seed)
+    selected = np.random.default_rng(seed).permutation(n_concepts)[:size]
+    stored = embeddings.images * embeddings.scales[:, None].astype(float)
+    np.testing.assert_allclose(
+        embeddings.restricted_precision(selected),
+        naive_eq_5(stored.tolist(), embeddings.concepts.astype(float).tolist(), members, selected.tolist()),
+    )
+    # the unquantized embeddings say almost the same: an image or two on the border may change sides
+    exact = naive_eq_5(images.tolist(), texts.tolist(), members, selected.tolist())
+    differing = np.abs(embeddings.restricted_precision(selected) - exact) * [len(members[v]) for v in selected]
+    assert differing.sum() <= 2
+
+
+def test_eq_6_and_7_by_hand():
+    # V_sel = {car, cat, dog}, no rival of which ever wins, so p is hits / support: car .5, cat .8, dog .2.
+    # Z: "pet" has cat .9 and dog .7, "taxi" has car .6 and dog .1; not normalized.
+    #   p_pet = .8 * .9 + .2 * .7 = .86    p_taxi = .5 * .6 + .2 * .1 = .32    mean .59
+    #   r_pet = .7 * .86 + .3 * .59 = .779    r_taxi = .7 * .32 + .3 * .59 = .401
+    label = make_label(GRAPH, hits=[0, 5, 8, 0, 2, 0, 0], rivals={CAR: {CAT: 5}, CAT: {CAR: 2}, DOG: {CAT: 8}})
+    match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.7], [0.6, 0.1]], ["pet", "taxi"])
+    candidates = candidates_on(GRAPH, (label,), match)
+    np.testing.assert_allclose(restricted_precision(candidates), [[0.5, 0.8, 0.2]])
+    np.testing.assert_allclose(paper_scores(candidates, 0.7), [[0.779, 0.401]])
+    np.testing.assert_allclose(paper_scores(candidates, 1), [[0.86, 0.32]], atol=1e-7)
+    np.testing.assert_allclose(paper_scores(candidates, 0), [[0.59, 0.59]])
+
+
+@examples
+@given(n_concepts=st.integers(2, 10), n_models=st.integers(1, 5), n_classes=st.integers(1, 5), seed=st.integers(0, 999))
+def test_the_paper_against_a_naive_loop(n_concepts, n_models, n_classes, seed):
+    graph, rng = forest(n_concepts, seed), np.random.default_rng(seed)
+    worlds_of = [random_embeddings(graph, seed + m) for m in range(n_models)]
+    concepts = [rng.choice(n_concepts, min(5, n_concepts), replace=False) for _ in range(n_classes)]
+    match = make_match(concepts, rng.uniform(-0.2, 1, (n_classes, min(5, n_concepts))))
+    labels = random_labels(graph, n_models, seed)
+    candidates = candidates_on(graph, labels, match, embeddings=tuple(world[3] for world in worlds_of))
+    k = int(rng.integers(1, n_models + 1))
+
+    union = sorted({int(v) for row in concepts for v in row})
+    r = np.zeros((n_models, n_classes))
+    for m, (_, _, members, embeddings) in enumerate(worlds_of):
+        p_v = naive_eq_5(embeddings.images.tolist(), embeddings.concepts.astype(float).tolist(), members, union)
+        p_y = []
+        for y in range(n_classes):
+            z = {int(v): float(weight) for v, weight in zip(match.concepts[y], match.weights[y], strict=True)}
+            p_y.append(sum(p_v[i] * z.get(v, 0) for i, v in enumerate(union)))
+        for y in range(n_classes):
+            r[m, y] = 0.7 * p_y[y] + 0.3 / n_classes * sum(p_y)
+
+    config = SelectionConfig(Strategy.PAPER, k=k)
+    np.testing.assert_allclose(paper_scores(candidates, 0.7), r, atol=1e-9)
+    selection = select(candidates, config)
+    row = {label.model.repo_id: m for m, label in enumerate(labels)}
+    order = [row[model.ref.repo_id] for model in selection.models]
+    np.testing.assert_allclose(selection.scores, r[order], atol=1e-9)
+    for y in range(n_classes):  # F_y: k models, none left out of which is better
+        chosen = [order[m] for m in np.flatnonzero(selection.chosen[:, y])]
+        left = [m for m in range(n_models) if m not in chosen]
+        assert len(chosen) == k
+        assert all(r[m, y] >= r[n, y] - 1e-9 for m in chosen for n in left)
+
+
+def test_each_class_has_its_own_best_models():
+    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.8, 0.5], [0.1, 0.7, 0.6]])
+    config = SelectionConfig(Strategy.PAPER)
+    # k = 1: class 0 -> model 0; class 1 -> model 1; class 2 -> model 2
+    assert choose(scores, config).tolist() == np.eye(3, dtype=bool).tolist()
+    # k = 2: class 0 -> 0, 1; class 1 -> 1, 2; class 2 -> 2 and, of the tied 0 and 1, the first
+    two = choose(scores, replace(config, k=2))
+    assert two.T.tolist() == [[True, True, False], [False, True, True], [True, False, True]]
+    assert choose(scores, replace(config, k=5)).all()
+
+
+def test_equal_models_get_equal_scores_with_or_without_embeddings():
+    # Relatives compete in Eq. 5 and are no rivals in labels, so one method must serve all candidates.
+    graph = forest(8, 3)
+    labels, embeddings = random_labels(graph, 2), random_embeddings(graph, 3)[3]
+    candidates = candidates_on(graph, labels, random_match(graph, 3), embeddings=(embeddings, embeddings))
+    exact = restricted_precision(candidates)
+    np.testing.assert_array_equal(exact[0], exact[1])
+    np.testing.assert_array_equal(exact[0], embeddings.restricted_precision(candidates.match.selected))
+    selected = candidates.match.selected
+    estimated = restricted_precision(replace(candidates, embeddings=()))
+    n_rivals = rivals_in(candidates.graph)
+    np.testing.assert_array_equal(estimated, [precision_from_label(label, selected, n_rivals) for label in labels])
+
+
+def rivals_in(graph):
+    """[V] concepts that are neither the concept itself nor above or below it."""
+    return np.array([len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))])
+
+
+def test_precision_from_the_label_by_hand():
+    # dog: 10 images, 2 recognized, on the other 8 one concept of the other 6 beats it; cat 6, car 5, vehicle 1.
+    # dog has 4 rivals (its hypernym animal and its hyponym corgi are none). With n candidates in all, an image that is
+    # lost to one of 4 is won if that one is not among the n - 1: C(3, n - 1) / C(4, n - 1).
+    label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10], rivals={DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
+    # n = 3: (2 + 8 * .5) / 10 = .6, but cat alone leaves only .4
+    n_rivals = rivals_in(GRAPH)
+    np.testing.assert_allclose(precision_from_label(label, np.array([CAR, CAT, DOG]), n_rivals), [1, 1, 0.4])
+    # n = 2, rival vehicle: (2 + 8 * .75) / 10 = .8 is less than the .9 that vehicle leaves
+    assert precision_from_label(label, np.array([DOG, VEHICLE]), n_rivals)[0] == pytest.approx(0.8)
+    # n = 2 without any rival: .8 again; alone: everything
+    assert precision_from_label(label, np.array([DOG, PET]), n_rivals)[0] == pytest.approx(0.8)
+    assert precision_from_label(label, np.array([DOG]), n_rivals)[0] == 1
+
+
+@examples
+@given(candidates=worlds, size=st.integers(1, 15))
+def test_precision_from_the_label_is_within_its_bounds(candidates, size):
+    selected = np.sort(np.random.default_rng(size).permutation(len(candidates.graph))[:size])
+    for label in candidates.labels.reference:
+        precision = precision_from_label(label, selected, rivals_in(candidates.graph))
+        tested = label.support[selected] > 0
+        assert (precision >= label.node_precision[selected] - 1e-6).all()
+        assert (precision <= 1).all()
+        assert (precision[~tested] == 0).all()
+        for v, p in zip(selected[tested], precision[tested], strict=True):
+            wins = {u: w for u, w in zip(label.rivals[v].tolist(), label.rival_wins[v].tolist(), strict=True) if w}
+            competing = [w for u, w in wins.items() if u in selected]
+            assert p <= 1 - max(competing, default=0) / label.support[v] + 1e-6
+            if len(selected) == 1 and len(candidates.graph) > 1:
+                assert p == 1
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def test_precision_among_fewer_candidates_by_hand():
+    # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 rivals; a bin stands for the mean over its ranks.
+    ranks = np.array([1, 1, 1, 1] + [0] * (RANK_BINS - 4))
+    assert recall_among(ranks, chance_to_win(100, 1)) == 1
+    expected = (1 + 0.99 + (0.98 + 0.97) / 2 + (0.96 + 0.95 + 0.94 + 0.93) / 4) / 4
+    assert recall_among(ranks, chance_to_win(100, 2)) == pytest.approx(expected)
+    assert recall_among(ranks, chance_to_win(100, 10**6)) == pytest.approx(0.25)  # only what nothing beats is left
+    assert recall_among(0 * ranks, chance_to_win(100, 2)) == 0
+
+
+def test_shrinkage_by_hand():
+    # 3 candidates, so 2 rivals take part. An image that one of R rivals beats is won with C(R - 1, 2) / C(R, 2): of
+    # animal (R = 2) never, of corgi and pet (3) with 1/3, of cat and dog (4) with 1/2, of car and vehicle (5) with .6.
+    #   animal .6, dog (5 + 5 / 2) / 10 = .75, corgi 1
+    #   mean share of images that nothing beats .7, that one beats .3, won with (0 + 2/3 + 1 + 1.2) / 7 = .409524
+    #   on average over concepts; level .7 + .3 * .409524 = .822857
+    # The prior weighs as much as 10 images.
+    #   animal (root): (6 + 8.22857) / 20 = .711429      pet, cat: no images, so their hypernym's
+    #   dog: (7.5 + 7.11429) / 20 = .730714      corgi: prior (.730714 + .711429) / 2; (2 + 7.210714) / 12 = .767560
+    #   vehicle (root without images): .822857       car: its hypernym's
+    label = make_label(GRAPH, hits=[6, 0, 0, 2, 5, 0, 0], support=[10, 0, 0, 2, 10, 0, 0])
+    shrunk = shrunk_recall([label], GRAPH, np.arange(7), 3)
+    expected = [0.711429, 0.822857, 0.711429, 0.767560, 0.730714, 0.711429, 0.822857]
+    np.testing.assert_allclose(shrunk, [expected], atol=1e-6)
+    # fewer concepts wanted, the same values
+    some = shrunk_recall([label], GRAPH, np.array([CORGI, CAR]), 3)
+    np.testing.assert_allclose(some, [[0.767560, 0.822857]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("domain", "counts"),
+    [
+        ("photo", "photo"),
+        ("Photo", "photo"),
+        ("photos of birds", "photo"),
+        ("black-and-white sketch", "sketch"),
+        ("SKETCHES", "sketch"),
+        ("clip art", "clip art"),
+        ("a photo or a sketch", None),
+        ("sketch or clip art", None),
+        ("satellite image", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
+    names = ("clip art", "photo", "sketch")
+    hits = np.array([[2] * 7, [10] * 7, [18] * 7])
+    label = make_label(GRAPH, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
+    # 140 images a domain. With 2 candidates a lost image is won with 5/6, say: clip art (14 + 126 * 5/6) / 140 = .85,
+    # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
+    # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
+    expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
+    assert domain_odds_ratios([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+def test_the_domain_moves_the_odds_of_every_class():
+    names, support = ("photo", "sketch"), np.full((2, 7), 20)
+    label = make_label(GRAPH, domain_names=names, domain_hits=np.array([[16] * 7, [4] * 7]), domain_support=support)
+    candidates = candidates_on(GRAPH, (label,), make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.5, 0.5]]))
+    plain = mll_scores(candidates, 0.7)
+    for domain in names:
+        moved = mll_scores(replace(candidates, domain=domain), 0.7)
+        ratio = domain_odds_ratios([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
+        assert (ratio > 1) == (domain == "photo")
+        np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
+
+
+def test_our_scores_by_hand():
+    # Two classes, so 2 candidates of 3 concepts: an image that one of the 2 others beats is won with 1/2.
+    #   car (5 + 5/2) / 10 = .75, cat 1, dog .5; mean .75; shrunk: car .75, cat (10 + 7.5) / 20 = .875, dog .625
+    # Weights 3 : 1 become .75 and .25, whatever their scale.
+    #   a = .75 * .875 + .25 * .625 = .8125     b = .75 * .75 + .25 * .625 = .71875      mean .765625
+    #   mixed: a .7 * .8125 + .3 * .765625 = .7984375     b .7 * .71875 + .3 * .765625 = .7328125
+    # Coverage 1 keeps a; coverage .2 pulls b towards the general level .75: .2 * .7328125 + .8 * .75 = .7465625
+    label = make_label(make_graph({"car": (), "cat": (), "dog": ()}), hits=[5, 10, 0])
+    match = make_match([[1, 2], [0, 2]], [[3, 1], [6, 2]], coverage=[1, 0.2])
+    candidates = candidates_on(make_graph({"car": (), "cat": (), "dog": ()}), (label,), match)
+    np.testing.assert_allclose(mll_scores(candidates, 0.7), [[0.7984375, 0.7465625]], atol=1e-7)
+
+
+def test_the_standard_error_by_hand():
+    # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
+    # The second model was not measured; such guesses are wrong by .1 and .2 on the concepts: .6 * .1 + .4 * .2 = .14
+    images, recall, weights = np.array([[20, 100], [0, 0]]), np.array([[0.5, 0.2]] * 2), np.array([0.6, 0.4])
+    errors = standard_errors(images, recall, weights, np.array([0.1, 0.2]))
+    np.testing.assert_allclose(errors, [[math.sqrt(0.004756), 0], [0, 0.14]])
+
+
+def test_caution_by_hand():
+    # Means .5, .6, .53, .4, .7; the errors of the leads over the first are .005 (3-4-5), .013 (5-12-13), .2 and .03.
+    # So the last and the second lead by more than five of them. The third does not: it and the fourth are lowered by
+    # .5 / .53.
+    recall = np.array([[0.4, 0.6], [0.5, 0.7], [0.53, 0.53], [0.3, 0.5], [0.7, 0.7]])
+    measured = [0.003, 0.004, math.sqrt(0.013**2 - 0.003**2), 0.2, math.sqrt(0.03**2 - 0.003**2)]
+    guessed = [0.9, 0, 0, 0, 0]  # the first's guess is not held against others
+    lowered = penalize_uncertain_leads(recall, np.transpose([measured, guessed]), 0)
+    np.testing.assert_allclose(lowered.mean(axis=1), [0.5, 0.595, 0.5, 0.4 * 0.5 / 0.53, 0.67])
+    assert lowered[0].tolist() == recall[0].tolist()
+    assert lowered[2].mean() < 0.5 - 10**-DIGITS  # behind the reference, also after rounding
+    np.testing.assert_allclose(lowered[1], recall[1] * 0.595 / 0.6)
+
+
+@examples
+@given(seed=st.integers(0, 10_000), n_models=st.integers(1, 12))
+def test_caution_puts_no_model_that_leads_behind_one_that_does_not(seed, n_models):
+    rng = np.random.default_rng(seed)
+    recall = np.round(rng.uniform(0.1, 1, (n_models, 4)), 2)
+    errors = rng.exponential(0.02, (n_models, 2))
+    before = recall.mean(axis=1)
+    after = penalize_uncertain_leads(recall, errors, 0).mean(axis=1)
+    for m in range(n_models):
+        for other in range(1, n_models):
+            if m and after[m] < after[0] and before[m] > before[other] + 1e-9:
+                assert after[m] > after[other] or after[other] > after[0]
+        if before[m] <= before[0]:
+            assert after[m] <= before[m]
+    lead, behind = np.flatnonzero(before > before[0] + 1e-9), np.flatnonzero(before < before[0] - 1e-9)
+    assert not len(lead) or not len(behind) or after[lead].min() > after[behind].max()
+
+
+def test_a_small_lead_does_not_displace_the_generally_best_model():
+    graph = make_graph({"a": (), "b": (), "c": ()})
+    match = make_match([[0], [1]], [[1], [1]])
+    for images, chosen in ((20, 0), (2000, 1)):
+        share = np.array([[80, 80, 80], [95, 90, 50]]) * images // 100
+        labels = tuple(make_label(graph, hits, images, repo_id=f"org/{n}") for n, hits in enumerate(share))
+        assert best_by_mean_recall(labels) == 0
+        selection = select(candidates_on(graph, labels, match), SelectionConfig())
+        assert selection.models[0].ref == labels[chosen].model
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(candidates=worlds, strategy=st.sampled_from(list(Strategy)))
+def test_scores_of_every_strategy_are_finite_and_accuracies_are_between_0_and_1(candidates, strategy):
+    record = STRATEGIES[strategy]
+    scores = record.score(candidates, 0.7)
+    assert scores.shape == (len(candidates.labels), len(candidates.match.classes))
+    assert np.isfinite(scores).all()
+    assert not record.is_accuracy or ((scores >= 0) & (scores <= 1)).all()
+    assert record.column
+    assert record.meaning
+
+
+def test_general_scores_by_hand():
+    labels = [make_label(GRAPH, hits=[5, 5, 0, 0, 0, 0, 0], support=[10, 10, 10, 10, 10, 0, 0]), make_label(GRAPH)]
+    scores = general_scores(candidates_on(GRAPH, labels[:1], random_match(GRAPH, 2)))
+    np.testing.assert_allclose(scores, [[0.2, 0.2]])

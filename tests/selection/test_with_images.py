@@ -1,0 +1,264 @@
+"""Choosing among models that were tried on images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import InputError
+from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.selection import (
+    Basis,
+    Estimate,
+    Figures,
+    MatchedConcept,
+    SelectedModel,
+    Selection,
+    SelectionConfig,
+    Strategy,
+    choose_with_images,
+    select,
+    shortlist_config,
+)
+from mll_hf.selection.probabilities import logit
+from mll_hf.selection.task import MIN_IMAGES
+from mll_hf.selection.unlabeled import calibrate, n_to_combine, pooling_weights
+from mll_hf.selection.with_images import estimate_in_trial, trial_prior
+from selection_worlds import random_candidates
+from worlds import examples
+
+CLASSES = ("cat", "dog", "car")
+TEMPLATES = ("a photo of {}.", "{}")
+ALL = (0, 1, 2, 3)
+
+
+def estimate_of(*accuracies, error=0.8):
+    return Estimate.independent(logit(np.array(accuracies), 0.001), np.full(len(accuracies), error))
+
+
+def make_shortlist(n_models=4, tried=(0, 1, 2, 3)):
+    """Models org/m0 ... of falling precision .8, .7 ..., of which some were tried; concept c of a class is known to
+    the p-th model tried with precision c / 10 + p / 100."""
+    chosen = np.zeros((n_models, 3), bool)
+    chosen[list(tried)] = True
+    precision = [tuple(c / 10 + p / 100 for p in range(len(tried))) for c in range(2)]
+    return Selection(
+        classes=CLASSES,
+        strategy=Strategy.MLL,
+        k=len(tried),
+        models=tuple(
+            SelectedModel(
+                ModelRef(f"org/m{m}", f"{m}" * 40, "open_clip"),
+                Cost(10**m, 2.0**m),
+                1.5,
+                0.5,
+                Figures.OVERALL if m == 3 else Figures.LABEL,
+            )
+            for m in range(n_models)
+        ),
+        scores=np.array([[0.8, 0.9, 0.7]]) - 0.1 * np.arange(n_models)[:, None],
+        chosen=chosen,
+        matches=tuple(
+            tuple(MatchedConcept(f"n{c}", f"{name} {c}", 0.5, precision[c]) for c in range(2)) for name in CLASSES
+        ),
+        coverage=np.array([1.0, 0.5, 0.0]),
+        images=np.array([10.0, 20.0, 0.0]),
+        domain="sketch",
+        task="naming",
+        estimate=estimate_of(*(0.8 - 0.05 * np.arange(n_models))),
+    )
+
+
+def make_logits(skills, n_images=60, seed=0):
+    """[M, N, C] logits of models that are the better, and the surer, the higher their skill; models of unlike scale."""
+    rng = np.random.default_rng(seed)
+    shown = np.eye(3)[np.arange(n_images) % 3]
+    scales = np.geomspace(0.3, 30, len(skills))
+    logits = [s * (skill * shown + rng.normal(size=shown.shape)) for s, skill in zip(scales, skills, strict=True)]
+    return np.stack(logits).astype(np.float32)
+
+
+def ids(selection):
+    return [model.ref.repo_id for model in selection.models]
+
+
+def trial(logits, config=None, shortlist=None, tried=ALL, **options):
+    shortlist, config = shortlist or make_shortlist(), config or SelectionConfig()
+    return choose_with_images(shortlist, tried, logits, config, TEMPLATES, **options)
+
+
+def test_the_models_that_say_most_are_chosen_for_all_classes():
+    logits = make_logits([2, 3, 0, 9])
+    selection = trial(logits, SelectionConfig(k=2))
+    assert ids(selection) == ["org/m3", "org/m1", "org/m0", "org/m2"]
+    assert selection.chosen_models == (0, 1)
+    assert selection.chosen.tolist() == [[True] * 3] * 2 + [[False] * 3] * 2
+    assert (selection.k, selection.strategy) == (2, Strategy.MLL)
+    assert (selection.classes, selection.domain, selection.task) == (CLASSES, "sketch", "naming")
+    assert selection.cost == Cost(1000 + 10, 8.0 + 2.0)
+    found, order = calibrate(logits, np.array([0.8, 0.7, 0.6, 0.5]), templates=TEMPLATES)[0], np.array([3, 1, 0, 2])
+    assert selection.calibration == found.subset(order)
+    assert selection.temperatures.tolist() == found.temperatures[order].tolist()
+    by_label = np.array([0.8, 0.9, 0.7]) - 0.1 * order[:, None]
+    np.testing.assert_allclose(selection.scores, found.agreement[order][:, None] + 0.1 * by_label)
+    np.testing.assert_allclose(selection.weights, pooling_weights(selection.overall, 3))
+    for name in CLASSES:
+        assert [concept.recall for concept in selection.explain(name)] == [
+            pytest.approx((0.03, 0.01)), pytest.approx((0.13, 0.11))
+        ]  # fmt: skip
+    without = replace(selection, calibration=None)
+    assert without.temperatures.tolist() == [1.5] * 4
+    np.testing.assert_array_equal(without.weights, selection.overall)
+
+
+def test_unlabeled_images_change_the_order_and_not_what_is_known():
+    shortlist = replace(make_shortlist(), estimate=estimate_of(0.95, 0.9, 0.85, 0.9))
+    selection = trial(make_logits([2, 3, 0, 9]), shortlist=shortlist)
+    assert ids(selection) == ["org/m3", "org/m1", "org/m0", "org/m2"]
+    assert selection.estimate.basis is Basis.NAMES
+    np.testing.assert_allclose(selection.estimate.accuracy, [0.9, 0.9, 0.9, 0.85])  # none above the best
+    np.testing.assert_allclose(selection.estimate.errors, [0.8] * 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agreement_on_exchanged_class_names_is_not_shown_as_accuracy(seed):
+    """All models agree, and are wrong: with names exchanged, .65 was shown as known, for a truth of .1."""
+    rng, true = np.random.default_rng(seed), np.arange(120) % 3
+    logits = 6 * np.eye(3)[(true + 1) % 3] + rng.normal(size=(4, 120, 3))
+    names = estimate_of(0.6, 0.6, 0.6, 0.6, error=2.0)
+    selection = trial(logits, shortlist=replace(make_shortlist(), estimate=names))
+    assert selection.calibration.agreement.min() > 0.9
+    assert not selection.estimate.known.any()
+    assert selection.answer_lines[0].endswith("accuracy not known; a few examples with their class would tell.")
+    with_examples = trial(logits, shortlist=replace(make_shortlist(), estimate=names), classes=true[:50])
+    assert with_examples.estimate.basis is Basis.EXAMPLES
+    assert with_examples.estimate.accuracy[0] < 0.1
+
+
+@pytest.mark.parametrize("n_examples", [25, 50])
+def test_examples_update_the_estimate_of_the_names(n_examples):
+    true, errors = np.arange(250) % 3, []
+    for seed in range(4):
+        answers = np.where(np.arange(250) % 5 < 2, (true + 1) % 3, true)  # two of five are wrong
+        logits = 9 * np.eye(3)[answers] + np.random.default_rng(seed).normal(size=(4, 250, 3)) / 9
+        shortlist = replace(make_shortlist(), estimate=estimate_of(0.9, 0.8, 0.7, 0.6, error=1.5))
+        found = trial(logits, SelectionConfig(k=1), shortlist, classes=true[:n_examples])
+        errors.append(found.estimate.accuracy[0] - 0.6)
+    assert abs(np.mean(errors)) < 0.12
+
+
+def test_models_that_were_not_tried_or_failed_are_left_out():
+    # of five models the positions 1, 2 and 4 were tried, and the first of these failed: m2 and m4 answer
+    shortlist = make_shortlist(5, tried=(1, 2, 4))
+    selection = trial(make_logits([1, 6]), SelectionConfig(k=2), shortlist, (1, 2))
+    assert ids(selection) == ["org/m4", "org/m2"]
+    assert selection.explain("dog")[1].recall == pytest.approx((0.12, 0.11))
+    alone = trial(make_logits([1]), SelectionConfig(k=2), shortlist, (2,))
+    assert ids(alone) == ["org/m4"]
+    assert alone.estimate == shortlist.estimate.subset([4])
+
+
+@pytest.mark.parametrize(
+    ("options", "n_chosen"),
+    [
+        ({}, 3),
+        ({"k": 1}, 1),
+        ({"k": 3}, 3),
+        ({"k": 9}, 4),
+        ({"k": 3, "max_models": 2}, 2),
+        ({"k": 2, "max_models": 3}, 2),
+    ],
+)
+def test_how_many_are_chosen(options, n_chosen):
+    config = SelectionConfig(**options)
+    selection = trial(make_logits([2, 3, 0, 9]), config)
+    assert len(selection.chosen_models) == n_chosen
+    assert len(selection.models) == 4
+    assert selection.k == (config.k or n_to_combine(selection.overall, 3))
+
+
+def test_where_images_say_nothing_labels_decide():
+    same = np.tile(make_logits([2]), (4, 1, 1))
+    shortlist = make_shortlist()
+    selection = trial(same, shortlist=shortlist)
+    assert ids(selection) == ids(shortlist)
+    turned = replace(shortlist, scores=shortlist.scores[::-1])
+    selection = trial(same, shortlist=turned)
+    assert ids(selection) == ids(shortlist)[::-1]
+
+
+def test_too_few_images_for_a_choice():
+    with pytest.raises(InputError, match="15 readable images are too few"):
+        trial(make_logits([1, 2, 3, 4], n_images=MIN_IMAGES - 1))
+
+
+@examples
+@given(seed=st.integers(0, 999), factor=st.floats(0.01, 100), k=st.integers(1, 5), data=st.data())
+def test_scales_do_not_matter_and_order_neither(seed, factor, k, data):
+    rng = np.random.default_rng(seed)
+    logits, config = make_logits(rng.uniform(0, 5, 4), seed=seed), SelectionConfig(k=k)
+    plain = trial(logits, config)
+    scale = np.where(rng.random(4) < 0.5, factor, 1)[:, None, None]
+    scaled = trial(logits * scale, config)
+    assert ids(scaled) == ids(plain)
+    order = data.draw(st.permutations(ALL))
+    permuted = trial(logits[order], config, tried=order)
+    assert ids(permuted) == ids(plain)
+    assert permuted.matches == plain.matches
+    # pooled answers are the same too: of later images, with the temperatures and offsets of the trial
+    later = make_logits(rng.uniform(0, 5, 4), n_images=7, seed=seed + 1)
+    chosen = [ids(make_shortlist()).index(ids(plain)[m]) for m in plain.chosen_models]
+    answers = [
+        Ensemble(selection).combine(z[chosen]).probabilities
+        for selection, z in ((plain, later), (scaled, later * scale))
+    ]
+    np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+def test_templates_of_the_trial_are_those_of_predictions():
+    selection = choose_with_images(make_shortlist(), ALL, make_logits([2, 3, 0, 9]), SelectionConfig(), ("an odd {}",))
+    assert Ensemble(selection).prompt_templates == ("an odd {}",)
+    assert Ensemble(selection, templates=("my {}",)).prompt_templates == ("my {}",)
+
+
+# --- what to try ------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_starts_with_a_common_error_a_slope_and_an_own_error():
+    estimate = Estimate.independent(np.array([0.0, 1.0]), np.array([1.0, 3.0]))
+    prior = trial_prior(estimate)  # common^2 = (1 + 9) / 2, own^2 = 9, slope 1 around the mean .5
+    np.testing.assert_allclose(prior.covariance, [[14.25, 4.75], [4.75, 14.25]])
+    assert prior.mean.tolist() == [0, 1]
+
+
+def test_the_estimate_within_a_trial_follows_agreement_and_examples():
+    shortlist, true = make_shortlist(), np.arange(60) % 3
+    in_trial = partial(estimate_in_trial, shortlist, (1, 2), make_logits([0, 6]))
+    before, after = trial_prior(shortlist.estimate), in_trial()
+    assert after.basis is Basis.IMAGES
+    assert not after.known.any()
+    assert after.mean[2] > before.mean[2]
+    assert after.mean[1] < before.mean[1]
+    assert in_trial(true[:30]).basis is Basis.EXAMPLES
+    alone = estimate_in_trial(shortlist, (1,), make_logits([6]))
+    assert alone.mean.tolist() == before.mean.tolist()  # a single model has no other to agree with
+
+
+def test_the_shortlist_is_the_best_by_label():
+    config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500)
+    assert shortlist_config(config) == replace(config, k=3, max_models=None)
+    candidates = random_candidates(n_models=5)
+    assert len(select(candidates, shortlist_config(SelectionConfig(shortlist=3))).chosen_models) == 3
+    assert len(select(candidates, shortlist_config(SelectionConfig())).chosen_models) == 5
+
+
+@pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
+def test_images_help_our_own_strategy_only(strategy):
+    with pytest.raises(InputError, match=f"images are used by strategy 'mll' only, not by '{strategy}'; leave out"):
+        shortlist_config(SelectionConfig(strategy))
