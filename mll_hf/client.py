@@ -270,12 +270,12 @@ class Client:
         selection, refuted = self._with_licenses(decide(config), config)
         if not refuted:
             return selection
-        _log.warning("left out because of another license on the Hub: %s", abridged(refuted, 5))
-        rest = replace(config, without=config.without | set(refuted))
+        _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
+        rest = replace(config, without=config.without | refuted.keys())
         selection, refuted = self._with_licenses(decide(rest), config)
         if refuted:
             raise InputError(
-                f"the Hub reports other licenses than the labels of {abridged(refuted, 5)}; leave them out"
+                f"the Hub reports other licenses than the labels of {abridged(list(refuted), 5)}; leave them out"
             )
         return selection
 
@@ -369,15 +369,15 @@ class Client:
             keep_loaded=keep_loaded,
         )
 
-    def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, list[str]]:
-        """The selection with the Hub's licenses of the chosen models, and the ids of those that are not allowed.
+    def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, dict[str, str]]:
+        """The selection with the Hub's licenses of the chosen models, and those that are not allowed, by id.
 
         Labels in a local folder are trusted unless licenses are asked for, and all labels if the Hub cannot be reached.
         """
         is_local = isinstance(self.source, LabelStore) and not self._with_published
         chosen = [selection.models[m] for m in selection.chosen_models if not selection.models[m].ref.is_local]
         if self._unreachable or not chosen or (is_local and not config.licenses):
-            return selection, []
+            return selection, {}
         from mll_hf.hub.licenses import licenses_of  # slow import
 
         try:
@@ -385,12 +385,12 @@ class Client:
         except HubError as error:
             log = _log.warning if config.licenses else _log.info
             log("the licenses of the chosen models are from their labels and not confirmed: %s", error)
-            return selection, []
-        models, refuted = list(selection.models), []
+            return selection, {}
+        models, refuted = list(selection.models), dict[str, str]()
         for m in selection.chosen_models:
             model, found = models[m], licenses.get(models[m].ref.repo_id)
             if config.licenses and model in chosen and found not in config.licenses:
-                refuted.append(model.ref.repo_id)
+                refuted[model.ref.repo_id] = f"{model.name} ({found or 'unknown'}, not {model.license})"
             elif model.license and found and found != model.license:
                 message = "the Hub reports another license for %s (%s) than its label or published figures (%s)"
                 _log.warning(message, model.name, found, model.license)

@@ -632,7 +632,7 @@ def test_one_class_and_pictures_all_alike(store, models):
     for images in (PHOTOS, PHOTOS[:1] * 16):
         selection = client.select(["cat"], SelectionConfig(k=3), images=images)
         assert names(selection) == order[: len(selection.models)]  # nothing is learned, so the labels decide
-        assert selection.estimate.low.min() == 1  # as without images: every answer is right
+        assert selection.estimate.interval[0].min() == 1  # as without images: every answer is right
         assert client.load(selection).predict(PHOTOS[:2]).labels == ("cat", "cat")
     alike = client.select(SHOWN, images=PHOTOS[:1] * 16)
     assert names(alike) == names(client.select(SHOWN))[: len(alike.models)]
