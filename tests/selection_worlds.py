@@ -14,7 +14,7 @@ from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ClassMatch
 from mll_hf.selection import Candidates, Strategy
-from worlds import make_graph, make_label
+from worlds import make_graph, make_label, make_rivals
 
 
 class WordEncoder:
@@ -116,9 +116,9 @@ def random_candidates(n_concepts=12, n_models=5, n_classes=4, seed=0, domain=Non
 
 
 def join_by_hand(*columns):
-    """Labels [M] on each graph, from (graph, labels) pairs; the first graph is the reference."""
+    """Labels [M] on each graph, with rivals, from (graph, labels) pairs; the first graph is the reference."""
     graphs, labels = zip(*columns, strict=True)
-    return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True)))
+    return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True))).with_rivals(make_rivals)
 
 
 def random_graphs(n_graphs, seed):
@@ -158,7 +158,8 @@ def with_twins(candidates):
 
     twins = [as_model(row, replace(row[0].model, repo_id=f"{row[0].model.repo_id}-twin")) for row in rows]
     revisions = [as_model(row, replace(row[0].model, revision="f" * 40)) for row in rows[:2]]
-    return replace(candidates, labels=replace(candidates.labels, labels=(*rows, *twins, *revisions)))
+    labels = replace(candidates.labels, labels=(*rows, *twins, *revisions)).with_rivals(make_rivals)
+    return replace(candidates, labels=labels)
 
 
 def candidates_on(graph, labels, match, domain=None, **fields):

@@ -74,7 +74,7 @@ def test_what_every_selection_keeps(candidates, k, strategy, most):
 
 
 def test_explanations_hold_the_chosen_models_precision():
-    strong = make_label(GRAPH, hits=[9] * 7, repo_id="org/strong", rivals={v: {(v + 1) % 7: 1} for v in range(7)})
+    strong = make_label(GRAPH, hits=[9] * 7, repo_id="org/strong")
     weak = make_label(GRAPH, hits=[5] * 7, repo_id="org/weak")
     candidates = candidates_on(GRAPH, (weak, strong), make_match([[CAT, DOG]], [[0.6, 0.4]]))
     one = select(candidates, SelectionConfig(Strategy.GENERAL))

@@ -27,7 +27,7 @@ from mll_hf.selection.paper import paper_scores, precision_from_label, restricte
 from mll_hf.selection.probabilities import DIGITS
 from mll_hf.selection.strategies import general_scores
 from selection_worlds import candidates_on, forest, make_match, random_candidates, random_labels, random_match
-from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
+from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
 worlds = st.builds(
@@ -119,9 +119,11 @@ def test_eq_6_and_7_by_hand():
     # Z: "pet" has cat .9 and dog .7, "taxi" has car .6 and dog .1; not normalized.
     #   p_pet = .8 * .9 + .2 * .7 = .86    p_taxi = .5 * .6 + .2 * .1 = .32    mean .59
     #   r_pet = .7 * .86 + .3 * .59 = .779    r_taxi = .7 * .32 + .3 * .59 = .401
-    label = make_label(GRAPH, hits=[0, 5, 8, 0, 2, 0, 0], rivals={CAR: {CAT: 5}, CAT: {CAR: 2}, DOG: {CAT: 8}})
+    label = make_label(GRAPH, hits=[0, 5, 8, 0, 2, 0, 0])
+    rivals = make_rivals(label, {CAR: {CAT: 5}, CAT: {CAR: 2}, DOG: {CAT: 8}})
     match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.7], [0.6, 0.1]], ["pet", "taxi"])
     candidates = candidates_on(GRAPH, (label,), match)
+    candidates = replace(candidates, labels=candidates.labels.with_rivals(lambda _: rivals))
     np.testing.assert_allclose(restricted_precision(candidates), [[0.5, 0.8, 0.2]])
     np.testing.assert_allclose(paper_scores(candidates, 0.7), [[0.779, 0.401]])
     np.testing.assert_allclose(paper_scores(candidates, 1), [[0.86, 0.32]], atol=1e-7)
@@ -185,7 +187,9 @@ def test_equal_models_get_equal_scores_with_or_without_embeddings():
     selected = candidates.match.selected
     estimated = restricted_precision(replace(candidates, embeddings=()))
     n_rivals = rivals_in(candidates.graph)
-    np.testing.assert_array_equal(estimated, [precision_from_label(label, selected, n_rivals) for label in labels])
+    np.testing.assert_array_equal(
+        estimated, [precision_from_label(label, make_rivals(label), selected, n_rivals) for label in labels]
+    )
 
 
 def rivals_in(graph):
@@ -197,29 +201,30 @@ def test_precision_from_the_label_by_hand():
     # dog: 10 images, 2 recognized, on the other 8 one concept of the other 6 beats it; cat 6, car 5, vehicle 1.
     # dog has 4 rivals (its hypernym animal and its hyponym corgi are none). With n candidates in all, an image that is
     # lost to one of 4 is won if that one is not among the n - 1: C(3, n - 1) / C(4, n - 1).
-    label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10], rivals={DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
+    label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10])
+    rivals = make_rivals(label, {DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
     # n = 3: (2 + 8 * .5) / 10 = .6, but cat alone leaves only .4
     n_rivals = rivals_in(GRAPH)
-    np.testing.assert_allclose(precision_from_label(label, np.array([CAR, CAT, DOG]), n_rivals), [1, 1, 0.4])
+    np.testing.assert_allclose(precision_from_label(label, rivals, np.array([CAR, CAT, DOG]), n_rivals), [1, 1, 0.4])
     # n = 2, rival vehicle: (2 + 8 * .75) / 10 = .8 is less than the .9 that vehicle leaves
-    assert precision_from_label(label, np.array([DOG, VEHICLE]), n_rivals)[0] == pytest.approx(0.8)
+    assert precision_from_label(label, rivals, np.array([DOG, VEHICLE]), n_rivals)[0] == pytest.approx(0.8)
     # n = 2 without any rival: .8 again; alone: everything
-    assert precision_from_label(label, np.array([DOG, PET]), n_rivals)[0] == pytest.approx(0.8)
-    assert precision_from_label(label, np.array([DOG]), n_rivals)[0] == 1
+    assert precision_from_label(label, rivals, np.array([DOG, PET]), n_rivals)[0] == pytest.approx(0.8)
+    assert precision_from_label(label, rivals, np.array([DOG]), n_rivals)[0] == 1
 
 
 @examples
 @given(candidates=worlds, size=st.integers(1, 15))
 def test_precision_from_the_label_is_within_its_bounds(candidates, size):
     selected = np.sort(np.random.default_rng(size).permutation(len(candidates.graph))[:size])
-    for label in candidates.labels.reference:
-        precision = precision_from_label(label, selected, rivals_in(candidates.graph))
+    for label, (rivals,) in zip(candidates.labels.reference, candidates.labels.rivals, strict=True):
+        precision = precision_from_label(label, rivals, selected, rivals_in(candidates.graph))
         tested = label.support[selected] > 0
         assert (precision >= label.node_precision[selected] - 1e-6).all()
         assert (precision <= 1).all()
         assert (precision[~tested] == 0).all()
         for v, p in zip(selected[tested], precision[tested], strict=True):
-            wins = {u: w for u, w in zip(label.rivals[v].tolist(), label.rival_wins[v].tolist(), strict=True) if w}
+            wins = {u: w for u, w in zip(rivals.rivals[v].tolist(), rivals.wins[v].tolist(), strict=True) if w}
             competing = [w for u, w in wins.items() if u in selected]
             assert p <= 1 - max(competing, default=0) / label.support[v] + 1e-6
             if len(selected) == 1 and len(candidates.graph) > 1:
