@@ -97,7 +97,7 @@ def test_local_models_without_a_license_are_left_out(world, capsys):
         capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--license", "apache-2.0"
     )
     assert status == 1
-    assert "left out because their labels name no license: local-dir:" in err
+    assert "left out because no license is known: local-dir:" in err
     assert "no model has an allowed license (apache-2.0): the models have unknown (2)" in err
 
 
@@ -161,7 +161,7 @@ def test_the_shares_of_the_classes(world, task_images, tmp_path, capsys):
     file.write_text('{"cat": 1, "car": 1}')
     assert "'dog' has no share" in fails(capsys, *command, file)
     file.write_text("[1, 2, 3]")
-    assert "it is not {class: number}" in fails(capsys, *command, file)
+    assert "this is not {class: number}" in fails(capsys, *command, file)
     assert "give equal, answers, or a JSON file" in fails(capsys, *command, tmp_path / "nowhere")
 
 
