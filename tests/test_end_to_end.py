@@ -121,8 +121,8 @@ def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, 
     outcome = demo.evaluate(Client(labels, encoder=encoder), demo_tasks[1])
     seen = len(outcome.task.images) - len(outcome.rest)
     assert (seen, len(set(outcome.rest.tolist()))) == (96, len(outcome.rest))
-    answer = outcome.tried.answer
-    assert answer.low <= outcome.singles["demo-letters"] <= answer.high
+    low, high = outcome.tried.estimate.interval
+    assert low[0] <= outcome.singles["demo-letters"] <= high[0]
     assert demo.estimates_beside_truth([outcome]).count("demo-letters") == 2
     share = f"{outcome.right[:8].sum()} of these 8 are correct, {100 * outcome.right.mean():.0f} % of all"
     assert share in demo.some_predictions(outcome)

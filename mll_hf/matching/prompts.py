@@ -63,12 +63,12 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
     for number, (name, raw) in enumerate(zip(given, names, strict=True), 1):
         if not isinstance(name, str):
             errors.append(f"name {number} is not a string ({name!r:.30})")
+        elif _NO_TEXT.search(raw.strip()):
+            errors.append(f"{_show(raw.strip())} has a character that is not text")
         elif not (key := _key(name)):
             errors.append(f"name {number} is empty")
         elif len(name) > MAX_NAME_LENGTH:
             errors.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
-        elif _NO_TEXT.search(raw.strip()):
-            errors.append(f"{_show(name)} has a character that is not text")
         elif key in seen:
             reading = "" if key == name.casefold() else f" (both are read as {_show(clean_class_name(name))})"
             errors.append(f"{_show(name)} repeats {_show(seen[key])}{reading}")

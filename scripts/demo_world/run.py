@@ -188,19 +188,18 @@ def evaluate(client: Client, task: Task) -> Outcome:
 def estimates_beside_truth(outcomes: Sequence[Outcome]) -> str:
     rows = []
     for outcome in outcomes:
-        chosen, answer, before = outcome.tried.models[0].name, outcome.tried.answer, outcome.by_label.answer
+        chosen = outcome.tried.models[0].name
         rows.append([
             outcome.task.name, str(len(outcome.task.classes)), outcome.by_label.models[0].name,
-            _estimate(before.accuracy, before.low, before.high),
-            chosen, _estimate(answer.accuracy, answer.low, answer.high),
+            _estimate(outcome.by_label), chosen, _estimate(outcome.tried),
             f"{100 * outcome.singles[chosen]:.0f} %",
         ])  # fmt: skip
     header = ["task", "classes", "by label", "estimate", "after the trial", "estimate (90 % interval)", "truth"]
     return table(header, rows)
 
 
-def _estimate(accuracy: float | None, low: float, high: float) -> str:
-    return f"{'not known' if accuracy is None else f'{100 * accuracy:.0f} %'} ({100 * low:.0f} to {100 * high:.0f} %)"
+def _estimate(selection: Selection) -> str:
+    return selection.estimate.text(0) if selection.estimate else "not known"
 
 
 def accuracy_by_way(outcomes: Sequence[Outcome]) -> str:
@@ -223,10 +222,10 @@ def some_predictions(outcome: Outcome) -> str:
 
 
 def _share_right(outcome: Outcome, shown: int) -> str:
-    right, answer = outcome.right, outcome.tried.answer
+    right = outcome.right
     return (
         f"{right[:shown].sum()} of these {shown} are correct, {100 * right.mean():.0f} % of all {len(right)}; "
-        f"estimated: {_estimate(answer.accuracy, answer.low, answer.high)}"
+        f"estimated: {_estimate(outcome.tried)}"
     )
 
 
@@ -254,8 +253,10 @@ def draw(outcomes: Sequence[Outcome], shown: Outcome, path: Path) -> Path:
 
 def _draw_estimates(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     for row, outcome in enumerate(outcomes):
-        answer, chosen = outcome.tried.answer, outcome.tried.models[0].name
-        axes.plot([answer.low, answer.high], [row, row], color=_BLUE, alpha=0.3, linewidth=11, solid_capstyle="butt")
+        chosen, estimate = outcome.tried.models[0].name, outcome.tried.estimate
+        if estimate is not None and estimate.known[0]:
+            ends = [float(end[0]) for end in estimate.interval]
+            axes.plot(ends, [row, row], color=_BLUE, alpha=0.3, linewidth=11, solid_capstyle="butt")
         axes.scatter(list(outcome.singles.values()), [row] * len(outcome.singles), color=_GRAY, s=26, zorder=2)
         axes.scatter(outcome.ways["generally best model"], row, marker="|", s=260, color=_RED, zorder=3)
         axes.scatter(outcome.singles[chosen], row, marker="D", s=44, color=_BLUE, zorder=4)

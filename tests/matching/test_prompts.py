@@ -54,7 +54,7 @@ def test_all_faults_are_listed_in_one_line():
         check_class_names(["dog", "  ", "Dog", "ice_cream", "Ice  cream", "x" * 201, 5, "___"])
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("name 2 is empty", "'Dog' repeats 'dog'", "'Ice  cream' repeats 'ice_cream'", "longer than 200"):
+    for part in ("name 2 is empty", "'Dog' repeats 'dog'", "'Ice cream' repeats 'ice_cream'", "longer than 200"):
         assert part in message
     assert "name 7 is not a string (5)" in message
     assert "name 8 is empty" in message
