@@ -1,11 +1,10 @@
-"""Measure the Space mll_select: time per answer, many users at once, memory over time.
+"""Measure the Space mll_select: many users at once, and memory over time.
 
     python scripts/measure_space.py [--seconds 120] [--users 20]
 
 Labels are synthetic (50 models, 9,000 concepts), and so are the cached embeddings of concepts; class names are embedded
-by the real text encoder. The Space runs in a separate process; users make the requests of a browser, programs use
-gradio_client. Each user asks for different classes, limits and licenses each time, and looks at a different branch of
-the leaderboard after every third question. A fake Hub answers requests for licenses after 0.2 s.
+by the real text encoder. The Space runs in a separate process; users make the requests of a browser. Each
+user asks for different classes, limits and licenses each time. A fake Hub answers requests for licenses after 0.2 s.
 """
 
 from __future__ import annotations
@@ -28,16 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from gradio_client import Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_select"))
-
-from answers import Library, Question, Settings
 
 from benchmark.synthetic import RandomEncoder, make_graph, make_labels
-from benchmark.timing import spread, timed
-from mll_hf import SelectionConfig
+from benchmark.timing import spread
 from mll_hf.cli.options import script_parser
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
@@ -45,7 +39,7 @@ from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 _STARTUP_SECONDS = 180
@@ -60,8 +54,7 @@ def main() -> int:
     options = {
         "labels": (50, "synthetic labels"),
         "concepts": (9000, "concepts of the graph"),
-        "classes": (100, "classes per question of a single user"),
-        "few": (10, "classes per question of many users"),
+        "few": (10, "classes per question"),
         "users": (20, "users at once"),
         "seconds": (120, "duration of the test with users"),
     }
@@ -76,11 +69,9 @@ def main() -> int:
             store.write(replace(label, license=_LICENSES[m % len(_LICENSES)]))
         embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
         ConceptIndex.build(graph, CachedEncoder(_FakeEncoder(), embeddings))
-        measure_functions(store.name, embeddings, args.classes)
         with _hub() as hub:
             settings = {"MLL_LABELS": store.name, "HF_ENDPOINT": hub, "HF_ASSETS_CACHE": str(Path(folder) / "assets")}
             with Server(settings) as server:
-                measure_client(server.url, args.classes)
                 return measure_users(server, args)
 
 
@@ -97,40 +88,9 @@ class _FakeEncoder(RandomEncoder):
         self.id = default_encoder().id
 
 
-def measure_functions(labels: str, embeddings: Path, n_classes: int) -> None:
-    """Time of everything that the server computes for a question, including figures as JSON."""
-    from app import find
-
-    library = Library(Settings(labels), CachedEncoder(default_encoder(), embeddings))
-
-    def ask(number: int) -> None:
-        for part in find(library.labels, Question(make_names(n_classes, number), config=SelectionConfig(k=3))):
-            if part is not None and not isinstance(part, str):
-                part.to_json()
-
-    print_times(f"server side, {n_classes}", ask)
-
-
-def measure_client(url: str, n_classes: int) -> None:
-    """Time of select_models for a program."""
-    client = Client(url, verbose=False)
-
-    def ask(number: int) -> None:
-        client.predict(list(make_names(n_classes, number)), k=3, api_name="/select_models")
-
-    print_times(f"gradio_client end to end, {n_classes}", lambda n: ask(100 + n))
-
-
-def print_times(what: str, ask: Callable[[int], None]) -> None:
-    """Ask eleven questions by number, each twice; the first time their class names are encoded."""
-    ask(0)  # reads the labels, loads the encoder
-    for names in ("new class names", "class names seen before"):
-        print(f"{what} {names}: {spread([timed(lambda n=n: ask(n)) for n in range(1, 12)])}")
-
-
 def measure_users(server: Server, args: argparse.Namespace) -> int:
     """Run many users who ask repeatedly; returns 1 if one of them saw an error."""
-    times: dict[str, list[float]] = {"answers": [], "leaderboards": []}
+    times: list[float] = []
     errors: list[str] = []
     until = time.monotonic() + args.seconds
     Browser(server.url).press("Find models", _question(args.few, 0))
@@ -139,18 +99,14 @@ def measure_users(server: Server, args: argparse.Namespace) -> int:
         mine, number = Browser(server.url), 0
         while time.monotonic() < until:
             number += 1
-            is_question = number % 4 > 0
             started = time.perf_counter()
             try:
-                if is_question:
-                    found = mine.press("Find models", _question(args.few, 1000 * user + number))
-                else:
-                    found = mine.press("Kind of model", _filters(user + number, args.concepts))
-                if ("Ranking" if is_question else " models; recall on ") not in json.dumps(found):
+                found = mine.press("Find models", _question(args.few, 1000 * user + number))
+                if "Ranking" not in json.dumps(found):
                     errors.append("an answer without a ranking")
             except (httpx.HTTPError, RuntimeError, ValueError) as error:
                 errors.append(f"{type(error).__name__}: {error}")
-            times["answers" if is_question else "leaderboards"].append(time.perf_counter() - started)
+            times.append(time.perf_counter() - started)
             time.sleep(_PAUSE_SECONDS)
 
     users = [threading.Thread(target=use, args=[user]) for user in range(args.users)]
@@ -161,8 +117,7 @@ def measure_users(server: Server, args: argparse.Namespace) -> int:
         time.sleep(args.seconds / 60)
         memory.append(server.memory())
     print(f"{args.users} users for {args.seconds:g} s: {len(errors)} errors")
-    for name, taken in times.items():
-        print(f"  {len(taken)} {name}: {spread(taken)}")
+    print(f"  {len(times)} answers: {spread(times)}")
     for error in sorted(set(errors))[:5]:
         print(f"  {error}")
     third = len(memory) // 3
@@ -178,13 +133,6 @@ def _question(n_classes: int, number: int) -> list[Any]:
     pick = random.Random(number).choice  # noqa: S311 - no secret
     limits = pick([0, 20, 60]), pick([0, 400]), pick(["", "apache-2.0, mit", "mit"])
     return [classes, pick(["photo", "sketch", None]), "", pick([1, 3, 5]), *limits]
-
-
-def _filters(number: int, n_concepts: int) -> list[Any]:
-    """Name, kind, license, limits, branch and graph of the leaderboard."""
-    pick = random.Random(number).choice  # noqa: S311 - no secret
-    branch = f"s{pick(range(min(n_concepts // 80, 100))):08d}"
-    return ["", "", pick(["", "mit"]), pick([0, 400]), pick([0, 60]), branch, None]
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ of each. Datasets without names get the mean features of the others.
 
 Protocol: every kin group of datasets is left out in turn, in all tables at once. The errors of a dataset are averaged
 over its tables, then over datasets. The width of an interval is fitted inside each fold, on errors for groups that
-were left out inside that fold. The features were chosen on the same datasets; --choose shows the results if they are
-chosen inside each fold. Which words are things is learned from WordNet alone.
+were left out inside that fold. The features were chosen on the same datasets. Which words are things is learned from
+WordNet alone.
 """
 
 from __future__ import annotations
@@ -324,27 +324,6 @@ def summary(name: str, judged: HeldOut, figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def chosen_in_folds(figures: Figures) -> HeldOut:
-    """Like :func:`leave_kin_out`, with the features chosen inside each fold, from all sets of features."""
-    group = figures.kin[figures.dataset]
-    tried = {}
-    for size in range(1, len(ALL_FEATURES) + 1):
-        for features in itertools.combinations(ALL_FEATURES, size):
-            tried[features] = leave_kin_out(figures, features)
-    parts = [np.zeros(len(group)) for _ in range(3)]
-    for kin in sorted(set(figures.kin.tolist())):
-        own = group == kin
-        errors = {
-            features: figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own)
-            + figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own & figures.best)
-            for features, (_, twice) in tried.items()
-        }
-        best = tried[min(errors, key=lambda features: errors[features])][0]
-        for values, found in zip(parts, (best.estimate, best.low, best.high), strict=True):
-            values[own] = found[own]
-    return HeldOut(*parts)
-
-
 def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
     """The regression over all datasets, with the standard error of estimates for left-out groups."""
     b, _ = fit(figures, FEATURES, ())
@@ -408,7 +387,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the coefficients")
     parser.add_argument("--things", action="store_true", help="only write the direction of words for things")
-    parser.add_argument("--choose", action="store_true", help="also choose the features inside each fold (minutes)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw estimates, intervals and accuracies")
     args = parser.parse_args()
     if args.things:
@@ -422,8 +400,6 @@ def main() -> int:
     for name, of_name in baselines(figures).items():
         print(summary(name, of_name, figures))
     print(summary(" + ".join(FEATURES), judged, figures))
-    if args.choose:
-        print(summary("features chosen inside each fold", chosen_in_folds(figures), figures))
     if args.figure:
         draw(figures, judged, args.figure)
     model = fitted(figures, judged)

@@ -12,12 +12,11 @@ from benchmark.matching_benchmark import (
     top_accuracy,
     without,
 )
-from mll_hf.errors import InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching.concept_index import COVERED, ConceptIndex
 from mll_hf.matching.describe import Description
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from selection_worlds import WordEncoder, make_match
+from selection_worlds import WordEncoder
 
 
 @pytest.fixture(scope="module")
@@ -35,44 +34,12 @@ def test_gold_data(gold):
     assert crane.hypernyms == ()
 
 
-def test_hypernyms_skip_synsets_outside_the_graph(tmp_path):
-    # crane (bird) -> a synset outside ImageNet-12k -> bird
-    line = "{} 05 n 01 x 0 001 @ {} n 0000 | x\n"
-    (tmp_path / "data.noun").write_text(line.format("02012849", "00000007") + line.format("00000007", "01503061"))
-    graph = imagenet_gold(tmp_path).graph
-    assert graph.concepts[graph.index["n02012849"]].hypernyms == ("n01503061",)
-    with pytest.raises(InputError, match=r"cannot read .*data\.noun"):
-        imagenet_gold(tmp_path / "none")
-
-
 def chain(*edges):
     ids = sorted({id for edge in edges for id in edge})
     return SemanticGraph(
         "g",
         tuple(Concept(i, f"{i} name", (f"{i} name",), f"about {i}", tuple(h for c, h in edges if c == i)) for i in ids),
     )
-
-
-def test_a_graph_without_some_concepts():
-    graph = chain("ba", "cb", "dc", "db")
-    rest = without(graph, [1, 2])  # b and c
-    assert {c.id: c.hypernyms for c in rest.concepts} == {"a": (), "d": ("a",)}
-    assert without(graph, []) == graph
-
-
-def test_accuracy_by_hand():
-    match = make_match([[3, 1], [2, 0], [0, 1]], [[0.6, 0.4]] * 3)
-    concepts = np.array([3, 0, 2])
-    assert top_accuracy(match, concepts, 1) == pytest.approx(1 / 3)
-    assert top_accuracy(match, concepts, 2) == pytest.approx(2 / 3)
-
-
-def test_detection_by_hand():
-    found = detection(np.array([0.9, 0.5, 0.2]), np.array([0.6, 0.2]), 0.5)
-    # above .5: .9, .5 and .6; pairs won: .9 both, .5 one, .2 half of one
-    assert (found.precision, found.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
-    assert found.auc == pytest.approx((2 + 1 + 0.5) / 6)
-    assert detection(np.array([0.1]), np.array([0.1]), 0.5).precision == 0
 
 
 def test_left_out_concepts_include_relatives():

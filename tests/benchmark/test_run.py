@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,24 +17,19 @@ from benchmark.methods import (
     OURS,
     PAPER,
     Group,
-    SampleConfig,
     methods_named,
 )
-from benchmark.metrics import accuracy, top_l1
+from benchmark.metrics import top_l1
 from benchmark.run import BenchConfig, Suite, run
 from benchmark.scenarios import (
-    HUBS_PER_DRAW,
     Kind,
-    Scenario,
-    draw_scenario,
     generator,
     labeled_sample,
     long_tail,
     one_frequent,
-    scenarios,
     without_classes,
 )
-from benchmark.world import Hub, open_task, prompts_of, read_embeddings
+from benchmark.world import open_task
 from benchmark_worlds import LABEL_FREE, N_IMAGES, filled_cache, make_hub, make_index, make_suite, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
@@ -42,7 +37,7 @@ from mll_hf.ensemble.rules import softmax
 from mll_hf.errors import InputError
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import SelectionConfig, Strategy
-from selection_worlds import WordEncoder, random_joined
+from selection_worlds import WordEncoder
 from worlds import examples, make_rivals
 
 CONFIG = BenchConfig(draws=2)
@@ -78,33 +73,6 @@ def record_of(results, method, task="first", scenario="all images", draw=0):
 # --- what methods see -------------------------------------------------------------------------------------------------
 
 
-def test_logits_are_scaled_cosines_with_the_mean_prompt(cache):
-    task, hub = tasks()[0], make_hub()
-    embeddings = read_embeddings(cache, hub.refs, task, prompts_of(task))
-    for m, ref in enumerate(hub.refs):
-        facts, images = cache.facts(ref), cache.images(ref, task)
-        prompts = cache.texts(ref, [f"a photo of a {name}." for name in task.classes])
-        expected = [[facts.logit_scale * float(x @ t) + facts.logit_bias for t in prompts] for x in images]
-        np.testing.assert_allclose(embeddings.logits[m], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_scaled_model_that_is_labeled_anew_is_calibrated_as_before(opened):
-    view, _ = opened
-    factors = np.linspace(0.25, 4, len(view.hub))
-    before, after = view.scaled(factors, relabeled=True), view.scaled(factors, relabeled=False)
-    np.testing.assert_allclose(before.calibrated, view.calibrated, atol=1e-5)
-    assert np.abs(after.calibrated - view.calibrated).max() > 0.01
-    np.testing.assert_allclose(after.logits[2], factors[2] * view.logits[2], rtol=1e-6)
-
-
-def test_a_view_holds_no_true_classes(opened):
-    view, labels = opened
-    assert view.labeled is None
-    assert view.hindsight is None
-    arrays = [getattr(view, field.name) for field in fields(view)]
-    assert not any(isinstance(a, np.ndarray) and a.shape == labels.shape for a in arrays)
-
-
 def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_path):
     suite = make_suite()
     first = suite.tasks[0]
@@ -127,24 +95,6 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
     told = {"accuracy, 50 labels", "LEEP, 50 labels", ORACLE}
     assert choices(honest, told) != choices(other, told)
     assert record_of(honest, GENERAL).accuracy != record_of(other, GENERAL).accuracy
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_hub_on_two_graphs_counts_the_images_of_both(seed):
-    joined = random_joined(n_graphs=2, n_models=4, seed=seed).labels
-    hub = Hub(joined)
-    support = np.zeros((4, len(hub.graph)))
-    hits = np.zeros_like(support)
-    for m, row in enumerate(joined.labels):
-        for label, graph in zip(row, joined.union.graphs, strict=True):
-            for v, concept in enumerate(graph.concepts if label else ()):
-                support[m, hub.graph.index[concept.id]] += label.support[v]
-                hits[m, hub.graph.index[concept.id]] += label.hits[v]
-    np.testing.assert_allclose(hub.node_precision, hits / np.maximum(support, 1))
-    assert hub.measured.tolist() == (support > 0).all(axis=0).tolist()
-    part, scaled = hub.of_models(np.array([2, 0])), hub.scaled(np.array([2.0, 1, 1, 1]))
-    np.testing.assert_array_equal(part.node_precision, hub.node_precision[[2, 0]])
-    np.testing.assert_allclose(scaled.temperatures, hub.temperatures * [2, 1, 1, 1], rtol=1e-6)
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
@@ -199,14 +149,6 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.gflops == pytest.approx(selection.cost.gflops)
 
 
-def test_methods_that_need_what_is_not_there_are_left_out(cache, tmp_path):
-    suite = make_suite()
-    alone = run(Suite(suite.hub, suite.tasks[:1]), make_index(), cache, BenchConfig(draws=1))
-    names = {record.method for record in alone.records}
-    assert "INB" not in names
-    assert {GENERAL, PAPER, ORACLE} <= names
-
-
 def test_methods_by_name_come_with_those_that_all_are_compared_with():
     assert methods_named([]) == METHODS
     assert {m.name for m in methods_named(["MI"])} == {"MI", GENERAL, PAPER, ORACLE}
@@ -217,15 +159,6 @@ def test_methods_by_name_come_with_those_that_all_are_compared_with():
 
 
 # --- hubs -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "method", [m for m in METHODS if m.score and m.group in (Group.LABELS, Group.UNLABELED)], ids=lambda m: m.name
-)
-def test_scores_within_a_part_of_the_hub_are_those_of_the_whole(method, opened):
-    view, _ = opened
-    rows = np.array([0, 2, 5])
-    np.testing.assert_allclose(method.choose(view.of_models(rows)).scores, method.score(view)[rows], rtol=1e-9)
 
 
 def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
@@ -243,30 +176,7 @@ def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
         assert record.gflops == pytest.approx(whole.gflops)
 
 
-def test_hubs_are_the_same_for_all_tasks_and_draws_differ(results):
-    hubs = [
-        [record_of(results, "uniform, all", task, "random hubs 3", draw).models for draw in range(2 * HUBS_PER_DRAW)]
-        for task in ("first", "second")
-    ]
-    assert hubs[0] == hubs[1]
-    assert len(set(hubs[0])) > 1
-    assert all(len(hub) == 3 for hub in hubs[0])
-
-
 # --- scenarios --------------------------------------------------------------------------------------------------------
-
-
-def test_unlabeled_samples_differ_by_draw_and_repeat_by_seed(opened):
-    view, labels = opened
-    scenario = Scenario(Kind.IMAGES, 32, 2)
-
-    def images(draw, seed=0):
-        return draw_scenario(scenario, view, labels, generator(seed, scenario.name, draw, "first")).seen.logits
-
-    assert images(0).shape[1] == 32
-    np.testing.assert_array_equal(images(0), images(0))
-    assert not np.array_equal(images(0), images(1))
-    assert not np.array_equal(images(0), images(0, seed=1))
 
 
 @examples
@@ -296,29 +206,6 @@ def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
         assert counts.max() / len(kept) == pytest.approx(share, abs=0.02)
     # as many images as there can be: all of the class, or all others
     assert 50 in counts
-
-
-def test_hindsight_is_about_the_images_that_are_scored(results, opened):
-    view, labels = opened
-    for scenario in [scenario for scenario in scenarios(len(view.hub), results.config.draws) if scenario.own]:
-        for draw in range(scenario.draws):
-            rng = generator(results.config.seed, scenario.name, draw, "first")
-            images = draw_scenario(scenario, view, labels, rng).images
-            best = max(accuracy(of[images], labels[images]) for of in view.answers)
-            oracle = [r for r in results.records if (r.task, r.method, r.scenario) == ("first", ORACLE, scenario.name)]
-            assert oracle[draw].accuracy == best
-            assert oracle[draw].draw == draw
-
-
-@examples
-@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 5))
-def test_labeled_samples_keep_their_limits(total, per_class, seed):
-    labels = np.random.default_rng(seed).integers(0, 7, 80)
-    sample = labeled_sample(SampleConfig(total, per_class), labels, np.random.default_rng(seed))
-    np.testing.assert_array_equal(sample.labels, labels[sample.images])
-    assert (np.diff(sample.images) > 0).all()
-    assert np.bincount(sample.labels).max() <= per_class
-    assert len(sample.images) == min(total, int(np.minimum(np.bincount(labels), per_class).sum()))
 
 
 # --- the runner -------------------------------------------------------------------------------------------------------

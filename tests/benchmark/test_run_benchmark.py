@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -118,15 +117,6 @@ def test_some_methods(world, tmp_path, capsys, no_figures):
     assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["general, k=1", "paper, k=1", "MI", "oracle"]
 
 
-def test_no_figures_without_matplotlib(world, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    status, _, err = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
-    assert status == 0
-    assert "note: no figures: " in err
-    assert "[plots]" in err
-    assert (tmp_path / "out" / "benchmark.md").exists()
-
-
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -138,10 +128,6 @@ def test_no_figures_without_matplotlib(world, tmp_path, capsys, monkeypatch):
 def test_refusals(more, words, world, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(world)
     assert words in fails(capsys, *bench(world, tmp_path, *more))
-
-
-def test_tasks_must_be_named(world, capsys):
-    assert "--tasks" in fails(capsys, "tasks", "--labels", world / "labels")
 
 
 def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):

@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
 
 import tiny_hub
 from benchmark.suites import (
@@ -22,7 +18,6 @@ from benchmark.suites import (
     sampled,
 )
 from mll_hf.errors import InputError
-from worlds import examples
 
 CLASSES = ["cat", "dog", "red_fox"]
 REPO = "alice/animals"
@@ -36,15 +31,6 @@ def picture(n):
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------
-
-
-@examples
-@given(st.integers(1, 300), st.integers(1, 400))
-def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most):
-    some = sampled(n, most)
-    assert len(some) == min(most, n)
-    assert (np.diff(some) > 0).all()
-    assert set(sampled(n, max(1, most // 2))) <= set(some) <= set(range(n))
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
@@ -89,24 +75,6 @@ def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
         load_tasks(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        {"image": [{"bytes": b"x", "path": None}] * 2, "label": [0, 1]},  # as the library datasets writes it
-        {"image": [b"x", b"y"], "label": [0.5, 1.0]},
-        {"image": [b"x", b"y"], "label": [0, None]},
-        {"image": [b"x", b"y"], "label": ["cat", "dog"]},
-    ],
-    ids=["structs", "fractions", "missing", "names"],
-)
-def test_columns_that_cannot_be_used_are_refused_in_one_line(tmp_path, columns):
-    write_task(tmp_path / "a")
-    pq.write_table(pa.table(columns), tmp_path / "a" / "test.parquet")
-    with pytest.raises(InputError, match=r"is not a task|not indices") as caught:
-        load_tasks(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
 # --- image folders ----------------------------------------------------------------------------------------------------
 
 
@@ -136,14 +104,6 @@ def test_folders_are_classes_and_what_is_no_image_does_not_count(tmp_path):
     some = sampled(5, 2)
     assert capped.images == tuple(task.images[n] for n in some)
     assert capped.labels.tolist() == task.labels[some].tolist()
-
-
-def test_folders_without_images_are_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no images"):
-        read_image_folder(tmp_path)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_image_folder(tmp_path / "nowhere")
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -186,16 +146,6 @@ def test_a_split_in_several_files_is_one_task():
     capped = fetch_task(LOCATION, 25)
     assert numbers_of(capped) == sampled(130, 25).tolist()
     assert capped.labels.tolist() == task.labels[numbers_of(capped)].tolist()
-
-
-def test_folders_of_images_on_the_hub(tmp_path):
-    content = io.BytesIO()
-    Image.new("RGB", (2, 2), "red").save(content, "PNG")
-    put({f"test/{name}/{name}.png": content.getvalue() for name in ("cat", "dog")})
-    task = fetch_task(LOCATION)
-    assert task.classes == ("cat", "dog")
-    assert task.images == (content.getvalue(),) * 2
-    assert task.labels.tolist() == [0, 1]
 
 
 TWO = {**FEATURES, "id": {"names": ["x", "y"], "_type": "ClassLabel"}}

@@ -99,30 +99,6 @@ def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
     assert not hub.requests
 
 
-def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
-    arguments = ["--text-only", "--out", tmp_path / "out", "--wordnet"]
-    assert "this is not WordNet 3.0: of 11828 classes it lacks 10828" in refused(capsys, *arguments, wordnet)
-    assert "cannot read" in refused(capsys, *arguments, tmp_path)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--text-only", "--push-to", REPO], "--text-only makes a graph without images"),
-        (["--text-only", "--source", "imagenet"], "--text-only makes a graph without images"),
-        (["--images-to", IMAGES], "--images-to needs a published graph; add --push-to"),
-        (["--push-to", "alice/graph"], "is not of the form hf://datasets/ORG/NAME"),
-        (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
-    ],
-)
-def test_contradicting_arguments(tmp_path, capsys, wordnet, hub, arguments, said):
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
-    assert said in refused(capsys, *common, *arguments)
-    assert not (tmp_path / "out").exists()
-    assert not hub.requests
-
-
 # --- with images ------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +138,7 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
 
     labels, model = tmp_path / "labels", f"local-dir:{tiny_open_clip}"
     assert mll_hf(["label", model, "--graph", REPO, "--labels", str(labels)]) == 0
-    (label,) = LabelStore(labels).list()
+    (label,) = LabelStore(labels).labels()
     assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/images")
     assert label.support[graph.index[WHOLE[263]]] == 6
     assert label.support[root] == 25
@@ -172,36 +148,6 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     done = [line.split(":")[0] for line in said.splitlines()[-2:]]
     assert (status, done) == (0, ["images published already", "graph published already"])
     assert not streamed(".tar")  # no source is opened
-
-
-def test_a_user_source(tmp_path, capsys, wordnet, hub):
-    (tmp_path / "labels.csv").write_text(f"fishy,{WHOLE[0]}\n")
-    put_parquet("org/mine", pictures([0, 0, 1]), names=["fishy", "other"], split="train", image="img", label="kind")
-    options = f"labels={tmp_path}/labels.csv&domain=icon&split=train&label=kind&license=CC0&name=my%20own"
-    source = f"hf://datasets/org/mine?{options}"
-    out = tmp_path / "graph"
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
-    status, said, err = script(capsys, *common, "--source", source, *PUSH, "--images-access", "public")
-    assert status == 0, err
-    assert "my own: 2 images of 1 concepts, of 3 seen (1 without a concept here, 0 undecodable)" in said
-    assert "2 images in 1 files" in said
-    assert "- my own: CC0" in (out / "README.md").read_text()
-    assert not hub.repos["dataset", "alice/images"].private
-
-
-def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hub):
-    put_parquet("alice/art", pictures([WHOLE[0]] * 3))
-    hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", *PUSH]
-    common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
-    everyone = ["--images-access", "public"]
-    said = refused(capsys, *common, *everyone)
-    assert "images of art must not be public; remove --images-access" in said
-    assert not (tmp_path / "graph").exists()
-    status, said, _ = script(capsys, *common, "--dry-run")
-    assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
-    assert script(capsys, *common)[0] == 0
-    assert hub.repos["dataset", "alice/images"].private
 
 
 def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):

@@ -9,15 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from graph import build_graph, map_open_images
+from graph import build_graph
 from graph.boxes import Box, Part, labeled_parts
-from graph.credits import Credit, credit_in, read_credits
+from graph.credits import credit_in
 from graph.gathering import SKIP_REASONS, HarvestConfig, open_all
 from graph.harvest import harvest
 from graph.sources import parse_source, pin_all
-from graph.wordnet import ClassList, leaf_names, noun_senses
+from graph.wordnet import ClassList, leaf_names
 from harvest_worlds import no_waits, put_features, scene, streamed
-from mll_hf.errors import InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import load_probes
 from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
@@ -145,40 +144,7 @@ def open_images_file(file, images):
     return file
 
 
-def test_credits_of_coco(tmp_path):
-    credits = read_credits(coco_file(tmp_path / "c.json", [(437561, 4, 11), (9, 2, 12), (30, 5, 13)]))
-    assert credits.of(437561) == Credit("cc-by-2.0", "", "https://www.flickr.com/photo.gne?id=11")
-    assert credits.of({"bytes": b"", "path": "val2017/000000437561.jpg"}) == credits.of("437561")
-    assert credits.of(9).license == "cc-by-nc-2.0"
-    assert not credits.of(30).is_redistributable  # the file does not explain the number
-    assert credits.of(7) is credits.of(None) is credits.of("") is credits.of({"path": None}) is None
-
-
 # --- what labels mean -------------------------------------------------------------------------------------------------
-
-
-def test_names_of_senses(wordnet, tmp_path):
-    senses = noun_senses(wordnet)
-    assert (senses["dog.n.01"], senses["cat.n.01"], senses["cat.n.02"]) == (DOG, "n00000099", CAT)
-    assert len(senses) == 5
-    with pytest.raises(InputError, match=r"cannot read .*index\.noun \(no such file\)"):
-        noun_senses(tmp_path)
-    with pytest.raises(InputError, match=r"synsets by name require index\.noun"):
-        noun_senses("wn")
-    for damaged in ("dog n 1 1 @ 1 0 123\n", "dog n x\n", "dog\n"):
-        (tmp_path / "index.noun").write_text(damaged)
-        with pytest.raises(InputError, match=r"is not in WordNet's format"):
-            noun_senses(tmp_path)
-
-
-def test_only_unambiguous_classes_are_mapped():
-    senses = {"fox.n.01": DOG, "fox.n.02": "n00000098", "crane.n.01": CAT, "crane.n.02": CLOCK, "tart.n.01": CORGI}
-    senses |= {"ice_cream.n.01": CLOCK, "band.n.01": "n00000097", "band.n.02": DOG}
-    names = ("Fox", "Crane", "Tart", "Ice cream", "Band", "Jacuzzi")
-    rows = [f"{name},n00000055,{'a person' if name == 'Tart' else ''},somewhere" for name in names]
-    text = map_open_images.mapped("\n".join(["name,wnid,rejected,source", *rows]), senses, GRAPH.index)
-    mapped = dict(line.split(",")[:2] for line in text.splitlines()[1:])
-    assert mapped == {"Fox": DOG, "Crane": "", "Tart": "", "Ice cream": CLOCK, "Band": "", "Jacuzzi": ""}
 
 
 # --- LVIS -------------------------------------------------------------------------------------------------------------
