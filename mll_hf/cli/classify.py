@@ -25,7 +25,6 @@ from mll_hf.client import Client
 from mll_hf.errors import InputError
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
-from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Shares, Strategy
@@ -215,7 +214,7 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
         return describe.from_file(path, classes)
     if llm:
         model, _, url = llm.rpartition("@") if "://" in llm else (llm, "", "")
-        return describe.from_llm(classes, args.domain, args.task, LanguageModel(model or None, url or None))
+        return describe.from_llm(classes, args.domain, args.task, model or None, url or None)
     return None
 
 

@@ -7,40 +7,28 @@ Descriptions come from templates and WordNet glosses (:func:`from_templates`), f
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import re
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import DescribeError, StorageError
+from mll_hf.errors import DescribeError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import number_variants
-from mll_hf.utils.files import asset_path, write_atomically
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import abridged, normalized_name, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from huggingface_hub import InferenceClient
 
     from mll_hf.graph.concepts import SemanticGraph
 
 MAX_SENSES = 3
 DEFAULT_DOMAIN = "photo"
-PROMPT_VERSION = 1  # part of every cache key: increase it when the wording of llm_prompt changes
 _TIMEOUT = 60.0  # seconds for one answer
-_ATTEMPTS = 5
-_BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
-_MAX_WAIT = 60.0  # seconds; limits the server's Retry-After
 _MAX_REQUESTS = 4  # concurrent requests
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +130,7 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
         raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
     if not isinstance(content, dict):
         raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
-    by_words = {clean_class_name(key).casefold(): value for key, value in content.items()}
+    by_words = {clean_class_name(normalized_name(key)).casefold(): value for key, value in content.items()}
     texts: dict[str, tuple[str, ...]] = {}
     missing, unusable = [], []
     for name in classes:
@@ -174,28 +162,46 @@ def _listed(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------------- language model
 
 
-@dataclass(frozen=True, slots=True)
-class LanguageModel:
-    """A chat model on Hugging Face Inference Providers or any OpenAI-compatible server.
+def from_llm(
+    classes: Sequence[str], domain: str | None, task: str | None, model: str | None = None, base_url: str | None = None
+) -> tuple[Description, ...]:
+    """Ask a chat model for one caption per class, at temperature 0.
 
-    Attributes:
-        model: Model id, for example "meta-llama/Llama-3.3-70B-Instruct".
-        base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1".
-        token: Access token. The default is the saved Hub token, which is never sent to a ``base_url``.
+    Args:
+        classes: C class names.
+        domain: As for :func:`from_templates`.
+        task: As for :func:`from_templates`.
+        model: Id of a model on Hugging Face Inference Providers, or its name on the server at ``base_url``.
+        base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1". The saved Hub token
+            is not sent to it.
+
+    Raises:
+        DescribeError: The model refuses, cannot be reached, or gives no usable answer.
     """
+    from huggingface_hub import InferenceClient
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    model: str | None = None
-    base_url: str | None = None
-    token: str | None = field(default=None, repr=False)
+    if not model and not base_url:
+        raise DescribeError("no language model given; name a model, a base URL, or both")
+    # with an empty token, the client would use the saved one
+    client = InferenceClient(base_url or model, token="none" if base_url else None, timeout=_TIMEOUT)
 
-    def __post_init__(self) -> None:
-        if not self.model and not self.base_url:
-            raise DescribeError("no language model given; name a model, a base URL, or both")
-        if self.base_url and not self.base_url.startswith(("http://", "https://")):
-            raise DescribeError(f"'{self.base_url}' is not a base URL; start it with http:// or https://")
+    def ask(name: str) -> Description:
+        messages = [{"role": "user", "content": llm_prompt(name, domain, task)}]
+        try:
+            answer = client.chat_completion(messages, model=model, temperature=0.0).choices[0].message.content
+        except (httpx.HTTPError, httpx.InvalidURL, OfflineModeIsEnabled, OSError, LookupError, TypeError,
+                AttributeError, ValueError) as error:  # fmt: skip
+            reason = f"no description of '{name}' from {model or base_url} ({one_line(error)})"
+            raise DescribeError(f"{reason}; check model, base URL and token") from error
+        caption = " ".join(re.sub(r"<think>.*?(?:</think>|\Z)", "", answer or "", flags=re.DOTALL).split()).strip("\"'")
+        if not caption:
+            raise DescribeError(f"an empty description of '{name}' from {model or base_url}; try another model")
+        return Description(name, (caption,), "llm")
 
-    def __str__(self) -> str:
-        return " at ".join(part for part in (self.model, self.base_url) if part)
+    with ThreadPoolExecutor(_MAX_REQUESTS) as pool:
+        return tuple(pool.map(ask, classes))
 
 
 def llm_prompt(class_name: str, domain: str | None = None, task: str | None = None) -> str:
@@ -207,151 +213,3 @@ def llm_prompt(class_name: str, domain: str | None = None, task: str | None = No
         "Say what kind of thing it is and what can be seen of it: shape, parts, colors, texture, usual surroundings. "
         f'Use at most 50 words. Open with "{_opening(class_name, domain)}, which is". Answer with the caption alone.'
     )
-
-
-def from_llm(
-    classes: Sequence[str], domain: str | None, task: str | None, llm: LanguageModel
-) -> tuple[Description, ...]:
-    """Ask a language model for one caption per class; arguments as for :func:`from_templates`.
-
-    Each answer is cached as soon as it arrives. Requests run concurrently, at temperature 0.
-
-    Raises:
-        DescribeError: The model refuses, cannot be reached, or gives no usable answer. Earlier answers stay in the
-            cache.
-    """
-    questions = [_Question(name, _opening(name, domain), llm_prompt(name, domain, task)) for name in classes]
-    captions = {question: caption for question in questions if (caption := _cached_caption(llm, question))}
-    if new := [question for question in questions if question not in captions]:
-        captions |= _ask_all(llm, new)
-    return tuple(Description(question.class_name, (captions[question],), "llm") for question in questions)
-
-
-def tidy_answer(answer: str, opening: str) -> str:
-    """Extract the caption from an answer: remove introductions ("Sure! ..."), quotes, reasoning and line breaks.
-
-    ``opening`` is the requested beginning. The caption may be empty.
-    """
-    text = re.sub(r"<think>.*?(?:</think>|\Z)", "", answer, flags=re.DOTALL).strip()
-    found = re.search(rf"[\"“'`*]*{re.escape(opening)}", text, re.IGNORECASE)
-    text = text[found.start() :] if found else _CHATTER.sub("", text)
-    caption = " ".join(re.split(r"\n\s*\n", text.strip())[0].split())
-    quoted = re.match(r"[\"“](.+)[\"”]", caption)
-    return (quoted.group(1) if quoted else caption).strip(" \"'`*“”")
-
-
-# Introductory lines.
-_CHATTER = re.compile(r"\A(?:(?:sure|certainly|of course|okay|here)\b[^\n]*[:!]\s*(?:\n\s*|\Z))+", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    class_name: str
-    opening: str
-    prompt: str
-
-
-def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Question, str]:
-    from huggingface_hub import InferenceClient
-    from huggingface_hub.utils.tqdm import tqdm
-
-    # With an empty token, the client would use the saved Hub token.
-    token = llm.token or ("none" if llm.base_url else None)
-    client = InferenceClient(llm.base_url or llm.model, token=token, timeout=_TIMEOUT)
-    stop, captions = threading.Event(), {}
-    with (
-        ThreadPoolExecutor(_MAX_REQUESTS) as pool,
-        tqdm(total=len(questions), desc="Describing classes", name="mll_hf.matching.describe", disable=None) as bar,  # type: ignore[no-untyped-call]
-    ):
-        asked = {pool.submit(_ask, client, llm, question, stop): question for question in questions}
-        try:
-            for future in as_completed(asked):
-                captions[asked[future]] = future.result()
-                bar.update()
-        finally:  # after a failure or Ctrl+C: finish running requests, do not start or retry others
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-    return captions
-
-
-def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop: threading.Event) -> str:
-    """Request one caption and cache it; retry if the server is busy (429), fails (5xx) or times out."""
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    for attempt in range(_ATTEMPTS):
-        try:
-            answer = _complete(client, llm.model, question.prompt)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            reason, remedy, wait = _diagnose(error)
-            if wait is None or attempt + 1 == _ATTEMPTS or stop.wait(max(_BACKOFF * 2**attempt, wait)):
-                break
-        else:
-            if caption := tidy_answer(answer, question.opening):
-                _cache_caption(llm, question, caption)
-                return caption
-            reason, remedy = "the answer is empty", "try another model"
-            break
-    raise DescribeError(
-        f"language model {llm}: {reason}, for class '{question.class_name}'; {remedy}, then run again (earlier answers "
-        "are cached)"
-    )
-
-
-def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
-    """One chat completion; a ValueError if the server returns anything else."""
-    output = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0.0)
-    choices = output.choices
-    if not isinstance(choices, list) or not choices:
-        raise ValueError("the answer is not a chat completion")
-    content = getattr(getattr(choices[0], "message", None), "content", None)
-    return content if isinstance(content, str) else ""
-
-
-def _diagnose(error: Exception) -> tuple[str, str, float | None]:
-    """The reason of a failure, a remedy, and the minimum seconds before a retry; None if a retry is useless."""
-    from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    match error:
-        case InferenceTimeoutError() | httpx.TimeoutException():
-            return "no answer in time", "allow more time or try later", 0.0
-        case HfHubHTTPError():
-            status, message = error.response.status_code, error.server_message
-            reason = f"HTTP {status}" + (f" ({one_line(message)})" if message else "")
-            if status in (401, 402, 403):
-                return reason, "check the token and its permissions", None
-            if status in (408, 425, 429) or status >= 500:
-                wait = error.response.headers.get("retry-after", "")
-                return reason, "try later", min(float(wait), _MAX_WAIT) if wait.isdecimal() else 0.0
-            return reason, "check the model id and the base URL", None
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set", "unset it", None
-        case httpx.ConnectError():
-            return "cannot connect", "check the base URL and that the server runs", None
-        case httpx.TransportError():
-            return f"connection failed ({type(error).__name__})", "try later", 0.0
-        case _:
-            return one_line(error), "check model, base URL and token", None
-
-
-def _cached_caption(llm: LanguageModel, question: _Question) -> str | None:
-    try:
-        cached = json.loads(_cache_file(llm, question).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not cached, or a damaged file
-        return None
-    caption = cached.get("caption") if isinstance(cached, dict) else None
-    return caption if isinstance(caption, str) and caption else None
-
-
-def _cache_caption(llm: LanguageModel, question: _Question, caption: str) -> None:
-    content = {"model": llm.model, "class": question.class_name, "prompt": question.prompt, "caption": caption}
-    try:
-        text = json.dumps(content, ensure_ascii=False, indent=1)
-        write_atomically(_cache_file(llm, question), text.encode())
-    except StorageError as error:  # the answer can still be used
-        logger.warning("cannot cache a description: %s", error)
-
-
-def _cache_file(llm: LanguageModel, question: _Question) -> Path:
-    key = json.dumps([llm.model, llm.base_url, PROMPT_VERSION, question.prompt])
-    return asset_path("descriptions", f"{hashlib.sha256(key.encode()).hexdigest()}.json")

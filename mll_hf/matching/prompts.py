@@ -1,7 +1,7 @@
 """Class names, domains, and prompts for vision-language models.
 
 Results show class names as given by the user; only prompts use the cleaned form. A prompt template has one ``{}`` for
-the class. ``a(n)`` becomes "a" or "an", depending on the class. All other words are unchanged, so
+the class. ``a(n)`` becomes "an" before a vowel, else "a". All other words are unchanged, so
 :data:`DEFAULT_TEMPLATE` gives exactly the prompts of published figures ("a photo of a apple.").
 """
 
@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -50,7 +49,7 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
 
     Raises:
         InputError: The list is empty, or names are empty, too long, not strings, with control characters, or equal
-            apart from case and underscores. The message lists all errors.
+            apart from case, underscores and their spelling in Unicode. The message lists all errors.
     """
     if isinstance(names, Mapping):
         names = names_by_number(names) or list(names)  # other mappings: a class per key
@@ -59,13 +58,15 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
     if len(names) == 0:
         raise InputError("no class names given; name at least one class")
     errors, seen = list[str](), dict[str, str]()
-    given = [normalized_name(name) if isinstance(name, str) else name for name in names]
-    for number, (name, raw) in enumerate(zip(given, names, strict=True), 1):
-        if not isinstance(name, str):
-            errors.append(f"name {number} is not a string ({name!r:.30})")
-        elif _NO_TEXT.search(raw.strip()):
-            errors.append(f"{_show(raw.strip())} has a character that is not text")
-        elif not (key := _key(name)):
+    for number, given in enumerate(names, 1):
+        if not isinstance(given, str):
+            errors.append(f"name {number} is not a string ({given!r:.30})")
+            continue
+        name = normalized_name(given)
+        key = clean_class_name(name).casefold()
+        if _NO_TEXT.search(given.strip()):
+            errors.append(f"{_show(given)} has a character that is not text")
+        elif not key:
             errors.append(f"name {number} is empty")
         elif len(name) > MAX_NAME_LENGTH:
             errors.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
@@ -76,7 +77,7 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
             seen[key] = name
     if errors:
         raise InputError(f"class names cannot be used: {'; '.join(errors)}; give each class a short, distinct name")
-    return tuple(given)
+    return tuple(seen.values())
 
 
 def names_by_number(names: Mapping[Any, Any]) -> list[Any]:
@@ -146,10 +147,6 @@ def _looks_like_path(text: str) -> bool:
         return False
     has_folder = re.search(r"[/\\]", text) is not None and not re.search(r"\s", text)
     return has_folder or text.startswith(("~", "./", "../")) or Path(text).suffix.lower() in _LIST_SUFFIXES
-
-
-def _key(name: str) -> str:
-    return clean_class_name(name).casefold()
 
 
 def _show(name: str) -> str:
@@ -245,9 +242,9 @@ def mentions(text: str, words: Iterable[str]) -> bool:
 def fill(templates: Iterable[str], class_name: str) -> tuple[str, ...]:
     """Write the prompts of one class, one per template.
 
-    The class name is cleaned. ``a(n)`` becomes "a" or "an", or is removed if the name has an article. Words directly
-    before ``{}`` that also start the name are not repeated: "the flag of {}" and "flag of Peru" give "the flag of
-    Peru". A plain "a" is not changed: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
+    The class name is cleaned. ``a(n)`` becomes "an" before a vowel, else "a"; it is removed if the name has an article.
+    Words directly before ``{}`` that also start the name are not repeated: "the flag of {}" and "flag of Peru" give
+    "the flag of Peru". A plain "a" is not changed: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
 
     Raises:
         InputError: A template does not have exactly one ``{}``.
@@ -266,7 +263,7 @@ def _fill_one(template: str, name: str) -> str:
         before = before.replace("a(n) ", "")  # the name has its own article
     elif "a(n) " in before:
         following = before.split("a(n) ", 1)[1] + name
-        before = before.replace("a(n) ", "an " if _starts_with_vowel_sound(following) else "a ")
+        before = before.replace("a(n) ", "an " if following[0].lower() in "aeiou" else "a ")
     return before + name + after
 
 
@@ -279,36 +276,3 @@ def _drop_overlap(before: str, name: str) -> str:
         if found and shared.lower() not in ("a", "an"):  # a plain "a" is not changed
             return before[: found.start()]
     return before
-
-
-# Initialisms that could be read as words.
-_SPELLED_OUT = frozenset({"EU", "FAQ", "HIV", "LED", "SOS", "SUV"})
-# The start of a word, rather than of an initialism, with one of the consonants whose names begin with a vowel sound.
-_WORD_ONSET = re.compile(r"(?:[B-DGJKPQTV-XZ]|F[JLR]?|HY?|LL?|M|N|RH?|S(?:C[HLR]?|HR?|[KLMNQTVW]|P[HLR]?|TR)?)[AEIOUY]")
-# A vowel, but not "eu" or "one", nor "u" as in "unit": "uni-" (not the "un-" of "unidentified"), or "u" before a single
-# consonant and a vowel ("user", "utensil"). And the words with a silent h.
-_VOWEL_SOUND = re.compile(
-    r"(?!e[uw]|one$|once$|ouija|uni(?!de|ll|m|n|r|ss)|u(?!ber|don)[bcdfgkrstv][aeiou]|u[kv])[aeiou]"
-    r"|hour|heir|honest|honou?r",
-    re.IGNORECASE,
-)
-
-
-def _starts_with_vowel_sound(phrase: str) -> bool:
-    found = re.search(r"[^\W_]+", unicodedata.normalize("NFKD", phrase))  # NFKD: "é" counts as "e"
-    word = found[0] if found else ""
-    if word[:1].isdigit():
-        return re.match(r"8|1[18](?!\d)", word) is not None
-    letters = re.match(r"[A-Za-z](?![A-Za-z])|[A-Z]+(?![a-z])", word)
-    if letters and _is_spelled_out(letters[0].upper()):
-        return letters[0].upper()[0] in "AEFHILMNORSX"
-    return _VOWEL_SOUND.match(word) is not None
-
-
-def _is_spelled_out(capitals: str) -> bool:
-    """Whether capitals are read letter by letter, as "ATM" is and "LION" is not."""
-    if len(capitals) == 1 or capitals in _SPELLED_OUT:
-        return True
-    if capitals[0] in "AEIOU":
-        return capitals[0] == "U" and len(capitals) <= 3  # all others have a vowel sound either way
-    return _WORD_ONSET.match(capitals) is None

@@ -67,8 +67,8 @@ def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
 def test_a_language_model_describes_the_classes(world, capsys, monkeypatch):
     asked = []
 
-    def describing(classes, domain, task, model):
-        asked.append((model.model, model.base_url))
+    def describing(classes, domain, task, model, base_url):
+        asked.append((model, base_url))
         return describe.from_templates(classes, load_graph(world / "graph"))
 
     monkeypatch.setattr(describe, "from_llm", describing)

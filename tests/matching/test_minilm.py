@@ -47,7 +47,7 @@ def test_vectors_of_any_text(encoder, reference, text):
 
 def test_what_is_cut_off_does_not_count(encoder):
     one, other, shorter = encoder.encode(["word " * 254 + "dog", "word " * 254 + "cat", "word " * 253 + "cat"])
-    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, other, atol=1e-6)  # kernels of a BLAS round differently
     assert np.abs(one - shorter).max() > 1e-4
 
 
