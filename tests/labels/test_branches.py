@@ -75,17 +75,6 @@ def test_a_concept_with_two_hypernyms_is_below_the_more_special_one():
     assert tree.counts[place[PET]] == 2
 
 
-def test_the_first_fork_of_a_tree():
-    chain = {"entity": (), "thing": ("entity",), "dog": ("thing",), "cat": ("thing",)}
-    graph = make_graph(chain)
-    tree = branch_tree(make_label(graph), graph)
-    assert graph.concepts[tree.concepts[tree.first_fork]].id == "thing"
-    nothing = branch_tree(make_label(graph, support=0), graph)
-    assert (len(nothing.concepts), nothing.first_fork) == (0, -1)
-    several_roots = make_graph()
-    assert branch_tree(make_label(several_roots), several_roots).first_fork == -1
-
-
 @examples
 @given(data=st.data())
 def test_a_tree_holds_every_tested_concept_once(data):
@@ -109,11 +98,6 @@ def test_a_tree_holds_every_tested_concept_once(data):
 
 
 # ---- the large parts of a graph
-
-
-def test_top_branches_by_hand():
-    graph = two_branches()
-    assert {graph.concepts[v].id for v in top_branches(graph)} == {"animal", "vehicle"}
 
 
 def test_top_branches_are_few_and_none_is_small():

@@ -48,23 +48,6 @@ def test_embeddings_are_kept_to_half_a_step(seed, size):
 # ---- Eq. 5
 
 
-def test_precision_worked_by_hand():
-    images = unit([[4, 1, 0], [1, 4, 0], [0, 1, 4], [3, 2, 1]])
-    stored = ProbeEmbeddings.quantize(images, np.eye(3, dtype=np.float32), probe_set([[0, 1, 3], [1, 2], []], [0] * 4))
-    # images 0 and 3 answer 0, image 1 answers 1, image 2 answers 2, or 1 if 2 does not compete
-    assert stored.restricted_precision(np.array([0, 1, 2])) == pytest.approx([2 / 3, 1 / 2, 0])
-    assert stored.restricted_precision(np.array([1, 0])) == pytest.approx([1, 2 / 3])
-    assert stored.restricted_precision(np.array([0])) == pytest.approx([1])
-    assert stored.restricted_precision(np.array([], np.int64)).tolist() == []
-
-
-def test_undecodable_images_do_not_count():
-    images = unit([[1, 0], [1, 0], [0, 1]])
-    images[0] = np.nan
-    stored = ProbeEmbeddings.quantize(images, np.eye(2, dtype=np.float32), probe_set([[0, 1, 2], [0]], [0] * 3))
-    assert stored.restricted_precision(np.array([0, 1])).tolist() == [0.5, 0]
-
-
 @examples
 @given(st.integers(0, 2**32))
 def test_precision_is_that_of_the_definition(seed):
@@ -106,10 +89,6 @@ def test_joined_by_hand():
     ]
 
 
-def test_one_graph_alone_is_joined_to_itself():
-    assert_same(ProbeEmbeddings.joined([(some(), np.arange(4))], 4), some())
-
-
 # ---- files
 
 
@@ -123,10 +102,6 @@ def test_round_trip(path):
     assert_same(read_embeddings(path), some())
     write_embeddings(replace(some(), images=np.asfortranarray(some().images)), path)
     assert_same(read_embeddings(path), some())
-
-
-def test_none_there(path):
-    assert read_embeddings(path) is None
 
 
 def test_a_folder_in_place_of_the_file(path):
@@ -150,11 +125,6 @@ def complaint_of(path, content):
     assert "\n" not in str(caught.value)
     assert caught.value.path == path
     return str(caught.value)
-
-
-def test_truncation_at_any_length(path, blob):
-    for length in range(0, len(blob), 3):
-        complaint_of(path, blob[:length])
 
 
 def test_damage_anywhere_is_one_line_or_embeddings(path, blob):

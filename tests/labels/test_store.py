@@ -12,14 +12,12 @@ import pytest
 
 from mll_hf.errors import InputError, LabelError, StorageError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
-from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
 from mll_hf.labels.store import (
     LABEL_PATH,
     LabelStore,
     Origin,
-    check_label_fits,
     embeddings_path,
     graph_path,
     label_path,
@@ -192,16 +190,6 @@ def test_a_file_too_large_for_a_label_is_not_read(tmp_path):
         file.truncate(MAX_LABEL_BYTES + 1)
     with pytest.raises(LabelError, match="is larger than"):
         read_label(path)
-
-
-def test_numbers_of_images_that_contradict_those_of_the_graph():
-    graph = GRAPH.with_probes(ProbeCounts("", (), (("photo", "mine"),), {"car": ((0, 9),)}))
-    honest = make_label(graph, probes_digest=graph.probes.digest, support=graph.probe_pools.sum(axis=0))
-    check_label_fits(honest, graph)
-    with pytest.raises(LabelError, match="it has 70 tests instead of 18"):
-        check_label_fits(make_label(graph, probes_digest=graph.probes.digest), graph)
-    with pytest.raises(LabelError, match="it has more tests on 'sketch' than possible"):
-        check_label_fits(replace(honest, domain_names=("sketch",)), graph)
 
 
 # ---- writing

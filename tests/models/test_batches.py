@@ -1,0 +1,185 @@
+"""Images are prepared in batches ahead of a model, by threads or processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.models.batches import Decoders, in_background, prepared_batches
+from worlds import examples
+
+
+def tensor_of(item):
+    return None if item is None else torch.full((3, 2, 2), float(item))
+
+
+@examples
+@given(st.lists(st.lists(st.none() | st.integers(0, 99), min_size=1, max_size=70), max_size=7))
+def test_batches_keep_their_items_in_order(batches):
+    prepared = list(prepared_batches(iter(batches), tensor_of))
+    assert len(prepared) == len(batches)
+    for batch, (inputs, present) in zip(batches, prepared, strict=True):
+        assert present.tolist() == [item is not None for item in batch]
+        known = [item for item in batch if item is not None]
+        assert (inputs is None) == (not known)
+        if known:
+            assert inputs.shape == (len(known), 3, 2, 2)
+            assert inputs[:, 0, 0, 0].tolist() == known
+
+
+def in_processes(batches, prepare, processes):
+    with closing(Decoders(prepare, processes)) as decoders:
+        return list(decoders.batches(iter(batches)))
+
+
+@pytest.mark.parametrize("batches", [[[3], [None, 7, None], [None], list(range(70)), [1, 2]]])
+def test_processes_prepare_the_same_as_threads(batches):
+    threads = list(prepared_batches(iter(batches), tensor_of))
+    processes = list(in_processes(batches, tensor_of, 2))
+    for (expected, present), (inputs, present_too) in zip(threads, processes, strict=True):
+        np.testing.assert_array_equal(present, present_too)
+        assert (inputs is None) == (expected is None)
+        if inputs is not None:
+            assert torch.equal(inputs, expected)
+
+
+def test_an_error_in_a_process_reaches_the_caller():
+    def fail(item):
+        raise ArithmeticError(f"item {item}")
+
+    with pytest.raises(ArithmeticError, match="item 5"):
+        in_processes([[5]], fail, 1)
+
+
+def pid_of(item):
+    return torch.tensor([os.getpid()])
+
+
+def test_processes_serve_all_runs_of_a_model():
+    with closing(Decoders(pid_of, 2)) as decoders:
+        pids = [{int(pid) for inputs, _ in decoders.batches([range(70)] * 4) for pid in inputs} for _ in range(3)]
+    assert len(set.union(*pids)) <= 2
+    assert os.getpid() not in set.union(*pids)
+
+
+def test_a_run_that_ends_early_leaves_the_processes_to_the_next():
+    with closing(Decoders(tensor_of, 1)) as decoders:
+        aborted = decoders.batches([[number] for number in range(100)])
+        next(aborted)
+        aborted.close()
+        assert [int(inputs[0, 0, 0, 0]) for inputs, _ in decoders.batches([[7], [8]])] == [7, 8]
+
+
+def test_processes_use_no_shared_memory(monkeypatch):
+    import torch.multiprocessing  # registers how tensors are sent: through shared memory
+
+    def share(_):
+        raise OSError("no space left in shared memory")
+
+    for kind in (torch.Tensor, torch.storage.UntypedStorage):
+        monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
+    ((inputs, _),) = in_processes([[1, 2]], tensor_of, 1)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_processes_end_when_their_parent_is_killed():
+    code = """
+import os, signal
+import torch
+from mll_hf.models.batches import Decoders
+decoders = Decoders(lambda item: torch.zeros(1), 1)
+print(len(list(decoders.batches([[0]]))), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # returns when all processes that could write to the pipe are gone
+    run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert (run.returncode, run.stdout) == (-signal.SIGKILL, "1\n"), run.stderr
+
+
+def test_without_fork_threads_prepare(monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    ((inputs, _),) = in_processes([[0]], pid_of, 2)
+    assert inputs.tolist() == [[os.getpid()]]
+
+
+def test_a_background_thread_gives_the_same_items_and_errors():
+    def failing():
+        yield from range(3)
+        raise ArithmeticError("three")
+
+    assert list(in_background(iter(range(50)))) == list(range(50))
+    items = in_background(failing())
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ArithmeticError, match="three"):
+        next(items)
+
+
+def test_a_background_thread_ends_with_its_user():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    items = in_background(endless())
+    assert next(items) == 1
+    items.close()
+    assert closed.wait(5)
+
+
+def test_only_a_few_batches_are_prepared_ahead():
+    drawn = []
+
+    def batches():
+        for number in range(100):
+            drawn.append(number)
+            yield [number]
+
+    for number, _ in enumerate(prepared_batches(batches(), tensor_of)):
+        assert len(drawn) <= number + 18
+
+
+def test_a_small_batch_is_prepared_by_all_threads(monkeypatch):
+    monkeypatch.setattr("mll_hf.models.batches.usable_cores", lambda: 3)
+    together = threading.Barrier(3, timeout=20)
+
+    def prepare(item):
+        together.wait()
+        return tensor_of(item)
+
+    ((inputs, _),) = prepared_batches([[1, 2, 3]], prepare, ahead=3)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_an_error_reaches_the_caller_and_threads_end():
+    def fail(item):
+        if item == 5:
+            raise ArithmeticError("five")
+        return tensor_of(item)
+
+    before = threading.active_count()
+    with pytest.raises(ArithmeticError, match="five"):
+        list(prepared_batches(([number] for number in range(100)), fail))
+    batches = prepared_batches(([number] for number in range(100)), tensor_of)
+    next(batches)
+    batches.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
