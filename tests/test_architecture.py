@@ -15,7 +15,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 # Methods that users expect on a public class, and that work further down: they import it when they are called.
-DOWNWARDS = {"labels.label": {"hub.pretrained"}, "selection.result": {"selection.repo"}}
+DOWNWARDS = {"labels.label": {"hub.pretrained"}, "selection.result": {"selection.repo", "selection.json_format"}}
 
 
 def read_map() -> list[str]:

@@ -18,8 +18,9 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import imagenet_accuracies
 from mll_hf.selection.accuracy import MIN_ACCURACY, estimate_accuracy, task_traits
-from mll_hf.selection.mll import best_by_mean_recall, graph_query, mean_recall_among
+from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit, sigmoid
+from mll_hf.selection.recall import graph_query, mean_recall_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,9 +1,8 @@
-"""The result of a selection, and its JSON format."""
+"""The result of a selection."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,9 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
-from mll_hf.matching.prompts import check_class_names, templates_for
+from mll_hf.matching.prompts import templates_for
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
-from mll_hf.selection.config import SelectionConfig
-from mll_hf.selection.estimate import Basis, Estimate
-from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.task import MIN_IMAGES
 from mll_hf.selection.unlabeled import Calibration, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
@@ -28,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.hub.publish import Published
-
-_MAX = 1e100  # of numbers in JSON, so that sums and products do not overflow
+    from mll_hf.selection.estimate import Estimate
+    from mll_hf.selection.strategies import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,56 +183,9 @@ class Selection(ArrayFields):
 
     def to_json(self) -> dict[str, Any]:
         """The selection as JSON; :meth:`from_json` is the inverse."""
-        ids, answer, calibration = _distinct_ids(self.models), self.answer, self.calibration
-        names = {} if answer is None else {"best": ids[answer.best], "cheapest": ids[answer.cheapest]}
-        return {
-            "classes": list(self.classes),
-            "strategy": str(self.strategy),
-            "k": self.k,
-            "domain": self.domain,
-            "task": self.task,
-            "templates": list(self.templates),
-            "answer": answer and {**asdict(answer), **names, "lines": list(self.answer_lines)},
-            "models": [self._model_to_json(m) for m in range(len(self.models))],
-            "chosen": {
-                name: [ids[m] for m in np.argsort(-self.scores[:, y], kind="stable") if self.chosen[m, y]]
-                for y, name in enumerate(self.classes)
-            },
-            "matches": {
-                name: [asdict(concept) for concept in matched]
-                for name, matched in zip(self.classes, self.matches, strict=True)
-            },
-            "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
-            "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
-            "estimate": self.estimate
-            and {
-                "basis": str(self.estimate.basis),
-                "mean": self.estimate.mean.tolist(),
-                "variance": np.diag(self.estimate.covariance).tolist(),
-            },
-            "calibration": calibration
-            and {name: np.asarray(value).tolist() for name, value in vars(calibration).items()},
-        }
+        from mll_hf.selection.json_format import selection_to_json
 
-    def _model_to_json(self, m: int) -> dict[str, Any]:
-        model, accuracy = self.models[m], None
-        if self.estimate and self.estimate.known[m]:
-            low, high = self.estimate.interval
-            accuracy = {"estimate": float(self.estimate.accuracy[m]), "low": float(low[m]), "high": float(high[m])}
-        return {
-            "id": model.ref.repo_id,
-            "revision": model.ref.revision,
-            "backend": model.ref.backend,
-            "parameters": model.cost.parameters,
-            "gflops": model.cost.gflops,
-            "temperature": model.temperature,
-            "general": model.general,
-            "figures": str(model.figures),
-            "license": model.license,
-            "overall": float(self.overall[m]),
-            "accuracy": accuracy,
-            "scores": self.scores[m].tolist(),
-        }
+        return selection_to_json(self)
 
     @classmethod
     def from_json(cls, document: Any) -> Selection:  # noqa: ANN401 - parsed JSON
@@ -246,39 +194,15 @@ class Selection(ArrayFields):
         Raises:
             InputError: The document was not made by :meth:`to_json`.
         """
+        from mll_hf.selection.json_format import selection_from_json
+
         try:
-            return cls._from_json(document)
+            return selection_from_json(document)
         except (KeyError, TypeError, AttributeError):
             reason = "a field is missing or has a wrong type"
         except (InputError, ValueError, OverflowError) as error:
             reason = one_line(error)
         raise InputError(f"this is not a selection ({reason}); make one with: mll-hf select --json")
-
-    @classmethod
-    def _from_json(cls, document: dict[str, Any]) -> Selection:
-        classes = check_class_names(document["classes"])
-        models = tuple(_model_from_json(model) for model in document["models"])
-        chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
-        n_chosen = int(chosen.any(axis=1).sum())
-        matches = tuple(tuple(_concept_from_json(c, n_chosen) for c in document["matches"][name]) for name in classes)
-        if not all(matches) and any(model.figures is not Figures.OVERALL for model in models):
-            raise ValueError("a class has no concepts")
-        return cls(
-            classes=classes,
-            strategy=Strategy(document["strategy"]),
-            k=SelectionConfig(k=int(document["k"])).per_class,
-            models=models,
-            scores=_numbers([model["scores"] for model in document["models"]], chosen.shape),
-            chosen=chosen,
-            matches=matches,
-            coverage=_numbers([document["coverage"][name] for name in classes], (len(classes),), 0, 1),
-            images=_numbers([document["images"][name] for name in classes], (len(classes),), 0),
-            domain=_optional_text(document["domain"]),
-            task=_optional_text(document["task"]),
-            calibration=_calibration_from_json(document.get("calibration"), *chosen.shape),
-            estimate=_estimate_from_json(document.get("estimate"), len(models)),
-            templates=_templates(document.get("templates", [])),
-        )
 
     # --- repos; implemented in selection.repo ---
 
@@ -350,96 +274,3 @@ class Selection(ArrayFields):
         from mll_hf.selection.repo import push_selection
 
         return push_selection(self, repo_id, private, create_pr, commit_message, token)
-
-
-def _model_from_json(model: dict[str, Any]) -> SelectedModel:
-    return SelectedModel(
-        ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
-        cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
-        temperature=_number(model["temperature"], 1 / _MAX),
-        general=_number(model["general"], 0, 1),
-        figures=Figures(model["figures"]),
-        license=_optional_text(model["license"]),
-    )
-
-
-def _concept_from_json(concept: dict[str, Any], n_chosen: int) -> MatchedConcept:
-    recall = tuple(None if value is None else _number(value, 0, 1) for value in concept["recall"])
-    if len(recall) != n_chosen:
-        raise ValueError(f"a concept has {len(recall)} recall values for {n_chosen} chosen models")
-    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
-
-
-def _estimate_from_json(document: dict[str, Any] | None, n_models: int) -> Estimate | None:
-    if document is None:
-        return None
-    mean, variance = _numbers(document["mean"], (n_models,)), _numbers(document["variance"], (n_models,), 0)
-    return Estimate(mean, np.diag(variance), Basis(document["basis"]))
-
-
-def _calibration_from_json(document: dict[str, Any] | None, n_models: int, n_classes: int) -> Calibration | None:
-    if document is None:
-        return None
-    return Calibration(
-        n_images=int(_number(document["n_images"], MIN_IMAGES)),
-        templates=_templates(document["templates"]),
-        temperatures=_numbers(document["temperatures"], (n_models,), 1 / _MAX),
-        offsets=_numbers(document["offsets"], (n_models, n_classes)),
-        information=_numbers(document["information"], (n_models,), 0, 1),
-        agreement=_numbers(document["agreement"], (n_models,), 0, 1),
-        shares=_numbers(document["shares"], (n_classes,), 0, 1),
-    )
-
-
-def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:
-    """[M, C] mask from the chosen ids of each class."""
-    row = {id: m for m, id in enumerate(ids)}
-    mask = np.zeros((len(ids), len(chosen)), np.bool_)
-    for y, names in enumerate(chosen):
-        if not isinstance(names, list) or not names:
-            raise ValueError("a class has no chosen models")
-        mask[[row[name] for name in names], y] = True
-    return mask
-
-
-def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
-    """Ids in the JSON format; ``org/name@revision`` for models with several revisions."""
-    count = Counter(model.ref.repo_id for model in models)
-    return [
-        model.ref.repo_id if count[model.ref.repo_id] == 1 else f"{model.ref.repo_id}@{model.ref.revision}"
-        for model in models
-    ]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is not a string")
-    return value
-
-
-def _optional_text(value: object) -> str | None:
-    return None if value is None else _text(value)
-
-
-def _templates(values: object) -> tuple[str, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"{values!r:.40} is not a list of templates")
-    templates = tuple(_text(value) for value in values)
-    if wrong := [template for template in templates if template.count("{}") != 1]:
-        raise ValueError(f"{wrong[0]!r:.40} must have exactly one {{}} for the class")
-    return templates
-
-
-def _number(value: object, minimum: float = -_MAX, maximum: float = _MAX) -> float:
-    return float(_numbers(value, (), minimum, maximum))
-
-
-def _numbers(
-    values: object, shape: tuple[int, ...], minimum: float = -_MAX, maximum: float = _MAX
-) -> NDArray[np.float64]:
-    numbers = np.array(values, np.float64)
-    if numbers.shape != shape:
-        raise ValueError("there is not one number per model and class")
-    if not ((minimum <= numbers) & (numbers <= maximum)).all():  # also refuses NaN
-        raise ValueError("a number is out of range")
-    return numbers

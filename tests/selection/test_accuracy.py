@@ -17,7 +17,6 @@ from mll_hf.selection.accuracy import (
     TaskTraits,
     estimate_accuracy,
     is_specialized,
-    published_model,
     task_traits,
     things_direction,
 )
@@ -64,22 +63,6 @@ def test_a_single_class_is_always_right():
 def test_a_wrong_imagenet_accuracy_is_refused(accuracy):
     with pytest.raises(InputError, match="an ImageNet accuracy is missing or outside 0 to 1"):
         estimate_accuracy(np.array([0.5, accuracy]), PLAIN)
-
-
-def test_unknown_names_count_as_usual_ones():
-    model = published_model()
-    usual = {"similarity": model.usual_similarity, "nearest": model.usual_nearest, "things": model.usual_things}
-    named = replace(TRAITS, **usual)
-    unnamed = replace(TRAITS, similarity=None, nearest=None, things=None)
-    imagenet = np.array([0.3, 0.7])
-    assert estimate_accuracy(imagenet, unnamed) == estimate_accuracy(imagenet, named)
-
-
-def test_names_that_are_less_alike_than_those_of_all_data_sets_do_not_raise_the_estimate():
-    imagenet, least = np.array([0.3, 0.7]), published_model().least_nearest
-    usual, fewer, more = (replace(TRAITS, nearest=nearest) for nearest in (least, least - 0.3, least + 0.1))
-    assert estimate_accuracy(imagenet, fewer) == estimate_accuracy(imagenet, usual)
-    assert (estimate_accuracy(imagenet, more).accuracy < estimate_accuracy(imagenet, usual).accuracy).all()
 
 
 def test_traits_of_names():

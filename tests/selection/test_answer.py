@@ -43,15 +43,6 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     assert estimate_from_names(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
 
 
-def test_names_that_resemble_one_another_lower_the_estimate():
-    candidates = named(random_candidates())
-    alike = candidates.match.names * 0.1 + np.eye(384)[0]
-    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
-    harder = replace(candidates, match=replace(candidates.match, names=alike))
-    apart, close = (select(c, SelectionConfig()).estimate.accuracy[0] for c in (candidates, harder))
-    assert close < apart
-
-
 def test_coverage_counts_class_by_class_over_all_graphs():
     candidates = named(random_candidates(n_classes=4))
     overall = np.linspace(0.9, 0.8, len(candidates.labels))

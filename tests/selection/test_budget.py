@@ -66,20 +66,6 @@ def test_gains_against_simulation(tried):
     assert (gains[tried] == 0).all()
 
 
-def test_nothing_is_gained_where_nothing_can_change():
-    certain = Estimate(logit(np.array([0.6, 0.5, 0.7])), np.ones((3, 3)))  # all differ by a known amount
-    np.testing.assert_allclose(expected_gains(certain, [0]), [0, 0, 0.1], atol=1e-12)
-    assert expected_gains(certain, []).argmax() == 2
-
-
-def test_models_that_are_here_come_first():
-    prior = prior_of(0.9, 0.6, 0.7, own=1.0)
-    sizes = [3 * GB, 0, 0]
-    assert next_model(prior, sizes, 10 * GB, []) == 2
-    assert next_model(prior, sizes, 10 * GB, [2]) == 1
-    assert next_model(prior, sizes, 10 * GB, [2, 1]) == 0
-
-
 def test_the_two_most_promising_models_are_fetched_first_and_then_gains_count_per_byte():
     prior = prior_of(0.8, 0.795, 0.79, 0.6, own=2.0)
     sizes = [4 * GB, 2 * GB, GB, GB // 2]
@@ -105,13 +91,6 @@ def test_the_first_model_leaves_room_for_a_second():
     assert next_model(prior_of(0.8, 0.75, 0.7, own=1.0), [9 * GB, 4 * GB, 2 * GB], 10 * GB, []) == 0  # costs too much
 
 
-def test_equal_models_are_tried_in_their_order_and_smaller_ones_first():
-    prior = prior_of(0.7, 0.7, 0.7)
-    assert next_model(prior, [GB, GB, GB], 10 * GB, []) == 0
-    assert next_model(prior, [GB, GB, GB], 10 * GB, [0]) == 1
-    assert next_model(prior, [2 * GB, GB, GB], 10 * GB, []) == 1
-
-
 def test_the_trial_stops_when_no_model_is_likely_to_be_better_or_none_fits():
     clear = prior_of(0.9, 0.3, 0.2)
     assert next_model(clear, [GB, GB, GB], 10 * GB, [0]) == 1  # a single model has none to agree with
@@ -120,19 +99,6 @@ def test_the_trial_stops_when_no_model_is_likely_to_be_better_or_none_fits():
     assert next_model(clear, [GB, 0, 0], 0, []) == 1
     assert next_model(clear, [GB, GB, GB], GB - 1, []) is None
     assert next_model(clear, [0, 0, 0], 0, [0, 1], failed=[2]) is None
-
-
-@pytest.mark.parametrize(("best", "next_one"), [(0.85, None), (0.1, 2)])
-def test_the_trial_goes_on_for_longer_where_models_do_badly(best, next_one):
-    other = sigmoid(logit(np.array([best])) - 1.5)[0]
-    prior = prior_of(best, other, other, own=1.5, common=0.0)
-    assert next_model(prior, [GB, GB, GB], 10 * GB, [0, 1]) == next_one
-
-
-def test_a_disappointing_favorite_makes_the_trial_go_on():
-    prior, sizes = prior_of(0.8, 0.5, 0.5, own=0.8, common=0.1), [GB, GB, GB]
-    assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.9, 0.5, 0.5])) == (0, 1)
-    assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.3, 0.5, 0.5])) == (0, 1, 2)
 
 
 def test_a_model_that_fails_is_skipped_and_counts_as_fetched():

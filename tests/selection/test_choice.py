@@ -21,16 +21,10 @@ from mll_hf.selection import (
     Selection,
     SelectionConfig,
     Strategy,
-    choose,
     choose_at_most,
     choose_with_images,
     select,
 )
-from mll_hf.selection.accuracy import MIN_ACCURACY
-from mll_hf.selection.comparison import imagenet_shift
-from mll_hf.selection.mll import graph_query, mean_recall_among
-from mll_hf.selection.probabilities import logit, sigmoid
-from mll_hf.selection.strategies import general_scores
 from selection_worlds import LABEL_STRATEGIES, candidates_on, join_by_hand, make_match, random_candidates, random_match
 from worlds import ANIMAL, CAR, CAT, DOG, PET, VEHICLE, examples, know_only, make_graph, make_known, make_label
 
@@ -129,18 +123,6 @@ def test_choosing_within_a_budget_against_brute_force(n_models, n_classes, k, mo
     assert served(scores, members, k) >= (1 - 1 / math.e) * best - 1e-9
     if most == n_models:  # no cap: nobody's best model is missing
         assert served(scores, members, k) == pytest.approx(best)
-
-
-def test_choosing_within_a_budget_by_hand():
-    # Model 0 is middling everywhere, 1 and 2 are best on one class each. One model: 0 (sum .9 against .8 and .8); from
-    # two on the best model of each class.
-    scores = np.array([[0.45, 0.45], [0.8, 0.0], [0.0, 0.8]])
-    assert choose_at_most(scores, 1, 1).tolist() == [True, False, False]
-    assert choose_at_most(scores, 1, 3).tolist() == [False, True, True]
-    assert choose_at_most(scores, 1, 2).tolist() == [False, True, True]
-    scores = np.vstack([scores, [0.0, 0.85]])
-    chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1))
-    assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
 
 
 def test_effective_images_by_hand():
@@ -244,12 +226,6 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
 
-def test_a_selection_is_shown_in_one_line(monkeypatch):
-    selection = select(known_and_unknown(monkeypatch, [0.4, 0.6], [2, 6], [0.9]), SelectionConfig(k=2))
-    shown = repr(selection)
-    assert shown == f"<Selection of {', '.join(m.name for m in selection.models[:2])} for 3 classes, among 3 models>"
-
-
 def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(monkeypatch):
     candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.65, 0.9, 0.1])
     selection = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
@@ -263,20 +239,6 @@ def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(
     assert all(concept.recall == (None, None) for name in selection.classes for concept in selection.explain(name))
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
     assert (np.diff(selection.estimate.accuracy) <= 1e-12).all()
-
-
-def log_odds(accuracy):
-    return logit(accuracy, MIN_ACCURACY)
-
-
-def test_a_group_whose_best_model_is_unknown_is_placed_by_its_others(monkeypatch):
-    candidates = known_and_unknown(monkeypatch, [0.4, None, 0.6], [4, 6, 5], [0.5])
-    shift = imagenet_shift(candidates.labels, general_scores(candidates))
-    levels = sigmoid(log_odds(general_scores(candidates).mean(axis=1)) + shift)
-    query = graph_query(GRAPH, np.empty(0, np.int32), 1000, extrapolate=True)
-    recall = mean_recall_among(query, candidates.labels.rank_shares[0])
-    offsets = [log_odds(np.array(known)) - log_odds(recall[m]) for m, known in ((0, 0.4), (2, 0.6))]
-    assert levels[1] == pytest.approx(sigmoid(log_odds(recall[1]) + np.mean(offsets)))
 
 
 def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
@@ -310,14 +272,6 @@ def make_selection(strategy=Strategy.MLL, tried=False):
     logits = np.random.default_rng(0).normal(size=(4, 40, 3))
     config = SelectionConfig(k=2)
     return choose_with_images(selection, range(4), logits, config, ("a {}", "{}")) if tried else selection
-
-
-def test_chosen_models_are_listed_best_first_for_their_class():
-    scores = np.array([[0.9, 0.6], [0.5, 0.8]])
-    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
-    selection = replace(selection, scores=scores, chosen=np.ones((2, 2), np.bool_))
-    first, second = (model.ref.repo_id for model in selection.models)
-    assert selection.to_json()["chosen"] == {"class 0": [first, second], "class 1": [second, first]}
 
 
 @examples

@@ -86,20 +86,6 @@ def test_one_model_against_the_density_on_a_grid(right, mean, deviation):
     assert after.accuracy[0] == pytest.approx(expected, abs=0.02)
 
 
-@examples
-@given(st.integers(0, 1000))
-def test_several_models_are_at_the_mode(seed):
-    rng = np.random.default_rng(seed)
-    factors = rng.normal(size=(4, 2))
-    prior = Estimate(rng.normal(size=4), factors @ factors.T + 0.2 * np.eye(4))
-    right = rng.uniform(0, 30, 3)
-    models = rng.permutation(4)[:3].tolist()
-    after = learned(prior, right, 30, models)
-    pull = np.zeros(4)
-    pull[models] = right - 30 * sigmoid(after.mean[models])
-    np.testing.assert_allclose(after.mean - prior.mean, prior.covariance @ pull, atol=1e-6)
-
-
 def test_examples_join_what_was_known_and_more_of_them_count_more():
     prior = Estimate.independent(logit(np.array([0.5, 0.5]), 0.01), np.full(2, 0.5))
     few, more, many = (learned(prior, [0.8 * n, 0.5 * n], n) for n in (10, 50, 100_000))

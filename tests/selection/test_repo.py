@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from huggingface_hub import constants
@@ -18,7 +17,7 @@ from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection import Selection, SelectionConfig, select
-from mll_hf.selection.repo import HANDLER_FILE, SELECTION_FILE, check_models
+from mll_hf.selection.repo import SELECTION_FILE, check_models
 from selection_worlds import random_candidates
 
 REPO = "alice/classifier"
@@ -80,25 +79,6 @@ def test_pushed_and_read_elsewhere(hub, monkeypatch, tmp_path):
         Selection.from_pretrained("alice/other")
 
 
-def test_pushed_again(hub, monkeypatch):
-    selection = make_selection(hub)
-    first = selection.push_to_hub(REPO)
-    assert not selection.push_to_hub(REPO).changed
-    readme = hub.content(hub.repos["model", REPO].files["README.md"]).decode()
-    mine = readme.replace("---\n\n#", "language: en\n---\n\nWritten by hand.\n\n#", 1) + "\nThe end.\n"
-    hub.put("model", REPO, {"README.md": mine.encode(), "photo.jpg": b"mine"})
-    second = replace(selection, classes=("a*b*", "b", "c")).push_to_hub(REPO, commit_message="Other names")
-    assert second.changed
-    assert second.revision != first.revision
-    metadata, text = card_of(hub)
-    assert metadata["language"] == "en"
-    assert "Written by hand." in text
-    assert text.endswith("\nThe end.\n")
-    assert "a&#42;b&#42;, b, c." in text
-    assert "class 1" not in text.partition("<!-- mll-selection:start -->")[2]
-    assert set(hub.repos["model", REPO].files) == {"README.md", SELECTION_FILE, HANDLER_FILE, "photo.jpg"}
-
-
 def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     selection = make_selection(hub)
     selection.save_pretrained(tmp_path / "here")
@@ -123,15 +103,6 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     readme.write_text("---\n- a list\n---\n")
     with pytest.raises(CardError, match="metadata cannot be read"):
         selection.save_pretrained(tmp_path / "here")
-
-
-def test_a_folder_here_comes_before_the_hub(hub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_selection(hub).push_to_hub(REPO)
-    make_selection(hub, task="mine").save_pretrained(REPO)
-    assert Selection.from_pretrained(REPO).task == "mine"
-    shutil.rmtree(tmp_path / "alice")
-    assert Selection.from_pretrained(REPO).task is None
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
@@ -217,18 +188,6 @@ def test_a_model_repo_is_not_overwritten(hub, api):
         selection.push_to_hub(REPO, private=True)
 
 
-def test_without_write_access_a_pull_request_must_be_asked_for(hub):
-    selection = make_selection(hub)
-    selection.push_to_hub(REPO)
-    other = replace(selection, task="other")
-    with pytest.raises(HubError, match="may not write to it"):
-        other.push_to_hub(REPO, token=READER)
-    published = other.push_to_hub(REPO, create_pr=True, token=READER)
-    assert published.pull_request == 1
-    assert Selection.from_pretrained(REPO).task is None
-    assert Selection.from_pretrained(REPO, revision="refs/pr/1").task == "other"
-
-
 @pytest.mark.parametrize(
     ("place", "field", "value", "said"),
     [
@@ -281,39 +240,6 @@ def test_what_is_no_selection_is_one_line(hub, tmp_path, content):
         assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("models", 0, "temperature"), 1e-300),
-        (("models", 0, "temperature"), 1e300),
-        (("models", 0, "scores"), [1e308] * 3),
-        (("models", 0, "scores"), [float("nan")] * 3),
-        (("models", 0, "scores"), [float("-inf")] * 3),
-        (("templates",), ["no place for the class"]),
-        (("templates",), "a {}"),
-        (("templates",), [7]),
-    ],
-)
-def test_numbers_that_overflow_and_wrong_templates(path, value):
-    document = make_selection().to_json()
-    *parents, last = path
-    place = document
-    for key in parents:
-        place = place[key]
-    place[last] = value
-    with pytest.raises(InputError, match="this is not a selection"):
-        Selection.from_json(document)
-
-
-def test_the_largest_numbers_do_not_overflow():
-    document = make_selection().to_json()
-    for model in document["models"]:
-        model |= {"scores": [1e100] * 3, "temperature": 1e-100}
-    selection = Selection.from_json(document)
-    assert np.isfinite(selection.weights).all()
-    assert np.isfinite(100 / selection.temperatures).all()
-
-
 def test_too_large(hub, monkeypatch, tmp_path):
     selection = make_selection(hub)
     selection.push_to_hub(REPO)
@@ -325,23 +251,6 @@ def test_too_large(hub, monkeypatch, tmp_path):
         Selection.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="over the limit"):
         selection.push_to_hub(REPO)
-
-
-def test_what_is_not_there(hub, tmp_path):
-    hub.put("model", "alice/model", {"config.json": b"{}"})
-    for location, error, said in (
-        ("alice/model", InputError, "alice/model is not a selection: it has no mll_selection.json"),
-        ("alice/nothing", HubError, "alice/nothing: is not on the Hub, or private"),
-        ("choices/mine.json", InputError, r"cannot read choices/mine\.json \(No such file"),
-        ("nothing", InputError, r"cannot read nothing \(No such file"),
-        (tmp_path, InputError, r"cannot read .* \(No such file"),
-    ):
-        with pytest.raises(error, match=said) as failure:
-            Selection.from_pretrained(location)
-        assert "\n" not in str(failure.value)
-    make_selection(hub).push_to_hub(REPO)
-    with pytest.raises(HubError, match="no such revision"):
-        Selection.from_pretrained(REPO, revision="v2")
 
 
 # --- models that vanished, and licenses -------------------------------------------------------------------------------

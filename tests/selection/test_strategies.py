@@ -10,14 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.counts import RANK_BINS, chance_to_win, mean_chance_to_win, recall_among
+from mll_hf.labels.counts import chance_to_win
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, choose, select
 from mll_hf.selection.mll import (
     best_by_mean_recall,
     domain_odds_ratios,
-    graph_query,
-    measure,
     mll_scores,
     penalize_uncertain_leads,
     shrink_to_hypernyms,
@@ -25,6 +23,7 @@ from mll_hf.selection.mll import (
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from mll_hf.selection.probabilities import DIGITS
+from mll_hf.selection.recall import graph_query, measure
 from mll_hf.selection.strategies import general_scores
 from selection_worlds import candidates_on, forest, make_match, random_candidates, random_labels, random_match
 from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, make_rivals, probe_set, unit
@@ -176,22 +175,6 @@ def test_each_class_has_its_own_best_models():
     assert choose(scores, replace(config, k=5)).all()
 
 
-def test_equal_models_get_equal_scores_with_or_without_embeddings():
-    # Relatives compete in Eq. 5 and are no rivals in labels, so one method must serve all candidates.
-    graph = forest(8, 3)
-    labels, embeddings = random_labels(graph, 2), random_embeddings(graph, 3)[3]
-    candidates = candidates_on(graph, labels, random_match(graph, 3), embeddings=(embeddings, embeddings))
-    exact = restricted_precision(candidates)
-    np.testing.assert_array_equal(exact[0], exact[1])
-    np.testing.assert_array_equal(exact[0], embeddings.restricted_precision(candidates.match.selected))
-    selected = candidates.match.selected
-    estimated = restricted_precision(replace(candidates, embeddings=()))
-    n_rivals = rivals_in(candidates.graph)
-    np.testing.assert_array_equal(
-        estimated, [precision_from_label(label, make_rivals(label), selected, n_rivals) for label in labels]
-    )
-
-
 def rivals_in(graph):
     """[V] concepts that are neither the concept itself nor above or below it."""
     return np.array([len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))])
@@ -213,35 +196,7 @@ def test_precision_from_the_label_by_hand():
     assert precision_from_label(label, rivals, np.array([DOG]), n_rivals)[0] == 1
 
 
-@examples
-@given(candidates=worlds, size=st.integers(1, 15))
-def test_precision_from_the_label_is_within_its_bounds(candidates, size):
-    selected = np.sort(np.random.default_rng(size).permutation(len(candidates.graph))[:size])
-    for label, (rivals,) in zip(candidates.labels.reference, candidates.labels.rivals, strict=True):
-        precision = precision_from_label(label, rivals, selected, rivals_in(candidates.graph))
-        tested = label.support[selected] > 0
-        assert (precision >= label.node_precision[selected] - 1e-6).all()
-        assert (precision <= 1).all()
-        assert (precision[~tested] == 0).all()
-        for v, p in zip(selected[tested], precision[tested], strict=True):
-            wins = {u: w for u, w in zip(rivals.rivals[v].tolist(), rivals.wins[v].tolist(), strict=True) if w}
-            competing = [w for u, w in wins.items() if u in selected]
-            assert p <= 1 - max(competing, default=0) / label.support[v] + 1e-6
-            if len(selected) == 1 and len(candidates.graph) > 1:
-                assert p == 1
-
-
 # --- ours -------------------------------------------------------------------------------------------------------------
-
-
-def test_precision_among_fewer_candidates_by_hand():
-    # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 rivals; a bin stands for the mean over its ranks.
-    ranks = np.array([1, 1, 1, 1] + [0] * (RANK_BINS - 4))
-    assert recall_among(ranks, chance_to_win(100, 1)) == 1
-    expected = (1 + 0.99 + (0.98 + 0.97) / 2 + (0.96 + 0.95 + 0.94 + 0.93) / 4) / 4
-    assert recall_among(ranks, chance_to_win(100, 2)) == pytest.approx(expected)
-    assert recall_among(ranks, chance_to_win(100, 10**6)) == pytest.approx(0.25)  # only what nothing beats is left
-    assert recall_among(0 * ranks, chance_to_win(100, 2)) == 0
 
 
 def test_shrinkage_by_hand():
@@ -292,18 +247,6 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     )
 
 
-def test_the_domain_moves_the_odds_of_every_class():
-    names, support = ("photo", "sketch"), np.full((2, 7), 20)
-    label = make_label(GRAPH, domain_names=names, domain_hits=np.array([[16] * 7, [4] * 7]), domain_support=support)
-    candidates = candidates_on(GRAPH, (label,), make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.5, 0.5]]))
-    plain = mll_scores(candidates, 0.7)
-    for domain in names:
-        moved = mll_scores(replace(candidates, domain=domain), 0.7)
-        ratio = domain_odds_ratios([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
-        assert (ratio > 1) == (domain == "photo")
-        np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
-
-
 def test_our_scores_by_hand():
     # Two classes, so 2 candidates of 3 concepts: an image that one of the 2 others beats is won with 1/2.
     #   car (5 + 5/2) / 10 = .75, cat 1, dog .5; mean .75; shrunk: car .75, cat (10 + 7.5) / 20 = .875, dog .625
@@ -337,24 +280,6 @@ def test_caution_by_hand():
     assert lowered[0].tolist() == recall[0].tolist()
     assert lowered[2].mean() < 0.5 - 10**-DIGITS  # behind the reference, also after rounding
     np.testing.assert_allclose(lowered[1], recall[1] * 0.595 / 0.6)
-
-
-@examples
-@given(seed=st.integers(0, 10_000), n_models=st.integers(1, 12))
-def test_caution_puts_no_model_that_leads_behind_one_that_does_not(seed, n_models):
-    rng = np.random.default_rng(seed)
-    recall = np.round(rng.uniform(0.1, 1, (n_models, 4)), 2)
-    errors = rng.exponential(0.02, (n_models, 2))
-    before = recall.mean(axis=1)
-    after = penalize_uncertain_leads(recall, errors, 0).mean(axis=1)
-    for m in range(n_models):
-        for other in range(1, n_models):
-            if m and after[m] < after[0] and before[m] > before[other] + 1e-9:
-                assert after[m] > after[other] or after[other] > after[0]
-        if before[m] <= before[0]:
-            assert after[m] <= before[m]
-    lead, behind = np.flatnonzero(before > before[0] + 1e-9), np.flatnonzero(before < before[0] - 1e-9)
-    assert not len(lead) or not len(behind) or after[lead].min() > after[behind].max()
 
 
 def test_a_small_lead_does_not_displace_the_generally_best_model():

@@ -17,10 +17,8 @@ from mll_hf.selection.probabilities import mutual_information, softmax
 from mll_hf.selection.task import MIN_IMAGES, check_image_count
 from mll_hf.selection.unlabeled import (
     calibrate,
-    class_offsets,
     compare_models,
     estimate_from_agreement,
-    expected_shares,
     image_scale,
     n_to_combine,
     pooling_weights,
@@ -61,37 +59,12 @@ def test_mutual_information_by_hand():
     np.testing.assert_allclose(told, [math.log(2), 0, 0, 0.673012 - 0.586707], atol=2e-6)
 
 
-@examples
-@given(trials())
-def test_mutual_information_against_a_naive_loop(trial):
-    probabilities = softmax(trial[0])
-    most = math.log(max(probabilities.shape[2], 2))
-    expected = [naive_evidence.information(model) for model in probabilities.tolist()]
-    np.testing.assert_allclose(mutual_information(probabilities) / most, expected, atol=1e-12)
-
-
 def test_image_scale_by_hand():
     # the identity less a half everywhere: all four deviations are one half
     assert image_scale(np.eye(2)[None]).tolist() == [0.5]
     # what holds for an image or a class alone does not count: 5 for the first image, 7 for the second class
     assert image_scale(np.eye(2)[None] + [[5, 12], [0, 7]]).tolist() == [0.5]
     np.testing.assert_allclose(image_scale(np.stack([np.eye(2), 30 * np.eye(2)])), [0.5, 15])
-
-
-@examples
-@given(trials())
-def test_image_scale_against_a_naive_loop(trial):
-    expected = [naive_evidence.image_scale(model) for model in trial[0].tolist()]
-    np.testing.assert_allclose(image_scale(trial[0]), expected, rtol=1e-9, atol=1e-11)
-
-
-@examples
-@given(trials(), st.integers(0, 5))
-def test_expected_shares_against_a_naive_loop(trial, n_frequent):
-    answers, n_classes = trial[0][0].argmax(axis=1), trial[0].shape[2]
-    n_frequent = min(n_frequent, n_classes)
-    expected = naive_evidence.expected_shares(answers.tolist(), n_classes, n_frequent)
-    np.testing.assert_allclose(expected_shares(answers, n_classes, n_frequent), expected)
 
 
 def biased_logits(answers, n_classes, n_models=5, bias=2.0, seed=0):
@@ -130,13 +103,6 @@ def test_log_ratio_and_confirmation_against_a_naive_loop(trial):
     np.testing.assert_allclose(found[1], expected[1], atol=1e-9)
 
 
-def test_one_model_is_confirmed_by_nothing_but_itself():
-    probabilities = softmax(random_logits(np.random.default_rng(0), n_models=1))
-    log_ratio, confirmation = compare_models(probabilities, np.full(4, 0.25), np.zeros(1))
-    np.testing.assert_allclose(log_ratio, 0, atol=1e-12)
-    np.testing.assert_allclose(confirmation, probabilities.max(axis=2))
-
-
 @pytest.mark.parametrize(
     ("gaps", "combined"), [([0], 1), ([0, 0], 2), ([0, 0.1], 1), ([0, 0.01, 0.02, 0.02], 3), ([0, 0.04, 0.06], 2)]
 )
@@ -144,24 +110,6 @@ def test_models_about_as_good_are_combined(gaps, combined):
     # ln 4 / (12 ln 10) = .050: what quarters a weight
     for n_first in range(len(gaps)):
         assert n_to_combine(0.7 - np.roll(gaps, n_first), 10) == combined
-
-
-@few_examples
-@given(trials())
-def test_offsets_against_a_naive_loop(trial):
-    shares = np.random.default_rng(7).dirichlet(np.ones(trial[0].shape[2]))
-    shares = (shares + 0.1) / (shares + 0.1).sum()
-    expected = [naive_evidence.plan_offsets(model, shares.tolist()) for model in trial[0].tolist()]
-    np.testing.assert_allclose(class_offsets(trial[0], shares), expected, atol=1e-8)
-
-
-def test_offsets_shrink_with_few_images():
-    rng, shares = np.random.default_rng(1), np.full(10, 0.1)
-    scaled = np.tile(random_logits(rng, n_models=2, n_images=20, n_classes=10), (1, 50, 1))  # 1000 images: 20, 50 times
-    sizes = [np.abs(class_offsets(scaled[:, :n], shares)).mean() for n in (20, 100, 1000)]
-    assert sizes[0] < sizes[1] < sizes[2]
-    # the images are the same, so nothing but their number makes the difference: 20 / 30 and 1000 / 1010
-    assert sizes[0] / sizes[2] == pytest.approx((20 / 30) / (1000 / 1010))
 
 
 @examples

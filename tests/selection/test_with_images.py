@@ -23,14 +23,12 @@ from mll_hf.selection import (
     SelectionConfig,
     Strategy,
     choose_with_images,
-    select,
     shortlist_config,
 )
 from mll_hf.selection.probabilities import logit
 from mll_hf.selection.task import MIN_IMAGES
 from mll_hf.selection.unlabeled import calibrate, n_to_combine, pooling_weights
 from mll_hf.selection.with_images import estimate_in_trial, trial_prior
-from selection_worlds import random_candidates
 from worlds import examples
 
 CLASSES = ("cat", "dog", "car")
@@ -183,16 +181,6 @@ def test_how_many_are_chosen(options, n_chosen):
     assert selection.k == (config.k or n_to_combine(selection.overall, 3))
 
 
-def test_where_images_say_nothing_labels_decide():
-    same = np.tile(make_logits([2]), (4, 1, 1))
-    shortlist = make_shortlist()
-    selection = trial(same, shortlist=shortlist)
-    assert ids(selection) == ids(shortlist)
-    turned = replace(shortlist, scores=shortlist.scores[::-1])
-    selection = trial(same, shortlist=turned)
-    assert ids(selection) == ids(shortlist)[::-1]
-
-
 def test_too_few_images_for_a_choice():
     with pytest.raises(InputError, match="15 readable images are too few"):
         trial(make_logits([1, 2, 3, 4], n_images=MIN_IMAGES - 1))
@@ -221,12 +209,6 @@ def test_scales_do_not_matter_and_order_neither(seed, factor, k, data):
     np.testing.assert_allclose(*answers, atol=1e-5)
 
 
-def test_templates_of_the_trial_are_those_of_predictions():
-    selection = choose_with_images(make_shortlist(), ALL, make_logits([2, 3, 0, 9]), SelectionConfig(), ("an odd {}",))
-    assert Ensemble(selection).prompt_templates == ("an odd {}",)
-    assert Ensemble(selection, templates=("my {}",)).prompt_templates == ("my {}",)
-
-
 # --- what to try ------------------------------------------------------------------------------------------------------
 
 
@@ -248,14 +230,6 @@ def test_the_estimate_within_a_trial_follows_agreement_and_examples():
     assert in_trial(true[:30]).basis is Basis.EXAMPLES
     alone = estimate_in_trial(shortlist, (1,), make_logits([6]))
     assert alone.mean.tolist() == before.mean.tolist()  # a single model has no other to agree with
-
-
-def test_the_shortlist_is_the_best_by_label():
-    config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500)
-    assert shortlist_config(config) == replace(config, k=3, max_models=None)
-    candidates = random_candidates(n_models=5)
-    assert len(select(candidates, shortlist_config(SelectionConfig(shortlist=3))).chosen_models) == 3
-    assert len(select(candidates, shortlist_config(SelectionConfig())).chosen_models) == 5
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
