@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
 
@@ -88,53 +86,12 @@ def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
     return tuple(sorted(parts))
 
 
-@dataclass(frozen=True)
-class BranchTree:
-    """Recall on all branches of a graph as a tree, in which each concept occurs once.
-
-    Attributes:
-        concepts: [K] indices of the concepts that are tested or have tested descendants, parents first.
-        parents: [K] position of each concept's parent in this tree; -1 for roots.
-        own: [K] bool, whether the concept itself is tested.
-        counts: [K] number of tested concepts in the branch, including its root.
-        recall: [K] float64, their mean recall.
-    """
-
-    concepts: NDArray[np.intp]
-    parents: NDArray[np.intp]
-    own: NDArray[np.bool_]
-    counts: NDArray[np.int64]
-    recall: NDArray[np.float64]
-
-    @property
-    def first_fork(self) -> int:
-        """Position of the topmost concept with several children; -1 if the tree has several roots, or none."""
-        position = -1
-        while len(below := np.flatnonzero(self.parents == position)) == 1:
-            position = int(below[0])
-        return position
-
-
-def branch_tree(label: Label, graph: SemanticGraph) -> BranchTree:
-    """Recall of a model on all branches of a graph.
-
-    A concept with several hypernyms is placed below the most specific one, which has the fewest descendants.
-    """
-    sizes = [len(descendants) for descendants in graph.descendants]
-    parents = [min(above, key=lambda v: (sizes[v], v), default=-1) for above in graph.parents]
-    own = label.support > 0
-    counts, sums = own.astype(np.int64), np.where(own, label.node_precision, 0).astype(np.float64)
-    for v in reversed(graph.topological_order):
-        if parents[v] >= 0:
-            counts[parents[v]] += counts[v]
-            sums[parents[v]] += sums[v]
-    concepts = np.array([v for v in graph.topological_order if counts[v]], np.intp)
-    positions = np.full(len(graph) + 1, -1, np.intp)  # the last entry is for parents of roots
-    positions[concepts] = np.arange(len(concepts))
-    return BranchTree(
-        concepts=concepts,
-        parents=positions[np.array(parents, np.intp)[concepts]],
-        own=own[concepts],
-        counts=counts[concepts],
-        recall=sums[concepts] / counts[concepts],
-    )
+def largest_branches(label: Label, graph: SemanticGraph, most: int) -> list[Branch]:
+    """Recall of a model on the branches with the most tested concepts, roots included, largest first."""
+    tested = (label.support > 0).astype(np.int64)
+    counts = graph.pooled(tested)
+    recall = graph.pooled(tested * label.node_precision.astype(np.float64)) / np.maximum(counts, 1)
+    largest = [v for v in np.argsort(-counts, kind="stable")[:most].tolist() if counts[v]]
+    return [
+        Branch(graph.concepts[v].name, graph.concepts[v].definition, float(recall[v]), int(counts[v])) for v in largest
+    ]

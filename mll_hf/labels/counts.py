@@ -180,6 +180,6 @@ def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) 
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
 
-def recall_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
+def recall_of(hits: NDArray[np.integer[Any]], support: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 without images."""
     return (hits / np.maximum(support, 1)).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import LabelError
-from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS, recall_of
 from mll_hf.labels.label import LOCAL_PREFIX
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def check_label_tensors(tensors: Tensors, n_domains: int, images_per_concept: in
     temperature, equal, images = float(tensors["temperature"][0]), np.array_equal, ranks.sum(axis=1)
     _raise_first(
         {
-            "node_precision does not match the ranks": equal(tensors["node_precision"], recall_of_ranks(ranks)),
+            "node_precision does not match the ranks": equal(tensors["node_precision"], recall_of(ranks[:, 0], images)),
             "support exceeds the images per concept": (images <= images_per_concept).all(),
             "ranks by domain do not add up": (domain_ranks >= 0).all() and equal(domain_ranks.sum(0), ranks.sum(0)),
             "the temperature is not between 1e-6 and 1e6": 1e-6 <= temperature <= 1e6,
@@ -188,11 +188,6 @@ def check_rivals(tensors: Tensors, ranks: NDArray[np.uint16]) -> None:
             "wins differ from the label": (wins[:, 0] <= losses).all() and ((wins[:, 0] > 0) == (losses > 0)).all(),
         }
     )
-
-
-def recall_of_ranks(ranks: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """[V] node precision (paper, Eq. 5 over all candidates): images that no rival beat / images; 0 without images."""
-    return (ranks[:, 0] / np.maximum(ranks.sum(axis=1, dtype=np.int64), 1)).astype(np.float32)
 
 
 def _raise_first(checks: Mapping[str, bool | np.bool_]) -> None:

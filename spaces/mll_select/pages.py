@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_recalls, branch_tree
+from mll_hf.labels.branches import branch_pairs, branch_recalls, largest_branches
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
@@ -588,12 +588,10 @@ def strengths_html(label: Label) -> str:
 
 
 def branches_html(label: Label, graph: SemanticGraph) -> str:
-    """The tiles as a collapsed table, largest first; then the strongest and weakest branches, if any."""
-    tree = branch_tree(label, graph)
-    largest = np.argsort(-tree.counts, kind="stable")[:_ROWS_SHOWN]
+    """The largest branches as a collapsed table; then the strongest and weakest branches, if any."""
     tiles = [
-        [escape(graph.concepts[tree.concepts[k]].name), _percent(tree.recall[k]), f"{tree.counts[k]:,}"]
-        for k in largest
+        [escape(branch.name), _percent(branch.recall), f"{branch.concepts:,}"]
+        for branch in largest_branches(label, graph, _ROWS_SHOWN)
     ]
     header = [("branch", ""), ("recall", "number"), ("concepts", "number")]
     table = _folded(_table("Recall by branch, largest first", header, tiles))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, branch_tree, top_branches
-from worlds import CORGI, DOG, PET, dags, examples, make_graph, make_label, two_branches
+from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, largest_branches, top_branches
+from worlds import dags, examples, make_graph, make_label, two_branches
 
 
 def test_branches_by_hand():
@@ -67,34 +67,19 @@ def test_branches_of_two_models_side_by_side():
     assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
 
 
-def test_a_concept_with_two_hypernyms_is_below_the_more_special_one():
-    graph = make_graph()  # a corgi is a dog and a pet; there are other pets
-    tree = branch_tree(make_label(graph), graph)
-    place = {v: at for at, v in enumerate(tree.concepts.tolist())}
-    assert tree.concepts[tree.parents[place[CORGI]]] == DOG
-    assert tree.counts[place[PET]] == 2
-
-
 @examples
 @given(data=st.data())
-def test_a_tree_holds_every_tested_concept_once(data):
+def test_the_largest_branches_are_those_of_the_tested_concepts(data):
     graph = make_graph(data.draw(dags(max_size=20)))
     support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4]), min_size=len(graph), max_size=len(graph))))
     hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
-    tree = branch_tree(make_label(graph, hits, support), graph)
-    assert len(set(tree.concepts.tolist())) == len(tree.concepts)
-    assert set(np.flatnonzero(support)) <= set(tree.concepts.tolist())
-    for at, (v, parent) in enumerate(zip(tree.concepts.tolist(), tree.parents.tolist(), strict=True)):
-        assert parent < at
-        assert (parent < 0) == (not graph.parents[v])
-        assert parent < 0 or tree.concepts[parent] in graph.parents[v]
-        below = [at]  # what the tree itself has below
-        for later in range(at + 1, len(tree.concepts)):
-            if tree.parents[later] in below:
-                below.append(later)
-        tested = [u for u in tree.concepts[below] if support[u]]
-        assert tree.counts[at] == len(tested) > 0
-        assert tree.recall[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))
+    branches = largest_branches(make_label(graph, hits, support), graph, 5)
+    assert [branch.concepts for branch in branches] == sorted((b.concepts for b in branches), reverse=True)
+    for branch in branches:
+        v = graph.index[branch.name]
+        tested = [u for u in (v, *graph.descendants[v]) if support[u]]
+        assert branch.concepts == len(tested)
+        assert branch.recall == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))
 
 
 # ---- the large parts of a graph
