@@ -46,7 +46,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # other file is its own group, so its fixtures are created once.
 GROUPS = (
     ("tests/space_apps/",),
-    ("tests/labeling/test_engines.py",),
+    ("tests/labeling/test_many.py",),
     ("tests/models/test_conformance.py", "tests/matching/test_minilm.py", "tests/matching/test_text_encoder.py"),
     ("tests/labeling/test_label_models.py",),
     ("tests/test_end_to_end.py", "tests/test_demo_world.py"),

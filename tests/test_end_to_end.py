@@ -98,7 +98,8 @@ def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, 
         api.create_repo(f"alice/{name}")
         api.upload_folder(repo_id=f"alice/{name}", folder_path=MODELS / name)
     models = [f"alice/{name}" for name in names]
-    assert label_models.main([*models, "--graph", "hf://datasets/alice/graph", "--sample", "10"]) == 0
+    arguments = ["--graph", "hf://datasets/alice/graph", "--sample", "10", "--push-to", "own"]
+    assert label_models.main([*models, *arguments]) == 0
 
     for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
         monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
@@ -156,7 +157,7 @@ def test_both_layouts_of_a_zoo_model_get_the_same_label(tmp_path, capsys):
     assert [record["backend"] for record in records] == ["open_clip", "transformers"]
     assert records[0]["parameters"] == records[1]["parameters"]
     assert records[0]["gflops"] == pytest.approx(records[1]["gflops"], rel=0.02)
-    first, second = (LabelStore(tmp_path / name).list()[0] for name in ("open_clip", "transformers"))
+    first, second = (LabelStore(tmp_path / name).labels()[0] for name in ("open_clip", "transformers"))
     assert first.hits.sum() > 0
     assert np.abs(first.hits - second.hits).sum() <= 0.02 * first.support.sum()  # rounding of the resize step
     assert first.temperature[0] == pytest.approx(second.temperature[0], rel=0.02)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
-    BATCH_HELP,
     DEVICE_HELP,
     FULL_SAMPLE,
     GRAPH_HELP,
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mll_hf.hub.publish import Published
-    from mll_hf.labeling.fleet import ModelResult
+    from mll_hf.labeling.many import ModelResult, Plan
     from mll_hf.labels.label import Label
 
 
@@ -56,7 +54,6 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
     command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
-    command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument(
         "--keep-embeddings", action="store_true", help="also store embeddings; they make strategy 'paper' exact"
@@ -69,48 +66,48 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images, require_default_graph
-    from mll_hf.labeling.fleet import Fleet, for_each, label_one
-    from mll_hf.labeling.run import open_engine
+    from mll_hf.labeling.many import Plan, label_many
 
-    sampling = SamplingConfig(args.sample)
     wanted = args.graphs or [require_default_graph()]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
-    graphs = [(location.graph, location.probes(sampling)) for location in locations]  # fails before a model is loaded
-    failed = 0
-    with open_engine(args.device) as engine:
-        for graph, probes in graphs:
-            fleet = Fleet(
-                graph,
-                probes,
-                LabelStore(args.labels),
-                engine=engine,
-                batch_size=args.batch_size,
-                keep_embeddings=args.keep_embeddings,
-                overwrite=args.overwrite,
-            )
-            for result in for_each(args.models, partial(label_one, fleet=fleet)):
-                failed += _print_labeled(args, result, graph.name, len(probes))
-    return exit_status(failed, len(args.models) * len(graphs), "labels")
+    plans = [  # fails before a model is loaded
+        Plan(
+            location.graph,
+            location.probes(SamplingConfig(args.sample)),
+            LabelStore(args.labels),
+            device=args.device,
+            keep_embeddings=args.keep_embeddings,
+            overwrite=args.overwrite,
+        )
+        for location in locations
+    ]
+    failed = sum(_print_labeled(args, result, plan) for plan in plans for result in label_many(args.models, plan))
+    return exit_status(failed, len(args.models) * len(plans), "labels")
 
 
-def _print_labeled(args: argparse.Namespace, result: ModelResult, graph: str, n_images: int) -> int:
+def _print_labeled(args: argparse.Namespace, result: ModelResult, plan: Plan) -> int:
     """Print the result for one model on one graph; returns 1 if it failed."""
-    from mll_hf.labeling.fleet import Outcome
-
     if result.label is None:
         return print_error(result.reason)
     if result.undecodable:
         note(
-            f"{result.name}: {result.undecodable} of {n_images} probe images of {graph} cannot be decoded and do not "
-            "count"
+            f"{result.name}: {result.undecodable} of {len(plan.probes)} probe images of {plan.graph.name} cannot be "
+            "decoded and do not count"
         )
-    measured = result.outcome is Outcome.LABELED
+    measured = result.outcome == "labeled"
     record = {**summary(result.label), "path": str(result.path), "measured": measured}
-    done = "labeled" if measured else "already labeled"
-    print_row(args, record, f"{done}: {result.name} on {graph} (mean recall {recall_text(result.label)})")
+    print_row(args, record, f"{'labeled' if measured else 'already labeled'}: {labeled_text(result)}")
     return 0
+
+
+def labeled_text(result: ModelResult) -> str:
+    """The model, the graph and the mean recall of a result, and where it was published."""
+    text = result.name
+    if result.label:
+        text += f" on {result.label.graph_name} (mean recall {recall_text(result.label)})"
+    return f"{text} {result.published.url}" if result.published else text
 
 
 def add_push(commands: Any) -> None:  # noqa: ANN401
@@ -133,7 +130,10 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
         "--to", metavar="REPO",
         help="a collection, hf://datasets/ORG/NAME (default: each model's own repo); for a selection ORG/NAME",
     )  # fmt: skip
-    add_pull_requests(command)
+    command.add_argument(
+        "--pr", action="store_true", help="open pull requests, also in repos of others; asks before more than one"
+    )
+    command.add_argument("--yes", action="store_true", help="open pull requests in repos of others without asking")
     command.add_argument("--private", action="store_true", help="make a new repo private")
     command.add_argument("--json", action="store_true", help="print one JSON line per publication")
     command.set_defaults(run=_push)
@@ -149,8 +149,7 @@ def _push(args: argparse.Namespace) -> int:
     if args.private and not args.to:
         raise InputError("--private applies to a new collection; name it with --to")
     store = LabelStore(args.labels)
-    chosen = store.labels() if args.all else [label for model in args.models for label in find_labels(store, model)]
-    labels = tuple(chosen)
+    labels = store.labels() if args.all else tuple(each for model in args.models for each in find_labels(store, model))
     if args.to:
         return _push_to_collection(args, store, labels)
     return _push_to_models(args, store, labels)
@@ -163,7 +162,7 @@ def _push_selection(args: argparse.Namespace) -> int:
         raise InputError("--selection publishes a selection alone; leave out models, --all and --labels")
     if not args.to:
         raise InputError("say where to publish the selection: --to ORG/NAME")
-    check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
+    _check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
     selection = Selection.from_pretrained(args.selection)
     published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
     _print_published(args, {"selection": args.selection, "to": args.to}, args.to, published)
@@ -174,7 +173,7 @@ def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tup
     from mll_hf.hub.locations import parse_dataset
     from mll_hf.hub.publish import publish_to_collection
 
-    check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
+    _check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
     published = publish_to_collection(
         labels, store.graphs, args.to, rivals_of=store.rivals_of, create_pr=args.pr, private=args.private
     )
@@ -186,7 +185,7 @@ def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tup
 def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
     from mll_hf.hub.publish import publish_label
 
-    check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
+    _check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     # the first label of a repo gets the main path: labels on graphs that extend other graphs come last
     for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
@@ -200,15 +199,7 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[L
     return exit_status(failed, len(labels), "publications")
 
 
-def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--pr`` and ``--yes``."""
-    command.add_argument(
-        "--pr", action="store_true", help="open pull requests, also in repos of others; asks before more than one"
-    )
-    command.add_argument("--yes", action="store_true", help="open pull requests in repos of others without asking")
-
-
-def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
+def _check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
     """Check before any work that labels may be published in repos: the user's own, with ``--pr`` also those of others.
 
     Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. Unless ``agreed`` (``--yes``), the user is
@@ -218,7 +209,7 @@ def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: s
         InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    from mll_hf.labeling.destinations import repos_of_others
+    from mll_hf.hub.owners import repos_of_others
 
     others = repos_of_others(repos)
     if others and not create_pr:

@@ -23,10 +23,7 @@ _SOURCE_HELP = (
 )
 ACCESS = ("public", "gated", "private")
 FULL_SAMPLE = SamplingConfig().images_per_concept
-SAMPLE_HELP = (
-    f"maximum probe images per concept (default: {FULL_SAMPLE}); a later run with a larger number embeds only the "
-    "additional images"
-)
+SAMPLE_HELP = f"maximum probe images per concept (default: {FULL_SAMPLE})"
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"

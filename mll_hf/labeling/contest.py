@@ -4,15 +4,13 @@ An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly h
 Eq. 5 with all concepts as candidates). Ancestors and descendants of ``v`` are not rivals, nor are the concept that
 ``x`` was filed under and its ancestors: these answers are not wrong.
 
-Images come in blocks, so memory does not grow with their number. The table of all concepts by all rivals (16 bits per
-entry) can be split by ranges of concepts over several machines, each of which sees all images.
+Images come in blocks, so memory does not grow with their number; the table of all concepts by all rivals takes 16 bits
+per entry.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +19,7 @@ from mll_hf.graph.probes import scramble
 from mll_hf.labels.counts import TEMPERATURES, LabelCounts, log_loss_units, rank_bin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import torch
     from numpy.typing import NDArray
@@ -45,7 +43,6 @@ class Contest:
         concepts: [V, D] unit-norm embeddings of the captions.
         logit_scale: Factor between cosines and logits; only the temperature depends on it.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        tested: Only count contests for these K concepts, and the log-loss of images filed under them; default: all.
     """
 
     def __init__(
@@ -55,7 +52,6 @@ class Contest:
         concepts: NDArray[np.float32],
         logit_scale: float,
         device: str = "cpu",
-        tested: range | None = None,
     ) -> None:
         import torch
 
@@ -66,10 +62,9 @@ class Contest:
         # concepts that an image of each concept shows, and concepts that are not rivals of the concept
         self._shown = [np.append(above, np.int64(v)) for v, above in enumerate(graph.ancestors)]
         self._related = [np.append(*both) for both in zip(self._shown, graph.descendants, strict=True)]
-        self._tested = range(len(graph)) if tested is None else tested
 
     def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
-        """Count the contests over some images; ``outscored`` is [K, V], see :func:`merged`.
+        """Count the contests over some images.
 
         A block is the number of its first image, and unit-norm embeddings [B, D] of the images from there on; NaN for
         undecodable images.
@@ -79,12 +74,12 @@ class Contest:
         n_concepts = len(self._concepts)
         counts = LabelCounts.zeros(n_concepts, len(self._probes.domain_names))
         # torch cannot add uint16; int16 wraps around to the same bits
-        outscored = torch.zeros((len(self._tested), n_concepts), dtype=torch.int16, device=self._device)
+        outscored = torch.zeros((n_concepts, n_concepts), dtype=torch.int16, device=self._device)
         undecodable = 0
         with torch.inference_mode():
             for start, images in blocks:
                 decodable: NDArray[np.bool_] = np.isfinite(images[:, 0])
-                undecodable += int((~decodable).sum()) if self._tested.start == 0 else 0  # once, not for each range
+                undecodable += int((~decodable).sum())
                 scores = self._to_device(np.where(decodable[:, None], images, np.float32(0))) @ self._concepts.T
                 pair_images, pair_concepts = self._pairs(start, decodable)
                 for first in range(0, len(pair_images), _CONTESTS_AT_ONCE):
@@ -104,11 +99,8 @@ class Contest:
         first, last = np.searchsorted(images, [start, start + len(decodable)])
         images, concepts = images[first:last] - start, concepts[first:last]
         order = np.argsort(concepts, kind="stable")
-        order = order[decodable[images[order]] & self._are_tested(concepts[order])]
+        order = order[decodable[images[order]]]
         return images[order], concepts[order]
-
-    def _are_tested(self, concepts: NDArray[np.int32]) -> NDArray[np.bool_]:
-        return (concepts >= self._tested.start) & (concepts < self._tested.stop)
 
     def _marked(self, *rows: list[NDArray[np.int64]]) -> torch.Tensor:
         """[N, V] boolean: each row marks the concepts that any of the lists has in this row."""
@@ -139,7 +131,7 @@ class Contest:
         nodes = self._probes.nodes[numbers].tolist()
         no_rivals = self._marked([self._related[v] for v in concepts.tolist()], [self._shown[v] for v in nodes])
         beaten_by = (contest_scores >= own) & ~no_rivals
-        outscored.index_add_(0, tested - self._tested.start, beaten_by.to(torch.int16))
+        outscored.index_add_(0, tested, beaten_by.to(torch.int16))
         bins = rank_bin(beaten_by.sum(dim=1).cpu().numpy())
         hit = bins == 0
         domains = self._probes.domains[numbers]
@@ -162,8 +154,7 @@ class Contest:
         probes, n_concepts = self._probes, len(self._concepts)
         numbers = np.arange(start, start + len(scores))
         share = min(1.0, _CALIBRATION_IMAGES / max(len(probes), 1))
-        is_chosen = decodable & self._are_tested(probes.nodes[numbers])
-        chosen = np.flatnonzero(is_chosen & (_uniform(probes.rows[numbers], 0) < share))
+        chosen = np.flatnonzero(decodable & (_uniform(probes.rows[numbers], 0) < share))
         if n_concepts < 2 or not len(chosen):
             return
         rows, nodes = probes.rows[numbers[chosen]], probes.nodes[numbers[chosen]]
@@ -183,12 +174,6 @@ class Contest:
         margins[absent] = -np.inf
         losses = [np.logaddexp.reduce(margins / temperature, axis=1, initial=0.0) for temperature in TEMPERATURES]
         np.add.at(counts.nll, nodes, log_loss_units(np.stack(losses, axis=1)))
-
-
-def merged(parts: Sequence[LabelCounts]) -> LabelCounts:
-    """The counts of all concepts, from those of contests with consecutive ranges of ``tested`` concepts."""
-    outscored = np.concatenate([part.outscored for part in parts])
-    return replace(reduce(add, (replace(part, outscored=outscored[:0]) for part in parts)), outscored=outscored)
 
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:

@@ -181,10 +181,6 @@ class EmbeddingLog:
         for start in range(0, len(rows), block_size):
             yield start, records["embedding"][positions[start : start + block_size]]
 
-    def rename(self, key: Mapping[str, object]) -> None:
-        """Replace the key; a StorageError if the folder cannot be written."""
-        write_atomically(self.folder / _KEY_FILE, _key_text(key))
-
     def remove(self) -> None:
         """Delete the log."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.contest import CONTEST_BLOCK
-from mll_hf.labeling.engines import LocalEngine
+from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.run import embedded_images
+from mll_hf.models import load_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -134,15 +135,12 @@ def verify_label(
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
     concepts = np.sort(np.random.default_rng(seed).permutation(tested)[:n_concepts])
     sample = probes.restricted_to(concepts)
-    with LocalEngine(device).run(label.model) as run:
-        captions = run.embed_captions([concept.caption for concept in graph.concepts])
-        parts = embedded_images(
-            run, label.model.short_name, sample, np.arange(len(sample)), batch_size or captions.batch_size
-        )
+    with closing(load_model(label.model, device)) as model:
+        texts = model.encode_texts([concept.caption for concept in graph.concepts])
+        parts = embedded_images(model, sample, np.arange(len(sample)), batch_size or model.batch_size)
         images = np.concatenate([embeddings for _, embeddings in parts])
-        firsts = range(0, len(images), CONTEST_BLOCK)
-        blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in firsts)
-        counts = run.count(graph, sample, captions, blocks)
+        blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
+        counts = Contest(graph, sample, texts, model.logit_scale, model.device).count(blocks)
     # per bin; images that left one bin are now in others
     moved = label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]
     return Verification(

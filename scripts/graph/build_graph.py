@@ -38,8 +38,8 @@ from mll_hf.cli.options import add_images_destination, natural, positive, script
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.hub.locations import parse_dataset
+from mll_hf.hub.owners import own_names
 from mll_hf.hub.publish import Access, Published, publish_graph
-from mll_hf.labeling.destinations import own_names
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

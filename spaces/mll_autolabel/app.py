@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hmac
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import gradio as gr
 import uvicorn
-from autolabel import Queue, Settings, State, status_html, worker
+from autolabel import Queue, Settings, read_event, status_html, worker
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from mll_hf.errors import InputError, MLLError
-from mll_hf.labeling.webhook import read_event
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -40,20 +38,15 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
             if len(body) > _MAX_BYTES:
                 return _answer(413, error="the body is too large for an event")
         try:
-            change = read_event(json.loads(body))
+            event = read_event(bytes(body))
         except InputError as error:
             return _answer(400, error=str(error))
-        except (ValueError, RecursionError):
-            return _answer(400, error="the body is not JSON")
-        if change.ignored:
-            queue.note(change)
-            return _answer(200, ignored=change.ignored)
-        state = queue.offer(change)
-        if state is None:
+        state = queue.offer(event)
+        if state == "full":
             return _answer(503, error="too many models are waiting; try again later")
-        if state is State.IGNORED:
-            return _answer(200, ignored="this commit was already handled")
-        return _answer(202, queued=change.repo_id)
+        if state == "ignored":
+            return _answer(200, ignored=event.detail)
+        return _answer(202, queued=event.repo_id)
 
     app.add_route("/webhook", receive, methods=["POST"])
     return gr.mount_gradio_app(app, build_page(queue), path="/", ssr_mode=False)

@@ -10,31 +10,23 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING, NoReturn
 
-from huggingface_hub import get_token
+from huggingface_hub import WebhookPayload, get_token
+from pydantic import ValidationError
 
-from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.hub.locations import fetch_graph_with_images, parse_dataset
-from mll_hf.labeling.destinations import CollectionRepo, OwnRepos
-from mll_hf.labeling.fleet import Fleet, for_each, label_one, working_folder
+from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images, parse_dataset
+from mll_hf.labeling.many import OWN_REPOS, Plan, label_many, working_folder
 from mll_hf.labels.store import LabelStore
-from mll_hf.models import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mll_hf.labeling.webhook import Change
-
 _MAX_EVENTS = 200
 _log = logging.getLogger(__name__)
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,36 +35,29 @@ class Settings:
 
     secret: str = field(repr=False)  # shared with the webhook
     graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
-    # collection that labels are published in; None for each model's own repo, which must be the user's
-    to: str | None = None
+    to: str = OWN_REPOS  # collection that labels are published in, or each model's own repo, which must be the user's
     max_waiting: int = 100  # maximum number of waiting models; further events are refused with status 503
     # a model is labeled after this time without events, since uploads come in several commits
     settle_seconds: float = 60.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read and check the settings.
+        """Read and check the settings; an InputError if one is missing or invalid."""
 
-        Raises:
-            InputError: A setting is missing or invalid.
-        """
+        def setting(name: str, missing: str = "", default: str = "") -> str:
+            found = environment.get(name, "").strip() or default
+            return found or _refuse(f"{name} is not set; add {missing} to the Space's settings")
 
-        def optional(name: str, default: str = "") -> str:
-            return environment.get(name, "").strip() or default
-
-        def required(name: str, what: str) -> str:
-            return optional(name) or _refuse(f"{name} is not set; add {what} to the Space's settings")
-
-        max_waiting = optional("MLL_AUTOLABEL_QUEUE", "100")
+        max_waiting = setting("MLL_AUTOLABEL_QUEUE", default="100")
         if not (max_waiting.isdecimal() and int(max_waiting)):
             _refuse(f"MLL_AUTOLABEL_QUEUE is '{max_waiting}'; use a number such as 100")
         settings = cls(
-            secret=required("WEBHOOK_SECRET", "the webhook's secret as a secret"),
-            graph=required("MLL_AUTOLABEL_GRAPH", "hf://datasets/ORG/GRAPH as a variable"),
-            to=optional("MLL_AUTOLABEL_TO") or None,
+            secret=setting("WEBHOOK_SECRET", "the webhook's secret as a secret"),
+            graph=setting("MLL_AUTOLABEL_GRAPH", "hf://datasets/ORG/GRAPH as a variable"),
+            to=setting("MLL_AUTOLABEL_TO", default=OWN_REPOS),
             max_waiting=int(max_waiting),
         )
-        if settings.to:
+        if settings.to != OWN_REPOS:
             parse_dataset(settings.to)
         if not get_token():
             _refuse("HF_TOKEN is not set; add a token that may publish labels as a secret to the Space's settings")
@@ -83,34 +68,39 @@ def _refuse(message: str) -> NoReturn:
     raise InputError(message)
 
 
-# --- events -----------------------------------------------------------------------------------------------------------
-
-
-class State(StrEnum):
-    """State of an event."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    LABELED = "labeled"
-    SKIPPED = "skipped"
-    IGNORED = "ignored"
-    FAILED = "failed"
-
-
-_DONE = (State.RUNNING, State.LABELED, State.SKIPPED)
-
-
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A row of the status page."""
+    """A row of the status page: a change of a repo, and what became of it."""
 
-    change: Change  # what the Hub reported
-    state: State
+    repo_id: str
+    commit: str = ""  # new commit on the main branch of a model; empty for other events
+    private: bool = True
+    state: str = "waiting"  # waiting, running, labeled, skipped, ignored or failed
     detail: str = ""  # reason or URL
     time: str = ""  # time of the last change of state, in UTC; empty while waiting
 
 
-# --- the queue --------------------------------------------------------------------------------------------------------
+def read_event(body: bytes) -> Event:
+    """Read the body of a webhook of the Hub; an InputError if it is malformed."""
+    try:
+        payload = WebhookPayload.model_validate_json(body)
+    except ValidationError as error:
+        raise InputError(f"{error.errors()[0]['msg']}; check the sender of these events") from None
+    repo, commit = payload.repo, ""
+    if not REPO_ID.fullmatch(repo.name):
+        raise InputError("'name' is not a repo; check the sender of these events")
+    for ref in payload.updatedRefs or []:
+        if ref.ref == "refs/heads/main" and (ref.newSha or "").strip("0"):
+            commit = ref.newSha or ""
+    reason = ""
+    if repo.type != "model":
+        reason = f"a {repo.type}, not a model"
+    elif payload.event.action == "delete":
+        reason = "deleted"
+    elif not commit:
+        reason = "main has not changed"
+    event = Event(repo.name, commit, repo.private)
+    return replace(event, state="ignored", detail=reason, time=_now()) if reason else event
 
 
 class Queue:
@@ -122,9 +112,9 @@ class Queue:
         max_waiting: Maximum number of waiting models.
     """
 
-    def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, max_waiting: int) -> None:
+    def __init__(self, work: Callable[[Event], tuple[str, str]], settle_seconds: float, max_waiting: int) -> None:
         self._work, self._settle_seconds, self._max_waiting = work, settle_seconds, max_waiting
-        self._waiting: dict[str, tuple[Change, float]] = {}  # by due time
+        self._waiting: dict[str, tuple[Event, float]] = {}  # by due time
         self._running: Event | None = None
         self._past: deque[Event] = deque(maxlen=_MAX_EVENTS)  # newest last
         self._condition = threading.Condition()
@@ -142,99 +132,70 @@ class Queue:
             self._condition.notify()
         self._thread.join(timeout)
 
-    def offer(self, change: Change) -> State | None:
-        """Add a change; it replaces a waiting one of the same model.
-
-        Returns:
-            WAITING, IGNORED if this commit was already handled, or None if the queue is full.
-        """
+    def offer(self, event: Event) -> str:
+        """Add a change; it replaces a waiting one of the same model. Returns its state; "full" if it is refused."""
         with self._condition:
-            if any(
-                event.change == change and event.state in _DONE
-                for event in (*self._past, *([self._running] if self._running else []))
-            ):
-                return State.IGNORED
-            if not self._waiting.pop(change.repo_id, None) and len(self._waiting) >= self._max_waiting:
-                return None
-            self._waiting[change.repo_id] = (change, time.monotonic() + self._settle_seconds)
+            if event.state != "waiting":
+                self._past.append(event)
+                return event.state
+            if not self._waiting.pop(event.repo_id, None) and len(self._waiting) >= self._max_waiting:
+                return "full"
+            self._waiting[event.repo_id] = (event, time.monotonic() + self._settle_seconds)
             self._condition.notify()
-            return State.WAITING
-
-    def note(self, ignored: Change) -> None:
-        """Record an ignored event."""
-        with self._condition:
-            self._past.append(Event(ignored, State.IGNORED, ignored.ignored, _now()))
+            return event.state
 
     def events(self) -> list[Event]:
         """Running, waiting and past events, newest first."""
         with self._condition:
             running = [self._running] if self._running else []
-            waiting = [Event(change, State.WAITING) for change, _ in self._waiting.values()]
-            return [*running, *waiting, *reversed(self._past)]
+            return [*running, *(event for event, _ in self._waiting.values()), *reversed(self._past)]
 
     def _run(self) -> None:
-        while change := self._next():
-            state, detail = self._attempt(change)
+        while event := self._next():
+            try:
+                state, detail = self._work(event)
+            except Exception as error:  # one model must not stop the Space
+                _log.exception("%s@%s", event.repo_id, event.commit)
+                state, detail = "failed", f"{type(error).__name__}; see the Space's log"
             with self._condition:
                 self._running = None
-                self._past.append(Event(change, state, detail, _now()))
+                self._past.append(replace(event, state=state, detail=detail, time=_now()))
 
-    def _next(self) -> Change | None:
+    def _next(self) -> Event | None:
         """Wait for a change that is due; None after :meth:`stop`."""
         with self._condition:
             while not self._stopped:
-                change, due = next(iter(self._waiting.values()), (None, float("inf")))
+                event, due = next(iter(self._waiting.values()), (None, float("inf")))
                 left = due - time.monotonic()
-                if change and left <= 0:
-                    del self._waiting[change.repo_id]
-                    self._running = Event(change, State.RUNNING, time=_now())
-                    return change
-                self._condition.wait(left if change else None)
+                if event and left <= 0:
+                    del self._waiting[event.repo_id]
+                    self._running = replace(event, state="running", time=_now())
+                    return event
+                self._condition.wait(left if event else None)
         return None
-
-    def _attempt(self, change: Change) -> tuple[State, str]:
-        try:
-            return self._work(change)
-        except MLLError as error:
-            return State.FAILED, str(error)
-        except Exception as error:  # one model must not stop the Space
-            _log.exception("%s@%s", change.repo_id, change.commit)
-            return State.FAILED, f"{type(error).__name__}; see the Space's log"
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
 
 
-# --- the work ---------------------------------------------------------------------------------------------------------
-
-
-def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
+def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     """The handler of changes: labels a model at its newest commit, which may be later than the event's.
 
-    Raises:
-        MLLError: The graph cannot be read.
+    A repo without a model, and weights that have a label, cost one request. Raises an MLLError if the graph cannot be
+    read.
     """
     location = fetch_graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes(SamplingConfig())
-    fleet = Fleet(graph, probes, LabelStore(working_folder(graph, probes)), free_cache=True)
+    plan = Plan(graph, probes, LabelStore(working_folder(graph, probes)), settings.to, free_cache=True)
 
-    def work(change: Change) -> tuple[State, str]:
-        if change.private and settings.to:
-            return State.IGNORED, "private, and labels are published in a collection"
-        try:
-            resolve_model(change.repo_id)
-        except ModelError as error:
-            return State.IGNORED, str(error)
-        # new, since it caches the published labels
-        destination = CollectionRepo(settings.to) if settings.to else OwnRepos()
-        (result,) = for_each([change.repo_id], lambda name: label_one(name, replace(fleet, destination=destination)))
-        return State(str(result.outcome)), result.published.url if result.published else result.reason
+    def work(event: Event) -> tuple[str, str]:
+        if event.private and settings.to != OWN_REPOS:
+            return "ignored", "private, and labels are published in a collection"
+        (result,) = label_many([event.repo_id], replace(plan))  # a copy, since a plan caches the published labels
+        return str(result.outcome), result.published.url if result.published else result.reason
 
     return work
-
-
-# --- the status page --------------------------------------------------------------------------------------------------
 
 
 def status_html(events: list[Event]) -> str:
@@ -246,8 +207,7 @@ def status_html(events: list[Event]) -> str:
 
 
 def _row(event: Event) -> str:
-    change = event.change
-    cells = [event.time, change.repo_id, change.commit[:12], event.state, event.detail]
-    if change.private:
+    cells = [event.time, event.repo_id, event.commit[:12], event.state, event.detail]
+    if event.private:
         cells = [event.time, "(private)", "", event.state, ""]
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

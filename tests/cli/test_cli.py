@@ -71,7 +71,7 @@ def test_the_parser_is_complete():
     }
     assert options["select"] <= 22
     assert options["predict"] <= 14
-    assert options["label"] <= 11
+    assert options["label"] <= 9
 
 
 def test_a_warning_is_printed_once_and_as_a_note(capsys):
@@ -106,7 +106,7 @@ def test_a_closed_pipe_is_no_error(world):
 def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
     files = sorted((world / "labels").rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr("mll_hf.labeling.engines.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
+    monkeypatch.setattr("mll_hf.labeling.run.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
     command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", world / "labels"]
     status, out, _ = run(capsys, *command, "--json")
     assert status == 0
@@ -160,7 +160,7 @@ def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monk
     def full(*_, **__):
         raise StorageError(tmp_path / "x", OSError(28, "No space left on device"))
 
-    monkeypatch.setattr("mll_hf.labeling.fleet.label_model", full)
+    monkeypatch.setattr("mll_hf.labeling.many.label_model", full)
     model = f"local-dir:{tiny_open_clip}"
     line = fails(capsys, "label", model, model, "--graph", world / "graph", "--labels", tmp_path / "labels")
     assert "No space left on device" in line

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mll_hf.errors import InputError, ModelError, StorageError
-from mll_hf.labeling.encoding import EmbeddingLog
-from mll_hf.labeling.engines import LocalRun
+from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import batches
 from worlds import SHA, examples
@@ -70,16 +70,6 @@ def test_a_removed_log_leaves_its_neighbors(tmp_path):
     assert logs[1].folder.exists()
     logs[1].remove()
     assert not (tmp_path / ".partial").exists()
-
-
-def test_a_log_needs_no_calls_that_only_unix_has(tmp_path, monkeypatch):
-    for name in ("pwrite", "pread", "ftruncate"):
-        monkeypatch.delattr(os, name, raising=False)
-    log = open_log(tmp_path / "log")
-    with log.writing() as write:
-        write(np.array([5, 6]), embeddings_of([5, 6]))
-        write(np.array([0]), embeddings_of([0]))
-    assert stored(log, np.arange(7)) == [True, *[False] * 4, True, True]
 
 
 def test_a_log_of_another_environment_is_deleted_with_a_warning(tmp_path, caplog):
@@ -139,14 +129,6 @@ def test_undecodable_images_are_not_embedded_again(tmp_path):
     assert stored(log, [0, 1]) == [True, True]
 
 
-def test_a_log_can_get_another_key(tmp_path):
-    log = open_log(tmp_path / "log")
-    with log.writing() as write:
-        write(np.array([0]), embeddings_of([0]))
-    log.rename({"model": "b"})
-    assert stored(open_log(tmp_path / "log", {"model": "b"}), [0]) == [True]
-
-
 # ---- a GPU's processes
 
 
@@ -178,9 +160,11 @@ def picture(color):
 def on_gpu(monkeypatch):
     joined = batches._joined
     monkeypatch.setattr(batches, "_joined", lambda chunks, pinned: joined(chunks, pinned=False))  # needs a driver
-    run = LocalRun(OnGpu(), processes=1)
-    yield run
-    run._end_decoders()
+    model = OnGpu()
+    with closing(decoders_for(model, 1)) as decoders:
+        yield lambda images, batch_size: encoded_images(
+            model, images, np.arange(len(images.contents)), batch_size, decoders
+        )
 
 
 class Images:
@@ -193,17 +177,12 @@ class Images:
 
 def test_images_for_a_gpu_are_decoded_in_processes_and_stay_bytes(on_gpu):
     colors = [(n, 2, 3) for n in range(5)]
-    (first, embeddings), (second, _) = on_gpu.embed_images(Images(*colors, None), np.arange(6), 3)
+    (first, embeddings), (second, undecodable) = on_gpu(Images(*colors, None), 3)
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4, 5])
     np.testing.assert_array_equal(embeddings, colors[:3])
-    decoders = on_gpu._decoders
-    ((_, embeddings),) = on_gpu.embed_images(Images(colors[4], None), np.arange(2), 2)
-    assert np.isnan(embeddings[1]).all()
-    assert on_gpu._decoders is decoders  # forked once per run
+    assert np.isnan(undecodable[2]).all()
 
 
 def test_a_killed_process_is_a_failure_of_one_model(on_gpu):
     with pytest.raises(ModelError, match=r"^model 'org/model': a process that decodes images was killed"):
-        list(on_gpu.embed_images(Images((1, 2, 3), KILLING), np.arange(2), 1))
-    ((_, embeddings),) = on_gpu.embed_images(Images((1, 2, 3)), np.arange(1), 1)
-    assert embeddings.tolist() == [[1, 2, 3]]
+        list(on_gpu(Images((1, 2, 3), KILLING), 1))

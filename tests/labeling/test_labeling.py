@@ -13,7 +13,7 @@ import pytest
 from mll_hf.errors import GraphError, InputError, ModelError, StorageError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling import encoding, engines
+from mll_hf.labeling import encoding, run
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
@@ -35,7 +35,7 @@ class World:
         self.folder = write_graph_folder(folder / "graph", probes)
         self.store = LabelStore(folder / "labels")
         self.batches_left, self.models = None, []
-        monkeypatch.setattr(engines, "load_model", self.load)
+        monkeypatch.setattr(run, "load_model", self.load)
 
     def load(self, ref, device):
         assert device is None
@@ -76,8 +76,8 @@ def test_a_label_by_hand(tmp_path, monkeypatch):
     assert label.domain_hits.tolist() == [[1, 0, 0, 1, 1, 1, 0], [3, 0, 1, 1, 2, 2, 0]]
     assert label.domain_support.tolist() == [[1, 0, 0, 1, 1, 1, 0], [4, 0, 2, 1, 2, 3, 0]]
     np.testing.assert_allclose(label.node_precision, [0.8, 0, 0.5, 1, 1, 0.75, 0])
-    assert label.rivals[CAT, 0] == CAR
-    assert label.rival_wins[CAT, 0] == 1
+    rivals = LabelStore(tmp_path / "labels").rivals_of(label)
+    assert (rivals.rivals[CAT, 0], rivals.wins[CAT, 0]) == (CAR, 1)
     assert label.ranks[CORGI].tolist() == [2] + [0] * 13
     assert label.model == REF
     assert label.cost == FakeModel.cost
@@ -127,60 +127,12 @@ def test_a_broken_label_is_measured_again(world):
     assert path.read_bytes() == content
 
 
-def test_samples_with_other_seeds_have_labels_of_their_own(world):
-    path = world.label().path
-    content = path.read_bytes()
-    other = world.label(sampling=SamplingConfig(seed=1))
-    assert other.measured
-    assert other.path != path
-    assert path.read_bytes() == content
-    assert not world.label().measured
-
-
 def test_a_label_with_more_images_is_kept(world):
     path = world.label().path
     content = path.read_bytes()
     assert not world.label(sampling=SamplingConfig(2)).measured  # more images answer for fewer
     assert path.read_bytes() == content
     assert world.label(sampling=SamplingConfig(2), overwrite=True).label.support.max() == 2
-
-
-def test_a_quick_label_is_refined_by_what_it_lacks(world, tmp_path):
-    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
-    world.models.clear()
-    for most in (1, 4):
-        quick = world.label(sampling=SamplingConfig(most))
-        assert quick.measured
-        assert quick.label.sampling.images_per_concept == most
-        assert quick.label.support.max() == most
-    refined = world.label()
-    assert refined.path.read_bytes() == whole
-    assert sorted(world.encoded) == list(range(21))  # three runs, and no image was encoded twice
-    assert not (world.store.folder / ".partial").exists()
-
-
-def test_overwriting_a_quick_label_measures_again(world):
-    content = world.label(sampling=SamplingConfig(2)).path.read_bytes()
-    again = world.label(sampling=SamplingConfig(2), overwrite=True)
-    assert len(world.models[0].encoded) == len(world.models[1].encoded) > 0
-    assert again.path.read_bytes() == content
-    assert len(world.label(overwrite=True).label.ranks) == 7
-    assert sorted(world.models[2].encoded) == list(range(21))  # with more images, too
-
-
-def test_an_overwriting_run_goes_on_and_its_quick_label_is_refined(world):
-    quick = SamplingConfig(4)
-    world.label(sampling=quick)
-    world.batches_left = 1
-    with pytest.raises(KeyboardInterrupt):
-        world.label(sampling=quick, overwrite=True)
-    world.batches_left = None
-    world.models.clear()
-    world.label(sampling=quick, overwrite=True)
-    n_quick = len(world.models[0].encoded)
-    assert 0 < n_quick == len(load_probes(GRAPH, world.folder, quick)) - 4
-    world.label()
-    assert len(world.models[1].encoded) == 21 - n_quick - 4
 
 
 def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
@@ -196,21 +148,11 @@ def test_a_store_holds_labels_on_several_graphs(world, monkeypatch):
     content = first.path.read_bytes()
     other = make_graph({"animal": (), "car": (), "cat": ("animal",), "corgi": ("animal",)})
     probes = load_probes(other, write_graph_folder(world.folder.parent / "other", probes_of_all(), other), SAMPLING)
-    monkeypatch.setattr(engines, "load_model", lambda ref, _: FakeModel(other, ref))
+    monkeypatch.setattr(run, "load_model", lambda ref, _: FakeModel(other, ref))
     second = label_model(REF, other, probes, world.store)
     assert first.path.read_bytes() == content
     assert second.path.parent == first.path.parent
     assert {graph.digest for graph in LabelStore(world.store.folder).graphs} == {GRAPH.digest, other.digest}
-
-
-def test_a_folder_that_moved_is_not_measured_again(world):
-    here = ModelRef("local-dir:/here/model", SHA, "open_clip")
-    there = replace(here, repo_id="local-dir:/there/model")
-    world.label(here)
-    result = world.label(there)
-    assert not result.measured
-    assert read_label(result.path).model == there
-    assert len(world.models) == 1
 
 
 @pytest.mark.parametrize("batches", range(6))
@@ -235,15 +177,15 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
 
 
 def test_a_run_interrupted_after_the_last_image_encodes_nothing(world, monkeypatch):
-    plain = engines.Contest
+    plain = run.Contest
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engines, "Contest", interrupted)
+    monkeypatch.setattr(run, "Contest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         world.label()
-    monkeypatch.setattr(engines, "Contest", plain)
+    monkeypatch.setattr(run, "Contest", plain)
     world.label()
     assert sorted(world.encoded) == list(range(21))
 
@@ -270,14 +212,6 @@ def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path
     assert result.label.environment.dtype == "float16"
     (warning,) = caplog.messages
     assert "another environment (dtype float32, now float16); starting over" in warning
-
-
-def test_a_quick_label_of_another_environment_is_measured_anew(world, monkeypatch, caplog):
-    world.label(sampling=SamplingConfig(2))
-    monkeypatch.setattr(FakeModel, "dtype", "float16")
-    world.label()
-    assert sorted(world.models[-1].encoded) == list(range(21))
-    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize("last", [1, 5])
@@ -325,7 +259,7 @@ def test_undecodable_images_are_left_out_and_counted(tmp_path, monkeypatch):
     assert result.undecodable == 5  # one of the batches of four holds nothing else
     assert result.label.support[[CAT, PET]].tolist() == [40, 70]
     assert result.label.hits[CAT] == 40
-    assert len(LabelStore(world.store.folder).list()) == 1
+    assert len(LabelStore(world.store.folder).labels()) == 1
 
 
 def test_a_label_that_no_reader_would_accept_is_not_made(tmp_path, monkeypatch):
@@ -366,24 +300,6 @@ def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
     assert world.models[0].closed
     assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 8 * 36
     assert not world.store.paths()
-
-
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    resource = pytest.importorskip("resource")
-    world = World(tmp_path, monkeypatch, probes_of_all(14))  # 42 images, 36 bytes each
-    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
-    world.models.clear()
-    world.store.add_graph(GRAPH)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, hard))  # eight batches, and one image of the ninth
-    try:
-        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.log: File too large; free some space"):
-            world.label()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 1200
-    assert world.label().path.read_bytes() == whole
-    assert Counter(world.encoded) == {serial: 2 if 33 <= serial < 36 else 1 for serial in range(42)}
 
 
 def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
@@ -435,16 +351,6 @@ def test_damaged_embeddings_are_made_again(world):
     path.write_bytes(content[:-1])
     assert world.label(keep_embeddings=True).measured
     assert path.read_bytes() == content
-
-
-def test_a_label_of_another_model_is_not_overwritten(world):
-    other = replace(REF, repo_id="org/other", revision="1" * 40)
-    first = world.label()
-    path = world.store.path_for(other, first.label.key)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(first.path.read_bytes())
-    with pytest.raises(InputError, match="is a label of another model than other"):
-        world.label(other)
 
 
 def test_images_that_go_bad_on_the_way_are_no_full_disk(world):

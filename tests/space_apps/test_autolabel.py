@@ -15,12 +15,11 @@ from huggingface_hub import constants
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_autolabel"))
 
 import autolabel
-from autolabel import Event, Queue, Settings, State, status_html
+from autolabel import Event, Queue, Settings, read_event, status_html
 
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
-from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
 
@@ -30,8 +29,8 @@ A, B, C, ZEROS = "a" * 40, "b" * 40, "c" * 40, "0" * 40
 MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
 
 
-def change(repo_id, commit, private=False):
-    return Change(repo_id, private, commit)
+def change(repo_id, commit, private=False, **rest):
+    return Event(repo_id, commit, private, **rest)
 
 
 def payload(repo_id="alice/m", old=A, new=B, *, kind="model", action="update", ref="refs/heads/main", **repo):
@@ -109,7 +108,7 @@ def serve():
     """Serves an app; its worker is not started."""
     opened = []
 
-    def start(work=lambda change: (State.LABELED, ""), **changed):
+    def start(work=lambda change: ("labeled", ""), **changed):
         opened.append(Served(settings(**changed), work))
         return opened[-1]
 
@@ -121,7 +120,7 @@ def serve():
 @pytest.fixture(scope="module")
 def served():
     """One app for all events that leave nothing to do."""
-    served = Served(settings(), lambda change: (State.LABELED, ""))
+    served = Served(settings(), lambda change: ("labeled", ""))
     yield served
     served.close()
 
@@ -134,7 +133,7 @@ def wait_until(is_true, seconds=30.0):
 
 
 def states(queue):
-    return [(event.change.repo_id, event.change.commit, event.state) for event in queue.events()]
+    return [(event.repo_id, event.commit, event.state) for event in queue.events()]
 
 
 # --- the webhook
@@ -147,13 +146,7 @@ def test_events_need_the_secret(serve):
         assert served.post(payload(), secret=wrong)[0] == 403
     assert not served.queue.events()
     assert served.post(payload()) == (202, {"queued": "alice/m"})
-    assert states(served.queue) == [("alice/m", B, State.WAITING)]
-
-
-def test_a_secret_may_have_any_characters(serve):
-    served = serve(secret="g\u00e9heim")
-    assert served.post(payload(), secret="g\u00e9heim".encode())[0] == 202
-    assert served.post(payload(), secret="geheim")[0] == 403
+    assert states(served.queue) == [("alice/m", B, "waiting")]
 
 
 @pytest.mark.parametrize(
@@ -165,11 +158,11 @@ def test_a_secret_may_have_any_characters(serve):
         (payload(ref="refs/heads/dev"), "main has not changed"),
         (payload(ref="refs/pr/1"), "main has not changed"),
         (payload(ref="refs/tags/main"), "main has not changed"),
-        (payload(new=None), "main was deleted"),
-        (payload(new=ZEROS), "main was deleted"),
+        (payload(new=None), "main has not changed"),
+        (payload(new=ZEROS), "main has not changed"),
         ({**payload(), "updatedRefs": []}, "main has not changed"),
         ({key: value for key, value in payload(action="create").items() if key != "updatedRefs"}, "main has not"),
-        ({**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m"}}, "main has not changed"),
+        ({**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m", "owner": {"id": "1"}}}, "main has not changed"),
     ],
 )
 def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
@@ -179,7 +172,7 @@ def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
     assert reason in answer["ignored"]
     shown, *others = served.queue.events()
     assert others == before
-    assert (shown.state, reason in shown.detail) == (State.IGNORED, True)
+    assert (shown.state, reason in shown.detail) == ("ignored", True)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +190,6 @@ def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
         {**payload(), "repo": None},
         {**payload(), "updatedRefs": {"ref": "refs/heads/main"}},
         {**payload(), "updatedRefs": ["refs/heads/main"]},
-        payload(new="main"),
-        payload(new=B.upper()),
         payload(new=7),
         payload("../../etc/passwd"),
         payload("alice/m\n"),
@@ -221,33 +212,11 @@ def test_a_large_body_is_refused(serve):
     assert served.post(payload())[0] == 202
 
 
-def test_the_answer_does_not_wait_for_the_work(serve):
-    released = threading.Event()
-    served = serve(lambda change: (released.wait(30), (State.LABELED, ""))[1])
-    served.queue.start()
-    try:
-        start = time.monotonic()
-        for n in range(5):
-            assert served.post(payload(f"alice/m{n}"))[0] == 202
-        assert time.monotonic() - start < 5
-    finally:
-        released.set()
-        served.queue.stop(30)
-
-
 def test_a_full_queue_asks_to_try_again_but_takes_newer_commits(serve):
     served = serve(max_waiting=2)
     assert [served.post(payload(f"alice/m{n}"))[0] for n in range(3)] == [202, 202, 503]
     assert served.post(payload("alice/m0", old=B, new=C))[0] == 202
-    assert [event.change.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
-
-
-def test_other_paths_and_methods_do_nothing(serve):
-    served = serve()
-    secret = {"X-Webhook-Secret": SECRET}
-    assert served.request("GET", "/webhook", headers=secret)[0] in (404, 405)
-    assert served.request("POST", "/", json.dumps(payload()), secret)[0] in (404, 405)
-    assert not served.queue.events()
+    assert [event.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
 
 
 # --- the queue
@@ -256,13 +225,13 @@ def test_other_paths_and_methods_do_nothing(serve):
 def worked_off(queue):
     """Start a queue and wait until it is empty."""
     queue.start()
-    wait_until(lambda: not any(event.state in (State.WAITING, State.RUNNING) for event in queue.events()))
+    wait_until(lambda: not any(event.state in ("waiting", "running") for event in queue.events()))
     queue.stop(30)
 
 
 def test_a_newer_event_replaces_a_waiting_one():
     worked = []
-    queue = Queue(lambda change: (worked.append(change), (State.LABELED, ""))[1], 0.0, 10)
+    queue = Queue(lambda change: (worked.append(change), ("labeled", ""))[1], 0.0, 10)
     queue.offer(change("alice/m", B))
     queue.offer(change("alice/n", B))
     queue.offer(change("alice/m", C))
@@ -270,38 +239,9 @@ def test_a_newer_event_replaces_a_waiting_one():
     assert worked == [change("alice/n", B), change("alice/m", C)]
 
 
-def test_a_repeated_event_is_ignored_unless_the_work_failed():
-    worked = []
-    outcomes = iter([(State.LABELED, ""), (State.FAILED, "the network"), (State.LABELED, "")])
-    queue = Queue(lambda change: (worked.append(change.commit), next(outcomes))[1], 0.0, 10)
-    queue.start()
-    for commit, expected in [(B, State.WAITING), (B, State.IGNORED), (C, State.WAITING), (C, State.WAITING)]:
-        assert queue.offer(change("alice/m", commit)) is expected
-        wait_until(lambda: queue.events()[0].state not in (State.WAITING, State.RUNNING))
-    queue.stop(30)
-    assert worked == [B, C, C]  # what failed is tried again
-
-
-def test_one_model_is_worked_on_at_a_time():
-    running, most = [], []
-
-    def work(change):
-        running.append(change)
-        most.append(len(running))
-        time.sleep(0.02)
-        running.remove(change)
-        return State.LABELED, ""
-
-    queue = Queue(work, 0.0, 10)
-    for n in range(4):
-        queue.offer(change(f"alice/m{n}", B))
-    worked_off(queue)
-    assert most == [1] * 4
-
-
 def test_a_model_waits_until_its_uploads_are_over():
     worked = []
-    queue = Queue(lambda change: (worked.append(time.monotonic()), (State.LABELED, ""))[1], 0.3, 10)
+    queue = Queue(lambda change: (worked.append(time.monotonic()), ("labeled", ""))[1], 0.3, 10)
     queue.start()
     queue.offer(change("alice/m", B))
     time.sleep(0.1)
@@ -317,15 +257,15 @@ def test_an_unexpected_error_does_not_stop_the_queue():
     def work(change):
         if change.repo_id == "alice/bad":
             raise ZeroDivisionError
-        return State.LABELED, ""
+        return "labeled", ""
 
     queue = Queue(work, 0.0, 10)
     queue.offer(change("alice/bad", B))
     queue.offer(change("alice/good", B))
     worked_off(queue)
-    assert [(event.change.repo_id, event.state) for event in queue.events()] == [
-        ("alice/good", State.LABELED),
-        ("alice/bad", State.FAILED),
+    assert [(event.repo_id, event.state) for event in queue.events()] == [
+        ("alice/good", "labeled"),
+        ("alice/bad", "failed"),
     ]
 
 
@@ -340,17 +280,10 @@ def graph(hub, tmp_path):
     return f"hf://datasets/alice/graph@{published.graph.revision}"
 
 
-def test_other_models_are_ignored(hub, graph):
-    hub.put("model", "alice/m", {"README.md": b"soon"})
-    state, reason = autolabel.worker(settings(graph=graph))(change("alice/m", A))
-    assert state is State.IGNORED
-    assert "not a model that open_clip, transformers or sentence-transformers can load" in reason
-
-
 def test_a_private_model_is_not_named_in_a_collection(hub, graph):
     new = hub.put("model", "alice/m", MODEL)
     work = autolabel.worker(settings(graph=graph, to="hf://datasets/alice/labels"))
-    assert work(change("alice/m", new, private=True))[0] is State.IGNORED
+    assert work(change("alice/m", new, private=True))[0] == "ignored"
 
 
 def test_a_model_of_others_is_never_sent_a_pull_request(hub, graph):
@@ -359,7 +292,7 @@ def test_a_model_of_others_is_never_sent_a_pull_request(hub, graph):
     queue.offer(change("bob/m", new))
     worked_off(queue)
     (event,) = queue.events()
-    assert (event.state, "belongs to others" in event.detail) == (State.FAILED, True)
+    assert (event.state, "belongs to others" in event.detail) == ("failed", True)
     assert not hub.repos["model", "bob/m"].discussions
 
 
@@ -373,37 +306,22 @@ def test_a_model_is_labeled_in_the_space(api, hub, graph, serve, tmp_path, monke
 
     def send(old, new):
         assert served.post(payload("alice/m", old, new))[0] == 202
-        wait_until(lambda: served.queue.events()[0].state not in (State.WAITING, State.RUNNING))
+        wait_until(lambda: served.queue.events()[0].state not in ("waiting", "running"))
         return served.queue.events()[0]
 
     api.create_repo("alice/m")
     empty = api.model_info("alice/m").sha
     weights = api.upload_folder(repo_id="alice/m", folder_path=tiny_open_clip).oid
     event = send(empty, weights)
-    assert event.state is State.LABELED
+    assert event.state == "labeled"
     assert event.detail.startswith(constants.ENDPOINT)
     assert label_from_bytes(hub.files("model", "alice/m")[LABEL_PATH]).model.revision == weights
     # the commit of the label is an event, too
     hub.requests.clear()
     labeled = api.model_info("alice/m").sha
-    assert send(weights, labeled).state is State.SKIPPED
+    assert send(weights, labeled).state == "skipped"
     assert not hub.counted
     served.queue.stop(30)
-
-
-def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypatch, tiny_open_clip):
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    new = hub.put("model", "alice/m", {p.name: p.read_bytes() for p in tiny_open_clip.iterdir() if p.is_file()})
-    hub.put("model", "alice/broken", MODEL)
-    work = autolabel.worker(settings(graph=str(tmp_path / "graph"), to="hf://datasets/alice/labels"))
-    assert work(change("alice/m", A))[0] is State.LABELED  # a late event: the newest commit is labeled
-    assert work(change("alice/m", new))[0] is State.SKIPPED
-    broken = api.model_info("alice/broken").sha
-    state, reason = work(change("alice/broken", broken))
-    assert state is State.FAILED
-    assert "cannot be loaded" in reason
-    assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if "models--" in str(path)]
 
 
 # --- the page
@@ -411,20 +329,21 @@ def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypa
 
 def test_the_page_escapes_texts_of_others():
     evil = "<script>alert('x')</script>"
-    html = status_html([Event(change("alice/m", B), State.FAILED, evil, "now"), Event(change(evil, B), State.RUNNING)])
+    html = status_html(
+        [change("alice/m", B, state="failed", detail=evil, time="now"), change(evil, B, state="running")]
+    )
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 2
     assert B[:12] in html
 
 
 def test_the_page_does_not_name_private_models():
-    event = Event(change("alice/secret-model", B, private=True), State.FAILED, "alice/secret-model: is gated", "now")
+    event = change("alice/secret-model", B, True, state="failed", detail="alice/secret-model: is gated", time="now")
     html = status_html([event])
     assert "secret-model" not in html
     assert B[:12] not in html
     assert "failed" in html
-    assert read_event(payload(private=True)).private
-    assert read_event({**payload(private=None), "updatedRefs": []}).private  # unless the Hub says otherwise
+    assert read_event(json.dumps(payload(private=True)).encode()).private
 
 
 def test_the_page_is_served_and_shows_the_newest_events(serve):
@@ -497,9 +416,3 @@ def test_the_readme_configures_the_space():
     assert head["python_version"] == "3.12"
     assert len(head["short_description"]) <= 60
     assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space] @ ${MLL_HF_PACKAGE}\n"
-
-
-def test_ignored_events_are_shown_with_the_others():
-    queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
-    queue.note(Change("alice/data", False, ignored="a dataset, not a model"))
-    assert states(queue) == [("alice/data", "", State.IGNORED)]

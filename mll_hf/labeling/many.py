@@ -1,0 +1,286 @@
+"""Label many models: skip labeled ones, continue after failures, publish each label as soon as it is made."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
+
+from huggingface_hub import constants, scan_cache_dir
+
+from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.connection import connect, hub_errors, is_model_file, read_head
+from mll_hf.hub.owners import repos_of_others
+from mll_hf.hub.publish import publish_label, publish_to_collection
+from mll_hf.hub.sources import fetch_from_model, open_source
+from mll_hf.labeling.run import label_model
+from mll_hf.labels.label import LabelKey
+from mll_hf.models import pick_device, resolve_model
+from mll_hf.models.source import cached_revisions
+from mll_hf.utils.files import asset_path
+from mll_hf.utils.text import one_line, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.hub.connection import Head
+    from mll_hf.hub.publish import Published
+    from mll_hf.labeling.run import LabelingResult
+    from mll_hf.labels.label import Label, ModelRef
+    from mll_hf.labels.store import LabelStore
+
+T = TypeVar("T")
+OWN_REPOS = "own"  # in place of a collection: each model's own repo
+_MISSING = (401, 404)  # the Hub also answers 401 for missing repos
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to label each of many models.
+
+    Attributes:
+        graph: The concepts.
+        probes: The graph's probe images.
+        store: Folder for labels and unfinished runs.
+        push_to: Collection that labels are published in, ``hf://datasets/org/name``; ``own`` for each model's own repo,
+            which must be the user's; None to publish nothing.
+        device: See `label_model`, as for the following.
+        batch_size: Images per batch.
+        decoders: Processes that decode images for a GPU.
+        keep_embeddings: Also store embeddings.
+        overwrite: Measure labeled models again.
+        free_cache: Delete the weights that this run downloaded after each model.
+    """
+
+    graph: SemanticGraph
+    probes: ProbeSet
+    store: LabelStore
+    push_to: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    decoders: int | None = None
+    keep_embeddings: bool = False
+    overwrite: bool = False
+    free_cache: bool = False
+
+    def wants(self, label: Label, model: ModelRef) -> bool:
+        """Whether a label is one of a model, also at another revision, on this graph and at least these images."""
+        return (
+            (label.model.key == model.key if model.digest else label.model == model)
+            and label.key == LabelKey(self.graph.digest, self.probes.digest)
+            and label.sampling.images_per_concept >= self.probes.sampling.images_per_concept
+        )
+
+    @cached_property
+    def published(self) -> Sequence[Label]:
+        """The labels of the collection when first asked."""
+        assert self.push_to, "nothing is published"  # noqa: S101
+        try:
+            return open_source(self.push_to).labels()
+        except InputError:  # it has no labels yet
+            return ()
+        except HubError as error:
+            if error.status in _MISSING:
+                return ()
+            raise
+
+
+class Outcome(StrEnum):
+    """Outcome for one model."""
+
+    LABELED = "labeled"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """Result for one model.
+
+    Attributes:
+        name: The model as the user named it.
+        outcome: Labeled, skipped or failed.
+        reason: Why it was skipped or failed, in one line.
+        label: Its label, if it was labeled, or found in the folder.
+        path: File of the label.
+        published: The publication of the label, if any.
+        undecodable: Probe images that could not be decoded; they do not count.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    label: Label | None = None
+    path: Path | None = None
+    published: Published | None = None
+    undecodable: int = 0
+
+
+def label_many(
+    models: Sequence[str], plan: Plan, on_start: Callable[[int, str], None] = lambda _number, _name: None
+) -> Iterator[ModelResult]:
+    """Label models one after the other in this process; a failure does not stop the others.
+
+    Args:
+        models: ``org/name[@revision]`` or ``local-dir:PATH``.
+        plan: How to label them.
+        on_start: Called before each model with its number, from 1, and its name.
+
+    Yields:
+        One result per model.
+
+    Raises:
+        InputError: The device is not available.
+        StorageError: A file cannot be written; the next model would fail the same way.
+    """
+
+    def label(name: str) -> ModelResult:
+        model = check(name, plan)
+        return model if isinstance(model, ModelResult) else finish(name, measure(model, plan), plan)
+
+    if plan.device:
+        pick_device(plan.device)  # fails before any work
+    for number, name in enumerate(models, 1):
+        on_start(number, name)
+        yield attempt(name, partial(label, name))
+
+
+def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:
+    """The result of an action for a model; a failed one if it raises anything but a StorageError."""
+    try:
+        return act()
+    except StorageError:
+        raise
+    except MLLError as error:
+        return ModelResult(name, Outcome.FAILED, str(error))
+    except Exception as error:  # a model may raise anything
+        _log.warning("%s", name, exc_info=True)
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"model '{name}': cannot be run ({cause}); use another device, or leave it out"
+        return ModelResult(name, Outcome.FAILED, printable(reason))
+
+
+def check(name: str, plan: Plan) -> ModelRef | ModelResult:
+    """The pinned model to be labeled, or the result if it has a published label already.
+
+    Nothing is downloaded that the Hub counts as a download.
+
+    Raises:
+        MLLError: The model cannot be labeled, or its label not be published.
+    """
+    model = resolve_model(name)
+    if not plan.push_to:
+        return model
+    if model.is_local:
+        raise InputError(f"{model.repo_id} is a local folder, so its label cannot be published; leave out --push-to")
+    if plan.push_to == OWN_REPOS:
+        place = _in_own_repo(model, plan)
+    else:
+        place = plan.push_to if any(plan.wants(label, model) for label in plan.published) else None
+    if place and not plan.overwrite:
+        return ModelResult(name, Outcome.SKIPPED, f"labeled already: {place}")
+    return model
+
+
+def measure(model: ModelRef, plan: Plan) -> LabelingResult:
+    """Label a model, unless its label is in the store; see `label_model`."""
+    with _weights_freed(model) if plan.free_cache else contextlib.nullcontext():
+        return label_model(
+            model,
+            plan.graph,
+            plan.probes,
+            plan.store,
+            device=plan.device,
+            batch_size=plan.batch_size,
+            decoders=plan.decoders,
+            keep_embeddings=plan.keep_embeddings,
+            overwrite=plan.overwrite,
+        )
+
+
+def finish(name: str, result: LabelingResult, plan: Plan) -> ModelResult:
+    """Publish a label, if the plan says so; an MLLError if the Hub refuses."""
+    label, graph, published = result.label, plan.graph.with_probes(plan.probes.counts), None
+    if plan.push_to == OWN_REPOS:
+        published = publish_label(label, graph, rivals=plan.store.rivals_of(label))
+    elif plan.push_to:
+        published = publish_to_collection([label], [graph], plan.push_to, rivals_of=plan.store.rivals_of)
+    return ModelResult(
+        name,
+        Outcome.LABELED if result.measured or published else Outcome.SKIPPED,
+        "" if result.measured or published else f"labeled already: {result.path}",
+        label=label,
+        path=result.path,
+        published=published,
+        undecodable=result.undecodable,
+    )
+
+
+def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
+    """Default folder of labels: in the assets cache of Hugging Face, by graph and probe images."""
+    return asset_path("labels", LabelKey(graph.digest, probes.digest).stem)
+
+
+def _in_own_repo(model: ModelRef, plan: Plan) -> str | None:
+    """URL of a model's label in its own repo."""
+    if repos_of_others([model.repo_id]):
+        raise HubError(
+            model.repo_id, "belongs to others, so its label is not published there; publish in a collection (--push-to)"
+        )
+    newest = resolve_model(model.repo_id)
+    if newest.key != model.key:
+        raise HubError(
+            model.repo_id,
+            f"its weights have changed since {model.revision[:12]}, so its label does not belong there; label the "
+            "newest revision, or publish in a collection (--push-to)",
+        )
+    with hub_errors(model.repo_id):
+        head = read_head(connect(), model.repo_id, "model", newest.revision)
+        for path in (LABEL_PATH, f"mll/{plan.graph.digest[:12]}/label.safetensors"):
+            label = _label_at(head, path)
+            if label and plan.wants(label, model):
+                return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
+    return None
+
+
+def _label_at(head: Head, path: str) -> Label | None:
+    """A label in a model's repo; None if it is missing or damaged."""
+    if path not in head.files:
+        return None
+    try:
+        return fetch_from_model(connect(), head.repo_id, head.sha, path)
+    except LabelError as error:
+        _log.warning("it will be replaced: %s", error)
+        return None
+
+
+# --- space on the disk ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _weights_freed(model: ModelRef) -> Iterator[None]:
+    """Delete a model's revision from the cache afterwards, unless its weights were cached before."""
+    keep = _has_cached_weights(model)
+    try:
+        yield
+    except KeyboardInterrupt:
+        keep = True  # the next run needs them
+        raise
+    finally:
+        if not keep and _has_cached_weights(model):
+            # keeps files that other revisions share
+            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
+
+
+def _has_cached_weights(model: ModelRef) -> bool:
+    folders = [copy.snapshot_path for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
+    paths = [path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.safetensors")]
+    return any(map(is_model_file, paths))

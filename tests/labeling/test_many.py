@@ -1,0 +1,288 @@
+"""Labeling many models: labeled ones are skipped, failures do not stop the others, the same bytes here and on Ray."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from mll_hf.errors import HubError, InputError, ModelError, StorageError
+from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.owners import own_names, repos_of_others
+from mll_hf.hub.sources import open_source
+from mll_hf.labeling import many, on_ray, run
+from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many
+from mll_hf.labeling.on_ray import _share, label_on_ray
+from mll_hf.labels.file_format import label_from_bytes
+from mll_hf.labels.store import LabelStore
+from mll_hf.models import source
+from worlds import FakeModel, make_graph, probes_of_all, write_graph_folder
+
+GRAPH = make_graph()
+LABELS = "hf://datasets/alice/labels"
+
+
+class World:
+    """A Hub with models, a graph, a folder of labels, and fakes instead of networks."""
+
+    def __init__(self, root, monkeypatch, hub):
+        self.root, self.hub, self.loaded = root, hub, []
+        self.errors = {}  # what loading a model raises
+        self.folder = write_graph_folder(root / "graph", probes_of_all(3))
+        monkeypatch.setattr(run, "load_model", self.load)
+
+    def load(self, ref, device):
+        if not ref.is_local:
+            source.fetch(ref, None)  # as the true one does
+        self.loaded.append(ref.repo_id)
+        if error := self.errors.get(ref.repo_id):
+            raise error
+        return FakeModel(GRAPH, ref)
+
+    def add(self, *names, weights=b"weights"):
+        for name in names:
+            content = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": weights + name.encode()}
+            self.hub.put("model", name, content)
+        return names
+
+    def plan(self, push_to=None, store="labels", images_per_concept=75, **options):
+        probes = load_probes(GRAPH, self.folder, SamplingConfig(images_per_concept))
+        return Plan(GRAPH, probes, LabelStore(self.root / store), push_to, **options)
+
+    def run(self, models, *args, **options):
+        return list(label_many(models, self.plan(*args, **options)))
+
+    def outcomes(self, *args, **options):
+        return [str(result.outcome) for result in self.run(*args, **options)]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, hub):
+    return World(tmp_path, monkeypatch, hub)
+
+
+def test_each_model_has_its_own_result_and_a_failure_stops_none(world):
+    names = world.add("alice/a", "alice/b", "alice/c", "alice/d")
+    world.errors = {"alice/b": ModelError("alice/b", "is broken"), "alice/c": ZeroDivisionError("a\nb")}
+    first, second, third, fourth = world.run([*names[:3], "alice/d"])
+    assert (first.outcome, fourth.outcome) == (Outcome.LABELED, Outcome.LABELED)
+    assert first.path.exists()
+    assert (second.outcome, second.reason) == (Outcome.FAILED, "model 'alice/b': is broken")
+    assert "cannot be run (ZeroDivisionError: a b)" in third.reason
+    assert world.outcomes(names) == ["skipped", "failed", "failed", "skipped"]
+
+
+def test_a_full_disk_stops_the_run(world, monkeypatch):
+    names = world.add("alice/a", "alice/b")
+    world.errors = {"alice/a": StorageError(world.root, OSError(28, "No space left on device"))}
+    with pytest.raises(StorageError):
+        world.run(names)
+    assert world.loaded == ["alice/a"]
+
+
+def test_labels_go_to_a_collection_once(world):
+    names = world.add("alice/a", "bob/b")
+    assert world.outcomes(names, LABELS) == ["labeled", "labeled"]
+    assert {label.model.repo_id for label in open_source(LABELS).labels()} == set(names)
+    # from another machine: nothing is downloaded that counts, nothing measured or committed
+    commits = len(world.hub.repos["dataset", "alice/labels"].commits)
+    world.loaded.clear()
+    world.hub.requests.clear()
+    assert world.outcomes(names, LABELS, store="other") == ["skipped", "skipped"]
+    assert not world.loaded
+    assert not world.hub.counted
+    assert len(world.hub.repos["dataset", "alice/labels"].commits) == commits
+    assert world.outcomes(names[:1], LABELS, store="other", overwrite=True) == ["labeled"]
+
+
+def test_a_label_that_could_not_be_published_is_not_measured_again(world, monkeypatch):
+    (name,) = world.add("alice/a")
+
+    def refuse(*_, **__):
+        raise HubError("alice/labels", "refuses")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(many, "publish_to_collection", refuse)
+        assert world.outcomes([name], LABELS) == ["failed"]
+    assert world.outcomes([name], LABELS) == ["labeled"]
+    assert world.loaded == [name]
+
+
+def test_a_label_in_the_models_own_repo_survives_the_commit_that_publishes_it(world):
+    (name,) = world.add("alice/a")
+    (result,) = world.run([name], OWN_REPOS)
+    assert result.published.url.startswith(constants.ENDPOINT)
+    assert label_from_bytes(world.hub.files("model", name)[LABEL_PATH]).model.repo_id == name
+    world.hub.put("model", name, {"README.md": b"# Better words\n"})
+    assert world.outcomes([name], OWN_REPOS, store="other") == ["skipped"]
+    world.add(name, weights=b"other weights")
+    assert world.outcomes([name], OWN_REPOS) == ["labeled"]
+
+
+def test_repos_of_others_and_local_folders_get_no_labels(world, tiny_open_clip):
+    world.add("bob/b")
+    others, local = world.run(["bob/b", f"local-dir:{tiny_open_clip}"], OWN_REPOS)
+    assert "belongs to others" in others.reason
+    assert "is a local folder, so its label cannot be published" in local.reason
+    assert not world.loaded
+
+
+def test_old_weights_get_no_label_in_their_repo(world):
+    (name,) = world.add("alice/a")
+    old = HfApi().model_info(name).sha
+    world.add(name, weights=b"other weights")
+    (result,) = world.run([f"{name}@{old}"], OWN_REPOS)
+    assert "its weights have changed since" in result.reason
+    assert not world.loaded
+
+
+def test_weights_that_a_run_downloaded_are_freed_and_others_kept(world):
+    names = world.add("alice/a", "alice/b")
+    world.run(names[:1])
+    world.run(names, free_cache=True, overwrite=True)
+    cached = [str(path) for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if path.exists()]
+    assert {"models--alice--a" in path for path in cached} == {True}
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(world):
+    with pytest.raises(InputError, match="no device 'abacus'"):
+        world.run(world.add("alice/a"), device="abacus")
+
+
+def test_own_repos_are_those_of_the_user_and_of_the_organizations(hub, monkeypatch):
+    assert "alice" in own_names()
+    assert repos_of_others(["alice/a@v1", "bob/b", "bob/b", "local-dir:/x"]) == ("bob/b",)
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    with pytest.raises(HubError, match="hf auth login"):
+        own_names()
+
+
+# --- on Ray
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """Ray on this machine."""
+    ray = pytest.importorskip("ray")
+    ray.init(
+        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
+        object_store_memory=200 * 2**20,
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """63 images."""
+    folder = write_graph_folder(tmp_path / "graph", probes_of_all(21))
+    graph = load_graph(folder)
+    return Plan(graph, load_probes(graph, folder), LabelStore(tmp_path / "labels"), device="cpu")
+
+
+def on_one_thread(models, plan):
+    """As a task of Ray, which has one core."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return {result.name: result for result in label_many(models, plan)}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_ray_writes_the_same_bytes(ray_here, plan, tmp_path, tiny_open_clip, tiny_transformers_clip):
+    models = [f"local-dir:{tiny_open_clip}", "local-dir:/no/such", f"local-dir:{tiny_transformers_clip}"]
+    here = on_one_thread(models, replace(plan, store=LabelStore(tmp_path / "here")))
+    there = {result.name: result for result in label_on_ray(models, plan)}
+    assert set(here) == set(there) == set(models)
+    for name in (models[0], models[2]):
+        assert there[name].path.read_bytes() == here[name].path.read_bytes()
+        assert there[name].outcome is Outcome.LABELED
+    assert there[models[1]].reason == here[models[1]].reason
+    assert [result.outcome for result in label_on_ray(models[:1], plan)] == [Outcome.SKIPPED]
+
+
+def test_a_killed_worker_loses_only_what_is_in_flight(ray_here, plan, tmp_path, tiny_open_clip, monkeypatch):
+    model, embedded, died = f"local-dir:{tiny_open_clip}", tmp_path / "embedded", tmp_path / "died"
+    plan = replace(plan, batch_size=4)
+    here = on_one_thread([model], replace(plan, store=LabelStore(tmp_path / "here")))[model]
+
+    def dies_once(model, plan, embedded=embedded, died=died):
+        """Sent to the worker as it is."""
+        import os
+        import signal
+
+        from mll_hf.labeling.on_ray import measure_there
+        from mll_hf.models.open_clip import OpenClipModel
+
+        plain = OpenClipModel.encode_pixels
+
+        def encode(self, pixels):
+            if embedded.exists() and embedded.stat().st_size > 20 and not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            with embedded.open("a") as file:
+                file.write("x" * len(pixels))
+            return plain(self, pixels)
+
+        OpenClipModel.encode_pixels = encode
+        try:
+            return measure_there(model, plan)
+        finally:
+            OpenClipModel.encode_pixels = plain
+
+    monkeypatch.setattr(on_ray, "measure_there", dies_once)
+    (result,) = label_on_ray([model], plan)
+    assert died.exists()
+    assert embedded.stat().st_size < 63 + 8  # a model is tried with an image when it is loaded
+    assert result.path.read_bytes() == here.path.read_bytes()
+
+
+def test_workers_that_always_die_are_given_up(ray_here, plan, tiny_open_clip, monkeypatch):
+    def dies(*_):
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(on_ray, "_RETRIES", 1)
+    monkeypatch.setattr(on_ray, "measure_there", dies)
+    (result,) = label_on_ray([f"local-dir:{tiny_open_clip}"], plan)
+    assert result.outcome is Outcome.FAILED
+    assert "its workers were lost 2 times" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("resources", "share"),
+    [
+        ({"CPU": 2.0}, (0, 1)),
+        ({"CPU": 64.0, "GPU": 8.0}, (1, 8)),
+        ({"CPU": 16.0, "GPU": 8.0}, (1, 2)),
+        ({"CPU": 512.0, "GPU": 8.0}, (1, 8)),
+        ({"CPU": 2.0, "GPU": 4.0}, (1, 1)),
+    ],
+)
+def test_a_task_has_one_gpu_and_its_cores_or_one_core(resources, share):
+    assert _share(resources) == share
+
+
+def test_an_unreachable_cluster_is_refused_in_one_line(monkeypatch, plan):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def nobody(**_):
+        raise ConnectionError("nobody\nat home")
+
+    monkeypatch.setattr(ray, "init", nobody)
+    with pytest.raises(InputError, match=r"^cannot use Ray at host:1 \(nobody at home\)$"):
+        list(label_on_ray(["a/b"], plan, "host:1"))
+
+
+def test_missing_images_are_an_error_on_a_machine_without_the_folder(plan, tmp_path):
+    assert on_ray._with_files(plan.probes) is plan.probes
+    with pytest.raises(Exception, match="use a graph on the Hub or in a shared folder"):
+        on_ray._with_files(replace(plan.probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
