@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,22 +40,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: The disk is full or the folder cannot be written; an existing file is not changed.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:  # with the permissions of the user's umask
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp creates files readable only by their owner
             os.replace(temporary, path)
-            temporary = None
-    finally:
-        if temporary:  # also after Ctrl+C
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+    finally:  # also after Ctrl+C
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def asset_path(*names: str) -> Path:
