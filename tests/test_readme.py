@@ -198,7 +198,7 @@ def test_images_choose_and_are_classified(world, monkeypatch, capsys):
     select, predict = block.splitlines()
     monkeypatch.setattr("sys.stdin", mock.Mock(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    assert main([*words_of(select)[1:], "--shortlist", "3"]) == 0  # fewer models than by default take less time
+    assert main(words_of(select)[1:]) == 0
     said = capsys.readouterr()
     assert "the trial downloads at most" in said.err
     (world / "choice.json").write_text(said.out)
