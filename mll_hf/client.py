@@ -98,7 +98,7 @@ class Client:
     Example:
         >>> client = Client()
         >>> selection = client.select(["corroded pipe", "intact pipe", "weld"], max_parameters="500M")
-        >>> client.load(selection).predict(["a.jpg", "b.jpg"]).labels
+        >>> client.load(selection).predict(["a.jpg", "b.jpg"]).classes
         ('weld', 'intact pipe')
 
     Args:

@@ -14,7 +14,6 @@ from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-define
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.selection.probabilities import quantize
 from mll_hf.selection.repo import check_models
 from mll_hf.selection.result import Selection
 from mll_hf.utils.images import is_one_image
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 _MAX_BYTES = 64 * 2**20  # of a downloaded image
 _TIMEOUT_SECONDS = 20.0
 _ENSEMBLES_KEPT = 8
+_DIGITS = 6  # probabilities are ranked after rounding; logits are float32
 _log = logging.getLogger(__name__)
 
 
@@ -151,7 +151,7 @@ class Pipeline:
                 _log.warning("image %d cannot be read; it has no prediction", n)
                 yield []
                 continue
-            best = np.argsort(-quantize(probabilities), kind="stable")[:top_k]
+            best = np.argsort(-probabilities.round(_DIGITS), kind="stable")[:top_k]
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
 
 

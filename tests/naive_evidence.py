@@ -145,10 +145,3 @@ def calibrate(logits, prior):
     ]
     weights = pooling_weights([score(*parts) for parts in zip(agrees, prior, strict=True)], n_classes)
     return temperatures, offsets, told, agrees, shares, weights
-
-
-def transport(logits, prior):
-    """[N][C] pooled answers to images that calibrate the models themselves."""
-    temperatures, offsets, _, _, _, weights = calibrate(logits, prior)
-    scaled = [[[z / t for z in row] for row in model] for model, t in zip(logits, temperatures, strict=True)]
-    return pool(scaled, weights, offsets)

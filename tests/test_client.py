@@ -331,7 +331,7 @@ def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monk
         with pytest.raises(ModelError, match="not on the Hub, or private"):
             client_of(store.folder, token=token, device="cpu").load(selection).predict(pictures)
     client = client_of(store.folder, token="hf_test_token", device="cpu")
-    assert set(client.load(selection).predict(pictures).labels) <= {"cat", "car"}
+    assert set(client.load(selection).predict(pictures).classes) <= {"cat", "car"}
     tried = client.select(["cat", "car"], SelectionConfig(shortlist=1), images=pictures * 8)
     assert (names(tried), tried.calibration.n_images) == (["secret"], 16)
 
@@ -453,7 +453,7 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     chosen_of_shortlist = [names(shortlist).index(name) for name in names(selection)[:2]]
     pooled = Ensemble(selection).combine(client.load(shortlist).logits(later)[chosen_of_shortlist])
     np.testing.assert_array_equal(prediction.probabilities, pooled.probabilities)
-    assert prediction.labels == SHOWN * 5
+    assert prediction.classes == SHOWN * 5
 
 
 def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
@@ -623,7 +623,7 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
     assert (names(selection)[0], names(client_of(tmp_path).select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
     assert {model.figures for model in selection.models} == {Figures.OVERALL}
     assert selection.calibration.n_images == len(PHOTOS)
-    assert client_of(tmp_path).load(selection).predict(PHOTOS).labels
+    assert client_of(tmp_path).load(selection).predict(PHOTOS).classes
 
 
 def test_one_class_and_pictures_all_alike(store, models):
@@ -633,7 +633,7 @@ def test_one_class_and_pictures_all_alike(store, models):
         selection = client.select(["cat"], SelectionConfig(k=3), images=images)
         assert names(selection) == order[: len(selection.models)]  # nothing is learned, so the labels decide
         assert selection.estimate.interval[0].min() == 1  # as without images: every answer is right
-        assert client.load(selection).predict(PHOTOS[:2]).labels == ("cat", "cat")
+        assert client.load(selection).predict(PHOTOS[:2]).classes == ("cat", "cat")
     alike = client.select(SHOWN, images=PHOTOS[:1] * 16)
     assert names(alike) == names(client.select(SHOWN))[: len(alike.models)]
     assert np.isfinite(client.load(alike).predict(PHOTOS).probabilities).all()

@@ -71,7 +71,7 @@ def test_the_specialist_is_chosen_and_is_right(labels, encoder, demo_tasks, stra
     some = np.random.default_rng(0).permutation(len(task.images))[:150]
     prediction = client.load(selection).predict([task.images[n] for n in some])
     truth = [task.classes[task.labels[n]] for n in some]
-    accuracy = np.mean([answer == right for answer, right in zip(prediction.labels, truth, strict=True)])
+    accuracy = np.mean([answer == right for answer, right in zip(prediction.classes, truth, strict=True)])
     assert accuracy > 6 / len(task.classes)  # far above chance: 10 and 26 classes
     assert not prediction.unreadable
 
@@ -114,7 +114,7 @@ def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, 
     some = np.random.default_rng(0).permutation(len(task.images))[:150]
     prediction = client.load(selection).predict([task.images[n] for n in some])
     truth = [task.classes[task.labels[n]] for n in some]
-    assert np.mean([answer == right for answer, right in zip(prediction.labels, truth, strict=True)]) > 0.6
+    assert np.mean([answer == right for answer, right in zip(prediction.classes, truth, strict=True)]) > 0.6
     assert {request.split("/")[2] for request in hub.counted} == {"demo-digits"}
 
 

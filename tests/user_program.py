@@ -39,8 +39,8 @@ def classify(client: Client, selection: Selection, photos: list[str]) -> list[st
     """The chosen models as one classifier; downloads them."""
     classifier = pipeline(selection, device="cpu", batch_size=8)
     answers: list[list[dict[str, object]]] = classifier(photos, top_k=1)
-    labels: tuple[str | None, ...] = client.load(selection).predict(photos, rule=Rule.LINEAR_POOL).labels
-    return [*(label or "unreadable" for label in labels), *(str(answer[0]["label"]) for answer in answers)]
+    classes: tuple[str | None, ...] = client.load(selection).predict(photos, rule=Rule.LINEAR_POOL).classes
+    return [*(label or "unreadable" for label in classes), *(str(answer[0]["label"]) for answer in answers)]
 
 
 def main() -> list[str]:

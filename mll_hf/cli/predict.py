@@ -54,7 +54,8 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write predictions to a .csv, .jsonl or .parquet file, batch by batch; the same command resumes an "
-        "interrupted run. Images that cannot be read get an empty prediction",
+        "interrupted run, and predictions of other models, classes, templates or rules are never added. Images that "
+        "cannot be read get an empty prediction",
     )  # fmt: skip
     command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in TASK_OPTIONS})
 
@@ -69,14 +70,14 @@ def _predict(args: argparse.Namespace) -> int:
     images = image_files(args.images)
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
     templates = tuple(args.template) if args.template else None
-    ensemble = Ensemble(selection, args.device, templates, batch_size=args.batch_size)
-    output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args.json)
+    ensemble, rule = Ensemble(selection, args.device, templates, batch_size=args.batch_size), Rule(args.rule)
+    output = PredictionFile(args.output, ensemble.fingerprint(rule)) if args.output else _Stdout(args.json)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
         done = len(images) - len(todo)
         note(f"{args.output} has predictions for {done} of {len(images)} images; delete it to start over")
     first = failed = 0
-    for prediction in ensemble.stream(todo, Rule(args.rule), sample=images) if todo else ():
+    for prediction in ensemble.stream(todo, rule) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
         output.write([image_name(image) for image in batch], prediction)
         for n in prediction.unreadable:

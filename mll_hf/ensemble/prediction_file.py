@@ -10,10 +10,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.utils.files import storage_errors
+from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow
@@ -34,9 +34,9 @@ def image_name(path: Path) -> str:
 
 
 def rows_of(images: Sequence[str], prediction: Prediction) -> Iterator[Row]:
-    """Image, label, its probability, and the probabilities of all classes; all but the image None if unreadable."""
-    for image, label, row in zip(images, prediction.labels, prediction.probabilities, strict=True):
-        yield (image, None, None, None) if label is None else (image, label, float(row.max()), row.tolist())
+    """Image, class, its probability, and the probabilities of all classes; all but the image None if unreadable."""
+    for image, predicted, row in zip(images, prediction.classes, prediction.probabilities, strict=True):
+        yield (image, None, None, None) if predicted is None else (image, predicted, float(row.max()), row.tolist())
 
 
 def json_line(row: Row) -> str:
@@ -66,38 +66,45 @@ class PredictionFile:
 
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
     the file is opened again. Parquet files cannot be appended to: predictions are written to JSON lines next to the
-    file until :meth:`finish`.
+    file until :meth:`finish`. The fingerprint is in a file ``.<name>.run.json`` next to it, written before the first
+    prediction.
 
     Attributes:
         done: Names of the images that have a prediction.
 
+    Args:
+        path: The file.
+        fingerprint: What decides the predictions, see :meth:`~mll_hf.ensemble.run.Ensemble.fingerprint`; its
+            ``classes`` are the class names.
+
     Raises:
-        InputError: The suffix is unknown, or the file has other content, or predictions for other classes.
+        InputError: The suffix is unknown, or the file has other content, or predictions with another fingerprint.
         MissingExtraError: pyarrow is not installed, for Parquet.
         StorageError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
         kind = path.suffix.lower()
         if kind not in PREDICTION_SUFFIXES:
             raise InputError(
                 f"{path}: predictions cannot be written as '{kind}'; choose {', '.join(PREDICTION_SUFFIXES)}"
             )
-        self._path, self._classes = path, tuple(classes)
+        self._path, self._classes = path, tuple(fingerprint["classes"])
         self._is_csv, self._is_parquet = kind == ".csv", kind == ".parquet"
         self._lines = path.with_name(f"{path.name}.unfinished.jsonl") if self._is_parquet else path
-        self.done = set(self._names_in_table()) if self._is_parquet else set()
         with storage_errors(self._lines):
             self._lines.parent.mkdir(parents=True, exist_ok=True)
-            with self._lines.open("a+b") as file:
-                file.seek(0)
-                end = 0
-                for name, position in (_csv_names if self._is_csv else _json_names)(file, path, self._classes):
-                    end = position
-                    self.done |= {name} if name is not None else set()
-                file.truncate(end)
-                if self._is_csv and not end:
-                    file.write(csv_header(self._classes).encode())
+        self._check_run(fingerprint)
+        self.done = set(self._names_in_table()) if self._is_parquet else set()
+        with storage_errors(self._lines), self._lines.open("a+b") as file:
+            file.seek(0)
+            end = 0
+            for name, position in (_csv_names if self._is_csv else _json_names)(file, path, self._classes):
+                end = position
+                self.done |= {name} if name is not None else set()
+            file.truncate(end)
+            if self._is_csv and not end:
+                file.write(csv_header(self._classes).encode())
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         """Append predictions and flush them to the file. Raises like :meth:`finish`."""
@@ -120,7 +127,7 @@ class PredictionFile:
         written = set(self._names_in_table())  # a run may have been killed before it deleted the JSON lines
         with storage_errors(self._path), self._lines.open("rb") as file:
             rows = (tuple(json.loads(line).values()) for line in file)
-            with pyarrow.parquet.ParquetWriter(new, _schema(self._classes)) as writer:
+            with pyarrow.parquet.ParquetWriter(new, _schema(len(self._classes))) as writer:
                 if self._path.exists():
                     for batch in pyarrow.parquet.ParquetFile(self._path).iter_batches(_ROWS_PER_GROUP):
                         writer.write_batch(batch)
@@ -129,6 +136,20 @@ class PredictionFile:
                     writer.write_table(pyarrow.table(columns, schema=writer.schema))
             os.replace(new, self._path)
             self._lines.unlink()
+
+    def _check_run(self, fingerprint: Mapping[str, Any]) -> None:
+        """Raise InputError if the file has predictions of a run with another fingerprint; record the fingerprint."""
+        record = self._path.with_name(f".{self._path.name}.run.json")
+        if any(path.is_file() and path.stat().st_size for path in (self._path, self._lines)):
+            try:
+                earlier = json.loads(record.read_bytes())
+                changed = sorted(name for name in fingerprint if earlier[name] != fingerprint[name])
+            except (OSError, ValueError, TypeError, LookupError):
+                raise InputError(_mismatch(self._path, "content that is not from 'mll-hf predict'")) from None
+            if changed:
+                raise InputError(_mismatch(self._path, f"predictions with other {', '.join(changed)}"))
+        else:
+            write_atomically(record, json.dumps(fingerprint, indent=1).encode())
 
     def _names_in_table(self) -> Iterator[str]:
         try:
@@ -142,15 +163,14 @@ class PredictionFile:
             table = pyarrow.parquet.ParquetFile(self._path)
         except (pyarrow.ArrowException, OSError):
             raise InputError(_mismatch(self._path)) from None
-        expected, found = _schema(self._classes), table.schema_arrow
-        if not found.equals(expected) or (found.metadata or {}).get(b"classes") != expected.metadata[b"classes"]:
+        if not table.schema_arrow.equals(_schema(len(self._classes))):
             raise InputError(_mismatch(self._path))
         for batch in table.iter_batches(columns=[_COLUMNS[0]]):
             yield from batch.column(0).to_pylist()
 
 
-def _mismatch(path: Path) -> str:
-    return f"{path} has other content, or predictions for other classes; choose another file, or delete it"
+def _mismatch(path: Path, found: str = "other content") -> str:
+    return f"{path} has {found}; choose another file, or delete it"
 
 
 def _json_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
@@ -159,10 +179,10 @@ def _json_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterato
         if not line.endswith(b"\n") and line.startswith(_START_OF_JSON[: len(line)]):
             return  # partial line
         try:
-            name, label, _, probabilities = (json.loads(line)[column] for column in _COLUMNS)
+            name, predicted, _, probabilities = (json.loads(line)[column] for column in _COLUMNS)
         except (ValueError, TypeError, LookupError):
             raise InputError(_mismatch(path)) from None
-        if label is not None and (label not in classes or len(probabilities) != len(classes)):
+        if predicted is not None and len(probabilities) != len(classes):
             raise InputError(_mismatch(path))
         yield name, file.tell()
 
@@ -192,11 +212,11 @@ def _csv_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator
             yield row[0], end
 
 
-def _schema(classes: tuple[str, ...]) -> pyarrow.Schema:
+def _schema(n_classes: int) -> pyarrow.Schema:
     import pyarrow as pa
 
-    types = (pa.string(), pa.string(), pa.float32(), pa.list_(pa.float32(), len(classes)))
-    return pa.schema(list(zip(_COLUMNS, types, strict=True)), metadata={"classes": json.dumps(classes)})
+    types = (pa.string(), pa.string(), pa.float32(), pa.list_(pa.float32(), n_classes))
+    return pa.schema(list(zip(_COLUMNS, types, strict=True)))
 
 
 def _row_groups(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -1,4 +1,4 @@
-"""Keep models loaded while memory allows, and preprocess images for several models at once."""
+"""Keep models loaded while memory allows, and make their zero-shot heads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import numpy as np
 
 from mll_hf.errors import ModelError
 from mll_hf.models import load_model, pick_device
+from mll_hf.selection.head import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import torch
-    from numpy.typing import NDArray
-    from PIL import Image
 
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 _BYTES_TO_LOAD = 8  # per parameter: 4 for the weights and 4 for loading and activations
 _CGROUP = Path("/sys/fs/cgroup")
-_PROBES = ((97, 61), (41, 160), (640, 480))  # sizes of the images for comparing the models' preprocessing
 
 
 @dataclass(eq=False)
@@ -43,7 +39,8 @@ class Residents:
     token: str | None = field(repr=False)
     has_evicted: bool = False  # whether a model was evicted to load another one
     _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # least recently used first
-    _texts: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # class embeddings; small, so never evicted
+    _known: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # every model, loaded or closed
+    _heads: dict[int, Head] = field(default_factory=dict)  # zero-shot; small, so never evicted
 
     def __contains__(self, m: int) -> bool:
         """Whether a model is loaded."""
@@ -51,10 +48,10 @@ class Residents:
 
     def for_prompts(self, models: Sequence[SelectedModel], prompts: Sequence[Sequence[str]]) -> Residents:
         """Residents for other classes; they share the loaded models."""
-        return replace(self, models=models, prompts=prompts, _texts={})
+        return replace(self, models=models, prompts=prompts, _heads={})
 
-    def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
-        """Call ``work`` with a model and its class embeddings [C, D].
+    def use(self, m: int, work: Callable[[VisionLanguageModel, Head], Result]) -> Result:
+        """Call ``work`` with a model and its zero-shot head.
 
         If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
         again, and fewer models are kept loaded from then on.
@@ -76,22 +73,23 @@ class Residents:
         self.close()
         return self.use(m, work)
 
-    def preparation_for(self, models: Sequence[int]) -> Preparation:
-        """Load models and return their common preprocessing. Raises like :meth:`use`."""
-        return Preparation([self.use(m, lambda model, _: model) for m in models])
+    def loaded_once(self, m: int) -> VisionLanguageModel:
+        """A model that may be closed by now; it still preprocesses images. Raises like :meth:`use`."""
+        ref = self.models[m].ref
+        return self._known.get(ref) or self.use(m, lambda model, _: model)
 
     def close(self) -> None:
         """Evict all models."""
         for ref in list(self._loaded):
             self._evict(ref)
 
-    def _get(self, m: int) -> tuple[VisionLanguageModel, NDArray[np.float32]]:
+    def _get(self, m: int) -> tuple[VisionLanguageModel, Head]:
         ref = self.models[m].ref
         model = self._loaded.pop(ref, None) or self._load(m)
-        self._loaded[ref] = model
-        if m not in self._texts:
-            self._texts[m] = _class_embeddings(model, self.prompts)
-        return model, self._texts[m]
+        self._loaded[ref] = self._known[ref] = model
+        if m not in self._heads:
+            self._heads[m] = zero_shot_head(model, self.prompts)
+        return model, self._heads[m]
 
     def _load(self, m: int) -> VisionLanguageModel:
         needed = _BYTES_TO_LOAD * self.models[m].cost.parameters
@@ -111,11 +109,17 @@ class Residents:
             model.close()
 
 
-def _class_embeddings(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
-    """[C, D] unit-norm mean embedding of each class's prompts."""
+def zero_shot_head(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> Head:
+    """The head whose class vectors are the mean embeddings of each class's prompts, at unit norm.
+
+    Args:
+        model: The model, whose logit scale and bias become part of the head.
+        prompts: Prompts of each class, equally many per class.
+    """
     embeddings = model.encode_texts([text for texts in prompts for text in texts])
     means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return Head.zero_shot(means, model.logit_scale, model.logit_bias)
 
 
 def free_memory(device: str | None) -> float:
@@ -142,58 +146,3 @@ def _free_in_container() -> float:
         return np.inf if limit == "max" else float(int(limit) - used + int(caches["inactive_file"]))
     except (OSError, LookupError, ValueError):
         return np.inf
-
-
-class Preparation:
-    """Preprocesses an image for several models at once; models with the same preprocessing share the result.
-
-    Whether two models have the same preprocessing is tested on three noise images, since their configurations have too
-    many formats to compare. The networks are not run.
-
-    Attributes:
-        batch_size: Batch size that keeps each model busy.
-    """
-
-    def __init__(self, models: Sequence[VisionLanguageModel]) -> None:
-        import torch
-        from PIL import Image
-
-        noise = np.random.default_rng(0)
-        sizes = _PROBES if len(models) > 1 else ()  # nothing to compare for a single model
-        pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
-        self.batch_size = max(model.batch_size for model in models)
-        self._distinct: list[VisionLanguageModel] = []
-        self._of_model: list[int] = []
-        seen: list[list[torch.Tensor]] = []
-        for model in models:
-            outputs = [model.compact(picture) for picture in pictures]
-            equal = [n for n, other in enumerate(seen) if all(map(torch.equal, outputs, other))]
-            self._of_model += equal or [len(seen)]
-            if not equal:
-                seen.append(outputs)
-                self._distinct.append(model)
-        self._kinds = [(outputs[0].shape, outputs[0].dtype) for outputs in seen if outputs]
-
-    def __call__(self, picture: Image.Image | None) -> torch.Tensor | None:
-        """The models' input [3, H, W], as bytes if they are normalized later; several inputs as one flat vector [S].
-
-        None without an image, or if memory is exhausted.
-        """
-        import torch
-
-        if picture is None:
-            return None
-        try:
-            parts = [model.compact(picture) for model in self._distinct]
-            return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
-        except MemoryError:
-            return None
-
-    def inputs(self, prepared: torch.Tensor, model: int) -> torch.Tensor:
-        """The inputs [N, 3, H, W] of the model at this position, from the preprocessed N images."""
-        if len(self._distinct) == 1:
-            return prepared
-        own = self._of_model[model]
-        first, (shape, dtype) = sum(shape.numel() for shape, _ in self._kinds[:own]), self._kinds[own]
-        # The dtype undoes the type promotion of concatenation.
-        return prepared[:, first : first + shape.numel()].reshape(-1, *shape).to(dtype)

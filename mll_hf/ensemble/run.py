@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -14,30 +16,29 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.residents import Residents
-from mll_hf.ensemble.rules import PoolParameters, recalibrated, votes
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
-from mll_hf.models.batches import prepared_batches
-from mll_hf.selection.task import trial_sample
+from mll_hf.models.batches import in_background, use_one_torch_thread
 from mll_hf.utils.arrays import ArrayFields
-from mll_hf.utils.images import is_one_image, open_image
+from mll_hf.utils.images import is_one_image, open_image, usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
     from PIL import Image
 
-    from mll_hf.ensemble.residents import Preparation
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
+    from mll_hf.selection.head import Head
     from mll_hf.utils.images import ImageLike as ImageLike
+
+    Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
 Item = TypeVar("Item")
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
 _EVICTION_BATCH = 512  # images per batch if models evict each other from memory
-_SAMPLE = 512  # images on which rule `transport` calibrates the models
 _PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
 
 
@@ -46,12 +47,12 @@ class Prediction(ArrayFields):
     """Class probabilities of N images.
 
     Attributes:
-        classes: The C class names.
+        class_names: The C class names.
         probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
         models: Ids of the models.
     """
 
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
     models: tuple[str, ...]
 
@@ -61,18 +62,19 @@ class Prediction(ArrayFields):
         return tuple(np.flatnonzero(np.isnan(self.probabilities).any(axis=1)).tolist())
 
     @property
-    def labels(self) -> tuple[str | None, ...]:
-        """The most probable class of each image; None for unreadable images."""
+    def classes(self) -> tuple[str | None, ...]:
+        """[N] the most probable class of each image; None for unreadable images."""
         unreadable = set(self.unreadable)
         best = np.nan_to_num(self.probabilities, nan=-1.0).argmax(axis=1)
-        return tuple(None if n in unreadable else self.classes[y] for n, y in enumerate(best))
+        return tuple(None if n in unreadable else self.class_names[y] for n, y in enumerate(best))
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
+    """The U chosen models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
 
-    Models are loaded when first used and stay loaded while memory allows; the least recently used is evicted first.
+    A model is loaded when first used, and gets a head for the classes. Models stay loaded while memory allows; the
+    least recently used is evicted first.
 
     Attributes:
         token: Hub token, for private and gated models; None for the token of the logged-in user.
@@ -103,94 +105,47 @@ class Ensemble:
         self._check(images)
         predictions = list(self.stream(images, rule))
         probabilities = np.concatenate([prediction.probabilities for prediction in predictions])
-        return Prediction(self.selection.classes, probabilities, predictions[0].models)
+        return replace(predictions[0], probabilities=probabilities)
 
-    def stream(
-        self,
-        images: Iterable[ImageLike],
-        rule: Rule = Rule.LINEAR_POOL,
-        *,
-        sample: Sequence[ImageLike] | None = None,
-    ) -> Iterator[Prediction]:
+    def stream(self, images: Iterable[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Iterator[Prediction]:
         """Classify any number of images, batch by batch, in constant memory.
-
-        Each image is read and decoded once for all models.
 
         Args:
             images: Paths, encoded bytes or PIL images; any iterable.
             rule: How to combine the models.
-            sample: Images of the task on which rule ``transport`` calibrates the models; a seeded sample of at most
-                512 is used. By default the images themselves, which must then be a list.
 
         Yields:
             Predictions for the next images, in their order.
 
         Raises:
-            InputError: A template is invalid, or rule ``transport`` has no list of images.
+            InputError: A template is invalid.
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
-        parameters = self._parameters
-        if rule is Rule.TRANSPORT:
-            sample = images if sample is None and isinstance(images, Sequence) else sample
-            if sample is None:
-                raise InputError("rule 'transport' needs a list of images, or a sample of them, to calibrate on")
-            logits = self.logits([sample[n] for n in trial_sample(len(sample), _SAMPLE)])
-            if sample is images and len(sample) <= _SAMPLE:
-                yield self.combine(logits, rule)
-                return
-            parameters, rule = recalibrated(logits[:, _readable(logits)], self._chosen, parameters), Rule.LINEAR_POOL
-        for logits in self._run(self.selection.chosen_models, self._preparation, images, open_image):
-            yield self._combined(logits, rule, parameters)
+        head_of = self._calibrated if rule.is_calibrated else _zero_shot
+        for logits in self._run(self.selection.chosen_models, images, open_image, head_of):
+            yield self._pooled(logits, rule)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Combine precomputed logits [U, N, C] of the selection's union of models, in that order."""
-        return self._combined(logits, rule, self._parameters)
+        """Combine precomputed logits [U, N, C] of the zero-shot heads, as :meth:`logits` returns them."""
+        return self._pooled(self.calibrated(logits) if rule.is_calibrated else logits, rule)
 
-    def _combined(self, logits: NDArray[np.float32], rule: Rule, parameters: PoolParameters) -> Prediction:
-        readable = _readable(logits)
-        probabilities = np.full(logits.shape[1:], np.nan)
-        if readable.any():
-            probabilities[readable] = combine(rule, logits[:, readable], self._chosen, parameters)
-        ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.chosen_models)
-        return Prediction(self.selection.classes, probabilities, ids)
-
-    def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-        """The weights [U] of rule ``linear_pool`` and the calibrated probabilities [U, N, C].
-
-        Logits are as for :meth:`combine`. The weights sum to one; probabilities of unreadable images are NaN.
-        """
-        return votes(logits, self._chosen, self._parameters)
-
-    @property
-    def _chosen(self) -> NDArray[np.bool_]:
-        """[U, C] which models of the union are chosen for which class."""
-        return self.selection.chosen[list(self.selection.chosen_models)]
-
-    @property
-    def _parameters(self) -> PoolParameters:
-        """Parameters of the selection's union of models."""
-        selection, union, calibration = self.selection, list(self.selection.chosen_models), self.selection.calibration
-        return PoolParameters(
-            temperatures=selection.temperatures[union],
-            weights=selection.weights[union],
-            prior=np.clip(selection.overall, 0, 1)[union],
-            offsets=None if calibration is None else calibration.offsets[union],
-        )
+    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[U, N, C] logits of the calibrated heads from those of the zero-shot heads."""
+        chosen, calibration = list(self.selection.chosen_models), self.selection.calibration
+        offsets = 0.0 if calibration is None else calibration.offsets[chosen][:, None]
+        return logits / self.selection.temperatures[chosen][:, None, None] + offsets
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
-        """[U, N, C] uncalibrated logits of the selection's union of models; NaN for unreadable images.
-
-        Raises like :meth:`predict`.
-        """
+        """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""
         self._check(images)
-        batches = self._run(self.selection.chosen_models, self._preparation, images, open_image)
-        return np.concatenate(list(batches), axis=1)
+        return np.concatenate(list(self._run(self.selection.chosen_models, images, open_image, _zero_shot)), axis=1)
 
     def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """Return a function that runs one model at a time on these images, which are decoded once for all models.
 
-        It takes the position of a model in the selection and returns logits [N, C], NaN for unreadable images. It
-        raises ModelError or MissingExtraError if the model cannot be loaded or run. The model is freed afterwards.
+        It takes the position of a model in the selection and returns logits [N, C] of its zero-shot head, NaN for
+        unreadable images. It raises ModelError or MissingExtraError if the model cannot be loaded or run. The model is
+        freed afterwards.
 
         Raises:
             InputError: There are no images, or a template is invalid.
@@ -200,33 +155,68 @@ class Ensemble:
 
         def run(m: int) -> NDArray[np.float32]:
             try:
-                preparation = self._residents.preparation_for([m])
-                return np.concatenate(list(self._run([m], preparation, range(len(images)), source.decode)), axis=1)[0]
+                return np.concatenate(list(self._run([m], range(len(images)), source.decode, _zero_shot)), axis=1)[0]
             finally:
                 self.close()
 
         return run
 
     def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
-        """An ensemble for another selection, with its own class embeddings; loaded models are shared."""
+        """An ensemble for another selection, with its own heads; loaded models are shared."""
         other = replace(self, selection=selection, templates=templates)
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
+
+    def fingerprint(self, rule: Rule = Rule.LINEAR_POOL) -> dict[str, Any]:
+        """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
+        selection = self.selection
+        chosen, calibration = list(selection.chosen_models), selection.calibration
+        numbers = [selection.temperatures, selection.weights, selection.chosen.astype(np.float64)]
+        numbers += [] if calibration is None else [calibration.offsets]
+        digest = hashlib.sha256(b"".join(np.round(part[chosen], 9).tobytes() for part in numbers))
+        refs = [selection.models[m].ref for m in chosen]
+        return {
+            "models": [f"{ref.repo_id}@{ref.revision} ({ref.backend})" for ref in refs],
+            "classes": list(selection.classes),
+            "templates": list(self.prompt_templates),
+            "rule": str(rule),
+            "dtype": self.dtype,
+            "calibration and weights": digest.hexdigest(),
+        }
 
     def close(self) -> None:
         """Free the memory of all models; they are reloaded when used again."""
         self._residents.close()
 
+    def _pooled(self, logits: NDArray[np.floating[Any]], rule: Rule) -> Prediction:
+        """The prediction from logits [U, N, C] of the heads that the rule takes."""
+        selection, chosen = self.selection, list(self.selection.chosen_models)
+        readable = np.isfinite(logits).all(axis=(0, 2))
+        probabilities = np.full(logits.shape[1:], np.nan)
+        if readable.any():
+            weights, is_chosen = selection.weights[chosen], selection.chosen[chosen]
+            probabilities[readable] = combine(rule, logits[:, readable], is_chosen, weights)
+        return Prediction(selection.classes, probabilities, tuple(selection.models[m].ref.repo_id for m in chosen))
+
+    def _calibrated(self, m: int, head: Head) -> Head:
+        """The head of a model with its temperature and class offsets."""
+        calibration = self.selection.calibration
+        return head.calibrated(self.selection.temperatures[m], 0.0 if calibration is None else calibration.offsets[m])
+
     def _run(
         self,
         models: Sequence[int],
-        preparation: Preparation,
         images: Iterable[Item],
         decode: Callable[[Item], Image.Image | None],
+        head_of: Callable[[int, Head], Head],
     ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded."""
+        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded.
+
+        ``head_of`` returns the head to use from a model's position and its zero-shot head.
+        """
         residents, remaining = self._residents, iter(images)
-        size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else preparation.batch_size)
+        known = [residents.loaded_once(m) for m in models]
+        size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else max(m.batch_size for m in known))
         batches = iter(lambda: list(islice(remaining, size)), [])
         progress = tqdm(  # type: ignore[no-untyped-call]
             total=len(images) if isinstance(images, Sized) else None,
@@ -237,16 +227,28 @@ class Ensemble:
             leave=False,
             delay=_BAR_SECONDS,
         )
-        prepared = prepared_batches(batches, lambda image: preparation(decode(image)), ahead=size)
-        with progress, closing(prepared):
-            for inputs, readable in prepared:
-                logits = np.full((len(models), len(readable), len(self.selection.classes)), np.nan, np.float32)
-                progress.update(len(readable))
-                if inputs is not None:
-                    order = sorted(range(len(models)), key=lambda row: models[row] not in residents)
-                    for row in order:
-                        pixels = preparation.inputs(inputs, row)
-                        logits[row, readable] = residents.use(models[row], partial(_run_model, pixels, self.batch_size))
+
+        def prepare(item: Item) -> Inputs | None:
+            try:
+                image = decode(item)
+                return None if image is None else tuple(model.compact(image) for model in known)
+            except MemoryError:
+                return None
+
+        def run(m: int, pixels: torch.Tensor, model: VisionLanguageModel, zero_shot: Head) -> NDArray[np.float32]:
+            size = self.batch_size or model.batch_size
+            parts = [model.encode_pixels(pixels[first : first + size]) for first in range(0, len(pixels), size)]
+            return head_of(m, zero_shot).logits(np.concatenate(parts))
+
+        with progress, closing(_in_threads(prepare, batches)) as prepared:
+            for batch in prepared:
+                readable = np.array([inputs is not None for inputs in batch])
+                logits = np.full((len(models), len(batch), len(self.selection.classes)), np.nan, np.float32)
+                progress.update(len(batch))
+                by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
+                for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):
+                    m = models[row]
+                    logits[row, readable] = residents.use(m, partial(run, m, _stacked(by_model[row])))
                 yield logits
 
     def _check(self, images: Sequence[ImageLike]) -> None:
@@ -266,27 +268,27 @@ class Ensemble:
         return [fill(self.prompt_templates, name) for name in self.selection.classes]
 
     @cached_property
-    def _preparation(self) -> Preparation:
-        return self._residents.preparation_for(self.selection.chosen_models)
-
-    @cached_property
     def _residents(self) -> Residents:
         models = self.selection.models
         return Residents(models, self._prompts, self.keep_loaded, self.device, self.dtype, self.token)
 
 
-def _readable(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """[N] whether all models have logits for an image."""
-    return np.asarray(np.isfinite(logits).all(axis=(0, 2)))
+def _zero_shot(m: int, head: Head) -> Head:
+    return head
 
 
-def _run_model(
-    pixels: torch.Tensor, batch_size: int | None, model: VisionLanguageModel, texts: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """[N, C] logits of a model on images [N, 3, H, W]."""
-    size = batch_size or model.batch_size
-    embeddings = [model.encode_pixels(pixels[first : first + size]) for first in range(0, len(pixels), size)]
-    return np.asarray(model.logit_scale * np.concatenate(embeddings) @ texts.T + model.logit_bias, np.float32)
+def _in_threads(
+    prepare: Callable[[Item], Inputs | None], batches: Iterable[Sequence[Item]]
+) -> Generator[list[Inputs | None]]:
+    """Prepare the items of each batch in threads, two batches ahead."""
+    with ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread) as pool:
+        yield from in_background(list(pool.map(prepare, batch)) for batch in batches)
+
+
+def _stacked(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.stack(list(inputs))
 
 
 class _Images:

@@ -63,11 +63,11 @@ class Decoders(Generic[Item]):
             processes = min(processes, MAX_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
-            self._pool.submit(_use_one_torch_thread).result()  # forks all processes now, before more threads start
+            self._pool.submit(use_one_torch_thread).result()  # forks all processes now, before more threads start
             self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
             self._chunks_ahead, self._is_forked = 2 * processes, True
         else:
-            self._pool = ThreadPoolExecutor(usable_cores(), initializer=_use_one_torch_thread)
+            self._pool = ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread)
             self._work = lambda chunk: _prepared(prepare, chunk)
 
     def batches(
@@ -153,7 +153,7 @@ def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
     global _prepare_in_process
     _prepare_in_process = prepare
     threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
-    _use_one_torch_thread()
+    use_one_torch_thread()
 
 
 def _exit_with_parent(parent: int) -> None:
@@ -178,7 +178,7 @@ def _joined(chunks: Sequence[Chunk], pinned: bool) -> tuple[torch.Tensor | None,
     return torch.cat(inputs, out=torch.empty(shape, dtype=inputs[0].dtype, pin_memory=pinned)), present
 
 
-def _use_one_torch_thread() -> None:
+def use_one_torch_thread() -> None:
     """Run this thread's tensor operations on this thread only.
 
     Otherwise each decoding thread starts a thread pool, whose busy waiting slows the model down (a small model on two

@@ -31,9 +31,8 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.selection import Candidates, SelectionConfig, choose_with_images, select, shortlist_config
+from mll_hf.selection import Candidates, SelectionConfig, Task, choose_with_images, select, shortlist_config
 from mll_hf.selection.probabilities import softmax
-from mll_hf.utils.examples import Examples
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -135,8 +134,7 @@ def measure(
         return choose_with_images(shortlist, range(len(sizes)), logits[:, every], config, ("{}",), labels[examples])
 
     figures["best"] = float((logits[:, scored].argmax(axis=2) == labels[scored]).mean(axis=1).max())
-    none = Examples((), np.empty(0, np.int64))
-    tried = try_models(ensemble, config, seen.tolist(), none, sizes)
+    tried = try_models(ensemble, config, Task(shortlist.classes, images=tuple(seen.tolist())), sizes)
     fetched = sum(BYTES_PER_PARAMETER * model.cost.parameters for model in tried.models)
     figures["bytes"] = fetched / sum(sizes)
     put("trial", tried)

@@ -214,7 +214,7 @@ def some_predictions(outcome: Outcome) -> str:
     """The first pictures of the rest, which is in random order, and how many of all were right."""
     task, answers = outcome.task, outcome.prediction
     rows = [
-        [f"image {n}", task.classes[task.labels[n]], answers.labels[i] or "", f"{answers.probabilities[i].max():.2f}",
+        [f"image {n}", task.classes[task.labels[n]], answers.classes[i] or "", f"{answers.probabilities[i].max():.2f}",
          "" if outcome.right[i] else "wrong"]
         for i, n in enumerate(outcome.rest[:_LISTED])
     ]  # fmt: skip
@@ -276,7 +276,7 @@ def _draw_picture(axes: Axes, outcome: Outcome, i: int) -> None:
     from PIL import Image
 
     task, n = outcome.task, outcome.rest[i]
-    answer, truth = outcome.prediction.labels[i] or "", task.classes[task.labels[n]]
+    answer, truth = outcome.prediction.classes[i] or "", task.classes[task.labels[n]]
     color = _GREEN if answer == truth else _RED
     axes.imshow(Image.open(BytesIO(task.images[n])))
     axes.set(xticks=[], yticks=[])

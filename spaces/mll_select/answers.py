@@ -35,9 +35,9 @@ from mll_hf.models import load_model, pick_device
 from mll_hf.models.batches import prepared_batches
 from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
-from mll_hf.selection import Figures, shortlist_config
+from mll_hf.selection import Figures, Task, shortlist_config
+from mll_hf.selection.probabilities import softmax
 from mll_hf.selection.task import trial_sample
-from mll_hf.utils.examples import Examples
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 from mll_hf.utils.text import shortened
 
@@ -709,8 +709,8 @@ def classify(
     runner = Runner(selection, tell=tell, embed=embed)
     run = runner.model_runner(images)
     logits = np.stack([run(m) for m in selection.chosen_models])
-    _, votes = runner.votes(logits)
-    return Trial(selection, runner.combine(logits).probabilities, votes, is_first_choice)
+    each = softmax(runner.calibrated(logits))
+    return Trial(selection, runner.combine(logits).probabilities, each, is_first_choice)
 
 
 def choose_by_images(
@@ -741,9 +741,8 @@ def choose_by_images(
         return True
 
     sizes = [4 * before.models[m].cost.parameters for m in before.chosen_models]
-    nothing = Examples((), np.empty(0, np.int64))
-    runner = Runner(before, tell=tell, embed=embed)
-    return before, try_models(runner, config, images, nothing, sizes, approve)
+    task = Task.of(question.classes, images=images, most_images=MAX_IMAGES)
+    return before, try_models(Runner(before, tell=tell, embed=embed), config, task, sizes, approve)
 
 
 def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
@@ -784,7 +783,7 @@ def python_code(question: Question, labels: str) -> str:
         "for m in selection.chosen_models:  # the chosen models, best first\n"
         "    print(selection.models[m].ref.repo_id)\n\n"
         "# then classify, one model in memory at a time:\n"
-        "# print(client.load(selection).predict(['photo.jpg']).labels)\n"
+        "# print(client.load(selection).predict(['photo.jpg']).classes)\n"
     )
 
 

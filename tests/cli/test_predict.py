@@ -95,7 +95,8 @@ def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
     task = ["predict", world / "images", "--labels", world / "labels", "-o", tmp_path / "a.csv", "--classes"]
     assert run(capsys, *task, "cat, dog")[0] == 0
     before = (tmp_path / "a.csv").read_bytes()
-    assert "predictions for other classes" in fails(capsys, *task, "cat, tree")
+    assert "has predictions with other" in fails(capsys, *task, "cat, tree")
+    assert "with other rule; choose another file, or delete it" in fails(capsys, *task, "cat, dog", "--rule", "entropy")
     assert (tmp_path / "a.csv").read_bytes() == before
     task[5] = tmp_path / "a.txt"
     assert ".csv, .jsonl, .parquet" in fails(capsys, *task, "cat, dog")

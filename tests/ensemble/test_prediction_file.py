@@ -15,6 +15,7 @@ from mll_hf.ensemble.run import Prediction
 from mll_hf.errors import InputError, StorageError
 
 CLASSES = ("cat", "dog, large", 'the "tree"')
+RUN = {"models": ["org/m"], "classes": list(CLASSES), "rule": "linear_pool", "templates": ["a {}"]}
 IMAGES = ["a.png", "with, comma.png", 'with "quotes".png', "two\nlines.png", "böse.png", "unreadable.png", "z\r.png"]
 _rng = np.random.default_rng(0)
 PROBABILITIES = _rng.dirichlet(np.ones(3), size=len(IMAGES))
@@ -28,7 +29,7 @@ def answers_to(images):
 
 def write_all(path, step=3):
     """What ``predict --output`` does: open, leave out what is done, write batch by batch, finish."""
-    file = PredictionFile(path, CLASSES)
+    file = PredictionFile(path, RUN)
     todo = [image for image in IMAGES if image not in file.done]
     for first in range(0, len(todo), step):
         batch = todo[first : first + step]
@@ -70,7 +71,7 @@ def test_files_hold_every_answer(tmp_path, suffix):
             assert label == CLASSES[row.argmax()]
             assert probability == pytest.approx(row.max())
             np.testing.assert_allclose(probabilities, row, rtol=1e-6 if suffix == ".parquet" else 0)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [f".{path.name}.run.json", path.name]
     assert write_all(path) == []
     assert read(path) == found
 
@@ -90,7 +91,7 @@ def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
 
 def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
     path, lines = tmp_path / "answers.parquet", tmp_path / "answers.parquet.unfinished.jsonl"
-    first = PredictionFile(path, CLASSES)
+    first = PredictionFile(path, RUN)
     first.write(IMAGES[:4], answers_to(IMAGES[:4]))
     assert not path.exists()
     lines.write_bytes(lines.read_bytes()[:-5])  # killed
@@ -107,20 +108,33 @@ def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
 def test_parquet_files_grow_by_new_images(tmp_path):
     path = tmp_path / "answers.parquet"
     for part in (IMAGES[:3], IMAGES[3:]):
-        file = PredictionFile(path, CLASSES)
+        file = PredictionFile(path, RUN)
         file.write(part, answers_to(part))
         file.finish()
     assert list(read(path)) == IMAGES
 
 
 @pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
-def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    "change", [{"models": ["org/n"]}, {"rule": "entropy"}, {"templates": ["{}"]}, {"classes": ["cat", "dog", "tree"]}]
+)
+def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix, is_finished, change):
     path = tmp_path / f"answers{suffix}"
-    write_all(path)
-    before = path.read_bytes()
-    with pytest.raises(InputError, match="predictions for other classes"):
-        PredictionFile(path, ("cat", "dog"))
-    assert path.read_bytes() == before
+    file = PredictionFile(path, RUN)
+    file.write(IMAGES[:2], answers_to(IMAGES[:2]))
+    if is_finished:
+        file.finish()
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    (name,) = change
+    with pytest.raises(InputError, match=f"predictions with other {name}; choose another file, or delete it"):
+        PredictionFile(path, RUN | change)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert PredictionFile(path, RUN).done == set(IMAGES[:2])
+    for file in before:
+        if not file.name.startswith("."):
+            file.unlink()
+    assert PredictionFile(path, RUN | change).done == set()
 
 
 @pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
@@ -130,8 +144,8 @@ def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
 def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
     path = tmp_path / f"answers{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="has other content"):
-        PredictionFile(path, CLASSES)
+    with pytest.raises(InputError, match=r"has (other content|content that is not from)"):
+        PredictionFile(path, RUN)
     assert path.read_bytes() == content
 
 
@@ -142,27 +156,27 @@ def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
         content = path.read_bytes()
         at = content.index(b"\n") + 1
         path.write_bytes(content[:at] + line + content[at:])
-        with pytest.raises(InputError, match="has other content"):
-            PredictionFile(path, CLASSES)
+        with pytest.raises(InputError, match=r"has (other content|content that is not from)"):
+            PredictionFile(path, RUN)
         assert path.read_bytes() == content[:at] + line + content[at:]
 
 
 def test_unknown_formats_and_places_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl, .parquet"):
-        PredictionFile(tmp_path / "answers.txt", CLASSES)
+        PredictionFile(tmp_path / "answers.txt", RUN)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(StorageError, match=r"folder.csv"):
-        PredictionFile(tmp_path / "folder.csv", CLASSES)
+        PredictionFile(tmp_path / "folder.csv", RUN)
 
 
 def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
     name = image_name(Path("caf\udce9.png"))
     assert name == "caf\\udce9.png"
     for suffix in PREDICTION_SUFFIXES:
-        file = PredictionFile(tmp_path / f"answers{suffix}", CLASSES)
+        file = PredictionFile(tmp_path / f"answers{suffix}", RUN)
         file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",)))
         file.finish()
-        assert PredictionFile(tmp_path / f"answers{suffix}", CLASSES).done == {name}
+        assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name}
 
 
 def test_the_header_of_csv():

@@ -1,0 +1,161 @@
+"""The rules by hand, against naive loops, and their properties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mll_hf.ensemble import Rule, combine
+from mll_hf.ensemble.rules import entropy, inverse_entropy, linear_pool
+from mll_hf.selection.probabilities import softmax
+from worlds import examples
+
+# One image, two classes: model A says .8, .2 and model B .5, .5.
+#   H_A = -.8 ln .8 - .2 ln .2 = .500402 nats = .721928 bits     H_B = .693147 nats = 1 bit
+A, B = (0.8, 0.2), (0.5, 0.5)
+BOTH, DIAGONAL = np.ones((2, 2), bool), np.eye(2, dtype=bool)
+
+
+def logits_of(*probabilities):
+    """[M, 1, C] logits whose softmax the probabilities are; each model's are shifted by some constant."""
+    return np.array([[np.log(p) + 7 * m] for m, p in enumerate(probabilities)])
+
+
+def test_entropy_by_hand():
+    # w_A = .500402 / 1.193549 = .419256, w_B = .580744: p_0 = .419256 * .8 + .580744 * .5 = .625777
+    np.testing.assert_allclose(entropy(logits_of(A, B), BOTH), [[0.625777, 0.374223]], atol=1e-6)
+    # k = 1: the only weight of a column is 1, so column 0 is A's .8 and column 1 is B's .5, which make 1.3
+    np.testing.assert_allclose(entropy(logits_of(A, B), DIAGONAL), [[0.615385, 0.384615]], atol=1e-6)
+    # C = (.1, .9): H_C = .325083. Class 0 has A, B, C; class 1 has B, C.
+    #   p_0 = (.500402 * .8 + .693147 * .5 + .325083 * .1) / 1.518632 = .513228
+    #   p_1 = (.693147 * .5 + .325083 * .9) / 1.018230 = .627706
+    # as shares of 1.140934: .449832 and .550168
+    chosen = np.array([[True, False], [True, True], [True, True]])
+    np.testing.assert_allclose(entropy(logits_of(A, B, (0.1, 0.9)), chosen), [[0.449832, 0.550168]], atol=1e-6)
+
+
+def test_inverse_entropy_by_hand():
+    # Weights in bits: 1 / .721928 = 1.385180 and 1, not normalized over F_y.
+    # Both for both: 1.38518 * .8 + .5 = 1.608144 and 1.38518 * .2 + .5 = .777036; of 2.38518: .674223, .325777
+    np.testing.assert_allclose(inverse_entropy(logits_of(A, B), BOTH), [[0.674223, 0.325777]], atol=1e-6)
+    # k = 1: 1.38518 * .8 = 1.108144 against .5; of 1.608144: .689083, .310917. The weights do not cancel as Eq. 9's do.
+    np.testing.assert_allclose(inverse_entropy(logits_of(A, B), DIAGONAL), [[0.689083, 0.310917]], atol=1e-6)
+
+
+def test_linear_pool_by_hand():
+    # weights .75 and .25: .75 * .8 + .25 * .25 = .6625
+    pooled = linear_pool(logits_of(A, (0.25, 0.75)), np.array([0.9, 0.3]))
+    np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
+    # weights that are all zero are equal
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), np.zeros(2)), [[0.65, 0.35]])
+
+
+@pytest.mark.parametrize("rule", Rule)
+def test_models_that_are_certain_and_disagree(rule):
+    # H = 0 for both models, one certain of each class: nothing tells them apart
+    logits = np.array([[[1e4, 0.0]], [[0.0, 1e4]]])
+    np.testing.assert_allclose(combine(rule, logits, BOTH, np.ones(2)), [[0.5, 0.5]])
+
+
+def naive(rule, logits, chosen, weights):
+    """Each rule image by image and class by class, from its equation."""
+    n_models, n_images, n_classes = logits.shape
+    scores = np.zeros((n_images, n_classes))
+    for x in range(n_images):
+        p, h = [], []
+        for m in range(n_models):
+            exponentials = [math.exp(logit - max(logits[m, x])) for logit in logits[m, x]]
+            p.append([e / sum(exponentials) for e in exponentials])
+            h.append(-sum(q * math.log2(q) for q in p[m] if q > 0))
+        for y in range(n_classes):
+            members = [m for m in range(n_models) if chosen[m, y]]
+            match rule:
+                case Rule.ENTROPY:
+                    scores[x, y] = sum(h[m] / sum(h[n] for n in members) * p[m][y] for m in members)
+                case Rule.INVERSE_ENTROPY:
+                    scores[x, y] = sum(1 / h[m] * p[m][y] for m in members)
+                case Rule.LINEAR_POOL:
+                    scores[x, y] = sum(weights[m] / sum(weights) * p[m][y] for m in range(n_models))
+        scores[x] /= sum(scores[x])
+    return scores
+
+
+@st.composite
+def pools(draw):
+    """Logits [M, N, C], the chosen models [M, C] (at least one for every class and model), and weights [M]."""
+    n_models, n_images, n_classes = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(2, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    chosen = rng.random((n_models, n_classes)) < draw(st.sampled_from([0.2, 0.5, 1.0]))
+    chosen[rng.integers(n_models, size=n_classes), np.arange(n_classes)] = True
+    chosen[np.arange(n_models), rng.integers(n_classes, size=n_models)] = True
+    return 3 * rng.standard_normal((n_models, n_images, n_classes)), chosen, rng.uniform(0.1, 1, n_models)
+
+
+@examples
+@given(pool=pools(), rule=st.sampled_from(Rule))
+def test_every_rule_against_a_naive_loop(pool, rule):
+    np.testing.assert_allclose(combine(rule, *pool), naive(rule, *pool), atol=1e-9)
+
+
+@examples
+@given(
+    logits=hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=4),
+        elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
+    ),
+    rule=st.sampled_from(Rule),
+)
+def test_probabilities_whatever_the_logits(logits, rule):
+    n_models, _, n_classes = logits.shape
+    p = combine(rule, logits, np.ones((n_models, n_classes), bool), np.ones(n_models))
+    assert p.shape == logits.shape[1:]
+    assert p.dtype == np.float64
+    assert np.isfinite(p).all()
+    assert (p >= 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+@examples
+@given(pool=pools(), data=st.data(), rule=st.sampled_from(Rule), shift=st.floats(-100, 100))
+def test_order_and_constants_change_nothing(pool, data, rule, shift):
+    logits, chosen, weights = pool
+    models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
+    expected = combine(rule, *pool)[images][:, classes]
+    permuted = shift + logits[models][:, images][:, :, classes]  # as the logit bias of sigmoid models
+    actual = combine(rule, permuted, chosen[models][:, classes], weights[models])
+    np.testing.assert_allclose(actual, expected, atol=1e-9)
+
+
+@examples
+@given(pool=pools(), rule=st.sampled_from(Rule))
+def test_one_model_for_all_classes_is_left_as_it_is(pool, rule):
+    logits = pool[0][:1]
+    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), np.ones(1))
+    np.testing.assert_allclose(alone, softmax(logits[0]), atol=1e-9)
+
+
+@examples
+@given(pool=pools(), share=st.floats(0, 1))
+def test_a_model_given_twice_shares_its_weight(pool, share):
+    logits, _, weights = pool
+    first = [0, *range(len(logits))]
+    split = weights[first]
+    split[:2] = weights[0] * share, weights[0] * (1 - share)
+    np.testing.assert_allclose(linear_pool(logits[first], split), linear_pool(logits, weights), atol=1e-9)
+
+
+@examples
+@given(pool=pools())
+def test_the_paper_prefers_uncertain_models_and_its_code_certain_ones(pool):
+    logits = np.concatenate([pool[0][:1], 0 * pool[0][:1]])  # the second model knows nothing
+    chosen, n_classes = np.ones((2, logits.shape[2]), bool), logits.shape[2]
+    equal = (softmax(logits[0]) + 1 / n_classes) / 2
+    distance = np.abs(equal - 1 / n_classes).sum(axis=1)
+    assert (np.abs(entropy(logits, chosen) - 1 / n_classes).sum(axis=1) <= distance + 1e-9).all()
+    assert (np.abs(inverse_entropy(logits, chosen) - 1 / n_classes).sum(axis=1) >= distance - 1e-9).all()
