@@ -12,7 +12,7 @@ from huggingface_hub.utils import _http
 import tiny_hub
 from mll_hf.errors import HubError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
-from mll_hf.hub import connection, publish
+from mll_hf.hub import commits, connection
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import graph_path, label_path
@@ -47,7 +47,7 @@ class Clock:
 def clock(monkeypatch, tmp_path):
     """Waits take no time, ours and the client's; kept answers of the Hub are this test's only."""
     clock = Clock()
-    for module in (connection, publish, _http, file_download):
+    for module in (connection, commits, _http, file_download):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return clock
@@ -81,9 +81,8 @@ def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings)
 def put_labeled_model(repo_id="alice/model", graph=GRAPH, **settings):
     """A model whose label is in its own repo; returns the label."""
     label = put_model(repo_id, graph, **settings)
-    blob = label_to_bytes(label)
-    readme = add_label("# A model\n", label, graph, sha256_of(blob)).encode()
-    tiny_hub.HUB.put("model", repo_id, {LABEL_PATH: blob, "README.md": readme})
+    readme = add_label("# A model\n", label, graph).encode()
+    tiny_hub.HUB.put("model", repo_id, {LABEL_PATH: label_to_bytes(label), "README.md": readme})
     return label
 
 

@@ -16,7 +16,6 @@ from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.errors import InputError, ModelError
-from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
 from mll_hf.models import resolve_model
@@ -280,7 +279,6 @@ def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
 
 
 def test_a_model_that_vanished_and_licenses(hub):
-    _license_of.cache_clear()
     selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
     (m,) = selection.chosen_models
     ref = selection.models[m].ref

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from mll_hf.hub.publish import Published
+    from mll_hf.hub.commits import Published
     from mll_hf.labeling.many import ModelResult, Plan
     from mll_hf.labels.label import Label
 

@@ -6,12 +6,10 @@ Names in graphs and labels are untrusted: everything that Markdown, HTML or YAML
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from huggingface_hub import DatasetCardData
 
 from mll_hf.hub.readme import edit_card, put_section
@@ -35,7 +33,7 @@ GRAPH_TAG = "mll-graph"
 IMAGES_TAG = "mll-probe-images"
 GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
-_SCHEMA = 3  # of the metadata block
+_SCHEMA = 4  # of the metadata block
 _MAX_NAME_LENGTH = 200
 _BRANCHES_SHOWN = 5
 _WORDNET = (
@@ -50,72 +48,45 @@ def graph_tag(digest: str) -> str:
     return GRAPH_TAG_PREFIX + digest[:12]
 
 
-# --- a model's card ---------------------------------------------------------------------------------------------------
+def add_label(readme: str, label: Label, graph: SemanticGraph, path: str = LABEL_PATH) -> str:
+    """Add a label, at ``path`` in the repo, to a model's card: two tags, an entry in the metadata, and a section.
 
-
-def add_label(readme: str, label: Label, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
-    """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
-
-    Replaces the texts of an earlier label on the same graph and keeps every other character of the README, which may
-    be empty. Idempotent. ``sha256`` is the hash of the label's file, which is at ``path`` in the repo.
+    Replaces the texts of an earlier label on the same graph and keeps every other byte of the README, which may be
+    empty. Idempotent.
 
     Raises:
         CardError: The card cannot be edited safely.
     """
     short = graph.digest[:12]
-    entry = _entry(label, sha256, path)
+    entry: dict[str, Any] = {  # it serves search only; the facts are read from the label
+        "graph": _name(label.graph_name),
+        "digest": label.graph_digest,
+        "location": _name(label.graph_location),
+        "file": path,
+        "recall": round(label.mean_recall, 4),
+        "concepts": label.n_tested,
+    }
 
     def block(old: object) -> dict[str, Any]:
         entries = old.get("labels") if isinstance(old, dict) else None
-        entries = entries if isinstance(entries, dict) else {}
-        kept = {key: value for key, value in entries.items() if _is_short_digest(key) and _is_like(value, entry)}
+        others = entries.items() if isinstance(entries, dict) else ()
+        kept = {key: value for key, value in others if isinstance(key, str) and _is_like(value, entry)}
         return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
 
     tags = [LABEL_TAG, graph_tag(graph.digest)]
     return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, graph, path))
 
 
-def _entry(label: Label, sha256: str, path: str) -> dict[str, Any]:
-    """A label's entry in the card's metadata. It serves search only; the facts are read from the label."""
-    return {
-        "graph": {
-            "name": _name(label.graph_name),
-            "digest": label.graph_digest,
-            "location": _name(label.graph_location),
-        },
-        "probes": {"digest": label.probes_digest, "location": _name(label.probes_location)},
-        "file": path,
-        "sha256": sha256,
-        "revision": label.model.revision,
-        "recall": round(label.mean_recall, 4),
-        "concepts": label.n_tested,
-        "tests": _tests(label),
-        "temperature": float(f"{float(label.temperature[0]):.4g}"),
-        "package_version": _name(label.package_version),
-    }
-
-
-def _is_short_digest(key: object) -> bool:
-    return isinstance(key, str) and bool(re.fullmatch("[0-9a-f]{12}", key))
-
-
-def _is_like(value: object, example: object) -> bool:
-    """Whether a YAML value has the structure of an example; numbers may be of any type, strings must be one line."""
-    if isinstance(example, dict):
-        return isinstance(value, dict) and list(value) == list(example) and all(
-            _is_like(value[key], example[key]) for key in example)  # fmt: skip
-    if isinstance(example, str):
-        return isinstance(value, str) and value.isprintable() and len(value) <= _MAX_NAME_LENGTH
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
+def _is_like(value: object, example: dict[str, Any]) -> bool:
+    """Whether an entry of the metadata has the keys and types of an example."""
+    if not isinstance(value, dict) or value.keys() != example.keys():
+        return False
+    kinds = {key: str if isinstance(each, str) else (int, float) for key, each in example.items()}
+    return all(isinstance(value[key], kind) for key, kind in kinds.items())
 
 
 def _name(text: str) -> str:
     return printable(text)[:_MAX_NAME_LENGTH]
-
-
-def _tests(label: Label) -> int:
-    """Tests of concepts: an image tests its concept and the concept's ancestors."""
-    return int(label.support.sum(dtype=np.int64))
 
 
 def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
@@ -124,7 +95,7 @@ def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["graph from", escaped(_name(label.graph_location))],
-        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`), {_tests(label):,} tests"],
+        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`)"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
         ["license of the model", escaped(_name(label.license or "unknown"))],
         ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
@@ -135,7 +106,7 @@ def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
         title=escaped(_name(label.graph_name)),
         concepts=f"{label.n_tested:,}",
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
-        branches="".join(f"{line}\n" for line in _branch_tables(branch_recalls(label, graph))),
+        branches=_branch_table(branch_recalls(label, graph)),
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
         page=f"\n[Compare this model with others]({page})" if page else "",
@@ -148,51 +119,28 @@ def _filled(template: str, **values: str) -> list[str]:
     return Template(text).substitute(values).rstrip("\n").split("\n")
 
 
-def _branch_tables(branches: Sequence[Branch]) -> list[str]:
+def _branch_table(branches: Sequence[Branch]) -> str:
     """The best branches of the better half, and the worst of the other half."""
     half = (len(branches) + 1) // 2
-    lines: list[str] = []
-    for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
-        rows = [
-            [escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
-             escaped(shortened(b.definition, 80))]
-            for b in shown[:_BRANCHES_SHOWN]
-        ]  # fmt: skip
-        header = [f"{title} branches", "recall", "concepts", "meaning"]
-        lines += [*markdown_table(header, rows), ""] if rows else []
-    return lines
+    shown = [*branches[: min(half, _BRANCHES_SHOWN)], *branches[max(half, len(branches) - _BRANCHES_SHOWN) :]]
+    rows = [
+        [escaped(shortened(branch.name, 60)), f"{branch.recall:.1%}", str(branch.concepts),
+         escaped(shortened(branch.definition, 80))]
+        for branch in shown
+    ]  # fmt: skip
+    header = ["strongest and weakest branches", "recall", "concepts", "meaning"]
+    return "".join(f"{line}\n" for line in [*markdown_table(header, rows), ""]) if rows else ""
 
 
-# --- a collection's card ----------------------------------------------------------------------------------------------
-
-
-def collection_card(repo_id: str, graphs: Sequence[SemanticGraph], readme: str = "") -> str:
-    """The README of a dataset repo that collects labels.
-
-    Replaces only our section of an earlier README; an empty one gets metadata and a title.
-
-    Raises:
-        CardError: The comments that mark our section do not match.
-    """
-    graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
-    source = f"hf://datasets/{repo_id}"
-    lines = _filled("collection", library=library_in_markdown(), source=source, repo_id=repo_id, summary=SUMMARY_PATH)
-    title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
-    terms = {"license": "apache-2.0", "configs": [{"config_name": "default", "data_files": SUMMARY_PATH}]}
-    return _dataset_card(readme, COLLECTION_TAG, graphs, title, lines, **terms)
-
-
-# --- cards of a graph and of its images -------------------------------------------------------------------------------
+def collection_card(repo_id: str, readme: str = "") -> str:
+    """The README of a dataset repo of labels; the Hub's viewer shows its summary. Errors as in :func:`put_section`."""
+    lines = _filled("collection", library=library_in_markdown(), source=f"hf://datasets/{repo_id}")
+    configs = [{"config_name": "default", "data_files": SUMMARY_PATH}]
+    return _dataset_card(readme, COLLECTION_TAG, [], "Model labels", lines, license="apache-2.0", configs=configs)
 
 
 def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
-    """The README of a dataset repo with a graph but no images; says where the images are, if the graph does.
-
-    Replaces only our section of an earlier README; an empty one gets metadata and a title.
-
-    Raises:
-        CardError: The comments that mark our section do not match.
-    """
+    """The README of a dataset repo of a graph; says where its images are. Errors as in :func:`put_section`."""
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
     lines = _filled(
@@ -200,49 +148,32 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
         concepts=f"{len(graph):,}",
         digest=graph.digest[:12],
         source=f"hf://datasets/{repo_id}",
-        images="".join(f"{line}\n" for line in (_images_lines(graph.probes) if graph.probes else ())),
+        images=_images_text(graph.probes) if graph.probes else "",
         terms=_WORDNET if is_wordnet else "",
     )
     title = f"{_name(graph.name)}: visual concepts"
-    return _dataset_card(readme, GRAPH_TAG, [graph], title, lines, viewer=False, **terms)
+    return _dataset_card(readme, GRAPH_TAG, [graph_tag(graph.digest)], title, lines, viewer=False, **terms)
 
 
-def _images_lines(probes: ProbeCounts) -> list[str]:
+def _images_text(probes: ProbeCounts) -> str:
     where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
-    by_domain = Counter[str]()
-    sources: dict[str, set[str]] = defaultdict(set)
-    for (domain, source), count in zip(probes.kinds, probes.by_kind(), strict=True):
-        by_domain[domain] += count
-        sources[domain].add(_name(source))
-    rows = [[escaped(_name(domain)), f"{count:,}", escaped(abridged(sorted(sources[domain]), 5))]
-            for domain, count in sorted(by_domain.items())]  # fmt: skip
-    return [
-        f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. They are needed only to "
-        "measure models: labels can be read, compared and used without access to them.",
-        "",
-        *markdown_table(["domain", "images", "sources"], rows),
-        "",
-    ]
+    domains = escaped(_name(abridged(sorted({domain for domain, _ in probes.kinds}), 10)))
+    return (
+        f"The {probes.total:,} probe images ({domains}; digest `{probes.digest[:12]}`) are {where}. They are needed "
+        "only to measure models: labels can be read, compared and used without access to them.\n\n"
+    )
 
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
-    """The README of a dataset repo with the probe images of a graph; arguments and errors as in :func:`graph_card`."""
-    lines = _filled("images", graph=graph_repo)
+    """The README of a dataset repo with the probe images of a graph. Errors as in :func:`put_section`."""
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
-    return _dataset_card(readme, IMAGES_TAG, [graph], f"{_name(graph.name)}: probe images", lines, configs=files)
+    title, lines = f"{_name(graph.name)}: probe images", _filled("images", graph=graph_repo)
+    return _dataset_card(readme, IMAGES_TAG, [graph_tag(graph.digest)], title, lines, configs=files)
 
 
-def _dataset_card(
-    readme: str,
-    tag: str,
-    graphs: Sequence[SemanticGraph],
-    title: str,
-    lines: Sequence[str],
-    **fields: Any,  # noqa: ANN401
-) -> str:
+def _dataset_card(readme: str, tag: str, tags: list[str], title: str, lines: Sequence[str], **fields: Any) -> str:  # noqa: ANN401
     """A README with our section; an empty one gets metadata, for the Hub and its viewer, and a title."""
     if not readme.strip():
-        tags = [tag, *(graph_tag(graph.digest) for graph in graphs)]
-        metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
+        metadata = DatasetCardData(pretty_name=title, tags=[tag, *tags], **fields)
         readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
     return put_section(readme, tag, lines)

@@ -1,4 +1,4 @@
-"""Requests to the Hub: one-line errors, retries, commits with their files, downloads of limited size."""
+"""Requests to the Hub: one-line errors, retries, the commit and files of a repo, downloads of limited size."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import hashlib
 import json
 import logging
 import re
-import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
 
-from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache, whoami
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, whoami
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -30,11 +27,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
-from mll_hf.errors import HubError, LabelError, MLLError, StorageError
+from mll_hf.errors import HubError, MLLError, StorageError
+from mll_hf.labels.identity import blob_id, deciding_files, model_digest
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.files import file_digest, write_atomically
 from mll_hf.utils.text import one_line
@@ -51,16 +49,11 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges"
 _MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-_MAX_WAIT = 60.0
-_LIMIT_WINDOW = 300.0  # seconds in which the Hub counts requests: https://huggingface.co/docs/hub/rate-limits
-_MAX_LISTED = 200_000
-_MAX_REDIRECTS = 5
+_MAX_WAIT = 300.0  # the Hub counts requests in windows of five minutes: https://huggingface.co/docs/hub/rate-limits
 _SHA256_LENGTH = 64  # hex digits
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _THREADS = 16
 _FEW = 8  # no progress bar for so few downloads
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_pausing = threading.Lock()
 _log = logging.getLogger(__name__)
 
 
@@ -86,8 +79,9 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
     except Exception as error:
         if not (isinstance(error, (OSError, httpx.HTTPError)) or _is_from_client(error)):
             raise
-        if isinstance(error, RuntimeError) and isinstance(error.__cause__, (OSError, httpx.HTTPError)):
-            error = error.__cause__  # the client wraps errors of uploads
+        wrapped = {RuntimeError: (OSError, httpx.HTTPError), LocalEntryNotFoundError: (HfHubHTTPError,)}
+        if isinstance(error.__cause__, wrapped.get(type(error), ())):
+            error = error.__cause__  # wrapped by the client
         reason = _reason(error, repo_id)
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
@@ -181,32 +175,22 @@ def names_of_user(api: HfApi) -> list[str]:
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
-def retried(call: Callable[[], T], *, patient: bool = True) -> T:
-    """Repeat a call on a transient error, up to four times.
+def retried(call: Callable[[], T]) -> T:
+    """Repeat a call on a transient error, up to four times; waits for a rate limit to end, with a warning.
 
-    The client's own retries do not cover responses of the CDN, and take half a minute when the network is down. If
-    ``patient``, also waits for a rate limit to end, up to five minutes, with a warning.
+    The client repeats only some of its requests itself, and takes half a minute if the network is down.
     """
     for wait in _WAITS:
         try:
             return call()
         except (HfHubHTTPError, httpx.TransportError) as error:
-            if not is_transient(error) or (status_of(error) == 429 and not patient):
+            if not is_transient(error):
                 raise
-            _pause(max(wait, requested_wait(error)), status_of(error))
+            seconds = max(wait, _requested_wait(error))
+            if status_of(error) == 429:
+                _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
+            time.sleep(seconds)
     return call()
-
-
-def _pause(seconds: float, status: int | None) -> None:
-    """Wait; if several threads wait for a rate limit, only one of them logs it."""
-    is_first = _pausing.acquire(blocking=False)
-    try:
-        if is_first and status == 429:
-            _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
-        time.sleep(seconds)
-    finally:
-        if is_first:
-            _pausing.release()
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -220,22 +204,19 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the Hub cannot be reached now, so that cached responses must be used."""
+    """Whether the Hub cannot be reached now, so that cached listings must be used."""
     return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
 
 
-def requested_wait(error: Exception) -> float:
-    """Seconds to wait according to the response: at most 60, or 300 for a rate limit; 0 if it does not say."""
+def _requested_wait(error: Exception) -> float:
+    """Seconds to wait according to the response, at most five minutes; 0 if it does not say."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     headers = error.response.headers
     requested = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(
         r"(\d+)$", headers.get("Retry-After", "")
     )
-    return min(float(requested[1]), _LIMIT_WINDOW if status_of(error) == 429 else _MAX_WAIT) if requested else 0.0
-
-
-# --- in parallel ------------------------------------------------------------------------------------------------------
+    return min(float(requested[1]), _MAX_WAIT) if requested else 0.0
 
 
 def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
@@ -249,14 +230,14 @@ def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "")
         return list(bar)
 
 
-# --- commits ----------------------------------------------------------------------------------------------------------
+# --- repos ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repo at some commit: size in bytes and hash, as the Hub lists them.
+    """A file of a repo at some commit: its size in bytes and its content id.
 
-    The hash is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
+    The id is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
     """
 
     size: int
@@ -275,11 +256,10 @@ class Head:
     sha: str
     files: Mapping[str, RepoFile]
 
-    @property
-    def model_files(self) -> dict[str, str]:
-        """Oids of the files that affect a model's output."""
-        names = [path for path in self.files if is_model_file(path) and path.endswith(MODEL_SUFFIXES)]
-        return {name: self.files[name].oid for name in names}
+    def digest(self, backend: str) -> str:
+        """The digest of the model that a backend loads from this commit, see :mod:`mll_hf.labels.identity`."""
+        deciding = deciding_files([path for path in self.files if is_model_file(path)], backend)
+        return model_digest({path: self.files[path].oid for path in deciding}, backend)
 
     def holds(self, path: str, content: bytes | Path) -> bool:
         """Whether the commit has a file with this content, given in memory or as a file."""
@@ -291,18 +271,16 @@ def is_model_file(path: str) -> bool:
     return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
 
 
-def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
-    """Request the commit and the files of a revision; ``patient`` as for :func:`retried`."""
+def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
+    """Request the commit and the files of a revision: one request."""
     request = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
-    info = retried(partial(request, timeout=TIMEOUT_SECONDS), patient=patient)
+    info = retried(partial(request, timeout=TIMEOUT_SECONDS))
     if not FULL_SHA.fullmatch(str(info.sha)):
         raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
-    files = {}
-    for sibling in getattr(info, "siblings", None) or ():
-        size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
-        if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
-            raise HubError(repo_id, unparsable(f"a file is listed as {sibling!r:.100}"))
-        files[sibling.rfilename] = RepoFile(size, oid)
+    files = {
+        sibling.rfilename: RepoFile(sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or "")
+        for sibling in getattr(info, "siblings", None) or ()
+    }
     try:
         validate_repo_id(info.id)
     except HFValidationError as error:
@@ -311,22 +289,30 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
 
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """The commit and the files of a revision: one request, none for a full sha whose response is cached.
+    """The commit and the files of a revision: one request, none for a full sha that was listed before.
 
-    If the Hub cannot be reached, the cached response is used.
+    If the Hub cannot be reached, the cached listing is used.
 
     Raises:
         HubError: There is no such repo or revision, or the Hub cannot be reached and nothing is cached.
     """
     revision = revision or "main"
-    cached = _cached_head(repo_id, repo_type, revision)
+    cached = _head_of(cached_listing(api, f"{repo_type}/{repo_id}@{revision}"))
     if cached and FULL_SHA.fullmatch(revision):
         return cached
     with hub_errors(repo_id):
-        head = ask_or_cached(cached, lambda patient: fetch_head(api, repo_id, repo_type, revision, patient=patient))
+        head = asked_or_cached(cached, lambda: fetch_head(api, repo_id, repo_type, revision))
     for name in {revision, head.sha}:
-        cache_response(f"{repo_type}/{repo_id}@{name}", asdict(head))
+        cache_listing(api, f"{repo_type}/{repo_id}@{name}", asdict(head))
     return head
+
+
+def _head_of(document: Any) -> Head | None:  # noqa: ANN401 - parsed JSON
+    try:
+        files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
+        return Head(document["repo_id"], document["repo_type"], document["sha"], files)
+    except (LookupError, TypeError, AttributeError):
+        return None  # not cached, or written by another version
 
 
 def repo_files(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, str]:
@@ -334,75 +320,37 @@ def repo_files(repo_id: str, revision: str | None = None, token: str | bool | No
     return {path: file.oid for path, file in read_head(connect(token), repo_id, "model", revision).files.items()}
 
 
-def _cached_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
-    document = cached_response(f"{repo_type}/{repo_id}@{revision}")
+# --- cached listings, for when the Hub cannot be reached --------------------------------------------------------------
+
+
+def asked_or_cached(cached: T | None, ask: Callable[[], T]) -> T:
+    """The result of ``ask``, or the cached one if the Hub cannot be reached."""
     try:
-        files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
-        return Head(document["repo_id"], repo_type, document["sha"], files)
-    except (LookupError, TypeError, AttributeError):
-        return None  # not cached, or written by another version
-
-
-def list_model_repos(
-    api: HfApi, query: Mapping[str, str | Sequence[str]], *, patient: bool = True
-) -> Iterator[dict[str, Any]]:
-    """List models on the Hub: one request per page, sent when the page's first model is needed.
-
-    Replaces ``HfApi.list_models``, which takes half a minute to fail if the Hub cannot be reached, fails on one entry
-    that it cannot parse, and sends the token to any host that a page links to. ``query`` has the parameters of the
-    listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by
-    default), ...; ``patient`` is as for :func:`retried`. Entries are not validated.
-    """
-    url, params = f"{api.endpoint}/api/models", query
-    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
-
-    def get() -> httpx.Response:
-        response = get_session().get(url, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
-        hf_raise_for_status(response)
-        return response
-
-    listed = 0
-    while listed < _MAX_LISTED:
-        page = retried(get, patient=patient)
-        entries = page.json()
-        if not isinstance(entries, list):
-            raise HubError("hub", unparsable("a listing is not a list"))
-        yield from (entry for entry in entries if isinstance(entry, dict))
-        listed += len(entries)
-        if not entries or "next" not in page.links:
-            break
-        params = parse_qs(urlsplit(page.links["next"]["url"]).query)  # a mirror's pages may link to the Hub itself
-
-
-# --- cached responses, for when the Hub cannot be reached -------------------------------------------------------------
-
-
-def ask_or_cached(cached: T | None, ask: Callable[[bool], T]) -> T:
-    """The result of ``ask``, or the cached one if the Hub cannot be reached; waits for rate limits only without one."""
-    try:
-        return ask(cached is None)
+        return ask()
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
         if cached is None or not is_unreachable(error):
             raise
         return cached
 
 
-def cache_response(question: str, response: object) -> None:
-    """Store a response of the Hub on disk, unless the disk is full or read-only."""
+def cache_listing(api: HfApi, question: str, listing: object) -> None:
+    """Store a listing of the Hub for this user, unless the disk is full or read-only."""
     with contextlib.suppress(StorageError):
-        write_atomically(_response_file(question), json.dumps(response).encode())
+        write_atomically(_listing_file(api, question), json.dumps(listing).encode())
 
 
-def cached_response(question: str) -> Any:  # noqa: ANN401 - parsed JSON
-    """The cached response to a question; None if there is none, or it cannot be read."""
+def cached_listing(api: HfApi, question: str) -> Any:  # noqa: ANN401 - parsed JSON
+    """The cached listing of this user; None if there is none, or it cannot be read."""
     try:
-        return json.loads(_response_file(question).read_bytes())
+        return json.loads(_listing_file(api, question).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _response_file(question: str) -> Path:
-    key = hashlib.sha256(f"{constants.ENDPOINT} {question}".encode()).hexdigest()[:32]
+def _listing_file(api: HfApi, question: str) -> Path:
+    """One file per user, so that nobody is shown a listing of another user's private repos."""
+    token = "" if api.token is False else api.token if isinstance(api.token, str) else get_token() or ""
+    key = hashlib.sha256(json.dumps([constants.ENDPOINT, token, question]).encode()).hexdigest()[:32]
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
 
 
@@ -410,129 +358,30 @@ def _response_file(question: str) -> Path:
 
 
 def download(
-    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, max_bytes: int, listed: RepoFile | None = None
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, max_bytes: int, size: int | None = None
 ) -> Path:
-    """A file at a pinned commit, from the cache or the Hub: one request, and one to the storage of large files.
+    """A file at a pinned commit, from the client's cache or the Hub; refused before the download if it is too large.
 
-    ``hf_hub_download`` sends two, and with Xet a third for each repo to the Hub's API, which allows 500 in five
-    minutes. Files are cached by the hash of their content, so a file that a new commit does not change is not
-    downloaded again. Files larger than ``max_bytes`` are refused before they are downloaded. If ``listed``, the Hub's
-    listing of the file, is given, the content is checked against it.
+    ``size`` is the size that the Hub lists; asked for if unknown.
 
     Raises:
-        HubError: The file cannot be downloaded, or is too large.
-        LabelError: The content does not have the listed hash.
+        HubError: The file cannot be downloaded, or is larger than ``max_bytes``.
     """
-    question = f"{repo_type}/{repo_id}@{revision}/{path}"
-    url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=api.endpoint)
-    oid = listed.oid if listed else None
-
-    def check_size(size: int) -> None:
+    fetch = partial(
+        hf_hub_download, repo_id, path, repo_type=repo_type, revision=revision, token=api.token, endpoint=api.endpoint,
+        library_name=api.library_name, library_version=api.library_version,
+    )  # fmt: skip
+    with hub_errors(repo_id):
+        if size is None:
+            size = retried(lambda: fetch(dry_run=True)).file_size  # type: ignore[attr-defined]  # an overload
         if size > max_bytes:
             reason = f"{path} is larger than {max_bytes / 2**20:.0f} MB and was not downloaded; tell its owner"
             raise HubError(repo_id, reason)
-
-    check_size(listed.size if listed else 0)
-    with hub_errors(repo_id):
-        cached = _cached_file(oid or cached_response(question))
-        if file := cached or _cached_by_client(repo_id, repo_type, path, revision, oid):
-            check_size(file.stat().st_size)
-            return file
-        _files().mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=_files()) as folder:
-            part = Path(folder) / "part"
-            part.touch()
-            stated = retried(lambda: _get(api, repo_id, url, part, check_size))
-            expected = oid or stated or _oid_of(part)
-            if (file := _cached_file(expected)) is None:
-                if _oid_of(part, len(expected)) != expected:
-                    reason = "does not have the hash that the Hub lists; try again, or tell its owner"
-                    raise LabelError(reason, Path(repo_id) / path) if oid else HubError(repo_id, f"{path} {reason}")
-                file = part.replace(_files() / expected)
-        check_size(file.stat().st_size)
-    cache_response(question, expected)
-    return file
+        return Path(retried(fetch))
 
 
-def _get(api: HfApi, repo_id: str, url: str, part: Path, check_size: Callable[[int], None]) -> str | None:
-    """Download the missing part of a file, unless its content is cached; returns the hash that the Hub lists."""
-    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
-    headers["Accept-Encoding"] = "identity"
-    listed, on_hub = None, True
-    for _ in range(_MAX_REDIRECTS):
-        done = part.stat().st_size
-        sent = headers | ({"Range": f"bytes={done}-"} if done else {})
-        with get_session().stream(
-            "GET", url, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False
-        ) as response:
-            hf_raise_for_status(response)
-            if on_hub:  # an ETag of another host may look like a hash of the content, but is not one
-                listed = listed or _listed_oid(response)
-            if _cached_file(listed):
-                return listed
-            if not response.has_redirect_location:
-                _save(response, part, check_size)
-                return listed
-            check_size(_length(response, "X-Linked-Size"))
-            target = response.url.join(response.headers["Location"])
-            if (target.scheme, target.host, target.port) != (response.url.scheme, response.url.host, response.url.port):
-                headers.pop("authorization", None)
-                on_hub = False
-            url = str(target)
-    raise HubError(repo_id, unparsable("too many redirects"))
-
-
-def _save(response: httpx.Response, part: Path, check_size: Callable[[int], None]) -> None:
-    """Write or append the body of a response to a file."""
-    with part.open("ab" if response.status_code == 206 else "wb") as file:
-        check_size(file.tell() + _length(response, "Content-Length"))
-        for chunk in response.iter_raw():
-            file.write(chunk)
-            check_size(file.tell())
-
-
-def _length(response: httpx.Response, header: str) -> int:
-    """The number of bytes in a header; 0 if it is missing, since the bytes received are counted anyway."""
-    stated = response.headers.get(header, "")
-    return int(stated) if stated.isdecimal() else 0
-
-
-def _listed_oid(response: httpx.Response) -> str | None:
-    """The hash of a file's content in a response of the Hub: sha256 of a large file, else git's blob id."""
-    own = "" if response.has_redirect_location else response.headers.get("ETag", "")
-    etag: str = response.headers.get("X-Linked-Etag", own)
-    oid = etag.removeprefix("W/").strip('"')
-    return oid if _OID.fullmatch(oid) else None
-
-
-def _oid_of(content: bytes | Path, digits: int = _SHA256_LENGTH) -> str:
-    """Hash of bytes or of a file as the Hub would list it, see :class:`RepoFile`, with this number of hex digits."""
+def _oid_of(content: bytes | Path, digits: int) -> str:
+    """Content id of bytes or of a file as the Hub would list it, see :class:`RepoFile`, with this number of digits."""
     if digits == _SHA256_LENGTH:  # that of a file is cached: large files are read once
         return file_digest(content).hex() if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-    content = content if isinstance(content, bytes) else content.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _files() -> Path:
-    """Folder of downloaded files, by hash."""
-    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "files"
-
-
-def _cached_file(oid: object) -> Path | None:
-    """The cached file with this hash; a damaged one is deleted."""
-    file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
-    if file is None or not file.exists():
-        return None
-    if _oid_of(file, len(file.name)) == file.name:
-        return file
-    file.unlink(missing_ok=True)
-    return None
-
-
-def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
-    """A file in the cache of the Hub's client, such as a graph that was downloaded with its images."""
-    if ".." in path or Path(path).is_absolute():
-        return None
-    cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
-    file = Path(cached) if isinstance(cached, str) else None
-    return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
+    return blob_id(content if isinstance(content, bytes) else content.read_bytes())

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import SemanticGraph
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.commits import Published
 from mll_hf.hub.connection import connect, read_head
 from mll_hf.hub.locations import fetch_graph, is_on_hub
-from mll_hf.hub.publish import Published, publish_label, publish_to_collection
+from mll_hf.hub.publish import publish_label, publish_to_collection
 from mll_hf.hub.sources import REPO_LABEL_PATH, fetch_from_model
 
 if TYPE_CHECKING:
@@ -25,23 +26,21 @@ def label_of(model: str, graph: SemanticGraph | str | Path | None, revision: str
     repo_id, _, named = model.partition("@")
     api = connect(token)
     head = read_head(api, repo_id, "model", revision or named or None)
-    repo_id = head.repo_id
-    found = [path for path in head.files if REPO_LABEL_PATH.fullmatch(path)]
-    paths = sorted(found, key=lambda path: (path != LABEL_PATH, path))
+    paths = sorted(filter(REPO_LABEL_PATH.fullmatch, head.files), key=lambda path: (path != LABEL_PATH, path))
     if not paths:
         raise InputError(
-            f"{repo_id} holds no label; make one with: mll-hf label {repo_id} --graph GRAPH --labels DIR, or look for "
-            "one in a collection: mll-hf labels ls --labels hf://datasets/ORG/NAME"
+            f"{head.repo_id} holds no label; make one with: mll-hf label {head.repo_id} --graph GRAPH --labels DIR, or "
+            "look for one in a collection: mll-hf labels ls --labels hf://datasets/ORG/NAME"
         )
     if graph is None:
-        return fetch_from_model(api, repo_id, head.sha, paths[0])
+        return fetch_from_model(api, head.repo_id, head.sha, paths[0])[1]
     graph = _graph(graph, token)
     for path in paths:
         if path in (LABEL_PATH, f"mll/{graph.digest[:12]}/label.safetensors"):
-            label = fetch_from_model(api, repo_id, head.sha, path)
+            label = fetch_from_model(api, head.repo_id, head.sha, path)[1]
             if label.graph_digest == graph.digest:
                 return label
-    raise InputError(f"{repo_id} holds no label on the graph {graph.name}, only on others; leave out the graph")
+    raise InputError(f"{head.repo_id} holds no label on the graph {graph.name}, only on others; leave out the graph")
 
 
 def push_label(

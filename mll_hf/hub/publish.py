@@ -1,95 +1,38 @@
-"""Publish labels, graphs, images of graphs, and content of dedicated model repos, such as selections.
-
-A publication is one commit on the head that it was prepared for, or one pull request, so an interruption leaves the
-repo as it was. If another commit came first, the change is prepared again on the new head. Publishing the same
-content twice changes nothing. A pull request is opened only on request.
-"""
+"""Publish labels, graphs and images of graphs, each with its card in one commit."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import random
-import time
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-from mll_hf.errors import CardError, HubError, InputError, LabelError
+from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import count_probes
 from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
-from mll_hf.hub.connection import (
-    Head,
-    connect,
-    download,
-    fetch_head,
-    hub_errors,
-    names_of_user,
-    retried,
-    status_of,
-)
+from mll_hf.hub.commits import README, Access, Published, check_contents, edited_card, ensure_repo, publish_files
+from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
-from mll_hf.hub.sources import is_collection, open_source
+from mll_hf.hub.sources import is_collection, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
-from mll_hf.labels.store import graph_path, label_path, read_label
+from mll_hf.labels.store import graph_path, label_path, read_label, rivals_path
 from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label, ModelRef, Rivals
 
-LABEL_TITLE, LABELS_TITLE = "Add MLL label", "Add MLL labels"  # of commits to a model's repo, to a collection
-README = "README.md"
-_MAX_README_BYTES = 2**20
-_EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _BUILD_FILE = "build.json"
-_CONFLICTS = (409, 412)  # another commit is in progress, or came first
-_MAX_CONFLICTS = 30
-_FIRST_WAIT, _MAX_WAIT = 0.1, 8.0
-_COMMIT_QUOTA = "repository commits"  # in the message after 128 commits to a repository within an hour
-_QUOTA_WAIT, _MAX_QUOTA_WAITS = 300.0, 12
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The result of a publication.
-
-    Attributes:
-        url: Page of the commit or the pull request.
-        revision: The commit.
-        pull_request: Number of the pull request; None if the commit is on the main branch.
-        changed: False if the repo had this content already.
-    """
-
-    url: str
-    revision: str
-    pull_request: int | None
-    changed: bool
-
-    def __str__(self) -> str:
-        return f"{'published' if self.changed else 'published already'}: {self.url}"
-
-
-class Access(StrEnum):
-    """Who may read a dataset repo, from everyone to few."""
-
-    PUBLIC = "public"
-    GATED = "gated"  # everyone who asks for access and accepts the terms
-    PRIVATE = "private"
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -121,22 +64,20 @@ def publish_label(
         )  # fmt: skip
     api, repo_id = connect(token), label.model.repo_id
     blob = label_to_bytes(label)
-    sha256 = hashlib.sha256(blob).hexdigest()
 
     def files(head: Head) -> Mapping[str, bytes]:
-        main = fetch_head(api, repo_id, "model") if create_pr else head  # a pull request's branch may be older
-        if not same_weights(api, main, label.model):
+        if not is_same_model(api, head, label.model):
             raise HubError(
                 repo_id,
-                f"its weights have changed since {label.model.revision[:12]}, where it was measured; label it again, "
-                "or publish to a collection with --to",
+                f"its files have changed since {label.model.revision[:12]}, where it was measured; label it again, or "
+                "publish to a collection with --to",
             )
         path = _path_in_repo(api, head, label.graph_digest)
-        card = _card(api, head, lambda text: add_label(text, label, graph, sha256, path))
-        beside = {path.replace("label.", "rivals."): rivals_to_bytes(rivals)} if rivals else {}
+        card = edited_card(api, head, lambda text: add_label(text, label, graph, path))
+        beside = {rivals_path(Path(path)).as_posix(): rivals_to_bytes(rivals)} if rivals else {}
         return {path: blob, README: card, **beside}
 
-    return _publish(api, repo_id, "model", LABEL_TITLE, files, _describe([label]), create_pr)
+    return publish_files(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
@@ -169,11 +110,15 @@ def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph])
             raise InputError(f"the label of {label.model.repo_id} is not of the graph {names}; give its own graph")
 
 
-def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
-    """Whether a repo's head has the model files of the measured commit; one request unless it is that commit."""
+def is_same_model(api: HfApi, head: Head, measured: ModelRef) -> bool:
+    """Whether a commit of a repo holds the model that was measured, whatever else was committed since.
+
+    Without the digest of the model, the listing of the measured commit is asked for.
+    """
     if head.sha == measured.revision:
         return True
-    return fetch_head(api, head.repo_id, "model", measured.revision).model_files == head.model_files
+    digest = measured.digest or read_head(api, head.repo_id, "model", measured.revision).digest(measured.backend)
+    return head.digest(measured.backend) == digest
 
 
 def _describe(labels: Sequence[Label]) -> str:
@@ -201,7 +146,7 @@ def publish_to_collection(
     """Publish labels in a collection: labels, their rivals, graphs and card in one commit.
 
     Creates the collection, ``hf://datasets/org/name``, if it does not exist. With ``private``, a new collection is
-    private and a public one is refused. A pull request has no card, so that several do not conflict.
+    private and a public one is refused.
 
     Raises:
         InputError: A model is a local folder, or a label's graph is not among the graphs.
@@ -209,27 +154,25 @@ def publish_to_collection(
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
-    _ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
+    ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     used = {label.graph_digest for label in labels}
-    blobs = {label_path(label.model, label.key): label_to_bytes(label) for label in labels}
+    blobs = {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
     for label in labels:
+        path = label_path(label.model, label.key)
+        blobs[path] = label_to_bytes(label)
         if rivals := rivals_of(label):
-            path = label_path(label.model, label.key).replace(".safetensors", ".rivals.safetensors")
-            blobs[path] = rivals_to_bytes(rivals)
-    blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
+            blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals)
 
-    def files(head: Head) -> Mapping[str, bytes | None]:
+    def files(head: Head) -> Mapping[str, bytes]:
         if not is_collection(head):
-            _check_contents(head, collection)
-        shown = [graph for graph in graphs if graph.digest in used]
-        card = {} if create_pr else {README: _card(api, head, lambda text: collection_card(repo_id, shown, text))}
-        return {**blobs, **card}
+            check_contents(head, collection)
+        return {**blobs, README: edited_card(api, head, partial(collection_card, head.repo_id))}
 
-    return _publish(api, repo_id, "dataset", LABELS_TITLE, files, _describe(labels), create_pr)
+    return publish_files(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
 
 
 def publish_summary(collection: str, *, token: str | None = None) -> Published:
-    """Publish the table of a collection's labels, which the Hub's viewer opens, and update its card.
+    """Publish the table of a collection's labels, which the Hub's viewer opens.
 
     Raises:
         InputError: The dataset is not a collection.
@@ -238,11 +181,10 @@ def publish_summary(collection: str, *, token: str | None = None) -> Published:
     api, repo_id = connect(token), _repo_of(collection)
 
     def files(head: Head) -> Mapping[str, bytes]:
-        store = open_source(str(DatasetLocation(head.repo_id, head.sha)), token=token)
-        card = _card(api, head, lambda text: collection_card(head.repo_id, store.graphs, text))
-        return {SUMMARY_PATH: summary_to_bytes(store.labels(), store.graphs), README: card}
+        store = open_labels(str(DatasetLocation(head.repo_id, head.sha)), token=token)
+        return {SUMMARY_PATH: summary_to_bytes(store.labels(), store.graphs)}
 
-    return _publish(api, repo_id, "dataset", "Update the table of labels", files)
+    return publish_files(api, repo_id, "dataset", "Update the table of labels", files)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -292,13 +234,13 @@ def publish_graph(
         raise InputError("the images need a repo of their own; name another one with --images-to")
     if images_repo and not files:
         raise InputError(f"{folder} has no {IMAGE_FILES} to publish; leave out --images-to")
-    if (found := _ensure_repo(api, repo_id, "dataset", Access.PUBLIC)) is not Access.PUBLIC:
+    if (found := ensure_repo(api, repo_id, "dataset", Access.PUBLIC)) is not Access.PUBLIC:
         _log.warning(
             "%s is %s, so others cannot use labels on this graph; make it public in its settings", repo_id, found
         )
     with hub_errors(repo_id):
         head = fetch_head(api, repo_id, "dataset")
-    _check_contents(head, dataset, (GRAPH_FILE,))
+    check_contents(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
         before = read_graph(api, repo_id, head.sha).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
@@ -314,10 +256,10 @@ def publish_graph(
     def files_of_graph(head: Head) -> Mapping[str, bytes]:
         return {
             GRAPH_FILE: graph_to_bytes(graph),
-            README: _card(api, head, lambda text: graph_card(repo_id, graph, text)),
+            README: edited_card(api, head, lambda text: graph_card(repo_id, graph, text)),
         }
 
-    published = _publish(api, repo_id, "dataset", "Add graph", files_of_graph, graph.digest)
+    published = publish_files(api, repo_id, "dataset", "Add graph", files_of_graph, graph.digest)
     return PublishedGraph(published, images, probes.location if probes else "")
 
 
@@ -325,56 +267,18 @@ def _publish_images(
     api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, location: str, graph_repo: str, access: Access
 ) -> Published:
     names = [path.name for path in image_files(folder)]
-    _ensure_repo(api, repo_id, "dataset", access)
+    ensure_repo(api, repo_id, "dataset", access)
 
     def files(head: Head) -> Mapping[str, bytes | Path | None]:
-        _check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
+        check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
         new: dict[str, bytes | Path | None] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         new |= {name: folder / name for name in names}
         new |= {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
         if README not in new:
-            new[README] = _card(api, head, lambda text: images_card(graph, graph_repo, text))
+            new[README] = edited_card(api, head, lambda text: images_card(graph, graph_repo, text))
         return new
 
-    return _publish(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
-
-
-# --- model repos of their own -----------------------------------------------------------------------------------------
-
-
-def publish_repo(
-    repo_id: str,
-    content: Mapping[str, bytes],
-    marker: str,
-    edit: Callable[[str], str],
-    title: str,
-    *,
-    create_pr: bool = False,
-    private: bool = False,
-    token: str | None = None,
-) -> Published:
-    """Publish files and their card in a dedicated model repo, in one commit.
-
-    Creates the repo if it does not exist, ``private`` or not. ``edit`` maps the current README, which may be empty, to
-    the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty.
-
-    Raises:
-        InputError: The repo has other content, or is public although ``private``.
-        HubError: The Hub refuses.
-        CardError: The repo's README cannot be edited.
-    """
-    api = connect(token)
-    _ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
-
-    def files(head: Head) -> Mapping[str, bytes]:
-        if marker not in head.files:
-            _check_contents(head, repo_id)
-        return {**content, README: _card(api, head, edit)}
-
-    return _publish(api, repo_id, "model", title, files, create_pr=create_pr)
-
-
-# --- repos -----------------------------------------------------------------------------------------------------
+    return publish_files(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
 
 
 def _repo_of(dataset: str) -> str:
@@ -382,146 +286,3 @@ def _repo_of(dataset: str) -> str:
     if location.revision not in (None, "main"):
         raise InputError(f"'{dataset}' names a revision, but only main can be published to; leave out the @...")
     return location.repo_id
-
-
-def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
-    """Create a repo with this access, unless it exists; returns who may read it.
-
-    Raises:
-        InputError: It exists, and more people may read it.
-    """
-    with hub_errors(repo_id):
-        try:
-            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
-        except RepositoryNotFoundError:
-            is_private = access is not Access.PUBLIC
-            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
-            if access is Access.GATED:  # made public only after it is gated, and still empty
-                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
-            return access
-    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
-    order = list(Access)
-    if order.index(found) < order.index(access):
-        raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")
-    return found
-
-
-def _check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
-    """Refuse a repo with files that do not match the patterns."""
-    files = head.files.keys() - _EMPTY_REPO
-    if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
-        raise InputError(
-            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
-        )
-
-
-def _read(api: HfApi, head: Head, path: str, max_bytes: int) -> bytes:
-    """The content of a repo's file; empty if there is no such file."""
-    if path not in head.files:
-        return b""
-    return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes).read_bytes()
-
-
-def _card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
-    """A repo's README, edited."""
-    try:
-        return edit(_read(api, head, README, _MAX_README_BYTES).decode("utf-8")).encode("utf-8")
-    except UnicodeDecodeError:
-        raise CardError(f"{head.repo_id}: its {README} is not UTF-8; repair it, or publish elsewhere") from None
-    except CardError as error:
-        raise CardError(f"{head.repo_id}: {error}") from None
-
-
-# --- commits ----------------------------------------------------------------------------------------------------------
-
-
-def _publish(
-    api: HfApi,
-    repo_id: str,
-    repo_type: str,
-    title: str,
-    files: Callable[[Head], Mapping[str, bytes | Path | None]],
-    description: str = "",
-    create_pr: bool = False,
-) -> Published:
-    """Commit files on the newest head or in a pull request; try again after conflicts and transient errors.
-
-    ``files`` returns, for a head, the desired content by path: bytes, a local file, or None to delete the file. Our
-    open pull request with this title is continued, if there is one.
-
-    Raises:
-        HubError: The Hub refuses, for example without write access.
-        CardError: The Hub refuses the metadata of the card.
-    """
-    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-
-    def attempt() -> Published:
-        number = own_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
-        branch = f"refs/pr/{number}" if number else None
-        head = fetch_head(api, repo_id, repo_type, branch)
-        operations = [
-            CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
-            for path, content in files(head).items()
-            if (path in head.files if content is None else not head.holds(path, content))
-        ]
-        if not operations:
-            url = f"{page}/discussions/{number}" if number else f"{page}/tree/{head.sha}"
-            return Published(url, head.sha, number, changed=False)
-        try:
-            commit = api.create_commit(
-                head.repo_id,
-                operations,
-                commit_message=title,
-                commit_description=description,
-                repo_type=repo_type,
-                revision=branch,
-                create_pr=create_pr and number is None,
-                parent_commit=head.sha,
-            )
-        except RuntimeError as error:
-            raise error.__cause__ or error from None  # the client wraps what fails an upload
-        except ValueError as error:
-            if "metadata" not in str(error):
-                raise
-            reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-            message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
-            raise CardError(message) from None
-        number = number or commit.pr_num
-        url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
-        return Published(url, commit.oid, number, changed=True)
-
-    conflicts = quota_waits = 0
-    with hub_errors(repo_id):
-        while True:
-            try:
-                return retried(attempt)
-            except HfHubHTTPError as error:
-                if status_of(error) == 403 and not create_pr:
-                    raise HubError(
-                        repo_id,
-                        "you or your token may not write to it; name a repo of your own with --to, ask for a pull "
-                        "request with --pr (labels, selections), or log in with one that can write: hf auth login",
-                        403,
-                    ) from error
-                if _COMMIT_QUOTA in str(error) and quota_waits < _MAX_QUOTA_WAITS:
-                    _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
-                    quota_waits += 1
-                    time.sleep(_QUOTA_WAIT)
-                    continue
-                if status_of(error) not in _CONFLICTS or conflicts == _MAX_CONFLICTS:
-                    raise
-            conflicts += 1
-            time.sleep(min(_FIRST_WAIT * 2**conflicts, _MAX_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
-
-
-def own_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
-    """Number of our open pull request with a title, if there is one."""
-    me = names_of_user(api)[0]
-    mine = [
-        discussion.num
-        for discussion in api.get_repo_discussions(repo_id, repo_type=repo_type, author=me)
-        if discussion.is_pull_request
-        and discussion.status in ("open", "draft")
-        and (discussion.title, discussion.author) == (title, me)
-    ]
-    return min(mine, default=None)

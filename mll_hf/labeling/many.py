@@ -16,7 +16,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, hub_errors, is_model_file, read_head
 from mll_hf.hub.owners import repos_of_others
 from mll_hf.hub.publish import publish_label, publish_to_collection
-from mll_hf.hub.sources import fetch_from_model, open_source
+from mll_hf.hub.sources import fetch_from_model, open_labels
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.label import LabelKey
 from mll_hf.models import pick_device, resolve_model
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
+    from mll_hf.hub.commits import Published
     from mll_hf.hub.connection import Head
-    from mll_hf.hub.publish import Published
     from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import Label, ModelRef
     from mll_hf.labels.store import LabelStore
@@ -84,7 +84,7 @@ class Plan:
         """The labels of the collection when first asked."""
         assert self.push_to, "nothing is published"  # noqa: S101
         try:
-            return open_source(self.push_to).labels()
+            return open_labels(self.push_to).labels()
         except InputError:  # it has no labels yet
             return ()
         except HubError as error:
@@ -256,7 +256,7 @@ def _label_at(head: Head, path: str) -> Label | None:
     if path not in head.files:
         return None
     try:
-        return fetch_from_model(connect(), head.repo_id, head.sha, path)
+        return fetch_from_model(connect(), head.repo_id, head.sha, path)[1]
     except LabelError as error:
         _log.warning("it will be replaced: %s", error)
         return None

@@ -38,7 +38,7 @@ from mll_hf.labels.file_format import (
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
 
@@ -120,6 +120,7 @@ class LabelStore:
         files: Label files outside the folder with their origins, such as those in models' own repos; the folder then
             has only graphs.
         given_graphs: Graphs besides those in the folder.
+        fetch: Downloads the file beside a label, if there is one on the Hub.
     """
 
     folder: Path
@@ -127,6 +128,7 @@ class LabelStore:
     location: str = ""
     files: Mapping[Path, Origin] | None = None
     given_graphs: tuple[SemanticGraph, ...] = ()
+    fetch: Callable[[Path], None] | None = None
 
     @property
     def name(self) -> str:
@@ -223,6 +225,8 @@ class LabelStore:
     def rivals_of(self, label: Label) -> Rivals | None:
         """The rivals of a label; None if there is no such file, a LabelError if it is damaged."""
         path = rivals_path(self.path_of(label))
+        if self.fetch and not path.exists():
+            self.fetch(path)
         blob = _read_limited(path, MAX_RIVALS_BYTES, path) if path.exists() else None
         return None if blob is None else rivals_from_bytes(blob, label, path)
 

@@ -83,16 +83,16 @@ def split_location(location: str | Path) -> tuple[str | Path, bool]:
 
 
 def open_labels(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
-    """The source of labels that a user names: ``published``, or one of :func:`mll_hf.hub.sources.open_source`.
+    """The source of labels that a user names: ``published``, or one of :func:`mll_hf.hub.sources.open_labels`.
 
     Raises:
         InputError: The location is malformed.
     """
     if location == PUBLISHED:
         return PublishedFigures()
-    from mll_hf.hub.sources import open_source  # takes a quarter of a second
+    from mll_hf.hub import sources  # takes a quarter of a second
 
-    return open_source(location, graph, token)
+    return sources.open_labels(location, graph, token)
 
 
 @cache

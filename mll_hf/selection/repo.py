@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import RevisionNotFoundError
 
 from mll_hf.errors import CardError, HubError, InputError, ModelError
+from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.hub.publish import README, publish_repo
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.result import Selection
 from mll_hf.utils.files import write_atomically
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
-    from mll_hf.hub.publish import Published
+    from mll_hf.hub.commits import Published
     from mll_hf.labels.label import ModelRef
 
 SELECTION_FILE = "mll_selection.json"

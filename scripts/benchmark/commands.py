@@ -134,7 +134,7 @@ def _fidelity(args: argparse.Namespace) -> int:
     from benchmark.run import embed
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
-    from mll_hf.hub.sources import open_source
+    from mll_hf.hub.sources import open_labels
     from mll_hf.models import resolve_model
 
     if not args.graph:
@@ -143,7 +143,7 @@ def _fidelity(args: argparse.Namespace) -> int:
     location = fetch_graph_with_images(args.graph)
     graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept))
     models = [resolve_model(spec) for spec in args.models]
-    labeled = models or [label.model for label in open_source(args.labels).labels()]
+    labeled = models or [label.model for label in open_labels(args.labels).labels()]
     refs = tuple(dict.fromkeys(labeled))  # a model may have labels on several graphs
     index, cache = _index(graph), EmbeddingCache(args.cache)
     embed(refs, targets, index, cache, probes=probes, device=args.device)

@@ -27,7 +27,7 @@ from benchmark.tables import Cell, Report, Table
 from benchmark.world import MatchedClasses, flat, prompts_of, read_embeddings, read_hub
 from mll_hf.cli.options import script_parser
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED, ConceptIndex
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
@@ -71,7 +71,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    labels, cache = read_hub(open_source(args.labels)).joined, EmbeddingCache(args.cache)
+    labels, cache = read_hub(open_labels(args.labels)).joined, EmbeddingCache(args.cache)
     graph = labels.union.graphs[0]
     index = ConceptIndex.build(graph, CachedEncoder(default_encoder(), exact=True))
     probes = load_probes(graph, args.graph, SamplingConfig()).iter_image_bytes(1024)

@@ -26,7 +26,7 @@ from benchmark.suites import read_task
 from benchmark.world import read_embeddings, read_hub
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
@@ -70,7 +70,7 @@ def main() -> int:
     )
     parser.add_argument("--draws", type=int, default=3, metavar="N", help="draws per task (default: %(default)s)")
     args = parser.parse_args()
-    hub = read_hub(open_source(args.labels))
+    hub = read_hub(open_labels(args.labels))
     index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(default_encoder(), exact=True))
     cache, rows = EmbeddingCache(args.cache), []
     for folder in args.tasks:

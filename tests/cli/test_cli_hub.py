@@ -20,7 +20,6 @@ import tiny_hub
 from cli_worlds import WordEncoder, encoded, fails, run, write_graph
 from mll_hf import client
 from mll_hf.cli import main
-from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import SelectionConfig, select
@@ -45,7 +44,6 @@ def first_world(tmp_path_factory, tiny_open_clip, tiny_siglip):
     """Two models and a graph on the Hub, labeled into a folder; with the caches, and what is on the Hub."""
     root = tmp_path_factory.mktemp("world")
     tiny_hub.HUB.reset()
-    _license_of.cache_clear()  # other tests have an alice/clip, too
     api = HfApi()
     graph = write_graph(root / "files" / "graph")
     api.create_repo("alice/graph", repo_type="dataset")
@@ -117,7 +115,6 @@ def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub
 
 
 def test_only_models_with_an_allowed_license(world, capsys, api, hub):
-    _license_of.cache_clear()
     base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
     hub.requests.clear()
     for option, listed, expected in (
@@ -139,7 +136,6 @@ def test_only_models_with_an_allowed_license(world, capsys, api, hub):
 
 
 def test_licenses_are_confirmed_where_the_hub_can_be_reached(world, capsys, api, hub):
-    _license_of.cache_clear()
     base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
     other = CARD.format("cc-by-nc-4.0").encode()
     api.upload_file(repo_id=MODELS[1], path_in_repo="README.md", path_or_fileobj=other)
@@ -375,7 +371,6 @@ def test_hf_finds_the_extension(tmp_path):
 
 
 def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatch, tmp_path):
-    _license_of.cache_clear()
     task = ["--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
     (world / "choice.json").write_text(run(capsys, "select", *task)[1])
     expected = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")[1]

@@ -23,7 +23,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph, publish_label, publish_to_collection
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.models import load_model, resolve_model
 from worlds import write_graph_folder
 
@@ -55,23 +55,23 @@ def test_labels_and_graphs_are_published_through_xet(hub, folder):
     publish_label(put_model(), GRAPH)
     publish_to_collection(LABELS, [GRAPH], COLLECTION)
     publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
-    assert len(transfers(hub, "up")) == 1 + (len(LABELS) + 1) + 1  # labels, index, images
+    assert len(transfers(hub, "up")) == 1 + len(LABELS) + 1  # labels, images
     assert not [request for request in hub.requests if "/_lfs/" in request]
-    assert len(open_source(COLLECTION).list()) == len(LABELS)
+    assert len(open_labels(COLLECTION).labels()) == len(LABELS)
     found = fetch_graph_with_images("hf://datasets/alice/graph").folder
     assert (found / IMAGES).read_bytes() == (folder / IMAGES).read_bytes()
-    assert len(transfers(hub, "down")) == 1
+    assert len(transfers(hub, "down")) == len(LABELS) + 1
 
 
 @pytest.mark.parametrize("location", [COLLECTION, "hub"])
-def test_labels_are_read_without_xet(hub, location):
-    """Its tokens would be counted as requests to the API, one for each repo."""
+def test_a_fault_of_one_label_leaves_only_it_out(hub, location, caplog):
     put_collection(LABELS)
-    labels = [put_labeled_model(f"alice/model-{n}") for n in range(3)]
-    hub.fail_xet("down", FAULTS[0], times=99)
-    source = open_source(location)
-    assert len(source.fetch(source.list())) == len(labels)
-    assert not [request for request in hub.requests if "xet" in request.lower()]
+    for n in range(3):
+        put_labeled_model(f"alice/model-{n}")
+    hub.fail_xet("down", FAULTS[0], half=True)
+    assert len(open_labels(location).labels()) == 2
+    assert "the transfer failed (" in caplog.text
+    assert len(open_labels(location).labels()) == 3
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
@@ -124,7 +124,7 @@ def test_two_authors_push_at_once_and_meet_the_rate_limit(hub, clock):
     publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert 290 < max(clock.waits) <= 300
     assert {path_of(label) for label in LABELS} < set(hub.files("dataset", REPO))
-    assert len(open_source(COLLECTION).list()) == 3
+    assert len(open_labels(COLLECTION).labels()) == 3
 
 
 def test_a_token_without_rights_is_refused_before_anything_is_sent(hub):

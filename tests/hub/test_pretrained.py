@@ -20,7 +20,7 @@ from mll_hf import Label
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.label import LOCAL_PREFIX
 from worlds import make_label
@@ -46,22 +46,6 @@ def test_there_and_back(hub):
     assert not label.push_to_hub(MODEL).changed  # its name may be said
     assert Label.from_pretrained(f"{MODEL}@{published.revision}") == label
     assert Label.from_pretrained(MODEL, revision=published.revision) == label
-    assert label.push_to_hub(create_pr=True, token=READER).changed is False
-
-
-def test_a_label_outlives_the_name_of_its_repo(hub):
-    label = on_the_graph_of(hub, put_model("alice/before"))
-    label.push_to_hub()
-    hub.rename("model", "alice/before", MODEL)
-    renamed = replace(label, model=replace(label.model, repo_id=MODEL))
-    assert Label.from_pretrained("alice/before") == Label.from_pretrained(MODEL) == renamed
-    assert open_source("hub").fetch(open_source("hub").list()) == (renamed,)
-    hub.put("model", "bob/copy", hub.files("model", MODEL))
-    for _ in range(2):
-        hub.requests.clear()
-        with pytest.raises(LabelError, match=r"is a label of another model .alice/before"):
-            Label.from_pretrained("bob/copy")
-    assert "GET /api/models/alice/before" not in hub.requests  # not asked again
 
 
 def test_without_write_access_a_pull_request_must_be_asked_for(hub):
@@ -78,7 +62,7 @@ def test_without_write_access_a_pull_request_must_be_asked_for(hub):
 def test_to_a_collection(hub):
     label = on_the_graph_of(hub, put_model("org/theirs"))
     label.push_to_hub(COLLECTION)
-    (found,) = open_source(COLLECTION).list()
+    (found,) = open_labels(COLLECTION).labels()
     assert found == label
     assert set(hub.repos["model", "org/theirs"].files) == set(MODEL_FILES)
 
@@ -127,5 +111,5 @@ def test_what_cannot_be_pushed(hub):
     with pytest.raises(InputError, match="is a local folder, so others cannot use its label"):
         local.push_to_hub(graph=GRAPH)
     hub.put("model", MODEL, {"open_clip_model.safetensors": b"other weights"})
-    with pytest.raises(HubError, match="its weights have changed"):
+    with pytest.raises(HubError, match="its files have changed"):
         label.push_to_hub(graph=GRAPH)

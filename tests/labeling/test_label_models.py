@@ -19,7 +19,7 @@ import tiny_hub
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import run
 from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.store import LabelStore
@@ -97,7 +97,7 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     assert "is gated; accept its terms" in records[3]["reason"]
     assert "[3/4] alice/broken" in said
     assert "2 labeled, 2 failed" in said
-    assert {label.model.repo_id for label in open_source(LABELS).labels()} == set(zoo[:2])
+    assert {label.model.repo_id for label in open_labels(LABELS).labels()} == set(zoo[:2])
     assert LABEL_PATH not in hub.files("model", "alice/clip")
     # the good ones once more, from another machine: nothing is downloaded
     hub.requests.clear()

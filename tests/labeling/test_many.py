@@ -11,7 +11,7 @@ from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.owners import own_names, repos_of_others
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
 from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many
 from mll_hf.labeling.on_ray import _share, label_on_ray
@@ -85,7 +85,7 @@ def test_a_full_disk_stops_the_run(world, monkeypatch):
 def test_labels_go_to_a_collection_once(world):
     names = world.add("alice/a", "bob/b")
     assert world.outcomes(names, LABELS) == ["labeled", "labeled"]
-    assert {label.model.repo_id for label in open_source(LABELS).labels()} == set(names)
+    assert {label.model.repo_id for label in open_labels(LABELS).labels()} == set(names)
     # from another machine: nothing is downloaded that counts, nothing measured or committed
     commits = len(world.hub.repos["dataset", "alice/labels"].commits)
     world.loaded.clear()

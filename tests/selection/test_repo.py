@@ -13,7 +13,6 @@ from huggingface_hub import constants
 
 from hub_worlds import READER, clock  # noqa: F401
 from mll_hf.errors import CardError, HubError, InputError, MLLError, ModelError
-from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection import Selection, SelectionConfig, select
@@ -23,9 +22,7 @@ from selection_worlds import random_candidates
 REPO = "alice/classifier"
 
 
-@pytest.fixture(autouse=True)
-def _no_wait_and_no_license_is_remembered(clock):  # noqa: F811
-    _license_of.cache_clear()
+pytestmark = pytest.mark.usefixtures("clock")
 
 
 def make_selection(hub=None, licenses=("mit", "mit"), **fields):
@@ -91,7 +88,6 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     readme = tmp_path / "here" / "README.md"
     assert "license: mit" in readme.read_text()
     readme.write_text(readme.read_text() + "Mine.\n")
-    _license_of.cache_clear()
     monkeypatch.setattr(hub, "down", True)
     selection.save_pretrained(tmp_path / "here")
     assert "licenses are missing from the card" in caplog.text
@@ -152,7 +148,6 @@ def test_what_the_card_says(hub):
 )
 def test_the_license_of_the_card(hub, licenses, license, name):
     make_selection(hub, ("apache-2.0", "mit")).push_to_hub(REPO)  # whatever was said before
-    _license_of.cache_clear()
     make_selection(hub, licenses).push_to_hub(REPO)
     metadata, text = card_of(hub)
     assert (metadata["license"], metadata.get("license_name")) == (license, name)
@@ -295,9 +290,7 @@ def test_licenses_that_the_user_may_not_use(hub):
     with pytest.raises(InputError, match=rf"other than cc-by-nc-4\.0: {second} \(unknown\); "):
         check_models(selection, "cc-by-nc-4.0")
     hub.put("model", second, {"README.md": b"---\nlicense: MIT\n---\n"})
-    _license_of.cache_clear()
     check_models(selection, ["mit", "cc-by-nc-4.0"])
-    _license_of.cache_clear()
     hub.down = True
     with pytest.raises(MLLError, match="cannot find its license"):
         check_models(selection, ["mit", "cc-by-nc-4.0"])

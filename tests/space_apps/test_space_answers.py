@@ -28,7 +28,6 @@ from hub_worlds import COLLECTION, put_collection
 from mll_hf import Selection, SelectionConfig
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
-from mll_hf.hub.licenses import _license_of
 from mll_hf.labels import store as storing
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
@@ -195,7 +194,6 @@ def test_the_specialist_is_chosen(labels):
 
 
 def put_cards(hub, **licenses):
-    _license_of.cache_clear()
     for name, license in licenses.items():
         hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
 

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from mll_hf import Selection
-from mll_hf.hub.licenses import _license_of
 from mll_hf.models import resolve_model
 from space_worlds import HARM, free_port, harmful_graph, load_app, make_labels, make_library, make_store, signs_graph
 from worlds import CAT, make_label
@@ -90,7 +89,6 @@ def test_select_models_by_license(client, hub):
 
 
 def put_cards(hub):
-    _license_of.cache_clear()
     for name, license in (("even", "cc-by-nc-4.0"), ("cats", "openrail"), ("dogs", "mit")):
         hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
 

@@ -1,0 +1,230 @@
+"""Commits to repos on the Hub: the newest head, changes prepared for it, again after a conflict.
+
+A publication is one commit on the head that it was prepared for, so an interruption leaves the repo as it was. If
+another commit came first, the change is prepared again on the new head. Publishing the same content twice changes
+nothing. A pull request is opened only on request.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from mll_hf.errors import CardError, HubError, InputError
+from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, retried, status_of
+from mll_hf.utils.text import abridged, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+
+README = "README.md"
+_MAX_README_BYTES = 2**20
+_EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
+_CONFLICTS = (409, 412)  # another commit is in progress, or came first
+_MAX_CONFLICTS = 30
+_FIRST_WAIT, _MAX_WAIT = 0.1, 8.0
+_COMMIT_QUOTA = "repository commits"  # in the message after 128 commits to a repository within an hour
+_QUOTA_WAIT, _MAX_QUOTA_WAITS = 300.0, 12
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The result of a publication.
+
+    Attributes:
+        url: Page of the commit or the pull request.
+        revision: The commit.
+        pull_request: Number of the pull request; None if the commit is on the main branch.
+        changed: False if the repo had this content already.
+    """
+
+    url: str
+    revision: str
+    pull_request: int | None
+    changed: bool
+
+    def __str__(self) -> str:
+        return f"{'published' if self.changed else 'published already'}: {self.url}"
+
+
+class Access(StrEnum):
+    """Who may read a dataset repo, from everyone to few."""
+
+    PUBLIC = "public"
+    GATED = "gated"  # everyone who asks for access and accepts the terms
+    PRIVATE = "private"
+
+
+def publish_files(
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    title: str,
+    files: Callable[[Head], Mapping[str, bytes | Path | None]],
+    description: str = "",
+    create_pr: bool = False,
+) -> Published:
+    """Commit files on the newest head or in a new pull request; try again after conflicts and transient errors.
+
+    ``files`` returns, for a head, the desired content by path: bytes, a local file, or None to delete the file.
+
+    Raises:
+        HubError: The Hub refuses, for example without write access.
+        CardError: The Hub refuses the metadata of the card.
+    """
+    attempt = partial(_commit, api, repo_id, repo_type, title, files, description, create_pr)
+    conflicts = quota_waits = 0
+    with hub_errors(repo_id):
+        while True:
+            try:
+                return attempt() if create_pr else retried(attempt)  # a lost answer must not open a second one
+            except HfHubHTTPError as error:
+                if status_of(error) == 403 and not create_pr:
+                    raise HubError(
+                        repo_id,
+                        "you or your token may not write to it; name a repo of your own with --to, ask for a pull "
+                        "request with --pr (labels, selections), or log in with one that can write: hf auth login",
+                        403,
+                    ) from error
+                if _COMMIT_QUOTA in str(error) and quota_waits < _MAX_QUOTA_WAITS:
+                    _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
+                    quota_waits += 1
+                    time.sleep(_QUOTA_WAIT)
+                    continue
+                if status_of(error) not in _CONFLICTS or conflicts == _MAX_CONFLICTS:
+                    raise
+            conflicts += 1
+            time.sleep(min(_FIRST_WAIT * 2**conflicts, _MAX_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
+
+
+def _commit(
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    title: str,
+    files: Callable[[Head], Mapping[str, bytes | Path | None]],
+    description: str,
+    create_pr: bool,
+) -> Published:
+    """One attempt of :func:`publish_files`."""
+    head = fetch_head(api, repo_id, repo_type)
+    operations = [
+        CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
+        for path, content in files(head).items()
+        if (path in head.files if content is None else not head.holds(path, content))
+    ]
+    if not operations:
+        page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+        return Published(f"{page}/tree/{head.sha}", head.sha, None, changed=False)
+    try:
+        commit = api.create_commit(
+            head.repo_id,
+            operations,
+            commit_message=title,
+            commit_description=description,
+            repo_type=repo_type,
+            create_pr=create_pr,
+            parent_commit=head.sha,
+        )
+    except RuntimeError as error:
+        raise error.__cause__ or error from None  # the client wraps what fails an upload
+    except ValueError as error:
+        if "metadata" not in str(error):
+            raise
+        reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+        message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
+        raise CardError(message) from None
+    return Published(commit.pr_url or commit.commit_url, commit.oid, commit.pr_num, changed=True)
+
+
+def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
+    """Create a repo with this access, unless it exists; returns who may read it.
+
+    Raises:
+        InputError: It exists, and more people may read it.
+    """
+    with hub_errors(repo_id):
+        try:
+            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
+        except RepositoryNotFoundError:
+            is_private = access is not Access.PUBLIC
+            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
+            if access is Access.GATED:  # made public only after it is gated, and still empty
+                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
+            return access
+    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
+    order = list(Access)
+    if order.index(found) < order.index(access):
+        raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")
+    return found
+
+
+def check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
+    """Refuse a repo with files that do not match the patterns."""
+    files = head.files.keys() - _EMPTY_REPO
+    if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
+        raise InputError(
+            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+        )
+
+
+def _read(api: HfApi, head: Head, path: str, max_bytes: int) -> bytes:
+    """The content of a repo's file; empty if there is no such file."""
+    if path not in head.files:
+        return b""
+    return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes).read_bytes()
+
+
+def edited_card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
+    """A repo's README, edited."""
+    try:
+        return edit(_read(api, head, README, _MAX_README_BYTES).decode("utf-8")).encode("utf-8")
+    except UnicodeDecodeError:
+        raise CardError(f"{head.repo_id}: its {README} is not UTF-8; repair it, or publish elsewhere") from None
+    except CardError as error:
+        raise CardError(f"{head.repo_id}: {error}") from None
+
+
+def publish_repo(
+    repo_id: str,
+    content: Mapping[str, bytes],
+    marker: str,
+    edit: Callable[[str], str],
+    title: str,
+    *,
+    create_pr: bool = False,
+    private: bool = False,
+    token: str | None = None,
+) -> Published:
+    """Publish files and their card in a dedicated model repo, in one commit.
+
+    Creates the repo if it does not exist, ``private`` or not. ``edit`` maps the current README, which may be empty, to
+    the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty.
+
+    Raises:
+        InputError: The repo has other content, or is public although ``private``.
+        HubError: The Hub refuses.
+        CardError: The repo's README cannot be edited.
+    """
+    api = connect(token)
+    ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
+
+    def files(head: Head) -> Mapping[str, bytes]:
+        if marker not in head.files:
+            check_contents(head, repo_id)
+        return {**content, README: edited_card(api, head, edit)}
+
+    return publish_files(api, repo_id, "model", title, files, create_pr=create_pr)
