@@ -104,17 +104,6 @@ def test_requests_to_api_and_resolvers_are_counted_apart_and_by_user(hub, api):
     assert ask("api/models").status_code == 200
 
 
-# ---- jobs
-
-
-def test_jobs_wait_in_a_queue(hub, api):
-    hub.queued_polls = 2
-    job = api.run_job(image="python", command=["true"])
-    assert job.status.stage == "SCHEDULING"
-    assert [api.inspect_job(job_id=job.id).status.stage for _ in range(2)] == ["SCHEDULING", "RUNNING"]
-    assert [job.status.stage for job in api.list_jobs()] == ["RUNNING"]
-
-
 # ---- Xet
 
 

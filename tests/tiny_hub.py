@@ -8,7 +8,6 @@ datasets use. Known simplification: there are no organizations.
     tiny_hub.HUB.fail("/commit/", 500)   # the next commit fails
     tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
     tiny_hub.HUB.limit(api=500)          # at most 500 requests to the API per user in five minutes
-    tiny_hub.HUB.queued_polls = 2        # new jobs are SCHEDULING in the next two responses about them
     tiny_hub.HUB.xet = True              # large files are in Xet storage, which tiny_xet imitates
 
 What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
@@ -199,8 +198,6 @@ class Hub:
         self.moved: dict[tuple[str, str], str] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.jobs: list[dict] = []  # as requested
-        self.queued_polls = 0
         self.disturbances: list[Disturbance] = []
         self.limits: dict[str, int] = {}
         self.used: Counter[tuple[str, str | None]] = Counter()  # requests in this window by bucket and user
@@ -817,37 +814,6 @@ class Handler(BaseHTTPRequestHandler):
         discussion["status"] = "merged"
         return self.send(200, {})
 
-    # ---- jobs
-
-    def start_job(self, namespace):
-        if self.user != namespace or not self.may_write:
-            return self.error(403 if self.user else 401, "", "You may not start jobs in this namespace")
-        HUB.jobs.append({**self.json, "polls": HUB.queued_polls})
-        return self.send(200, self.job_entry(namespace, len(HUB.jobs)))
-
-    def job_entry(self, namespace, number) -> dict:
-        """The Hub's record of a job; a test may have set its stage."""
-        job = HUB.jobs[number - 1]
-        stage = job.get("stage") or ("SCHEDULING" if job["polls"] > 0 else "RUNNING")
-        job["polls"] -= 1
-        return {
-            **{key: job.get(key) for key in ("dockerImage", "command", "flavor", "labels")},
-            "id": str(number),
-            "createdAt": now(),
-            "status": {"stage": stage, "message": None},
-            "owner": {"id": "0", "name": namespace, "type": "user"},
-        }
-
-    def list_jobs(self, namespace):
-        if self.user != namespace:
-            return self.error(403 if self.user else 401, "", "You may not see the jobs of this namespace")
-        return self.send(200, [self.job_entry(namespace, number + 1) for number in range(len(HUB.jobs))])
-
-    def job(self, namespace, number):
-        if self.user != namespace or not 0 < int(number) <= len(HUB.jobs):
-            return self.error(404, "", "Job not found")
-        return self.send(200, self.job_entry(namespace, int(number)))
-
     # ---- Xet
 
     def xet_token(self, kind, repo_id, revision, access):
@@ -917,9 +883,6 @@ REVISION = r"(?P<revision>[^/]+)"
 NUMBER = r"(?P<number>\d+)"
 ROUTES = [
     (("GET",), r"/api/whoami-v2", Handler.whoami),
-    (("POST",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.start_job),
-    (("GET",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.list_jobs),
-    (("GET",), rf"/api/jobs/(?P<namespace>[^/]+)/{NUMBER}", Handler.job),
     (("POST",), r"/api/repos/create", Handler.create),
     (("DELETE",), r"/api/repos/delete", Handler.delete),
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
