@@ -256,10 +256,10 @@ class Head:
     sha: str
     files: Mapping[str, RepoFile]
 
-    def digest(self, backend: str) -> str:
-        """The digest of the model that a backend loads from this commit, see :mod:`mll_hf.labels.identity`."""
+    def digest(self, backend: str) -> str | None:
+        """The digest of the model that a backend loads from this commit; None if it loads none from these files."""
         deciding = deciding_files([path for path in self.files if is_model_file(path)], backend)
-        return model_digest({path: self.files[path].oid for path in deciding}, backend)
+        return model_digest({path: self.files[path].oid for path in deciding}, backend) if deciding else None
 
     def holds(self, path: str, content: bytes | Path) -> bool:
         """Whether the commit has a file with this content, given in memory or as a file."""

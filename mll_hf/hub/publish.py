@@ -118,7 +118,7 @@ def is_same_model(api: HfApi, head: Head, measured: ModelRef) -> bool:
     if head.sha == measured.revision:
         return True
     digest = measured.digest or read_head(api, head.repo_id, "model", measured.revision).digest(measured.backend)
-    return head.digest(measured.backend) == digest
+    return digest is not None and head.digest(measured.backend) == digest
 
 
 def _describe(labels: Sequence[Label]) -> str:

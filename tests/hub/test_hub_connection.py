@@ -193,6 +193,7 @@ def test_the_digest_of_a_model_outlives_commits_of_other_files(hub, sha):
     assert ask().digest("open_clip") == before
     hub.put("model", MODEL, {"open_clip_model.safetensors": b"other"})
     assert ask().digest("open_clip") != before
+    assert ask().digest("unknown") is None
 
 
 def test_a_listing_is_never_shown_to_another_user(hub, sha):
