@@ -2,87 +2,49 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
-import os
 import re
-import shlex
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+from mll_hf.selection.config import configured
 
 from mll_hf import Client, SelectionConfig
-from mll_hf.ensemble.run import Ensemble
-from mll_hf.ensemble.trial import try_models
-from mll_hf.errors import InputError, MLLError, ModelError
-from mll_hf.hub.class_names import fetch_class_names
-from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
-from mll_hf.labels.label import UNPINNED, Label, ModelRef
-from mll_hf.matching.concept_index import COVERED
+from mll_hf.errors import InputError, MLLError
+from mll_hf.labels.label import UNPINNED, ModelRef
 from mll_hf.matching.describe import from_templates
-from mll_hf.matching.prompts import check_class_names, fill, parse_class_names, split_class_names
-from mll_hf.models import load_model, pick_device
-from mll_hf.models.batches import prepared_batches
+from mll_hf.matching.prompts import check_class_names, split_class_names
 from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
-from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
-from mll_hf.selection import Figures, Task, shortlist_config
-from mll_hf.selection.probabilities import softmax
-from mll_hf.selection.task import trial_sample
-from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
+from mll_hf.models.published import DEFAULT_LABELS, split_location
+from mll_hf.selection import Figures
 from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import torch
+    import numpy as np
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.client import LabelGroup
     from mll_hf.graph.concepts import Concept, SemanticGraph
-    from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.text_encoder import TextEncoder
-    from mll_hf.models import VisionLanguageModel
-    from mll_hf.selection.budget import TrialPlan
-    from mll_hf.utils.images import ImageLike
-
-    Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
 
 MAX_CLASSES = 1000
 MAX_MODELS = 10  # per class
-MAX_IMAGES = 200
 OPEN_LICENSES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
 )  # fmt: skip
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
-_MAX_LICENSES = 50
-_DATASET_PAGE = re.compile(r"(?:https?://)?huggingface\.co/datasets/([^/?#]+/[^/?#]+)")
-_MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
 _MAX_SENSES = 4
 _MIN_WEIGHT = 0.2  # of a nearby concept, as a share of the largest weight
-_MAX_BRANCHES = 300
-_SHORTLIST = 8  # models that compete in a trial; all of them may have to run on a CPU
-_CLASSES_IN_A_LINE = 30
-FAMILIES = (
-    "SigLIP2", "SigLIP", "MetaCLIP", "MobileCLIP", "TinyCLIP", "CLIPA", "DFN", "EVA", "CoCa", "ViTamin", "PE-Core",
-    "CLIP", "other",
-)  # fmt: skip
-_PLAIN_NAME = re.compile(r"\w[\w -]*", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -90,16 +52,13 @@ _log = logging.getLogger(__name__)
 class Settings:
     """Settings of the Space."""
 
-    # source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder
-    labels: str = DEFAULT_LABELS
-    # folder or dataset of the graph that labels must be on; None for the one with the most publishers
-    graph: str | None = None
-    images: str | None = None  # a graph whose probe images may be shown to anyone; None to show none
+    labels: str = DEFAULT_LABELS  # source of labels as for :class:`mll_hf.Client`
+    graph: str | None = None  # folder or dataset of the reference graph; None for the one with the most publishers
     max_parameters: int = 10**9  # maximum total parameters of the models of one trial
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
-        """Read ``MLL_LABELS``, ``MLL_GRAPH``, ``MLL_IMAGES`` and ``MLL_MOST_PARAMETERS``.
+        """Read ``MLL_LABELS``, ``MLL_GRAPH`` and ``MLL_MOST_PARAMETERS``.
 
         Raises:
             InputError: ``MLL_MOST_PARAMETERS`` is not a number.
@@ -107,8 +66,7 @@ class Settings:
         limit = variables.get("MLL_MOST_PARAMETERS") or "1000000000"
         if not limit.isascii() or not limit.isdecimal():
             raise InputError(f"MLL_MOST_PARAMETERS is '{limit}'; give a whole number such as 1000000000")
-        graph, images = (variables.get(name) or None for name in ("MLL_GRAPH", "MLL_IMAGES"))
-        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, graph, images, int(limit))
+        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, variables.get("MLL_GRAPH") or None, int(limit))
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -149,38 +107,20 @@ def make_question(
         InputError: A value is invalid.
     """
     if len(classes) > MAX_CLASSES:
-        raise InputError(
-            f"{len(classes):,} class names are more than this page accepts ({MAX_CLASSES:,}); the library accepts any "
-            "number"
-        )
+        raise InputError(f"{len(classes):,} class names are more than this page accepts ({MAX_CLASSES:,})")
     names = check_class_names(classes)
-    for number in (k, max_gflops or 0, max_million_parameters or 0):
-        if not isinstance(number, int | float):
-            raise InputError(f"'{shortened(str(number), 40)}' is not a number; give a number, or none")
     if len(names) == 1:
         raise InputError("one class leaves nothing to choose between; name at least two")
-    if not 1 <= k <= MAX_MODELS or k != int(k):
-        raise InputError(f"the number of models is {k:g}; choose 1 to {MAX_MODELS}")
-    for limit, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
-        if limit is not None and not 0 <= limit < float("inf"):
-            raise InputError(f"the limit on {what} is {limit:g}; give a positive number, or none")
-    config = SelectionConfig(
-        k=int(k),
-        max_gflops=float(max_gflops) if max_gflops else None,
-        max_parameters=round(max_million_parameters * 1e6) if max_million_parameters else None,
-        licenses=_checked_licenses(licenses),
-    )
-    return Question(names, _optional(domain), _optional(task), config)
-
-
-def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
     licenses = licenses_in_text(licenses) if isinstance(licenses, str) else licenses
-    if len(licenses) > _MAX_LICENSES:
-        raise InputError(f"{len(licenses)} licenses are more than this page accepts; give at most {_MAX_LICENSES}")
     ids = tuple(dict.fromkeys(str(license).strip().lower() for license in licenses))
     if wrong := [id for id in ids if not _LICENSE.fullmatch(id)]:
         raise InputError(f"'{shortened(wrong[0], 40)}' is not a Hub id of a license; use ids such as apache-2.0, mit")
-    return ids
+    limits = {"max_gflops": max_gflops or None}
+    limits["max_parameters"] = f"{max_million_parameters}M" if max_million_parameters else None
+    config = configured(SelectionConfig(), {"k": k, "licenses": ids, **limits})
+    if config.k > MAX_MODELS:
+        raise InputError(f"the number of models is {config.k}; choose 1 to {MAX_MODELS}")
+    return Question(names, _optional(domain), _optional(task), config)
 
 
 def _optional(text: str | None) -> str | None:
@@ -208,43 +148,6 @@ def names_in_text(text: str | None) -> tuple[str, ...]:
     return split_class_names("\n".join(line.strip().rstrip(",") for line in lines if line.strip(" \t,")))
 
 
-def names_in_file(path: str) -> tuple[str, ...]:
-    """Class names in an uploaded file: one per line, or JSON or CSV by its suffix.
-
-    Raises:
-        InputError: The file is too large, or has no class names.
-    """
-    if os.path.getsize(path) > _MAX_FILE_BYTES:
-        raise InputError("the file is larger than 1 MB; a list of class names is smaller")
-    try:
-        return parse_class_names(path)
-    except InputError as error:
-        reason = str(error).removeprefix(f"{path}: ")
-        raise InputError(f"{Path(path).name}: {reason}") from None
-
-
-def names_of_dataset(location: str | None) -> tuple[str, ...]:
-    """Class names of a public image dataset on the Hub, from its card.
-
-    Raises:
-        InputError: It is not a dataset, or its card has no class names.
-        HubError: It cannot be read.
-    """
-    text = (location or "").strip()
-    on_a_page = _DATASET_PAGE.match(text)  # the page of the dataset, or of anything in it
-    repo_id = on_a_page[1] if on_a_page else text
-    if not repo_id:
-        raise InputError("no dataset yet; write its id, such as ylecun/mnist")
-    return fetch_class_names(repo_id if is_on_hub(repo_id) else f"hf://datasets/{repo_id}", token=False)
-
-
-def names_as_text(names: Sequence[str]) -> str:
-    """Class names as the text of a text box; the inverse of :func:`names_in_text`."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([name] for name in names)
-    return out.getvalue().rstrip("\n")
-
-
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
@@ -256,14 +159,6 @@ class Board:
     graph: SemanticGraph
     source: LabelSource  # where the labels come from
 
-    @cached_property
-    def branches(self) -> tuple[tuple[str, str], ...]:
-        """Name and id of the branches with at least ten concepts, largest first."""
-        sizes = [1 + len(below) for below in self.graph.descendants]
-        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MAX_BRANCHES]
-        concepts = self.graph.concepts
-        return tuple((f"{concepts[v].name} ({sizes[v]:,} concepts)", concepts[v].id) for v in largest)
-
 
 @dataclass(frozen=True, eq=False)
 class ListedModel:
@@ -273,7 +168,7 @@ class ListedModel:
     ref: ModelRef
     cost: Cost  # its cost per image
     license: str | None  # from its label or its publisher; None if unknown
-    figures: Figures  # where the figures about it come from
+    figures: Figures  # the kind of figures about it
     imagenet: float | None  # published zero-shot accuracy on ImageNet; None if there is none
     labels: tuple[Label | None, ...]  # [B] its label on each board, None where it has none
     publisher: str  # who published its label, or the figures
@@ -282,11 +177,6 @@ class ListedModel:
     def aliases(self) -> tuple[str, ...]:
         """Other names that a visitor may use."""
         return self.ref.repo_id, self.ref.short_name, f"{self.ref.repo_id}@{self.ref.revision}"
-
-    @property
-    def family(self) -> str:
-        """The family of the model, from its name."""
-        return next((family for family in FAMILIES if family.lower() in self.name.lower()), FAMILIES[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,8 +187,6 @@ class Labels:
     client: Client  # the library's client, with all its caches filled
     models: tuple[ListedModel, ...]  # the models, best measured ones first
     boards: tuple[Board, ...]  # the B boards, the reference first
-    # number of the board whose probe images may be shown, and the images; None to show none
-    images: tuple[int, ProbeSet] | None = None
 
     @classmethod
     def read(cls, settings: Settings, encoder: TextEncoder) -> Labels:
@@ -317,25 +205,12 @@ class Labels:
         boards = tuple(Board(name, *of) for name, of in zip(names, graphs, strict=True))
         for graph in (*(group.labels.union.graph for group in client.groups), *(board.graph for board in boards)):
             _ = graph.descendants, graph.concepts_named("")
-        for board in boards:
-            _ = board.branches
-        images = _read_images(settings.images, client.groups[0]) if settings.images else None
-        return cls(settings, client, _listed(client, settings, len(boards)), boards, images)
+        return cls(settings, client, _listed(client, settings, len(boards)), boards)
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """Labels that are not in the rankings."""
         return tuple(one for group in self.client.groups for one in group.labels.left_out)
-
-    @property
-    def location(self) -> str:
-        """The source of the labels as users write it; a collection has the commit that was read."""
-        group, model = self.client.groups[0], self.models[0]
-        if group.figures is not Figures.LABEL or not is_on_hub(group.source.name):
-            return self.settings.labels
-        label = next(label for label in model.labels if label)
-        read = group.source.origin_of(label).location.partition("/labels/")[0]
-        return f"{read},{PUBLISHED}" if split_location(self.settings.labels)[1] else read
 
     def select(self, question: Question) -> Selection:
         """Select models for a question.
@@ -381,43 +256,19 @@ class Labels:
 
         Raises:
             InputError: There is no such board, or a model has no label on it.
-            MLLError: A label cannot be read.
         """
         shared = [b for b in range(len(self.boards)) if all(model.labels[b] for model in models)]
         b = self.board(board) if board or not shared else shared[0]
-        for model in models:
-            if model.labels[b] is None:
-                raise InputError(
-                    f"{model.name} was not measured on {self.boards[b].name}; choose another model or graph"
-                )
-        return tuple([label for model in models if (label := model.labels[b])]), self.boards[b].graph
-
-    def measured_on(self, b: int) -> list[tuple[ListedModel, Label]]:
-        """The models that were measured on a board, with their labels, generally best first."""
-        return [(model, label) for model in self.models if (label := model.labels[b])]
-
-    def recalls(self, b: int, concept: str | None = None) -> dict[str, float]:
-        """Mean recall of the models that were measured on a board, by name.
-
-        Args:
-            b: Number of the board.
-            concept: Id of the concept at the top of the branch to average over; None for all concepts.
-        """
-        if not concept:
-            return {model.name: label.mean_recall for model in self.models if (label := model.labels[b])}
-        graph = self.boards[b].graph
-        v = graph.index[concept]
-        rows = np.array([v, *graph.descendants[v]])
-        found = {}
-        for model, label in self.measured_on(b):
-            if len(tested := rows[label.support[rows] > 0]):
-                found[model.name] = float(label.node_precision[tested].mean(dtype=np.float64))
-        return found
+        labels = [label for model in models if (label := model.labels[b])]
+        if len(labels) < len(models):
+            lacking = next(model.name for model in models if model.labels[b] is None)
+            raise InputError(f"{lacking} was not measured on {self.boards[b].name}; choose another model or graph")
+        return tuple(labels), self.boards[b].graph
 
     def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, Label]]:
         """The models that were tested on a concept of a board, by decreasing recall, with their labels."""
-        tested = [pair for pair in self.measured_on(b) if pair[1].support[concept]]
-        return sorted(tested, key=lambda pair: -pair[1].node_precision[concept])
+        pairs = [(model, label) for model in self.models if (label := model.labels[b]) and label.support[concept]]
+        return sorted(pairs, key=lambda pair: -pair[1].node_precision[concept])
 
     def concept(self, id: str) -> Concept:
         """A concept, with the name and definition of the first graph that has it."""
@@ -454,20 +305,6 @@ class Labels:
         near = match.weights[0] >= _MIN_WEIGHT * match.weights[0, 0]
         return [graph.concepts[v].id for v in match.concepts[0, near][:_MAX_SENSES].tolist()], False
 
-    def sample_images(self, concept: int, b: int, limit: int = 6) -> list[bytes]:
-        """Some probe images of a concept of a board; none unless the settings allow showing them.
-
-        Raises:
-            MLLError: The images cannot be read.
-        """
-        if self.images is None or self.images[0] != b:
-            return []
-        probes = self.images[1]
-        of_concept = probes.members[slice(*probes.offsets[concept : concept + 2].tolist())]
-        step = max(len(of_concept) // limit, 1)
-        batches = probes.iter_image_bytes(limit, of_concept[::step][:limit])
-        return [content for batch in batches for content in batch if content]
-
 
 def _listed(client: Client, settings: Settings, n_boards: int) -> tuple[ListedModel, ...]:
     """The models with labels, by group and decreasing mean recall, then those with only a published overall figure."""
@@ -500,20 +337,6 @@ def _distinct(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     pairs = list(names)
     times = Counter(short for short, _ in pairs)
     return tuple(short if times[short] == 1 else longer for short, longer in pairs)
-
-
-def _read_images(location: str, group: LabelGroup) -> tuple[int, ProbeSet] | None:
-    """Number of the board with the graph at a location, and its probe images; None with a warning if there is none."""
-    joined = group.labels
-    try:
-        found = fetch_graph_with_images(location)
-        for g, graph in enumerate(joined.union.graphs):
-            if graph.digest == found.graph.digest:
-                return g, found.probes(next(label for label in joined.on_graph(g) if label).sampling)
-        raise InputError("no label is on this graph; name another one")
-    except MLLError as error:
-        _log.warning("MLL_IMAGES: no images are shown: %s", error)
-        return None
 
 
 class _LockedEncoder:
@@ -582,183 +405,6 @@ class Library:
         self._expires = time.monotonic() + (_RETRY_SECONDS if failed else _RELOAD_SECONDS)
 
 
-def describe_coverage(coverage: float) -> str:
-    """A coverage in words."""
-    if coverage >= 0.99:
-        return "same concept"
-    if coverage >= COVERED:
-        return "close"
-    return "weak" if coverage >= 0.1 else "not covered"
-
-
-# --- trials -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Answers of the U chosen models on N images."""
-
-    selection: Selection  # the models, and the C classes
-    probabilities: NDArray[np.float64]  # [N, C] pooled over the models; NaN for unreadable images
-    votes: NDArray[np.floating[Any]]  # [U, N, C] probabilities of each model
-    # whether these are the models for the question, rather than the best ones within the page's limit
-    is_first_choice: bool
-
-
-@dataclass(frozen=True)
-class Runner(Ensemble):
-    """An ensemble that reports which model it runs, with one model in memory at a time."""
-
-    tell: Callable[[str], object] = print  # called with the name of each model before it runs
-    embed: Embed | None = None  # runs :func:`embed` on another device; None to run models where they were loaded
-
-    def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
-        """See :meth:`Ensemble.model_runner`."""
-        here = super().model_runner(images)
-
-        def run(m: int) -> NDArray[np.float32]:
-            self.tell(self.selection.models[m].name)
-            return here(m) if self.embed is None else self._run_elsewhere(m, images, self.embed)
-
-        return run
-
-    def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
-        """[N, C] logits of one model; downloading, loading and preprocessing happen before ``embed`` is called."""
-        model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
-        try:
-            logits = np.full((len(images), len(self.selection.classes)), np.nan, np.float32)
-            prepare = partial(_prepared, model)
-            ((pixels, readable),) = prepared_batches([images], prepare)
-            if pixels is None:
-                return logits
-            prompts = [text for name in self.selection.classes for text in fill(self.prompt_templates, name)]
-            found = embed(model, pixels, prompts)
-            if isinstance(found, str):
-                raise ModelError(model.ref.repo_id, found)
-            embeddings, texts = found
-            means = texts.reshape(len(self.selection.classes), -1, texts.shape[1]).mean(axis=1)
-            means /= np.linalg.norm(means, axis=1, keepdims=True)
-            logits[readable] = model.logit_scale * embeddings @ means.T + model.logit_bias
-            return logits
-        finally:
-            model.close()
-
-
-def _prepared(model: VisionLanguageModel, image: ImageLike) -> torch.Tensor | None:
-    picture = open_image(image)
-    return None if picture is None else model.preprocess(picture)
-
-
-def embed(
-    model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | str:
-    """Embed N images [N, 3, H, W] and T texts on the best device; returns the reason if that fails.
-
-    ZeroGPU runs this in another process, which would return only the class name of an error.
-    """
-    try:
-        model.move(pick_device())
-        return model.encode_pixels(pixels), model.encode_texts(texts)
-    except ModelError as error:
-        return str(error)
-
-
-def gpu_seconds(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> int:
-    """Maximum seconds of :func:`embed` on a GPU: moving the model, then ten teraflops a second."""
-    gflops = model.cost.gflops * (len(pixels) + len(texts))  # a text costs less than an image
-    return min(10 + round(model.cost.parameters / 2e8 + gflops / 1e4), 120)
-
-
-def sampled_images(paths: Sequence[str]) -> list[str]:
-    """The images among uploaded files; a seeded sample if there are more than 200.
-
-    Raises:
-        InputError: There are none.
-    """
-    images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise InputError("no image yet; upload some, or choose an example")
-    return [images[n] for n in trial_sample(len(images), MAX_IMAGES)]
-
-
-Progress = Callable[[tuple[int, int | None], str], object]
-
-
-def classify(
-    labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
-) -> Trial:
-    """Classify images with the models for a question, or the best within this page's limit, one in memory at a time.
-
-    Args:
-        labels: The labels.
-        question: The question.
-        images: Paths of the images.
-        embed: As for :class:`Runner`.
-        progress: Called before each model with (finished models, all models) and a text.
-
-    Raises:
-        MLLError: No model is small enough, or one fails.
-    """
-    selection, limit = labels.select(question), labels.settings.max_parameters
-    is_first_choice = selection.cost.parameters <= limit
-    if not is_first_choice:
-        each = limit // max(len(selection.chosen_models), 1)
-        selection = labels.select(replace(question, config=replace(question.config, max_parameters=each)))
-    done = count()
-    tell = lambda name: progress((next(done), len(selection.chosen_models)), f"Running {name}")  # noqa: E731
-    runner = Runner(selection, tell=tell, embed=embed)
-    run = runner.model_runner(images)
-    logits = np.stack([run(m) for m in selection.chosen_models])
-    each = softmax(runner.calibrated(logits))
-    return Trial(selection, runner.combine(logits).probabilities, each, is_first_choice)
-
-
-def choose_by_images(
-    labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
-) -> tuple[Selection, Selection]:
-    """Try models on a visitor's images, as :meth:`Client.select` does, and select from them.
-
-    The budget is the Space's: the models in a trial have at most ``max_parameters`` in total, cached or not. Arguments
-    are those of :func:`classify`.
-
-    Returns:
-        The ranking by labels and published figures alone, and the ranking after the trial.
-
-    Raises:
-        MLLError: No model is within the limits, too few images can be read, or all models fail.
-    """
-    limit = labels.settings.max_parameters
-    cap = min(question.config.max_parameters or limit, limit)
-    config = replace(
-        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MAX_IMAGES, max_download=4 * limit
-    )
-    before = labels.select(replace(question, config=shortlist_config(config)))
-    told, planned = count(), list[int]()
-    tell = lambda name: progress((next(told), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
-
-    def approve(plan: TrialPlan) -> bool:
-        planned.append(len(plan.order))
-        return True
-
-    sizes = [4 * before.models[m].cost.parameters for m in before.chosen_models]
-    task = Task.of(question.classes, images=images, most_images=MAX_IMAGES)
-    return before, try_models(Runner(before, tell=tell, embed=embed), config, task, sizes, approve)
-
-
-def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
-    """Publish a selection in its own repo with a visitor's token; returns its URL.
-
-    Raises:
-        MLLError: There is no selection or token, or the Hub refuses.
-    """
-    if selection is None:
-        raise InputError("no selection yet; try the models on your images first")
-    if not token:  # without one, the Space's own would be used
-        raise InputError("you are not signed in; sign in with Hugging Face first")
-    published = selection.push_to_hub(repo_id.strip(), private=private, token=token)
-    return str(published.url)
-
-
 # --- code for visitors ------------------------------------------------------------------------------------------------
 
 
@@ -789,29 +435,3 @@ def python_code(question: Question, labels: str) -> str:
 
 def _arguments(**values: object) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in values.items() if value is not None)
-
-
-def shell_code(question: Question, labels: str) -> str:
-    """The same question as a command; many or unusual class names go into a file."""
-    wanted = question.config
-    if len(question.classes) <= _CLASSES_IN_A_LINE and all(map(_PLAIN_NAME.fullmatch, question.classes)):
-        before, classes = "", shlex.quote(", ".join(question.classes))
-    else:
-        before = f"cat > classes.json <<'END'\n{json.dumps(list(question.classes))}\nEND\n"
-        classes = "classes.json"
-    options = {
-        "--domain": question.domain,
-        "--task": question.task,
-        "-k": str(wanted.k),
-        "--max-gflops": f"{wanted.max_gflops:.12g}" if wanted.max_gflops else None,
-        "--max-parameters": str(wanted.max_parameters) if wanted.max_parameters else None,
-        "--license": ",".join(wanted.licenses) or None,
-        "--labels": labels,
-    }
-    words = [_option(name, value) for name, value in options.items() if value]
-    return f"{before}mll-hf select --classes {classes} \\\n  {' '.join(words)}\n"
-
-
-def _option(name: str, value: str) -> str:
-    """An option and its value, joined with = if the value starts with a dash."""
-    return f"{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"

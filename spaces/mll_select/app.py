@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Any
 import answers
 import gradio as gr
 import pages
+import trials
 from answers import Labels, Library, Question, Settings
-from look import make_theme
+from mll_hf.selection.task import MIN_IMAGES
 
 from mll_hf.cli.report import label_difference
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models, with_recall
-from mll_hf.selection.task import MIN_IMAGES
+from mll_hf.plots.selection import accuracy_by_cost
 
 try:
     from spaces import GPU  # installed by the Hub
 except ImportError:
-    _embed = answers.embed
+    _embed = trials.embed
 else:
-    _embed = GPU(duration=answers.gpu_seconds)(answers.embed)
+    _embed = GPU(duration=trials.gpu_seconds)(trials.embed)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +41,12 @@ if TYPE_CHECKING:
     from mll_hf.models import VisionLanguageModel
 
 TITLE = "Which vision model knows your classes?"
+THEME = gr.themes.Default(
+    primary_hue="teal",
+    neutral_hue="stone",
+    font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
+    font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
+)  # fonts of the visitor's machine: nothing is downloaded
 PICTURES = Path(__file__).parent / "pictures"
 DOMAINS = [
     "photo", "sketch", "drawing", "painting", "icon", "render", "handwriting", "satellite image", "texture",
@@ -58,7 +63,6 @@ LICENSES = [
     ("Open for any use", ", ".join(answers.OPEN_LICENSES)),
     ("Apache 2.0 or MIT", "apache-2.0, mit"),
 ]
-_FILE_TYPES = [".txt", ".csv", ".json"]
 _MAX_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
@@ -74,7 +78,7 @@ _TO_ADDRESS = (
 
 
 def embed_on_gpu(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> tuple[Any, Any] | str:
-    """:func:`answers.embed` on ZeroGPU; returns the reason if no GPU is available, or the visitor's quota is spent."""
+    """:func:`trials.embed` on ZeroGPU; returns the reason if no GPU is available, or the visitor's quota is spent."""
     try:
         return _embed(model, pixels, texts)
     except gr.Error as error:
@@ -89,12 +93,11 @@ def build_page(library: Library) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
-        chosen = gr.HTML(pages.FIND_FIRST, render=False)
         with gr.Tabs(overflow_behavior="wrap") as tabs:  # a menu would hide them on phones
             with gr.Tab("Find", id="find"):
-                _build_find(library, question, chosen)
+                _build_find(library, question)
             with gr.Tab("Try", id="try"):
-                _build_try(library, question, chosen)
+                _build_try(library, question)
             with gr.Tab("Explore", id="explore"):
                 _build_explore(library, page)
             with gr.Tab("Model", id="model"):
@@ -141,8 +144,7 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     """Everything that is shown in answer to a question.
 
     Returns:
-        The answer in words; the ranking; heading, figure and table of the heat map; matches; figure and table of the
-        costs; Python and shell code; and the chosen models for the next tab.
+        The answer in words, the ranking, the figure of costs, the matches, and Python code.
 
     Raises:
         MLLError: No model is within the limits, or licenses cannot be read from the Hub.
@@ -150,24 +152,16 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     selection = labels.select(question)
     ranked = {model.ref.repo_id for model in labels.models}
     left_out = {id for one in labels.left_out for id in one.models} - ranked
-    measured = with_recall(selection)
-    heat = accuracy_heatmap(measured) if measured else None
     return (
         pages.answer_html(selection),
         pages.ranking_html(selection, question.config.licenses, len(left_out)),
-        pages.heatmap_head(measured, heat.layout.height) if measured else "",
-        heat,
-        pages.heatmap_table(measured) if measured else "",
-        pages.matches_html(selection, labels) if any(selection.matches) else "",
         accuracy_by_cost(selection),
-        pages.costs_table(selection),
-        answers.python_code(question, labels.location),
-        answers.shell_code(question, labels.location),
-        pages.chosen_html(selection),
+        pages.matches_html(selection, labels) if any(selection.matches) else "",
+        answers.python_code(question, labels.settings.labels),
     )
 
 
-def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
+def _build_find(library: Library, question: gr.State) -> None:
     gr.HTML(pages.FIND_HEAD)
     classes = gr.Textbox(
         label="Classes",
@@ -188,13 +182,6 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             info="optional; any words",
         )
         task = gr.Textbox(label="What are they for?", info="optional", placeholder="pipe inspection", max_length=200)
-    with gr.Accordion("Class names from a file or a dataset", open=False), gr.Row():
-        file = gr.File(label="A text, CSV or JSON file of class names", file_types=_FILE_TYPES, height=140)
-        with gr.Column():
-            dataset = gr.Textbox(
-                label="Or the id of an image dataset on the Hub", placeholder="ylecun/mnist", max_length=300
-            )
-            read = gr.Button("Read its class names", size="sm")
     with gr.Accordion("Number of models and limits", open=False), gr.Row():
         k = gr.Slider(
             1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="their votes are combined"
@@ -212,22 +199,15 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     answer = gr.HTML(pages.FIND_EMPTY, elem_classes=_LIVE)
     with gr.Column(visible=False) as details:
         ranking = gr.HTML()
-        heat_head = gr.HTML()
-        heat = gr.Plot(show_label=False, elem_id="mll-heat", elem_classes=_PLOT)
-        words = gr.HTML()
-        matches = gr.HTML()
         gr.HTML(pages.COST_HEAD)
         cost = gr.Plot(show_label=False, elem_id="mll-cost", elem_classes=[*_PLOT, "points"])
-        costs = gr.HTML()
+        matches = gr.HTML()
         gr.HTML(pages.CODE_HEAD)
         python = gr.Code(
             label="Python", language="python", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
         )
-        shell = gr.Code(
-            label="Command line", language="shell", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
-        )
 
-    parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
+    parts = (answer, ranking, cost, matches, python)
 
     def show(
         text: str,
@@ -243,27 +223,12 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
             found = find(library.labels, asked)
         except MLLError as error:
-            nothing = {question: None, chosen: pages.FIND_FIRST}
-            return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        shown = dict(zip(parts, found, strict=True))
-        shown[heat] = gr.Plot(shown[heat], visible=shown[heat] is not None)  # empty, it would be a blank box
-        return {question: asked, details: gr.Column(visible=True), **shown}
-
-    def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
-        def act(given: Any) -> dict[Any, Any]:  # noqa: ANN401 - a path or a text
-            try:
-                return {classes: answers.names_as_text(read_names(given)), answer: pages.FIND_EMPTY}
-            except MLLError as error:
-                return {answer: pages.alert(error), details: gr.Column(visible=False)}
-
-        return act
+            return {answer: pages.alert(error), details: gr.Column(visible=False), question: None}
+        return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
 
     inputs = [classes, domain, task, k, gflops, parameters, license]
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
-    file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)
-    dataset.submit(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
-    read.click(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     ask.click(
         show, inputs, [question, details, *parts], api_visibility="private", concurrency_id="labels",
         show_progress_on=[answer], trigger_mode="once",
@@ -273,17 +238,10 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
 # --- try --------------------------------------------------------------------------------------------------------------
 
 
-def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
+def _build_try(library: Library, question: gr.State) -> None:
     gr.HTML(pages.TRY_HEAD)
-    chosen.render()
     selection = gr.State(None)
-    with gr.Row():
-        files = gr.File(
-            label=f"Images: up to {answers.MAX_IMAGES}", file_count="multiple", file_types=["image"], height=170
-        )
-        folder = gr.File(
-            label=f"Or a folder of images; at most {answers.MAX_IMAGES} are sampled", file_count="directory", height=170
-        )
+    files = gr.File(label=f"Images: up to {trials.MAX_IMAGES}", file_count="multiple", file_types=["image"], height=170)
     pictures = sorted(map(str, PICTURES.glob("*.png")))
     examples = gr.Button("Use our example images", size="sm")
     run = gr.Button("Try the models", variant="primary", size="lg")
@@ -296,7 +254,6 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     def act(
         asked: Question | None,
         files: list[dict[str, Any]] | None,
-        folder: list[dict[str, Any]] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> dict[Any, Any]:
         def tell(done: tuple[int, int | None], text: str) -> None:
@@ -306,13 +263,13 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         try:
             if asked is None:
                 raise InputError("no models yet; find some under “Find”")
-            images = answers.sampled_images([each["path"] for each in (*(files or ()), *(folder or ()))])
+            images = trials.sampled_images([each["path"] for each in files or ()])
             if len(images) < MIN_IMAGES:
-                trial = answers.classify(library.labels, asked, images, EMBED, tell)
-                found, shown = trial.selection, pages.trial_html(trial, [Path(path).name for path in images])
+                trial = trials.classify(library.labels, asked, images, EMBED, tell)
+                found, shown = trial.selection, pages.predictions_html(trial, [Path(path).name for path in images])
                 answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
             else:
-                before, found = answers.choose_by_images(library.labels, asked, images, EMBED, tell)
+                before, found = trials.choose_by_images(library.labels, asked, images, EMBED, tell)
                 answer, shown = pages.answer_html(found), pages.trial_ranking_html(before, found, len(images))
         except MLLError as error:
             return {message: pages.alert(error), **nothing}
@@ -324,7 +281,7 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     # not preprocessed, so that a file that is not an image reaches the trial, which reports it
     outputs = [selection, message, result, home, publish]
     run.click(
-        act, [question, files, folder], outputs, preprocess=False, api_visibility="private", concurrency_id="models",
+        act, [question, files], outputs, preprocess=False, api_visibility="private", concurrency_id="models",
         concurrency_limit=1, trigger_mode="once", show_progress_on=[message],
     )  # fmt: skip
     examples.click(lambda: pictures, None, files, queue=False, **_QUIET)
@@ -345,7 +302,7 @@ def _build_push(selection: gr.State) -> None:
 
     @_or_alert
     def publish(found: Selection | None, repo: str, private: bool, token: gr.OAuthToken | None) -> str:
-        return pages.pushed_html(answers.push(found, repo, private, token.token if token else None))
+        return pages.pushed_html(trials.push(found, repo, private, token.token if token else None))
 
     send.click(publish, [selection, repo, private], said, api_visibility="private", trigger_mode="once")
 
@@ -355,25 +312,22 @@ def _build_push(selection: gr.State) -> None:
 
 def _build_explore(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.EXPLORE_HEAD)
-    with gr.Row():
-        search = gr.Textbox(label="Search by name", placeholder="siglip", max_length=100)
-        family = gr.Dropdown([("Any", ""), *answers.FAMILIES], value="", label="Kind of model")
-        license = gr.Dropdown(LICENSES, value="", allow_custom_value=True, label="License")
-    with gr.Row():
-        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
-        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
-        branch = gr.Dropdown(
-            [("everything", "")], value="", label="Recall on", info="a branch of the concepts; type to search"
-        )
-        board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
+    board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
     message = gr.HTML(elem_classes=_LIVE)
     table = gr.Dataframe(
-        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 3], interactive=False,
-        column_widths=[230, 95, 110, 125, 95, 120, 110, 230], wrap=True, max_height=620, buttons=[], show_label=False,
-        label="Models", elem_id="mll-models",
+        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 2], interactive=False,
+        column_widths=[230, 95, 110, 125, 95, 120, 230], wrap=True, max_height=620, buttons=[], show_label=False,
+        show_search="filter", label="Models", elem_id="mll-models",
     )  # fmt: skip
     about = gr.HTML()
     gr.HTML(pages.HOW_TO_LABEL)
+
+    def show(name: str | None) -> dict[Any, Any]:
+        try:
+            labels = library.labels
+            return {table: pages.leaderboard(labels.models, labels.board(name)), message: ""}
+        except MLLError as error:
+            return {message: pages.alert(error)}
 
     def fill() -> dict[Any, Any]:
         try:
@@ -381,54 +335,12 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
         except MLLError as error:
             return {message: pages.alert(error)}
         names = [each.name for each in labels.boards]
-        return {
-            board: gr.Dropdown(names, value=names[0], visible=len(names) > 1),
-            branch: _branches(labels, 0),
-            about: pages.boards_html(labels),
-            **show("", "", "", 0, 0, "", names[0]),
-        }
-
-    def show(
-        text: str, family: str, license: str | None, parameters: float | None, gflops: float | None, branch: str | None,
-        board: str | None,
-    ) -> dict[Any, Any]:  # fmt: skip
-        try:
-            labels = library.labels
-            b = labels.board(board)
-            allowed = answers.licenses_in_text((license or "").lower())
-            shown = [
-                model
-                for model in labels.models
-                if (text or "").casefold() in model.name.casefold()
-                and family in ("", None, model.family)
-                and (not allowed or model.license in allowed)
-                and (not parameters or 0 < model.cost.parameters <= 1e6 * parameters)
-                and (not gflops or 0 < model.cost.gflops <= gflops)
-            ]
-            within = branch if branch in labels.boards[b].graph.index else None
-            recalls = labels.recalls(b, within)
-        except MLLError as error:
-            return {message: pages.alert(error)}
-        where = f"{labels.concept(within).name} ({labels.boards[b].name})" if within else labels.boards[b].name
-        return {message: pages.listed_html(len(shown), labels, where), table: pages.leaderboard(shown, recalls)}
-
-    def show_board(*chosen: Any) -> dict[Any, Any]:  # noqa: ANN401 - values of the controls
-        *others, _, name = chosen
-        labels = library.labels
-        return {branch: _branches(labels, labels.board(name)), **show(*others, "", name)}
+        boards = gr.Dropdown(names, value=names[0], visible=len(names) > 1)
+        return {board: boards, about: pages.boards_html(labels), **show(names[0])}
 
     quiet = {**_QUIET, "concurrency_id": "labels"}
-    inputs = [search, family, license, parameters, gflops, branch, board]
-    page.load(fill, None, [board, branch, message, table, about], **quiet)
-    gr.on(
-        [search.change, *(control.input for control in (family, license, parameters, gflops, branch))],
-        show, inputs, [message, table], trigger_mode="always_last", **quiet,
-    )  # fmt: skip
-    board.input(show_board, inputs, [branch, message, table], **quiet)
-
-
-def _branches(labels: Labels, b: int) -> gr.Dropdown:
-    return gr.Dropdown([("everything", ""), *labels.boards[b].branches], value="")
+    page.load(fill, None, [board, message, table, about], **quiet)
+    board.input(show, board, [message, table], **quiet)
 
 
 # --- model ------------------------------------------------------------------------------------------------------------
@@ -440,80 +352,42 @@ def _build_model(library: Library, page: gr.Blocks) -> None:
         model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
         other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
         board = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
-    facts = gr.HTML(elem_classes=_LIVE)
-    with gr.Column(visible=False) as comparison:
-        compared = gr.HTML()
-        bars = gr.Plot(show_label=False, elem_classes=_PLOT)
-        differences = gr.HTML()
-    with gr.Column(visible=False) as known:
-        summary = gr.HTML()
-        gr.HTML(pages.TILES_HEAD)
-        tiles = gr.Plot(show_label=False, elem_id="mll-strengths", elem_classes=_PLOT)
-        branches = gr.HTML()
+    shown = gr.HTML(elem_classes=_LIVE)
+
+    @_or_alert
+    def show(name: str | None, against: str | None, board_name: str | None) -> str:
+        labels = library.labels
+        one = labels.find(name)
+        parts = [pages.model_page(one, labels)]
+        if any(one.labels):
+            (label,), graph = labels.read_labels([one], board_name)
+            parts.append(pages.branches_html(label, graph))
+        if against and against != name:
+            pair = [one, labels.find(against)]
+            parts.insert(0, pages.comparison_html(pair, *labels.read_labels(pair, board_name)))
+        return "".join(parts)
 
     def fill(request: gr.Request) -> dict[Any, Any]:
         try:
             labels = library.labels
         except MLLError as error:
-            return {facts: pages.alert(error)}
+            return {shown: pages.alert(error)}
         names, boards = [each.name for each in labels.models], [each.name for each in labels.boards]
         asked = _query_parameter(request, "model")
-        try:
-            shown = labels.find(asked).name if asked else names[0]
-        except MLLError as error:
-            shown, found = None, {facts: pages.alert(error)}
-        else:
-            found = show(shown, "")
         return {
-            model: gr.Dropdown(names, value=shown),
+            model: gr.Dropdown(names, value=asked if asked in names else None if asked else names[0]),
             other: gr.Dropdown([("nothing", ""), *((name, name) for name in names)], value=""),
             board: gr.Dropdown(
                 [("the first", ""), *((name, name) for name in boards)], value="", visible=len(boards) > 1
             ),
-            **found,
+            shown: show(asked or names[0], "", ""),
         }
-
-    def show(name: str | None, board_name: str | None) -> dict[Any, Any]:
-        try:
-            labels = library.labels
-            one = labels.find(name)
-            page_of_model = pages.model_page(one, labels)
-            if not any(one.labels):
-                return {facts: page_of_model, known: gr.Column(visible=False)}
-            (label,), graph = labels.read_labels([one], board_name)
-        except MLLError as error:
-            return {facts: pages.alert(error), known: gr.Column(visible=False)}
-        return {
-            facts: page_of_model,
-            known: gr.Column(visible=True),
-            summary: pages.strengths_html(label),
-            tiles: strengths(label, graph),
-            branches: pages.branches_html(label, graph),
-        }
-
-    def compare(name: str | None, against: str | None, board_name: str | None) -> dict[Any, Any]:
-        if not name or not against or name == against:
-            return {comparison: gr.Column(visible=False)}
-        try:
-            labels = library.labels
-            pair = [labels.find(name), labels.find(against)]
-            both, graph = labels.read_labels(pair, board_name)
-            text, tables = pages.comparison_html(pair, both, graph)
-            figure = branch_comparison(*both, graph)
-        except MLLError as error:
-            text, figure, tables = pages.alert(error), None, ""
-        plot = gr.Plot(figure, visible=figure is not None)
-        return {compared: text, bars: plot, differences: tables, comparison: gr.Column(visible=True)}
 
     quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    shown = [facts, known, summary, tiles, branches]
-    page.load(fill, None, [model, other, board, *shown], show_progress="hidden", **quiet)
-    for control in (model, board):
-        control.input(show, [model, board], shown, js=_TO_ADDRESS % "model", show_progress_on=[facts], **quiet)
-    for control in (model, other, board):
-        control.input(
-            compare, [model, other, board], [compared, bars, differences, comparison], show_progress="hidden", **quiet
-        )
+    inputs = [model, other, board]
+    page.load(fill, None, [*inputs, shown], show_progress="hidden", **quiet)
+    for control in inputs:
+        control.input(show, inputs, shown, js=_TO_ADDRESS % "model", **quiet)
 
 
 # --- concept ----------------------------------------------------------------------------------------------------------
@@ -572,11 +446,11 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
         Returns:
             "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
-            its estimated accuracy on the user's images (0 to 1; null if the 90 % interval is wider than .5, or the
-            tests have nothing like any class) with that interval, its recall on test images of the classes (null if
-            only its accuracy on ImageNet is known), what its figures are based on, its license, parameters and GFLOPs
-            per image. "classes": for each class the recall of the best chosen model (null as above), and its coverage:
-            1 if the tests have the class, 0 if nothing like it, where the recall is only the models' general level.
+            its estimated accuracy on the user's images (0 to 1) with its 90 % interval, or null if it is not known, its
+            recall on test images of the classes (null if only its accuracy on ImageNet is known), what its figures are
+            based on, its license, parameters and GFLOPs per image. "classes": for each class the recall of the best
+            chosen model (null as above), and its coverage: 1 if the tests have the class, 0 if nothing like it, where
+            the recall is only the models' general level.
             "code": a Python program that makes the same choice.
         """
         with _errors_for_programs():
@@ -584,7 +458,8 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
                 classes, domain, task, k, max_gflops, max_million_parameters, licenses or ()
             )
             labels = library.labels
-            return _selection_record(labels.select(question), answers.python_code(question, labels.location))
+            code = answers.python_code(question, labels.settings.labels)
+            return _selection_record(labels.select(question), code)
 
     def explain_class(class_name: str, other_classes: list[str] | None = None, k: int = 3) -> dict[str, Any]:
         """Show which visual concepts a class name is matched to, and how well the best models recognize them.
@@ -646,12 +521,12 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
                 "chosen": m in selection.chosen_models,
                 "accuracy": _accuracy_record(selection, m),
                 "recall": round(float(selection.overall[m]), 4) if pages.has_recall(selection, m) else None,
-                "evidence": str(selection.models[m].figures),
+                "based_on": str(selection.models[m].figures),
                 "license": selection.models[m].license,
                 "parameters": selection.models[m].cost.parameters,
                 "gflops": selection.models[m].cost.gflops,
             }
-            for m in shown_models(selection, 10)
+            for m in pages.shown_models(selection)
         ],
         "classes": [
             {"name": name, "recall": None if recall is None else round(recall, 4), "coverage": round(coverage, 4)}
@@ -665,9 +540,8 @@ def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
     estimate = selection.estimate
     if estimate is None or not estimate.known[m]:
         return None
-    low, high = estimate.interval
-    ends = {"low": round(float(low[m]), 4), "high": round(float(high[m]), 4)}
-    return {"estimate": round(float(estimate.accuracy[m]), 4), **ends}
+    low, high = (round(float(ends[m]), 4) for ends in estimate.interval)
+    return {"estimate": round(float(estimate.accuracy[m]), 4), "low": low, "high": high}
 
 
 def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:
@@ -711,7 +585,7 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
     page = build_page(library)
     page.queue(max_size=100, default_concurrency_limit=8)  # some requests wait for the Hub
     page.launch(
-        theme=make_theme(),
+        theme=THEME,
         css_paths=Path(__file__).parent / "style.css",
         max_file_size=_MAX_UPLOAD,
         max_threads=10,  # each takes memory

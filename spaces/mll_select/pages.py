@@ -10,33 +10,31 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import numpy as np
-from answers import describe_coverage
 from huggingface_hub import constants
 
 from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_recalls, largest_branches
+from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
-from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
-from mll_hf.selection import Figures, Strategy
+from mll_hf.selection import STRATEGIES, Figures
 from mll_hf.utils.text import abridged, gigaflops, parameter_count, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Sequence
 
-    from answers import Labels, ListedModel, Trial
+    from answers import Labels, ListedModel
+    from trials import Trial
 
     from mll_hf import Selection
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import Label, ModelRef
-    from mll_hf.selection import Estimate
 
+CLOSE = 0.1  # of a class with less coverage no concept is close
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
 _ENDS_SHOWN = 6
-_SIGNIFICANT = 1.96  # standard errors
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -153,18 +151,13 @@ HEAD = wrap(
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: enter some classes and press “Find models”, or choose an example.")
 TRY_HEAD = wrap(
-    "<h2>Try them on your images</h2><p>With 16 images or more, several models are run on them, and their predictions "
-    "show which is best for you; no image needs a label. With fewer images, the models found for you classify them. "
-    "Uploads are deleted within two hours.</p>"
+    "<h2>Try them on your images</h2><p>First find models for your classes under “Find”. With 16 images or more, "
+    "several models are run on them, and their predictions show which is best for you; no image needs a label. With "
+    "fewer images, the models found for you classify them. Uploads are deleted within two hours.</p>"
 )
 TRY_EMPTY = empty("The answer will appear here.")
 EXPLORE_HEAD = wrap("<h2>All models</h2><p>Sort by any column. Each name links to the page of the model.</p>")
 MODEL_HEAD = wrap("<h2>What does a model know?</h2>")
-TILES_HEAD = wrap(
-    "<p>Each tile is a concept, from general to specific. The darker a tile, the more of its images the model "
-    "recognized among all other concepts. Click a tile to zoom in, and the bar at the top to go back.</p>"
-    '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognized</span></p>'
-)
 CONCEPT_HEAD = wrap("<h2>Which models know a concept best?</h2>")
 CONCEPT_EMPTY = empty("Enter a concept, for example umbrella, to see which models recognize it.")
 
@@ -174,7 +167,31 @@ CONCEPT_EMPTY = empty("Enter a concept, for example umbrella, to see which model
 
 def answer_html(selection: Selection) -> str:
     """The answer in sentences, and warnings."""
-    return wrap(_sentence(selection), *_warnings(selection))
+    lines = [*selection.answer_lines]
+    best = "".join(f'<p class="mll-answer">{escape(line)}</p>' for line in lines[:1])
+    return wrap(best, *(f"<p>{escape(line)}</p>" for line in lines[1:]), *_warnings(selection))
+
+
+def _warnings(selection: Selection) -> list[str]:
+    if not STRATEGIES[selection.strategy].needs_labels:
+        return [_note("The text encoder is missing. This ranking uses published ImageNet accuracies only.")]
+    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
+    if not uncovered:
+        return []
+    names = escape(abridged([shortened(name, 40) for name in uncovered], 5))
+    which = "any of your classes" if len(uncovered) == len(selection.classes) else names
+    return [
+        _note(
+            f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
+            "models’ general level is used, so do not rely on the order. A few dozen of your own images, without "
+            "labels, are a better guide: upload them under “Try”."
+        )
+    ]
+
+
+def shown_models(selection: Selection) -> list[int]:
+    """Positions of the best models and of all chosen ones."""
+    return sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.chosen_models})
 
 
 def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: int = 0) -> str:
@@ -185,94 +202,40 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: i
         licenses: Licenses that the chosen models may have; empty for any.
         left_out: Number of models whose labels are not used.
     """
+    estimate, shown = selection.estimate, shown_models(selection)
+    kinds = Counter(model.figures for model in selection.models)
+    columns: dict[tuple[str, str], list[str]] = {
+        ("#", "number"): [str(m + 1) for m in shown],
+        ("model", ""): [
+            model_html(selection.models[m].ref)
+            + (' <span class="mll-badge">chosen</span>' if m in selection.chosen_models else "")
+            for m in shown
+        ],
+    }
+    if estimate is not None:
+        columns["estimated accuracy", "number"] = [estimate.text(m) for m in shown]
+    if selection.calibration is None and any(has_recall(selection, m) for m in shown):
+        columns["recall on your concepts", "number wide"] = [
+            _percent(selection.overall[m]) if has_recall(selection, m) else "–" for m in shown
+        ]
+    if set(kinds) != {Figures.LABEL}:
+        columns["based on", "wide"] = [escape(BASED_ON[selection.models[m].figures]) for m in shown]
+    columns["parameters", "number"] = [parameter_count(selection.models[m].cost.parameters) for m in shown]
+    columns["GFLOPs / image", "number wide"] = [gigaflops(selection.models[m].cost.gflops) for m in shown]
+    columns["license", "wide"] = [escape(selection.models[m].license or "unknown") for m in shown]
+    chosen = [at for at, m in enumerate(shown) if m in selection.chosen_models]
+    legend = (
+        "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
+        "90 % interval, where it is known. <strong>Recall on your concepts</strong>: the same for the test images of "
+        "the matched concepts; yours may be harder."
+    )
     ignored = f"{_counted(left_out, 'measured model is', 'measured models are')} not ranked; see “Explore” for reasons."
     return wrap(
-        _ranking(selection),
+        _table("Ranking", list(columns), list(zip(*columns.values(), strict=True)), chosen),
+        _quiet(legend + _not_shown(len(selection.models) - len(shown), "model", "models")),
         _quiet(ignored if left_out else ""),
         _license_note(selection, licenses),
     )
-
-
-def _sentence(selection: Selection) -> str:
-    chosen = [selection.models[m] for m in selection.chosen_models]
-    names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
-    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    size = f"{parameter_count(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
-    accuracy = selection.answer_lines[0].split(": ", 1)[1] if selection.answer else ""
-    lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
-    details = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
-    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{details}'
-
-
-def _warnings(selection: Selection) -> list[str]:
-    if selection.strategy is Strategy.IMAGENET:
-        return [
-            _note(
-                "The text encoder is missing. This ranking uses published ImageNet accuracies, regardless of your "
-                "classes."
-            )
-        ]
-    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    if not uncovered:
-        return []
-    names = escape(abridged([shortened(name, 40) for name in uncovered], 5))
-    which = "any of your classes" if len(uncovered) == len(selection.classes) else names
-    return [
-        _note(
-            f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
-            "models’ general level is used, so do not rely on the order. A few dozen of your own images, without "
-            "labels, are a much better guide: upload them under “Try”."
-        )
-    ]
-
-
-def _ranking(selection: Selection) -> str:
-    labeled, estimates = selection.strategy is not Strategy.IMAGENET, selection.estimate
-    kinds = Counter(model.figures for model in selection.models)
-    several = labeled and set(kinds) != {Figures.LABEL}
-    shown = shown_models(selection, _MODELS_SHOWN)
-    scored = [m for m in shown if has_recall(selection, m) or not labeled]
-    header = [
-        ("#", "number"),
-        ("model", ""),
-        *([] if estimates is None else [("estimated accuracy", "number")]),
-        *([("recall on your concepts" if labeled else "ImageNet accuracy", "number")] if scored else []),
-        *([("based on", "wide")] if several else []),
-        ("parameters", "number"),
-        ("GFLOPs / image", "number wide"),
-        ("license", "wide"),
-    ]
-    rows = [
-        [
-            str(m + 1),
-            model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.chosen_models else ""),
-            *([] if estimates is None else [_estimate(estimates, m)]),
-            *([_bar_and_percent(selection.overall[m]) if m in scored else "–"] if scored else []),
-            *([escape(BASED_ON[model.figures])] if several else []),
-            parameter_count(model.cost.parameters),
-            gigaflops(model.cost.gflops),
-            escape(model.license or "unknown"),
-        ]
-        for m, model in ((m, selection.models[m]) for m in shown)
-    ]
-    legend = (
-        "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
-        "90 % interval; not known if this is wider than 50 points, or no class has a match. "
-    )
-    if labeled and scored:
-        legend += (
-            "<strong>Recall on your concepts</strong>: the same for the test images of the matched concepts; yours may "
-            "be harder."
-        )
-    if several:
-        legend += " <strong>Based on</strong>: " + ", ".join(
-            f"{BASED_ON[kind]} ({_counted(kinds[kind], 'model', 'models')})" for kind in Figures if kinds[kind]
-        )
-        legend += ". Labels were measured on many concepts; the other figures were published."
-    more = _not_shown((selection.among or len(selection.models)) - len(shown), "model", "models")
-    chosen = [at for at, m in enumerate(shown) if m in selection.chosen_models]
-    return _table("Ranking", header, rows, chosen) + _quiet(legend + more)
 
 
 BASED_ON = {
@@ -285,10 +248,6 @@ BASED_ON = {
 def has_recall(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
     return selection.models[m].figures is not Figures.OVERALL
-
-
-def _estimate(estimate: Estimate, m: int) -> str:
-    return escape(estimate.text(m))
 
 
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
@@ -305,17 +264,6 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
     )
 
 
-def heatmap_head(selection: Selection, height: int) -> str:
-    """Heading of the heat map of models with recall; reserves its height, so that the layout does not shift."""
-    shown, total = len(shown_classes(selection)), len(selection.classes)
-    part = f" Of {total:,} such classes, the {shown} on which these models differ most." if shown < total else ""
-    return wrap(
-        f"<style>#mll-heat {{ min-height: {int(height)}px; }}</style>",
-        "<h3>How good is each model on each class?</h3>",
-        _quiet(f"Recall on the concepts of each class that has some, in percent; chosen models are in bold.{part}"),
-    )
-
-
 def matches_html(selection: Selection, labels: Labels) -> str:
     """The concepts of each class, its coverage, and the recall of the best chosen model."""
     header = [("your class", ""), ("matched to", ""), ("match", ""), ("recall", "number")]
@@ -327,7 +275,7 @@ def matches_html(selection: Selection, labels: Labels) -> str:
             [
                 escape(shortened(selection.classes[y], 60)),
                 _concepts(selection, labels, y, best),
-                f"{_bar(coverage)}{describe_coverage(coverage)} <span class='wide'>({_percent(coverage)})</span>",
+                f"{_bar_and_percent(coverage)}",
                 _recall(selection, best, y),
             ]
         )
@@ -366,40 +314,13 @@ def _recall(selection: Selection, m: int, y: int) -> str:
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
 
 
-def heatmap_table(selection: Selection) -> str:
-    """The heat map as a collapsed table."""
-    models = shown_models(selection, 8)
-    header = [("class", ""), *((escape(selection.models[m].ref.short_name), "number") for m in models)]
-    rows = [
-        [escape(shortened(selection.classes[y], 60)), *(_percent(selection.scores[m, y]) for m in models)]
-        for y in shown_classes(selection)
-    ]
-    return _folded(_table("Recall by class and model", header, rows))
-
-
-def costs_table(selection: Selection) -> str:
-    """The figure of costs as a collapsed table."""
-    estimates = selection.estimate
-    order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
-    rows = [
-        [model_html(model.ref), gigaflops(model.cost.gflops), _estimate(estimates, m) if estimates else "–"]
-        for m, model in ((m, selection.models[m]) for m in order)
-    ]
-    header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]
-    return _folded(_table("Accuracy and cost, cheapest model first", header, rows))
-
-
-def _folded(table: str) -> str:
-    return wrap(f"<details><summary>The same as a table</summary>{table}</details>")
-
-
 COST_HEAD = wrap(
     "<h3>What does accuracy cost?</h3>",
     _quiet("Models on the dotted line are the best at their cost or less; further left is cheaper to run."),
 )
 CODE_HEAD = wrap(
     "<h3>Take it with you</h3>",
-    "<p>The same answer on your machine, in Python or on the command line. Install first: "
+    "<p>The same answer on your machine. Install first: "
     "<code>pip install '.[models,offline]'</code> in a clone of the project.</p>",
 )
 
@@ -407,65 +328,32 @@ CODE_HEAD = wrap(
 # --- try --------------------------------------------------------------------------------------------------------------
 
 
-def chosen_html(selection: Selection) -> str:
-    """The models and classes of a trial."""
-    names = ", ".join(model_html(selection.models[m].ref) for m in selection.chosen_models)
-    classes = escape(abridged([shortened(name, 40) for name in selection.classes], 8))
-    return wrap(f"<p><strong>Models:</strong> {names}<br><strong>Classes:</strong> {classes}</p>")
-
-
-FIND_FIRST = empty("First find models for your classes under “Find”. They are then ready here.")
-
-
-def trial_html(trial: Trial, names: Sequence[str]) -> str:
+def predictions_html(trial: Trial, names: Sequence[str]) -> str:
     """The predictions of the models, a row for each image."""
     rows = []
-    for n, name in enumerate(names):
+    for name, probabilities in zip(names, trial.probabilities, strict=True):
         shown = escape(shortened(name, 60))
-        if np.isnan(trial.probabilities[n]).any():
-            rows.append([shown, '<span class="mll-weak">not readable; use PNG, JPEG or WebP</span>', "", ""])
-            continue
-        y = int(trial.probabilities[n].argmax())
-        agreeing = int((trial.votes[:, n].argmax(axis=1) == y).sum())
-        cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(trial.probabilities[n, y])]
-        rows.append([*cells, f"{agreeing} of {len(trial.votes)}"])
-    header = [("image", ""), ("class", ""), ("probability", "number"), ("models that agree", "number")]
-    return wrap(_table("Predictions", header, rows))
+        if np.isnan(probabilities).any():
+            rows.append([shown, '<span class="mll-weak">not readable; use PNG, JPEG or WebP</span>', ""])
+        else:
+            y = int(probabilities.argmax())
+            rows.append([shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(probabilities[y])])
+    return wrap(_table("Predictions", [("image", ""), ("class", ""), ("probability", "number")], rows))
 
 
 def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> str:
-    """The rankings before and after a trial."""
-    ranks = {model.name: m for m, model in enumerate(before.models)}
-    tried = [model.name for model in after.models]
-    rest = [model.name for model in before.models if model.name not in tried][: max(_MODELS_SHOWN - len(tried), 0)]
-    rows = []
-    for at, name in enumerate([*tried, *rest]):
-        m = ranks[name]
-        model, is_tried = before.models[m], name in tried
-        badge = ' <span class="mll-badge">chosen</span>' if is_tried and at in after.chosen_models else ""
-        rows.append(
-            [
-                str(at + 1) if is_tried else "–",
-                model_html(model.ref) + badge,
-                _estimate(after.estimate, at) if is_tried and after.estimate else "not tried",
-                str(m + 1),
-                _estimate(before.estimate, m) if before.estimate else "–",
-                parameter_count(model.cost.parameters),
-            ]
-        )
-    header = [
-        ("after", "number"), ("model", ""), ("estimated accuracy", "number"), ("before", "number"),
-        ("estimated accuracy before", "number"), ("parameters", "number wide"),
-    ]  # fmt: skip
+    """The ranking after a trial, and what was tried."""
     readable = after.calibration.n_images if after.calibration else n_images
     skipped = f" {_counted(n_images - readable, 'image', 'images')} could not be read." if readable < n_images else ""
+    ranks = {model.name: m + 1 for m, model in enumerate(before.models)}
+    first = after.models[after.chosen_models[0]].name
     return wrap(
-        _table("Ranking before and after the trial", header, rows, list(after.chosen_models)),
+        ranking_html(after),
         _quiet(
-            f"{_counted(len(tried), 'model', 'models')} tried on {_counted(readable, 'image', 'images')}.{skipped} "
-            "Estimated accuracies with their 90 % intervals. The trial stops when no other model is likely to be "
-            "better, or when this page’s limit is reached; the command line has no such limit: "
-            "<code>mll-hf select --images FOLDER</code>."
+            f"{_counted(len(after.models), 'model', 'models')} tried on {_counted(readable, 'image', 'images')}."
+            f"{skipped} By class names alone, {escape(first)} was number {ranks[first]} of {len(ranks)}. The trial "
+            "stops when no other model is likely to be better, or when this page’s limit is reached; the command line "
+            "has no such limit: <code>mll-hf select --images FOLDER</code>."
         ),
     )
 
@@ -498,16 +386,12 @@ def classified(trial: Trial) -> str:
 # --- explore ----------------------------------------------------------------------------------------------------------
 
 
-COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "license", "kind", "based on")
+COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "license", "based on")
 
 
-def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> list[list[str | float | None]]:
-    """Rows of models for :data:`COLUMNS`, by decreasing recall, those without recall by their ImageNet accuracy.
-
-    Args:
-        models: The models.
-        recalls: Recall by name, for models that have one.
-    """
+def leaderboard(models: Sequence[ListedModel], b: int) -> list[list[str | float | None]]:
+    """Rows of models for :data:`COLUMNS`, by decreasing recall on a board, then by ImageNet accuracy."""
+    recalls = {model.name: label.mean_recall for model in models if (label := model.labels[b])}
     order = sorted(models, key=lambda model: (-recalls.get(model.name, -1), -(model.imagenet or 0), model.name))
     return [
         [
@@ -517,7 +401,6 @@ def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> 
             round(model.cost.parameters / 1e6, 1) or None,
             round(model.cost.gflops, 2) or None,
             model.license or "unknown",
-            model.family,
             BASED_ON[model.figures],
         ]
         for model in order
@@ -526,12 +409,6 @@ def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> 
 
 def _markdown(text: str) -> str:
     return "".join(c if c.isalnum() or c in " ./@-" else f"&#{ord(c)};" for c in text)
-
-
-def listed_html(shown: int, labels: Labels, where: str) -> str:
-    """A summary of the leaderboard."""
-    text = f"{shown:,} of {_counted(len(labels.models), 'model', 'models')}; recall on {escape(where)}."
-    return wrap(f"<p>{text}</p>")
 
 
 def boards_html(labels: Labels) -> str:
@@ -579,70 +456,44 @@ def _permalink(**parameters: str) -> str:
     return _quiet(f'Permanent link to this page: <a href="{address}">{address}</a>')
 
 
-def strengths_html(label: Label) -> str:
-    """Mean recall of a model."""
-    return wrap(
-        f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
-        f"images on average, over {_counted(label.n_tested, 'concept', 'concepts')}.</p>"
-    )
-
-
 def branches_html(label: Label, graph: SemanticGraph) -> str:
-    """The largest branches as a collapsed table; then the strongest and weakest branches, if any."""
-    tiles = [
-        [escape(branch.name), _percent(branch.recall), f"{branch.concepts:,}"]
-        for branch in largest_branches(label, graph, _ROWS_SHOWN)
-    ]
-    header = [("branch", ""), ("recall", "number"), ("concepts", "number")]
-    table = _folded(_table("Recall by branch, largest first", header, tiles))
+    """Mean recall of a model, and its strongest and weakest branches, if any."""
     branches = branch_recalls(label, graph)
     ends = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
     rows = [
         [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))] for b in ends
     ]
-    columns = [*header, ("meaning", "wide")]
-    return table + (wrap(_table("Strongest and weakest branches", columns, rows)) if rows else "")
+    columns = [("branch", ""), ("recall", "number"), ("concepts", "number"), ("meaning", "wide")]
+    return wrap(
+        f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s images on average, over "
+        f"{_counted(label.n_tested, 'concept', 'concepts')}.</p>",
+        _table("Strongest and weakest branches", columns, rows) if rows else "",
+    )
 
 
-def comparison_html(pair: Sequence[ListedModel], labels: Sequence[Label], graph: SemanticGraph) -> tuple[str, str]:
-    """Two models side by side: a text, and a table of the concepts with the most significant differences.
+def comparison_html(pair: Sequence[ListedModel], labels: Sequence[Label], graph: SemanticGraph) -> str:
+    """Two models side by side: overall, by branch, and on the concepts with the most significant differences.
 
     Raises:
         InputError: They were not measured on the same images.
     """
     difference = label_difference(*labels, graph)
     one, other = (escape(model.name) for model in pair)
-    significant = np.abs(difference.z) > _SIGNIFICANT
-    wins = [int((significant & (sign * difference.gain > 0)).sum()) for sign in (1, -1)]
     order = np.argsort(-difference.z, kind="stable")
     ends = [*order[difference.gain[order] > 0][:_ENDS_SHOWN], *order[difference.gain[order] < 0][-_ENDS_SHOWN:]]
-    rows = [
-        [
-            _concept_name(graph.concepts[v]),
-            *(_percent(label.node_precision[v]) for label in labels),
-            f"{100 * gain:+.0f}",
-        ]
-        for v, gain in zip(difference.concepts[ends], difference.gain[ends], strict=True)
+    columns = [(one, "number"), (other, "number")]
+    concepts = [
+        [_concept_name(graph.concepts[v]), *(_percent(label.node_precision[v]) for label in labels)]
+        for v in difference.concepts[ends]
     ]
-    header = [("concept", ""), (one, "number"), (other, "number"), ("difference", "number")]
-    text = wrap(
+    branches = [[escape(a.name), _percent(a.recall), _percent(b.recall)] for a, b in branch_pairs(*labels, graph)]
+    return wrap(
         f"<h3>{one} compared with {other}</h3>",
         f"<p>{one} recognizes {_percent(labels[0].mean_recall)} of a concept’s images on average, {other} "
-        f"{_percent(labels[1].mean_recall)}. {one} is significantly better on "
-        f"{_counted(wins[0], 'concept', 'concepts')}, {other} on {wins[1]:,}.</p>",
-        _quiet(
-            "By branch: bars point right if the first model is ahead, left if the second is."
-            if branch_pairs(*labels, graph)
-            else "The graph is too small to compare branches."
-        ),
+        f"{_percent(labels[1].mean_recall)}.</p>",
+        _table("Recall by branch", [("branch", ""), *columns], branches) if branches else "",
+        _table("Concepts with the most significant differences", [("concept", ""), *columns], concepts),
     )
-    pairs = branch_pairs(*labels, graph)
-    by_branch = [[escape(a.name), _percent(a.recall), _percent(b.recall), str(a.concepts)] for a, b in pairs]
-    columns = [("branch", ""), (one, "number"), (other, "number"), ("concepts", "number")]
-    tables = _folded(_table("Recall by branch", columns, by_branch)) if pairs else ""
-    if rows:
-        tables += wrap(_table("Concepts with the most significant differences", header, rows))
-    return text, tables
 
 
 def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) -> str:
@@ -653,18 +504,16 @@ def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) ->
     for id in ids:
         concept = labels.concept(id)
         parts.append(f"<h3>{escape(concept.name)}</h3><p>{escape(concept.definition)}</p>")
-        parts.append(_neighbors(labels, concept))
         tables = []
         for b, board in enumerate(labels.boards):
             row = board.graph.index.get(id, -1)
             if row < 0 or not (best := labels.best_at(row, b)[:_MODELS_SHOWN]):
                 continue
-            parts += [_picture(content, concept.name) for content in labels.sample_images(row, b)]
             rows = [
                 [
                     f'<a href="{_address(model=model.name)}">{escape(model.name)}</a>',
                     _bar_and_percent(label.node_precision[row]),
-                    f"{label.hits[row]} of {label.support[row]}",
+                    f"{label.support[row]}",
                 ]
                 for model, label in best
             ]
@@ -674,25 +523,6 @@ def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) ->
         parts += tables or [_quiet("No images test this concept itself.")]
         parts.append(_permalink(concept=id))
     return wrap(*parts)
-
-
-def _neighbors(labels: Labels, concept: Concept) -> str:
-    """Links to more general and more specific concepts."""
-    graph = next(board.graph for board in labels.boards if concept.id in board.graph.index)
-    specific = [other.id for other in graph.concepts if concept.id in other.hypernyms]
-    lines = []
-    for name, ids in (("More general", concept.hypernyms), ("More specific", specific)):
-        shown = [labels.concept(id) for id in ids if id in graph.index][:_MODELS_SHOWN]
-        links = [f'<a href="{_address(concept=one.id)}">{escape(one.name)}</a>' for one in shown]
-        if links:
-            lines.append(f"{name}: {', '.join(links)}.")
-    return _quiet(" ".join(lines))
-
-
-def _picture(content: bytes, name: str) -> str:
-    kind = "png" if content.startswith(b"\x89PNG") else "webp" if content[8:12] == b"WEBP" else "jpeg"
-    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return f'<img class="mll-sample" src="{source}" alt="a test image of {escape(name)}" height="96">'
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
