@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import json
 import os
-import re
 import shutil
 import warnings
 from pathlib import Path
@@ -49,7 +47,7 @@ def url(tmp_path_factory, tiny_open_clip):
     page.close()
 
 
-# --- programs ---------------------------------------------------------------------------------------------------------
+# --- programs ---
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +70,7 @@ def test_select_models(client):
     assert [of["name"] for of in answer["classes"]] == ["cat", "dog"]
     assert all(0 <= of["recall"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
     assert len(answer["answer"]) == 3
-    assert all(of["accuracy"]["low"] < of["accuracy"]["high"] for of in answer["models"])
-    assert {of["evidence"] for of in answer["models"]} == {"label"}
+    assert {of["based_on"] for of in answer["models"]} == {"label"}
     assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
 
 
@@ -114,10 +111,7 @@ def test_compare_models(client):
 @pytest.mark.parametrize(
     ("arguments", "name", "reason"),
     [
-        ([[]], "select_models", "no class names given"),
         ([["cat"]], "select_models", "one class leaves nothing"),
-        ([["cat", "cat"]], "select_models", "repeats"),
-        ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page accepts"),
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
         ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the limits"),
         ([" "], "explain_class", "is empty"),
@@ -159,7 +153,7 @@ def test_the_tools_of_the_mcp_server(url):
     asyncio.run(talk())
 
 
-# --- a browser --------------------------------------------------------------------------------------------------------
+# --- a browser ---
 
 
 @pytest.fixture(scope="module")
@@ -288,58 +282,29 @@ def check_tab(page, name):
 @pytest.mark.parametrize(("width", "scheme", "find"), [(1280, "light", find_by_keyboard), (390, "dark", find)])
 def test_a_visit(visit, width, scheme, find):
     page = visit(width, scheme)
-    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     page.get_by_text("Your ranking will appear here").wait_for()
     find(page, "cat, dog")
     ranking = page.get_by_role("table", name="Ranking")
     ranking.wait_for()
-    assert ranking.get_by_role("columnheader").count() >= 4
     assert ranking.get_by_role("link", name="org/even").get_attribute("href").endswith("/org/even")
-    page.locator("#mll-heat .main-svg").first.wait_for()
     page.locator("#mll-cost .main-svg").first.wait_for()
     page.get_by_role("table", name="Matches").wait_for()
     page.get_by_text("from mll_hf import").first.wait_for()
     check_tab(page, f"find-{width}-{scheme}")
-
-    told = page.get_by_role("status").filter(has_text="Use org/even")
-    assert told.count() == 1  # announced
-    definition = page.get_by_text("the kind dog", exact=False)
-    assert not definition.first.is_visible()
-    page.get_by_role("table", name="Matches").get_by_text("dog", exact=True).last.focus()
-    page.keyboard.press("Enter")  # the definition is there for those who have no mouse
-    definition.first.wait_for()
-    for table in ("Recall by class and model", "Accuracy and cost, cheapest model first"):
-        assert page.get_by_role("table", name=table, include_hidden=True).count() == 1
-
-    open_tab(page, "Try")
-    page.get_by_text("Models: org/even").wait_for()
-    page.get_by_role("button", name="Try the models").click()
-    page.get_by_role("alert").filter(has_text="No image yet").wait_for()
-    check_tab(page, f"try-{width}-{scheme}")
+    assert page.get_by_role("status").filter(has_text="Use org/even").count() == 1  # announced
 
     open_tab(page, "Explore")
     page.get_by_role("link", name="org/cats").first.wait_for()
-    page.get_by_role("status").filter(has_text="4 of 4 models; recall on tiny").wait_for()
     assert page.locator("#mll-models").get_by_text("org/").first.inner_text() == "org/even"
     page.get_by_text("Labels that are left out").click()
     page.get_by_text("org/only-signs on signs: the model has no label on the reference graph").wait_for()
     check_tab(page, f"explore-{width}-{scheme}")
-    page.get_by_role("textbox", name="Search by name").fill("dogs")
-    page.get_by_role("link", name="org/cats").first.wait_for(state="detached")
-    page.get_by_role("status").filter(has_text="1 of 4 models").wait_for()
 
     open_tab(page, "Model")
-    page.locator("#mll-strengths .main-svg").first.wait_for()
     page.get_by_role("table", name="About org/even").wait_for()
     page.get_by_label("Compare with").click()
     page.get_by_role("option", name="org/dogs").click()
     page.get_by_role("table", name="Concepts with the most significant differences").wait_for()
-    page.get_by_label("Graph").last.click()
-    page.get_by_role("option", name="signs").click()
-    page.get_by_text("over 4 concepts").wait_for()
-    tiles = page.get_by_role("table", name="Recall by branch, largest first", include_hidden=True)
-    assert tiles.get_by_role("row", include_hidden=True).count() == 1 + 4
-    page.get_by_text("org/dogs was not measured on signs").wait_for()
     check_tab(page, f"model-{width}-{scheme}")
 
     open_tab(page, "Concept")
@@ -348,9 +313,6 @@ def test_a_visit(visit, width, scheme, find):
     page.get_by_role("table", name="Best at cat on tiny").wait_for()
     assert page.url.endswith("?concept=cat")
     check_tab(page, f"concept-{width}-{scheme}")
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
-    assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
 def test_models_and_concepts_have_addresses(visit):
@@ -359,14 +321,7 @@ def test_models_and_concepts_have_addresses(visit):
     assert page.get_by_role("tab", selected=True).inner_text() == "Concept"
     page.get_by_role("link", name="org/dogs").click()
     page.get_by_role("table", name="About org/dogs").wait_for()
-    page.get_by_label("Model", exact=True).click()
-    page.get_by_role("option", name="org/cats").click()
-    page.get_by_role("table", name="About org/cats").wait_for()
-    assert page.url.endswith("?model=org%2Fcats")
-    page.goto(f"{page.url.partition('?')[0]}?model=org/cats")
-    page.get_by_role("table", name="About org/cats").wait_for()
-    assert page.get_by_role("tab", selected=True).inner_text() == "Model"
-    page = visit(address=f"?model={quote(HARM)}")
+    page.goto(f"{page.url.partition('?')[0]}?model={quote(HARM)}")
     page.get_by_role("alert").filter(has_text="is not among the known models").wait_for()
     assert page.evaluate("window.harmed") is None
 
@@ -387,99 +342,41 @@ def test_images_are_classified_or_tried(visit, tmp_path):
     assert page.get_by_role("table", name="Predictions").get_by_role("row").count() == 6
     check_tab(page, "classified")
 
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for n in range(17):
-        Image.effect_noise((32, 32), 10 + n).save(folder / f"{n}.png")
-    (folder / "notes.txt").write_text("no image")
-    (folder / "text.png").write_text("no image")
-    page.locator("input[type=file][webkitdirectory]").set_input_files(folder)
-    page.get_by_text("notes").first.wait_for()
+    images = [tmp_path / f"{n}.png" for n in range(17)]
+    for n, path in enumerate(images):
+        Image.effect_noise((32, 32), 10 + n).save(path)
+    (tmp_path / "text.png").write_text("no image")
+    page.get_by_role("button", name="Clear").first.click()
+    page.locator("input[type=file]").last.set_input_files([*images, tmp_path / "text.png"])
+    page.get_by_text("16").first.wait_for()
     page.get_by_role("button", name="Try the models").click()
-    page.get_by_role("table", name="Ranking before and after the trial").wait_for()
-    page.get_by_text("1 model tried on 22 images. 1 image could not be read").wait_for()
+    page.get_by_text("1 model tried on 17 images. 1 image could not be read").wait_for()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download selection.json").click()
     selection = Selection.from_json(json.loads(Path(download.value.path()).read_text()))
-    assert selection.calibration.n_images == 22
-    page.get_by_text("mll-hf push --selection selection.json").wait_for()
+    assert selection.calibration.n_images == 17
     check_tab(page, "tried")
 
 
-def test_licenses_are_chosen_or_written(visit, hub):
-    put_cards(hub)
+def test_errors_for_visitors_are_one_line_and_scripts_in_texts_do_not_run(visit):
     page = visit()
-    page.get_by_role("button", name="Number of models and limits").click()
-    license = page.get_by_label("License").first
-    license.click()
-    page.get_by_role("option", name="Open for any use").click()
-    find(page, "cat, dog")
-    page.get_by_text("Use org/dogs").wait_for()
-    page.get_by_text("name one of these licenses: apache-2.0, mit").wait_for()
-    page.get_by_text("licenses=('apache-2.0', 'mit'").first.wait_for()
-    for written, said in (("OpenRAIL", "Use org/cats"), ("gpl-3.0", "the models have"), (HARM, "is not a Hub id")):
-        license.fill(written)
-        license.press("Enter")
-        license.press("Tab")
-        page.get_by_role("button", name="Find models", exact=True).click()
-        page.get_by_text(said).first.wait_for()
-    assert page.evaluate("window.harmed") is None
-    license.click()
-    page.get_by_role("option", name="Any", exact=True).click()
-    page.get_by_role("button", name="Find models", exact=True).click()
-    page.get_by_text("Use org/even").wait_for()
-    check_tab(page, "licenses")
-
-
-@pytest.mark.parametrize(
-    ("classes", "said"),
-    [
+    for classes, said in (
         ("", "No class names yet"),
-        ("cat", "One class leaves nothing to choose between"),
-        ("cat, Cat", "repeats"),
-        (", ".join(f"c{n}" for n in range(5000)), "5,000 class names are more"),
-        ('"cat, dog', "close every quote"),
+        ("cat", "One class leaves nothing"),
         (f"{HARM}, {HARM}", "repeats"),
-    ],
-    ids=["none", "one", "twice", "many", "quote", "markup"],
-)
-def test_errors_for_visitors_are_one_line(mistaken, classes, said):
-    find(mistaken, classes)
-    alert = mistaken.get_by_role("alert").filter(has_text=said)
-    alert.wait_for()
-    assert mistaken.evaluate("window.harmed") is None
-    assert not mistaken.get_by_text("Take it with you").is_visible()
-
-
-def test_without_a_match_there_is_no_empty_figure(visit):
-    page = visit()
-    for classes, is_shown in (("zzz, qqq", False), ("cat, dog", True), ("zzz, qqq", False)):
+    ):
         find(page, classes)
-        page.get_by_role("table", name="Matches").get_by_text(classes[:3], exact=True).first.wait_for()
-        page.locator("#mll-heat").wait_for(state="visible" if is_shown else "hidden")
-
-
-@pytest.fixture(scope="module")
-def mistaken(browser, url):
-    """One page for all errors, since they leave nothing behind."""
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(url)
-    page.get_by_role("heading", level=1).wait_for()
-    yield page
-    page.close()
-
-
-def test_scripts_in_texts_do_not_run(visit):
-    page = visit()
+        page.get_by_role("alert").filter(has_text=said).wait_for()
+        assert not page.get_by_text("Take it with you").is_visible()
     find(
         page,
         f"cat, car\n{HARM}\n**bold** [x](javascript:window.harmed=1)\n${{window.harmed=1}} {{{{x}}}}\n🐈 <b>fat</b>",
     )
     page.get_by_role("table", name="Ranking").wait_for()
-    page.locator("#mll-heat .main-svg").first.wait_for()
-    open_tab(page, "Model")
-    page.locator("#mll-strengths .main-svg").first.wait_for()
+    page.locator("#mll-cost .main-svg").first.wait_for()
+    open_tab(page, "Try")
+    page.get_by_role("button", name="Try the models").click()
+    page.get_by_role("alert").filter(has_text="No image yet").wait_for()
     open_tab(page, "Concept")
     page.get_by_role("textbox", name="Concept").fill(HARM)
     page.get_by_role("button", name="Show the best models").click()
@@ -488,39 +385,3 @@ def test_scripts_in_texts_do_not_run(visit):
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0
     assert page.locator(".mll b").count() == 0
-
-
-def test_many_clicks(visit):
-    page = visit()
-    page.get_by_role("textbox", name="Classes").fill("cat, dog")
-    for _ in range(5):
-        page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)
-    page.get_by_role("table", name="Ranking").wait_for()
-    page.get_by_role("button", name="Household items").click()
-    page.get_by_role("button", name="Find models", exact=True).click()
-    page.reload()  # goes away while it is answered
-    page.get_by_role("heading", level=1).wait_for()
-    find(page, "cat, dog")
-    page.get_by_role("table", name="Ranking").wait_for()
-    assert re.search(r"org/even", page.get_by_role("table", name="Ranking").inner_text())
-
-
-def test_visitors_do_not_disturb_each_other(visit):
-    """Several visitors at once, each with other classes and limits, some of whom go away."""
-    questions = [("cat, dog", "0"), ("dog, car", "0"), ("car, cat, dog", "50")]
-    visitors = [visit() for _ in questions]
-    for page, (classes, gflops) in zip(visitors, questions, strict=True):
-        page.get_by_role("button", name="Number of models and limits").click()
-        page.get_by_label("Maximum GFLOPs per image").first.fill(gflops)
-        page.get_by_label("Maximum GFLOPs per image").first.press("Tab")
-        page.get_by_role("textbox", name="Classes").fill(classes)
-    for page in visitors:
-        page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)
-    visitors[1].goto("about:blank")
-    for page, (classes, gflops) in zip(visitors, questions, strict=True):
-        if page is visitors[1]:
-            continue
-        matched = page.get_by_role("table", name="Matches")
-        matched.wait_for()
-        assert [row.inner_text() for row in matched.get_by_role("rowheader").all()] == classes.split(", ")
-        assert page.get_by_role("table", name="Ranking").get_by_role("link", name="org/dogs").count() == (gflops == "0")

@@ -66,7 +66,7 @@ def main():
     pictures = sorted(map(str, (FOLDER / "pictures").glob("*.png")))
 
     def run(embed):
-        return app.answers.classify(labels, question, pictures, embed, lambda *_: None).probabilities
+        return app.trials.classify(labels, question, pictures, embed, lambda *_: None).probabilities
 
     def reason():
         try:
