@@ -46,11 +46,12 @@ def harmful_graph():
 
 
 def make_labels(graph, extra=()):
-    """Labels of a generalist, a specialist of cats and one of dogs, at different costs; none names a license."""
+    """Labels of a generalist, a specialist of cats and one of dogs, at different costs and under different licenses."""
     hits = {"org/even": [6] * 7, "org/cats": [2] * 7, "org/dogs": [3] * 7}
     hits["org/cats"][CAT], hits["org/dogs"][DOG] = 10, 10
     costs = {"org/even": Cost(10**8, 8.0), "org/cats": Cost(3 * 10**7, 1.0), "org/dogs": Cost(2 * 10**9, 90.0)}
-    labels = [make_label(graph, won, repo_id=name, cost=costs[name], license=None) for name, won in hits.items()]
+    licenses = {"org/even": "cc-by-nc-4.0", "org/cats": "openrail", "org/dogs": "mit"}
+    labels = [make_label(graph, hits[id], repo_id=id, cost=costs[id], license=licenses[id]) for id in hits]
     return [*labels, *extra]
 
 

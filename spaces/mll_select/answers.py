@@ -10,8 +10,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mll_hf.selection.config import configured
-
 from mll_hf import Client, SelectionConfig
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import UNPINNED, ModelRef
@@ -20,6 +18,7 @@ from mll_hf.matching.prompts import check_class_names, split_class_names
 from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, split_location
 from mll_hf.selection import Figures
+from mll_hf.selection.config import configured
 from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
@@ -367,7 +366,7 @@ class Library:
     def __init__(self, settings: Settings, encoder: TextEncoder) -> None:
         self.settings = settings
         self._encoder = _LockedEncoder(encoder)
-        self._reading = threading.Lock()
+        self._lock = threading.Lock()
         self._state: Labels | MLLError = MLLError("the labels have not been read yet")
         self._expires = 0.0
 
@@ -375,24 +374,15 @@ class Library:
     def labels(self) -> Labels:
         """The labels. If reading them again fails, the old ones are kept; a first failure is returned for 20 s.
 
-        While they are read again for one visitor, the others get the old ones.
-
         Raises:
             MLLError: They cannot be read.
         """
-        if self._is_old and self._reading.acquire(blocking=isinstance(self._state, MLLError)):
-            try:
-                if self._is_old:  # not read by another thread in the meantime
-                    self._read()
-            finally:
-                self._reading.release()
+        with self._lock:
+            if time.monotonic() >= self._expires:
+                self._read()
         if isinstance(self._state, MLLError):
             raise self._state.with_traceback(None)
         return self._state
-
-    @property
-    def _is_old(self) -> bool:
-        return time.monotonic() >= self._expires
 
     def _read(self) -> None:
         try:

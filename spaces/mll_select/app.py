@@ -15,13 +15,13 @@ import gradio as gr
 import pages
 import trials
 from answers import Labels, Library, Question, Settings
-from mll_hf.selection.task import MIN_IMAGES
 
 from mll_hf.cli.report import label_difference
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.selection import accuracy_by_cost
+from mll_hf.selection.task import MIN_IMAGES
 
 try:
     from spaces import GPU  # installed by the Hub
@@ -41,12 +41,26 @@ if TYPE_CHECKING:
     from mll_hf.models import VisionLanguageModel
 
 TITLE = "Which vision model knows your classes?"
+_COLORS = {  # light, dark; with enough contrast
+    "body_text_color_subdued": ("#565d57", "#a9b3ad"),
+    "block_info_text_color": ("#565d57", "#a9b3ad"),
+    "input_placeholder_color": ("#6b7069", "#8b958f"),
+    "button_primary_background_fill": ("#1f6a66", "#27706b"),
+    "button_primary_background_fill_hover": ("#175653", "#1f6a66"),
+    "button_primary_text_color": ("#ffffff", "#ffffff"),
+    "link_text_color": ("#175653", "#88c9b8"),
+    "link_text_color_hover": ("#0b3335", "#b5e0d3"),
+    "link_text_color_visited": ("#175653", "#88c9b8"),
+}
 THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="stone",
     font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
     font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
-)  # fonts of the visitor's machine: nothing is downloaded
+).set(  # fonts of the visitor's machine: nothing is downloaded
+    **{name: light for name, (light, _) in _COLORS.items()},
+    **{f"{name}_dark": dark for name, (_, dark) in _COLORS.items()},
+)
 PICTURES = Path(__file__).parent / "pictures"
 DOMAINS = [
     "photo", "sketch", "drawing", "painting", "icon", "render", "handwriting", "satellite image", "texture",
@@ -150,11 +164,9 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
         MLLError: No model is within the limits, or licenses cannot be read from the Hub.
     """
     selection = labels.select(question)
-    ranked = {model.ref.repo_id for model in labels.models}
-    left_out = {id for one in labels.left_out for id in one.models} - ranked
     return (
         pages.answer_html(selection),
-        pages.ranking_html(selection, question.config.licenses, len(left_out)),
+        pages.ranking_html(selection, question.config.licenses),
         accuracy_by_cost(selection),
         pages.matches_html(selection, labels) if any(selection.matches) else "",
         answers.python_code(question, labels.settings.labels),

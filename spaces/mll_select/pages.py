@@ -135,18 +135,13 @@ def _not_shown(count: int, one: str, many: str) -> str:
 
 # --- heading ---------------------------------------------------------------------------------------------
 
-_MARK = (
-    '<svg viewBox="0 0 48 48" fill="none" stroke="currentColor" stroke-width="3" aria-hidden="true">'
-    '<path d="M24 13 12 33M24 13l12 20M12 33h24" opacity=".45"/><circle cx="24" cy="12" r="6" fill="currentColor"/>'
-    '<circle cx="11" cy="35" r="6"/><circle cx="37" cy="35" r="6"/></svg>'
-)
 HEAD = wrap(
-    f'<div class="mll-brand">{_MARK}<div><h1>Which vision model knows your classes?</h1>'
+    "<h1>Which vision model knows your classes?</h1>"
     "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
     "their relatives. No model is best at everything. Type your classes to see which models know them, try the models "
     "on your images, and copy the code.</p>"
     '<p class="quiet">How well each model recognizes everyday concepts has already been measured or published. Your '
-    "classes are matched to these concepts, so no model has to run to answer you.</p></div></div>"
+    "classes are matched to these concepts, so no model has to run to answer you.</p>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: enter some classes and press “Find models”, or choose an example.")
@@ -194,14 +189,8 @@ def shown_models(selection: Selection) -> list[int]:
     return sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.chosen_models})
 
 
-def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: int = 0) -> str:
-    """The ranking.
-
-    Args:
-        selection: The answer.
-        licenses: Licenses that the chosen models may have; empty for any.
-        left_out: Number of models whose labels are not used.
-    """
+def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
+    """The ranking; ``licenses`` are those that the chosen models may have, empty for any."""
     estimate, shown = selection.estimate, shown_models(selection)
     kinds = Counter(model.figures for model in selection.models)
     columns: dict[tuple[str, str], list[str]] = {
@@ -229,11 +218,9 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: i
         "90 % interval, where it is known. <strong>Recall on your concepts</strong>: the same for the test images of "
         "the matched concepts; yours may be harder."
     )
-    ignored = f"{_counted(left_out, 'measured model is', 'measured models are')} not ranked; see “Explore” for reasons."
     return wrap(
         _table("Ranking", list(columns), list(zip(*columns.values(), strict=True)), chosen),
         _quiet(legend + _not_shown(len(selection.models) - len(shown), "model", "models")),
-        _quiet(ignored if left_out else ""),
         _license_note(selection, licenses),
     )
 
@@ -266,7 +253,7 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
 
 def matches_html(selection: Selection, labels: Labels) -> str:
     """The concepts of each class, its coverage, and the recall of the best chosen model."""
-    header = [("your class", ""), ("matched to", ""), ("match", ""), ("recall", "number")]
+    header = [("your class", ""), ("matched to", ""), ("match", "")]
     rows = []
     for y in range(min(len(selection.classes), _ROWS_SHOWN)):
         best = max(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: selection.scores[m, y])
@@ -275,16 +262,14 @@ def matches_html(selection: Selection, labels: Labels) -> str:
             [
                 escape(shortened(selection.classes[y], 60)),
                 _concepts(selection, labels, y, best),
-                f"{_bar_and_percent(coverage)}",
-                _recall(selection, best, y),
+                _bar_and_percent(coverage),
             ]
         )
     return wrap(
         "<h3>Which concepts match your classes?</h3>",
         _quiet(
             "The concepts whose test images are used for each class, with their weight. <strong>Match</strong>: the "
-            f"probability that the tests cover this class; it counts as covered from {_percent(COVERED)} on. "
-            "<strong>Recall</strong>: of the best chosen model on these test images, with its standard error."
+            f"probability that the tests cover this class; it counts as covered from {_percent(COVERED)} on."
             + _not_shown(len(selection.classes) - len(rows), "class", "classes")
         ),
         _table("Matches", header, rows),
@@ -304,14 +289,6 @@ def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
             name = _concept_name(labels.concept(match.id), more)
             shown.append(f'{name} <span class="mll-weak">{_percent(match.weight)}</span>')
     return "<br>".join(shown)
-
-
-def _recall(selection: Selection, m: int, y: int) -> str:
-    score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if images == 0 or selection.coverage[y] < CLOSE or not has_recall(selection, m):
-        return "–"
-    error = np.sqrt(max(score * (1 - score), 0) / images)
-    return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
 
 
 COST_HEAD = wrap(
@@ -542,14 +519,11 @@ HOW_TO_PUSH = wrap(
     "<pre><code>mll-hf push --selection selection.json --to YOUR-NAME/my-selection</code></pre>"
 )
 HOW_TO_LABEL = wrap(
-    "<h3>Can these results be trusted?</h3>"
-    "<p>A label is a claim of its publisher. Labels are checked for consistency when they are read, but nothing "
-    "records whether anyone else has measured the model again. This command measures a random sample of concepts "
-    "again and compares.</p>"
+    "<h3>Can these results be trusted?</h3><p>A label is a claim of its publisher. This command measures a random "
+    "sample of concepts again and compares.</p>"
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
-    "<h3>How do I add my model?</h3>"
-    "<p>Measure it once, then publish the label in the model’s own repo, or in a collection if it is not "
-    "yours.</p>"
+    "<h3>How do I add my model?</h3><p>Measure it once, then publish the label in the model’s own repo, or in a "
+    "collection if it is not yours.</p>"
     "<pre><code>mll-hf label ORG/MODEL --graph hf://datasets/ORG/GRAPH --labels my-labels\n"
     "mll-hf push ORG/MODEL --labels my-labels</code></pre>"
 )

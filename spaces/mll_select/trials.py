@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mll_hf.selection.task import trial_sample
 
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
@@ -19,6 +18,7 @@ from mll_hf.matching.prompts import fill
 from mll_hf.models import load_model, pick_device
 from mll_hf.models.batches import prepared_batches
 from mll_hf.selection import Task, shortlist_config
+from mll_hf.selection.task import trial_sample
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     import torch
     from answers import Labels, Question
-    from mll_hf.selection.budget import TrialPlan
     from numpy.typing import NDArray
 
     from mll_hf import Selection
     from mll_hf.models import VisionLanguageModel
+    from mll_hf.selection.budget import TrialPlan
     from mll_hf.utils.images import ImageLike
 
     Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
