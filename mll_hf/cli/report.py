@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +14,7 @@ from mll_hf.utils.tables import table
 from mll_hf.utils.text import gigaflops, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from mll_hf.labeling.verification import Verification
     from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import Origin
-    from mll_hf.selection.unlabeled import Calibration
 
 T = TypeVar("T")
 
@@ -34,10 +32,10 @@ _BRANCHES_SHOWN = 5
 _SIGNIFICANT = 1.96  # standard errors
 _MIN_IMAGES = 10
 _MIN_COVERAGE = 0.005  # shown as 0.01
-_FIGURES = {Figures.LABEL: "label", Figures.PER_CLASS: "per class", Figures.OVERALL: "overall only"}
-_FIGURES_LEGEND = {
-    Figures.PER_CLASS: "per class: published recall on each class of ImageNet",
-    Figures.OVERALL: "overall only: published ImageNet accuracy, the same for every class",
+_FIGURES = {
+    Figures.LABEL: "label",
+    Figures.PER_CLASS: "published recall on each class of ImageNet",
+    Figures.OVERALL: "published ImageNet accuracy",
 }
 
 
@@ -45,71 +43,47 @@ _FIGURES_LEGEND = {
 
 
 def selection_report(selection: Selection) -> str:
-    """The answer, then the chosen models, their accuracy and cost, and the evidence."""
-    if selection.calibration is not None:
-        parts = [_trial_table(selection, selection.calibration), _TRIAL_LEGEND]
-    else:
-        parts = [_model_table(selection), _class_table(selection), _legend(selection)]
-    answer = ["\n".join(selection.answer_lines)] if selection.answer else []
-    return "\n\n".join([*answer, _headline(selection), *parts]) + f"\nTogether: {_size(selection.cost)}."
+    """The answer, the models with accuracy and cost, and, unless they were tried on images, the matched concepts."""
+    parts = ["\n".join(selection.answer_lines)] if selection.answer_lines else []
+    parts += [_headline(selection), _model_table(selection)]
+    if selection.calibration is None:
+        strategy = STRATEGIES[selection.strategy]
+        legend = f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
+        parts += [_class_table(selection), legend]
+    return "\n\n".join(parts) + f"\nTogether: {_size(selection.cost)}."
 
 
 def _headline(selection: Selection) -> str:
-    counts = Counter(model.figures for model in selection.models)
-    models = _count(len(selection.models), "labeled model", "labeled models")
-    if set(counts) != {Figures.LABEL}:
-        models = f"{_count(len(selection.models), 'model', 'models')}"
-        models += f" ({'; '.join(f'{counts[kind]} {_FIGURES[kind]}' for kind in Figures if counts[kind])})"
     tried = f" tried on {selection.calibration.n_images} images" if selection.calibration else ""
     return (
-        f"{_count(len(selection.classes), 'class', 'classes')}, {models}{tried}, strategy {selection.strategy}, "
-        f"k = {selection.k}: {_count(len(selection.chosen_models), 'model', 'models')} chosen (marked *)"
+        f"{_count(len(selection.classes), 'class', 'classes')}, {_count(len(selection.models), 'model', 'models')}"
+        f"{tried}, strategy {selection.strategy}, k = {selection.k}: "
+        f"{_count(len(selection.chosen_models), 'model', 'models')} chosen (marked *)"
     )
 
 
 def _model_table(selection: Selection) -> str:
+    """The best models and all chosen ones; columns in which there is nothing to show are left out."""
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.chosen_models})
-    figures = {
-        STRATEGIES[selection.strategy].column: [
-            f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown
-        ],
-        "general": [f"{selection.models[m].general:.3f}" for m in shown],
-        "classes": [str(selection.chosen[m].sum()) for m in shown],
-    }
-    return _models(selection, shown, figures) + _omitted(len(selection.models) - len(shown))
-
-
-def _trial_table(selection: Selection, calibration: Calibration) -> str:
-    figures = {
-        "agreement": [f"{agreement:.3f}" for agreement in calibration.agreement],
-        "information": [f"{information:.3f}" for information in calibration.information],
-    }
-    return _models(selection, range(len(selection.models)), figures)
-
-
-_TRIAL_LEGEND = (
-    "agreement: share of the images on which the model agrees with all models combined; information: what its "
-    "predictions tell about the images, 0 to 1: high if it is confident about each image and uses all classes."
-)
-
-
-def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Sequence[str]]) -> str:
-    """A row per model; figures, estimated accuracy and license are shown only if there is something to show."""
-    models, estimate = [selection.models[m] for m in shown], selection.estimate
-    columns: dict[str, Sequence[str]] = {
+    models = [selection.models[m] for m in shown]
+    columns: dict[str, list[str]] = {
         "": ["*" if m in selection.chosen_models else "" for m in shown],
         "model": [model.name for model in models],
     }
     if any(model.figures is not Figures.LABEL for model in selection.models):
-        columns["figures"] = [_FIGURES[model.figures] for model in models]
-    if estimate is not None:
-        columns["estimated accuracy"] = [estimate.text(m) for m in shown]
-    columns |= figures
+        columns["based on"] = [_FIGURES[model.figures] for model in models]
+    if selection.estimate is not None:
+        columns["estimated accuracy"] = [selection.estimate.text(m) for m in shown]
+    if selection.calibration is None:
+        column = STRATEGIES[selection.strategy].column
+        columns[column] = [f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown]
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
     columns["GFLOPs"] = [gigaflops(model.cost.gflops) for model in models]
     if any(model.license for model in selection.models):
         columns["license"] = [model.license or "unknown" for model in models]
-    return table(list(columns), list(zip(*columns.values(), strict=True)))
+    return table(list(columns), list(zip(*columns.values(), strict=True))) + _omitted(
+        len(selection.models) - len(shown)
+    )
 
 
 def _class_table(selection: Selection) -> str:
@@ -117,56 +91,27 @@ def _class_table(selection: Selection) -> str:
     for y, name in enumerate(selection.classes[:_CLASSES_SHOWN]):
         models = sorted(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: -selection.scores[m, y])
         names = [selection.models[m].name for m in models]
+        concepts = [concept for concept in selection.matches[y][:3] if concept.weight >= 0.05]
+        score = f"{selection.scores[models[0], y]:.2f}" if _is_measured(selection, models[0], y) else "-"
         rows.append(
             [
                 shortened(name, 32),
-                _score(selection, models[0], y),
+                score,
                 f"{selection.coverage[y]:.2f}",
-                _concepts(selection, y),
+                ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in concepts) or "(none)",
                 ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
             ]
         )
-    concepts = "concepts used" if selection.strategy in (Strategy.MLL, Strategy.PAPER) else "nearest concepts"
-    header = ["class", STRATEGIES[selection.strategy].column, "coverage", concepts, "models"]
+    header = ["class", STRATEGIES[selection.strategy].column, "coverage", "nearest concepts", "models"]
     return table(header, rows) + _omitted(len(selection.classes) - len(rows))
 
 
-def _legend(selection: Selection) -> str:
-    strategy = STRATEGIES[selection.strategy]
-    kinds = {model.figures for model in selection.models}
-    legends = [_FIGURES_LEGEND[kind] for kind in _FIGURES_LEGEND if kind in kinds]
-    return (
-        f"{strategy.column}: {strategy.meaning}; general: mean recall of the concepts of the graph, among all concepts"
-        f"{'; '.join(['', *legends])}; coverage: 1 if the graph has the class, 0 if it has nothing similar."
-    )
-
-
-def _score(selection: Selection, m: int, y: int) -> str:
-    """Score of a model on a class; for strategy mll with its standard error, and only if it was measured."""
-    score, images = float(selection.scores[m, y]), float(selection.images[y])
+def _is_measured(selection: Selection, m: int, y: int | None = None) -> bool:
+    """Whether the score of a model, on a class, was measured, rather than the general level of the models."""
     if selection.strategy is not Strategy.MLL:
-        return f"{score:.3f}"
-    if images == 0 or not _is_covered(selection, y) or not _is_measured(selection, m):
-        return "-"
-    return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
-
-
-def _concepts(selection: Selection, y: int) -> str:
-    matches = selection.matches[y]
-    if not _is_covered(selection, y):
-        return "(none)"
-    shown = [concept for concept in matches[:3] if concept.weight >= 0.05 * matches[0].weight]  # none without labels
-    return ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in shown)
-
-
-def _is_measured(selection: Selection, m: int) -> bool:
-    """Whether the scores of a model are shown: not if only its overall accuracy is known, unless that is the score."""
-    return selection.strategy is Strategy.IMAGENET or selection.models[m].figures is not Figures.OVERALL
-
-
-def _is_covered(selection: Selection, y: int) -> bool:
-    """Whether the graph covers a class; if not, strategy mll uses the general level of the models."""
-    return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _MIN_COVERAGE
+        return True
+    is_covered = y is None or (selection.coverage[y] >= _MIN_COVERAGE and selection.images[y] > 0)
+    return is_covered and selection.models[m].figures is not Figures.OVERALL
 
 
 def _size(cost: Cost) -> str:
