@@ -45,7 +45,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     command = commands.add_parser(
         "labels",
         help="list, show, compare, validate and verify labels",
-        description="List, show, compare, validate and verify labels, and update their index.",
+        description="List, show, compare, validate and verify labels; write the summary of a collection.",
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = _add_action(actions, "ls", _ls, "list labels by graph, best model first")

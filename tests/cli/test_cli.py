@@ -194,7 +194,6 @@ def test_published_figures_are_listed_as_labels_are(capsys):
         listed = json.loads(run(capsys, "labels", "ls", "--labels", source, "--json")[1])
         assert model in {label["repo_id"] for label in listed}
     assert "labels ls --labels published" in fails(capsys, "labels", "show", "nobody", "--labels", "published")
-    assert "have an index" in fails(capsys, "labels", "index", "--labels", "published")
 
 
 def test_check(world, tmp_path, capsys):
@@ -306,12 +305,11 @@ def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_cl
     assert "graph is a local folder (graph); give it with --graph" in fails(capsys, *verify[:-2])
 
 
-def test_the_index_of_a_folder(on_three_graphs, tmp_path, capsys):
-    labels = tmp_path / "labels"
-    shutil.copytree(on_three_graphs, labels)
-    select = ["select", "--classes", "chimp, bus, cat", "--labels", labels, "--json"]
-    before = run(capsys, *select)[1]
-    assert json.loads(run(capsys, "labels", "index", "--labels", labels, "--json")[1])["read"] == 4
-    assert "already up to date" in run(capsys, "labels", "index", "--labels", labels)[1]
-    assert run(capsys, *select)[1] == before
-    assert "only collections and folders have an index" in fails(capsys, "labels", "index", "--labels", "hub")
+def test_the_summary_of_a_folder(on_three_graphs, tmp_path, capsys):
+    labels = shutil.copytree(on_three_graphs, tmp_path / "labels")
+    status, out, _ = run(capsys, "labels", "summary", "--labels", labels, "--json")
+    assert (status, json.loads(out)["labels"]) == (0, 4)
+    header, *rows = (labels / "summary.csv").read_text().splitlines()
+    assert header.startswith("model,")
+    assert len(rows) == 4
+    assert "only collections and folders have a summary" in fails(capsys, "labels", "summary", "--labels", "hub")

@@ -256,9 +256,8 @@ def hard_to_reach(page):
         return []
     if page.evaluate("!window.axe"):
         page.evaluate(Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
-    violations = page.evaluate(
-        "axe.run({exclude: [['footer'], ['.search-input']]}, {resultTypes: ['violations']}).then(found => found.violations)"
-    )
+    violations = page.evaluate("""axe.run({exclude: [['footer'], ['.search-input']]}, {resultTypes: ['violations']})
+        .then(found => found.violations)""")
     return [
         (one["id"], [node["html"][:200] for node in one["nodes"]])
         for one in violations
