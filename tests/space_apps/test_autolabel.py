@@ -162,7 +162,10 @@ def test_events_need_the_secret(serve):
         (payload(new=ZEROS), "main has not changed"),
         ({**payload(), "updatedRefs": []}, "main has not changed"),
         ({key: value for key, value in payload(action="create").items() if key != "updatedRefs"}, "main has not"),
-        ({**payload(action="move"), "updatedRefs": None}, "main has not changed"),
+        (
+            {**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m", "owner": {"id": "1"}}},
+            "main has not changed",
+        ),
     ],
 )
 def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):

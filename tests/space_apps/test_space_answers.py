@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -160,14 +159,14 @@ def test_a_source_that_failed_is_not_read_again_at_once(tmp_path):
 
 
 def test_labels_are_read_again_after_an_hour(tmp_path):
-    graph = make_graph()
-    library = make_library(make_store(tmp_path, make_labels(graph)[:2], graph))
+    graph, folder = make_graph(), tmp_path / "labels"
+    library = make_library(make_store(folder, make_labels(graph)[:2], graph))
     assert len(library.labels.models) == 2
-    make_store(tmp_path, make_labels(graph)[2:], graph)
+    make_store(folder, make_labels(graph)[2:], graph)
     assert len(library.labels.models) == 2
     library._expires -= 3601
     assert len(library.labels.models) == 3
-    shutil.rmtree(tmp_path / "labels")
+    library.settings = replace(library.settings, labels="hf://datasets/alice/nothing")
     library._expires -= 3601
     assert len(library.labels.models) == 3  # the old ones, rather than none
 
