@@ -84,14 +84,3 @@ def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
             break
         parts = divided
     return tuple(sorted(parts))
-
-
-def largest_branches(label: Label, graph: SemanticGraph, most: int) -> list[Branch]:
-    """Recall of a model on the branches with the most tested concepts, roots included, largest first."""
-    tested = (label.support > 0).astype(np.int64)
-    counts = graph.pooled(tested)
-    recall = graph.pooled(tested * label.node_precision.astype(np.float64)) / np.maximum(counts, 1)
-    largest = [v for v in np.argsort(-counts, kind="stable")[:most].tolist() if counts[v]]
-    return [
-        Branch(graph.concepts[v].name, graph.concepts[v].definition, float(recall[v]), int(counts[v])) for v in largest
-    ]

@@ -18,6 +18,7 @@ from mll_hf.matching.prompts import fill
 from mll_hf.models import load_model, pick_device
 from mll_hf.models.batches import prepared_batches
 from mll_hf.selection import Task, shortlist_config
+from mll_hf.selection.head import Head
 from mll_hf.selection.task import trial_sample
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 
@@ -82,7 +83,7 @@ class Runner(Ensemble):
             embeddings, texts = found
             means = texts.reshape(len(self.selection.classes), -1, texts.shape[1]).mean(axis=1)
             means /= np.linalg.norm(means, axis=1, keepdims=True)
-            logits[readable] = model.logit_scale * embeddings @ means.T + model.logit_bias
+            logits[readable] = Head.zero_shot(means, model.logit_scale, model.logit_bias).logits(embeddings)
             return logits
         finally:
             model.close()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, largest_branches, top_branches
+from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, top_branches
 from worlds import dags, examples, make_graph, make_label, two_branches
 
 
@@ -65,21 +65,6 @@ def test_branches_of_two_models_side_by_side():
     assert [(one.name, other.name) for one, other in pairs] == [("vehicle", "vehicle"), ("animal", "animal")]
     assert [one.recall - other.recall for one, other in pairs] == pytest.approx([0.3, -0.2])
     assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
-
-
-@examples
-@given(data=st.data())
-def test_the_largest_branches_are_those_of_the_tested_concepts(data):
-    graph = make_graph(data.draw(dags(max_size=20)))
-    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4]), min_size=len(graph), max_size=len(graph))))
-    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
-    branches = largest_branches(make_label(graph, hits, support), graph, 5)
-    assert [branch.concepts for branch in branches] == sorted((b.concepts for b in branches), reverse=True)
-    for branch in branches:
-        v = graph.index[branch.name]
-        tested = [u for u in (v, *graph.descendants[v]) if support[u]]
-        assert branch.concepts == len(tested)
-        assert branch.recall == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))
 
 
 # ---- the large parts of a graph
