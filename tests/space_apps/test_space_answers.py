@@ -23,7 +23,6 @@ from PIL import Image
 import mll_hf.client
 from mll_hf import Selection
 from mll_hf.errors import InputError, ModelError
-from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import Cost
 from mll_hf.models import resolve_model
 from selection_worlds import WordEncoder
@@ -138,7 +137,6 @@ def test_the_specialist_is_chosen(labels):
 
 
 def test_only_allowed_models_are_chosen(labels, hub):
-    _license_of.cache_clear()
     hub.put("model", "org/dogs", {"README.md": b"---\nlicense: mit\n---\n"})
     chosen = labels.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
     assert [chosen.models[m].ref.repo_id for m in chosen.chosen_models] == ["org/dogs"]
