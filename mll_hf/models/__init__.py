@@ -71,7 +71,8 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
     """Bytes that `load_model` would download; cached files and local folders count as 0.
 
     Sends one request to the Hub (none for a commit whose files are known) and downloads nothing. If the Hub cannot be
-    reached, 4 bytes per parameter are assumed.
+    reached, 4 bytes per parameter are assumed. The tokenizer of another repo that an open_clip config names (at most
+    100 MB) counts once the config is cached.
 
     Raises:
         ModelError: The backend is unknown.
@@ -145,7 +146,7 @@ def load_model(
             case Backend.OPEN_CLIP:
                 from mll_hf.models.open_clip import OpenClipModel
 
-                return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype)
+                return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype, token)
             case Backend.TRANSFORMERS:
                 from mll_hf.models.transformers import TransformersModel, check_type
 

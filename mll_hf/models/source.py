@@ -6,6 +6,8 @@ chosen by file names.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +20,8 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
     FULL_SHA,
+    cache_response,
+    cached_response,
     connect,
     fetch_head,
     hub_errors,
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 
     from huggingface_hub import CachedRevisionInfo
 
+    from mll_hf.hub.connection import Head
+
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
@@ -50,6 +56,9 @@ _LARGE_SUFFIXES = (".safetensors", *_PICKLE_SUFFIXES)
 _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
+_PART_FILES = ("*.json", *_TOKENIZER_FILES)  # of another repo that a model names; no weights, no code
+_MAX_PART_BYTES = 100 * 10**6  # tokenizers of many languages have up to 40 MB
+_BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # errors of malformed settings
 _DOWNLOADED = {
     Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
     Backend.TRANSFORMERS: ("*.json", _WEIGHTS, _SHARDS, *_TOKENIZER_FILES),
@@ -79,9 +88,10 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     return ModelRef(repo_id, commit, backend, _digest(files, backend))
 
 
-def _digest(files: Mapping[str, str], backend: Backend) -> str:
-    """Digest of a model with these files, content ids by path."""
-    return model_digest({path: files[path] for path in deciding_files(files, backend)}, backend)
+def _digest(files: Mapping[str, str], backend: Backend) -> str | None:
+    """Digest of a model with these files, content ids by path; None if the Hub lists no content id of one."""
+    deciding = {path: files[path] for path in deciding_files(files, backend)}
+    return model_digest(deciding, backend) if all(deciding.values()) else None
 
 
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
@@ -98,27 +108,39 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
             raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
         folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
     else:
-        _check_digest(ref, backend, token)
+        is_checked = _check_digest(ref, backend, token)
         if check:
             check(_download(ref, backend, ("*.json",), token))
         folder = _download(ref, backend, _DOWNLOADED[backend], token)
         if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
             _download(ref, backend, (_WEIGHTS,), token)
+        if not is_checked:
+            _compare(ref, _digest(_content_ids(folder), backend))
     names = _file_names(folder)
     if backend not in _loadable(names):
         raise ModelError(ref.repo_id, _why_unusable(names))
     return folder
 
 
-def _check_digest(ref: ModelRef, backend: Backend, token: str | None) -> None:
-    """Refuse a model whose files at the pinned commit are not those that the label or selection names."""
+def _check_digest(ref: ModelRef, backend: Backend, token: str | None) -> bool:
+    """Refuse a model whose files at the pinned commit are not those that the label or selection names.
+
+    False if only the content can tell, since the Hub does not list content ids.
+    """
     if ref.digest is None:
-        return
+        return True
     try:
         files = repo_files(ref.repo_id, ref.revision, token)
     except HubError:  # not reachable: the files in the cache are at the pinned commit
-        return
-    if _digest({path: id for path, id in files.items() if is_model_file(path)}, backend) != ref.digest:
+        return True
+    listed = _digest({path: id for path, id in files.items() if is_model_file(path)}, backend)
+    if listed:
+        _compare(ref, listed)
+    return listed is not None
+
+
+def _compare(ref: ModelRef, digest: str | None) -> None:
+    if digest != ref.digest:
         reason = f"at {ref.revision[:12]} is not the model that was measured; label or select again"
         raise ModelError(ref.repo_id, reason)
 
@@ -132,12 +154,19 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    sizes = {name: file.size for name, file in head.files.items() if is_model_file(name)}
-    return sum(
-        sizes[name]
-        for name in _downloaded(sizes, backend)
-        if not isinstance(try_to_load_from_cache(ref.repo_id, name, revision=head.sha), str)
-    )
+    size = _missing_bytes(head, _downloaded([name for name in head.files if is_model_file(name)], backend))
+    config = try_to_load_from_cache(ref.repo_id, _OPEN_CLIP_CONFIG, revision=head.sha)
+    if backend is Backend.OPEN_CLIP and isinstance(config, str):
+        with contextlib.suppress(*_BROKEN, HubError):  # loading says what is wrong
+            parts = [(_head_of_part(ref, name, token), patterns) for name, patterns in _parts(Path(config).parent)]
+            size += sum(_missing_bytes(part, _matching(part, patterns)) for part, patterns in parts)
+    return size
+
+
+def _missing_bytes(head: Head, names: Collection[str]) -> int:
+    """Size of those of a repo's files that are not in the cache."""
+    missing = (n for n in names if not isinstance(try_to_load_from_cache(head.repo_id, n, revision=head.sha), str))
+    return sum(head.files[name].size for name in missing)
 
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
@@ -156,6 +185,57 @@ def backend_of(ref: ModelRef) -> Backend:
     except ValueError:
         reason = f"needs the unknown backend '{ref.backend}' (known: {', '.join(Backend)}); update mll-hf"
         raise ModelError(ref.repo_id, reason) from None
+
+
+# ---- parts in other repos: an open_clip config may name those of its text tower and its tokenizer
+
+
+def fetch_parts(ref: ModelRef, folder: Path, token: str | None) -> dict[str, Path]:
+    """Folders with the settings and tokenizers of the other repos that an open_clip model needs, by their name.
+
+    The model's digest cannot cover them, since only its downloaded config names them. Each repo is pinned to its commit
+    of the first load on this machine. Only settings and tokenizers are downloaded, no code, and at most 100 MB.
+
+    Raises:
+        ModelError: A repo cannot be reached, or its files are too large.
+    """
+    folders = {}
+    for name, patterns in _parts(folder):
+        if ref.is_local and Path(name).is_dir():
+            folders[name] = Path(name)
+            continue
+        try:
+            with hub_errors(name):
+                head = _head_of_part(ref, name, token)
+                files = _matching(head, patterns)
+                if sum(head.files[file].size for file in files) > _MAX_PART_BYTES:
+                    raise HubError(name, f"is a tokenizer of over {_MAX_PART_BYTES:,} bytes")
+                path = snapshot_download(head.repo_id, revision=head.sha, allow_patterns=files, token=token)
+        except HubError as error:
+            raise ModelError(ref.repo_id, f"needs files of another repo ({error}); use another model") from error
+        folders[name] = Path(path)
+    return folders
+
+
+def _parts(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
+    """Repos that the config in a folder names, and patterns of the files that are needed of them."""
+    text = json.loads((folder / _OPEN_CLIP_CONFIG).read_bytes())["model_cfg"]["text_cfg"]
+    parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
+    if not (folder / "tokenizer_config.json").is_file():
+        parts[text.get("hf_tokenizer_name")] = _PART_FILES
+    return [(name, patterns) for name, patterns in parts.items() if name]
+
+
+def _head_of_part(ref: ModelRef, name: str, token: str | None) -> Head:
+    """The commit of another repo with which a model was first loaded; its newest commit for a first load."""
+    question = f"{name} for {ref.key}"
+    head = read_head(connect(token), name, "model", cached_response(question))
+    cache_response(question, head.sha)
+    return head
+
+
+def _matching(head: Head, patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in head.files if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 # ---- backend, by file names
@@ -209,7 +289,7 @@ def _resolve_folder(spec: str) -> ModelRef:
     try:
         names = _file_names(folder)
         backend = _choose_backend(spec, names)
-        digest = _digest(_content_ids(folder), backend)
+        digest = _digest(_content_ids(folder), backend) or ""
     except OSError as error:
         raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
     return ModelRef(f"{LOCAL_PREFIX}{folder}", digest[:40], backend, digest)

@@ -36,6 +36,7 @@ from mll_hf.models import (
     resolve_model,
 )
 from mll_hf.utils.images import to_rgb
+from tiny_hub import Hub
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
 TEXTS = ["a photo of a cat", "dog", "a small red car which is round, the icon of a tree", "an unheardof thing"]
@@ -265,20 +266,6 @@ def test_the_environment_of_a_model(models):
     assert environment.torch == version("torch")  # torch.__version__ may name the build, too
     assert environment.open_clip == open_clip.__version__
     assert environment.transformers == transformers.__version__
-
-
-def test_a_closed_model_frees_its_weights_and_still_preprocesses(kind, folders):
-    closes(load_local(folders[kind]))
-
-
-def closes(model):
-    """A model that is closed has no weights, prepares images as before, and says so when it shall embed them."""
-    before = model.preprocess(random_image())
-    model.close()
-    assert {parameter.device.type for parameter in model._network.parameters()} == {"meta"}
-    assert torch.equal(model.preprocess(random_image()), before)
-    with pytest.raises(ModelError, match="cannot be run"):
-        model.encode_pixels(before[None])
 
 
 # ---- images
@@ -617,6 +604,18 @@ def test_identity_survives_other_commits_and_is_checked_before_loading(folders, 
     assert other.key != ref.key
     with pytest.raises(ModelError, match="is not the model that was measured"):
         load_model(replace(other, digest=ref.digest), "cpu")
+
+
+def test_where_the_hub_lists_no_content_ids_the_downloaded_content_is_hashed(folders, api, monkeypatch):
+    upload(api, folders["clip"])
+    monkeypatch.setattr(Hub, "sibling", lambda hub, path, file, blobs: {"rfilename": path, "size": file["size"]})
+    ref = resolve_model("alice/tiny")
+    assert (ref.digest, ref.key) == (None, "id:alice/tiny")
+    assert load_model(ref, "cpu").embedding_size == 24
+    local = resolve_model(f"local-dir:{folders['clip']}")
+    assert load_model(replace(ref, digest=local.digest), "cpu").embedding_size == 24
+    with pytest.raises(ModelError, match="is not the model that was measured"):
+        load_model(replace(ref, digest="0" * 64), "cpu")
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "clip"])

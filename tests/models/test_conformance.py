@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -24,9 +26,12 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
+import tiny_models  # noqa: E402
+from mll_hf.ensemble.residents import Preparation, Residents  # noqa: E402
 from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
 from mll_hf.hub.connection import fetch_head  # noqa: E402
-from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model  # noqa: E402
+from mll_hf.labels.label import Cost  # noqa: E402
+from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source  # noqa: E402
 from mll_hf.models.known import known_models  # noqa: E402
 
 KINDS = tiny.open_clip_kinds()
@@ -160,13 +165,31 @@ def test_short_texts_are_not_padded_to_the_512_tokens_of_bert(kind, transformers
     assert transformers_model(kind)[1]._tokenize(["a cat"])["input_ids"].shape[1] < 12
 
 
-def test_a_closed_model_still_preprocesses(sentence_models):
-    """predict, close, predict: an ensemble prepares images before it loads the model again."""
-    model = conformance.load(sentence_models["Transformer, Dense, Normalize"])
+@pytest.mark.parametrize("backend", Backend)
+def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model, sentence_models, tmp_path):
+    """An ensemble prepares images with a model that it evicted, then loads the model again."""
+    folders = {
+        Backend.OPEN_CLIP: tiny_models.make_open_clip(tmp_path / "open_clip"),
+        Backend.TRANSFORMERS: transformers_model("siglip")[0],
+        Backend.SENTENCE_TRANSFORMERS: sentence_models["Transformer, Dense, Normalize"],
+    }
+    refs = [resolve_model(f"local-dir:{folder}") for folder in (folders[backend], transformers_model("clip")[0])]
+    assert refs[0].backend == backend
+    models = [SimpleNamespace(ref=ref, cost=Cost(0, 0.0)) for ref in refs]
+    residents = Residents(models, [["a cat"], ["a dog"]], max_loaded=1, device="cpu", dtype=None, token=None)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
-    before = model.preprocess(picture)
-    model.close()
-    assert np.array_equal(model.preprocess(picture), before)
+
+    def predicted(m, pixels):
+        return residents.use(m, lambda model, texts: model.encode_pixels(pixels[None]) @ texts.T)
+
+    first = residents.use(0, lambda model, texts: model)
+    before = predicted(0, first.compact(picture))
+    residents.use(1, lambda model, texts: None)
+    assert 0 not in residents
+    assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
+    np.testing.assert_array_equal(predicted(0, Preparation([first])(picture)), before)
+    with pytest.raises(ModelError, match="cannot be run"):
+        first.encode_pixels(first.preprocess(picture)[None])
 
 
 # ---- sentence-transformers on the Hub
@@ -303,25 +326,66 @@ def test_texts_get_the_default_prompt(sentence_models, tmp_path):
 # ---- tokenizers
 
 
-def test_a_repository_without_a_tokenizer_uses_the_one_that_its_config_names(api, tmp_path):
-    folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES["ViT-bigG-14-CLIPA"]))
+@pytest.mark.parametrize("name", ["ViT-bigG-14-CLIPA", "roberta-ViT-B-32"])
+def test_parts_of_other_repositories_are_pinned_at_the_first_load(name, api, hub, monkeypatch, tmp_path):
+    """A tokenizer or text tower that only the config names: settings of one commit, never code or weights."""
+    folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES[name]))
     expected = conformance.load(folder).encode_texts(conformance.TEXTS)
-    api.create_repo("alice/tokenizer")
-    for path in folder.glob("tokenizer*"):
-        api.upload_file(path_or_fileobj=path, path_in_repo=path.name, repo_id="alice/tokenizer")
-        path.unlink()
     config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "alice/tokenizer"
+    text = config["model_cfg"]["text_cfg"]
+    is_tower = "hf_model_name" in text
+    part = Path(text["hf_model_name"]) if is_tower else tmp_path / "tokenizer"
+    if not is_tower:
+        part.mkdir()
+        for path in folder.glob("tokenizer*"):
+            path.rename(part / path.name)
+    text["hf_model_name" if is_tower else "hf_tokenizer_name"] = "alice/part"
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    np.testing.assert_array_equal(conformance.load(folder).encode_texts(conformance.TEXTS), expected)
+    for unneeded in ("evil.py", "model.safetensors", "onnx/config.json"):
+        (part / unneeded).parent.mkdir(exist_ok=True)
+        (part / unneeded).write_text("not needed")
+    api.create_repo("alice/part")
+    commit = api.upload_folder(repo_id="alice/part", folder_path=part).oid
+    api.create_repo("alice/model")
+    api.upload_folder(repo_id="alice/model", folder_path=folder, ignore_patterns="text/*")
+    ref = resolve_model("alice/model")
+    np.testing.assert_allclose(load_model(ref, "cpu").encode_texts(conformance.TEXTS), expected, atol=1e-6)
+    got = [str(request) for request in hub.requests if "/alice/part/resolve/" in request]
+    assert got
+    assert all(f"/resolve/{commit}/" in request and request.endswith((".json", ".model", ".txt")) for request in got)
+
+    hub.put("model", "alice/part", dict.fromkeys(("config.json", "tokenizer.json"), b"{}"))  # breaks it
+    assert bytes_to_fetch(ref, parameters=1) == 0
+    np.testing.assert_allclose(load_model(ref, "cpu").encode_texts(conformance.TEXTS), expected, atol=1e-6)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    np.testing.assert_allclose(load_model(ref, "cpu").encode_texts(conformance.TEXTS), expected, atol=1e-6)
+
+
+def test_parts_of_other_repositories_count_as_bytes_and_are_limited(api, hub, monkeypatch, tmp_path):
+    folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES["ViT-bigG-14-CLIPA"]))
+    config = (folder / "open_clip_config.json").read_text()
+    (folder / "open_clip_config.json").write_text(
+        re.sub('"hf_tokenizer_name": "\\w+"', '"hf_tokenizer_name": "alice/part"', config)
+    )
+    part = {path.name: path.read_bytes() for path in folder.glob("tokenizer*")}
+    for name in part:
+        (folder / name).unlink()
     api.create_repo("alice/model")
     api.upload_folder(repo_id="alice/model", folder_path=folder)
-    network = open_clip.create_model_from_pretrained("hf-hub:alice/model", return_transform=False).eval()
-    with torch.no_grad():
-        tokens = open_clip.get_tokenizer("hf-hub:alice/model")(conformance.TEXTS)
-        theirs = network.encode_text(tokens, normalize=True)
-    ours = load_model(resolve_model("alice/model"), "cpu").encode_texts(conformance.TEXTS)
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    ref = resolve_model("alice/model")
+    with pytest.raises(ModelError, match=r"'alice/model': needs files of another repo \(alice/part: is not on the Hub"):
+        load_model(ref, "cpu")
+    assert bytes_to_fetch(ref, parameters=1) == 0
+    hub.put("model", "alice/part", part)
+    assert bytes_to_fetch(ref, parameters=1) == sum(map(len, part.values()))
+    monkeypatch.setattr(source, "_MAX_PART_BYTES", 100)
+    with pytest.raises(ModelError, match="alice/part: is a tokenizer of over 100 bytes"):
+        load_model(ref, "cpu")
+    monkeypatch.undo()
+    evil = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    hub.put("model", "alice/part", {"tokenizer_config.json": json.dumps(evil).encode(), "evil.py": b"1 / 0"})
+    with pytest.raises(ModelError, match=NEEDS_CODE):
+        load_model(replace(ref, digest=None), "cpu")  # not pinned yet
 
 
 def test_the_tokenizer_of_siglip_without_its_package(transformers_model, tmp_path):
