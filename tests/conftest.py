@@ -51,13 +51,12 @@ GROUPS = (
     ("tests/labeling/test_label_models.py",),
     ("tests/test_end_to_end.py", "tests/test_demo_world.py"),
     ("tests/cli/test_cli.py", "tests/cli/test_select.py", "tests/cli/test_predict.py"),
-    ("tests/harvest/", "tests/graph/test_build_graph.py"),
+    ("tests/graph_tools/",),
     ("tests/hub/test_hub_publish.py",),
     ("tests/test_serving.py",),
     ("tests/test_client.py",),
-    ("tests/bench/test_bench_run.py",),
+    ("tests/benchmark/test_run.py",),
     ("tests/models/test_backends.py",),
-    ("tests/cli/test_cli_bench.py",),
     ("tests/test_live_check.py",),
     ("tests/hub/test_hub_sources.py",),
     ("tests/test_readme.py",),
@@ -178,14 +177,6 @@ def api():
     from huggingface_hub import HfApi
 
     return HfApi(library_name="mll_hf")
-
-
-@pytest.fixture
-def reader():
-    """A client of the Hub, logged in as bob, who may read and open pull requests on alice's repositories."""
-    from huggingface_hub import HfApi
-
-    return HfApi(token="hf_reader_token")
 
 
 @pytest.fixture(scope="session")
