@@ -179,6 +179,14 @@ def api():
     return HfApi(library_name="mll_hf")
 
 
+@pytest.fixture
+def reader():
+    """A client of the Hub, logged in as bob, who may read and open pull requests on alice's repositories."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token="hf_reader_token")
+
+
 @pytest.fixture(scope="session")
 def tiny_open_clip(tmp_path_factory):
     """Folder of a tiny open_clip model; do not write to it."""
