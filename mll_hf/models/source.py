@@ -20,8 +20,8 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
     FULL_SHA,
-    cache_response,
-    cached_response,
+    cache_listing,
+    cached_listing,
     connect,
     fetch_head,
     hub_errors,
@@ -228,9 +228,9 @@ def _parts(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
 
 def _head_of_part(ref: ModelRef, name: str, token: str | None) -> Head:
     """The commit of another repo with which a model was first loaded; its newest commit for a first load."""
-    question = f"{name} for {ref.key}"
-    head = read_head(connect(token), name, "model", cached_response(question))
-    cache_response(question, head.sha)
+    api, question = connect(token), f"{name} for {ref.key}"
+    head = read_head(api, name, "model", cached_listing(api, question))
+    cache_listing(api, question, head.sha)
     return head
 
 
