@@ -228,9 +228,6 @@ def test_without_a_default_graph_nothing_fails_but_what_needs_it(hub, published,
     assert chosen()[0] == [label.model.repo_id]
 
 
-TEN = "e" * 40  # digest of ten easy images of carol's
-
-
 @pytest.fixture
 def honest(hub, published):
     """Labels of two publishers on the probe images of the graph; the graph, and where it is."""
@@ -245,29 +242,6 @@ def honest(hub, published):
 def chosen(source="hub", **settings):
     labels = Client(source, encoder=WordEncoder(), **settings).groups[0].labels
     return [model.repo_id for model in labels.models], labels.left_out
-
-
-def test_many_labels_of_one_stranger_on_easy_images_do_not_win(hub, honest):
-    graph, place = honest
-    for n in range(3):
-        put_labeled_model(f"carol/model-{n}", graph, support=10, graph_location=place, probes_digest=TEN,
-                          probes_location="ten easy ones")  # fmt: skip
-    models, left_out = chosen()
-    assert models == ["alice/model", "bob/model"]
-    assert [(each.models, each.reason) for each in left_out] == [
-        (tuple(f"carol/model-{n}" for n in range(3)), "measured on other probe images (ten easy ones) than the rest")
-    ]
-    assert chosen(probes=["ten easy ones"])[0] == [f"carol/model-{n}" for n in range(3)]
-
-
-def test_the_default_graph_decides_against_any_number_of_strangers(hub, honest, monkeypatch):
-    graph, place = honest
-    for n in range(4):
-        put_labeled_model(f"puppet-{n}/model", graph, support=10, graph_location=place, probes_digest=TEN)
-    assert chosen()[0] == [f"puppet-{n}/model" for n in range(4)]  # as far as can be known
-    assert chosen(graph=GRAPH)[0] == ["alice/model", "bob/model"]
-    monkeypatch.setenv("MLL_GRAPH", GRAPH)
-    assert chosen()[0] == ["alice/model", "bob/model"]
 
 
 def test_a_stranger_who_names_the_honest_images_is_found_out_by_the_numbers(hub, honest, caplog):
