@@ -68,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class LabelGroup:
+class ComparableLabels:
     """Labels that are directly comparable, and their source."""
 
     source: LabelSource
@@ -136,7 +136,7 @@ class Client:
         return open_labels(self._location, self._graph, self._token)
 
     @cached_property
-    def groups(self) -> tuple[LabelGroup, ...]:
+    def groups(self) -> tuple[ComparableLabels, ...]:
         """Groups of comparable labels: that of the source, then the published figures of other models.
 
         Labels that are left out are logged as warnings.
@@ -153,10 +153,10 @@ class Client:
         if own is not None and not others:
             return (own,)
         labels = join_labels(others, [published_graph()])
-        published = LabelGroup(PublishedFigures(), labels, Figures.PER_CLASS, self._text_encoder)
+        published = ComparableLabels(PublishedFigures(), labels, Figures.PER_CLASS, self._text_encoder)
         return (published,) if own is None else (own, published)
 
-    def _own_group(self) -> LabelGroup | None:
+    def _own_group(self) -> ComparableLabels | None:
         """The labels of the source; None if there are none, or none are comparable with published figures."""
         if self._location == PUBLISHED:
             return None
@@ -186,7 +186,7 @@ class Client:
                 abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
             return None
-        return LabelGroup(self.source, joined, Figures.LABEL, self._text_encoder)
+        return ComparableLabels(self.source, joined, Figures.LABEL, self._text_encoder)
 
     def _can_replace_imagenet(self, graph: SemanticGraph) -> bool:
         """Whether recall on a graph may replace ImageNet accuracy: it is large, and given by the user or default."""
@@ -374,9 +374,11 @@ class Client:
 
         Labels in a local folder are trusted unless licenses are asked for, and all labels if the Hub cannot be reached.
         """
-        is_local = isinstance(self.source, LabelStore) and not self._with_published
         chosen = [selection.models[m] for m in selection.chosen_models if not selection.models[m].ref.is_local]
-        if self._unreachable or not chosen or (is_local and not config.licenses):
+        if self._unreachable or not chosen:
+            return selection, {}
+        is_local = isinstance(self.source, LabelStore) and self.source.is_local
+        if is_local and not config.licenses and not self._with_published:
             return selection, {}
         from mll_hf.hub.licenses import licenses_of  # slow import
 

@@ -18,11 +18,11 @@ from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import GraphError, HubError, InputError, LabelError, MissingExtraError, ModelError
+from mll_hf.errors import HubError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import ModelRef
-from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
+from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
@@ -32,7 +32,7 @@ from mll_hf.models.published import published_labels, split_location
 from mll_hf.selection import Figures, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder, forest
-from worlds import CAR, CAT, CORGI, DOG, know_only, make_graph, make_known, make_label, probe_set, unit
+from worlds import CAR, CAT, CORGI, DOG, know_only, make_graph, make_known, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
 #            animal car cat corgi dog pet vehicle
@@ -47,11 +47,9 @@ def store(tmp_path):
     store.add_graph(GRAPH)
     for name, hits in (("cats", CAT_EXPERT), ("cars", CAR_EXPERT), ("all", ALL_ROUNDER)):
         hits = [100 * images for images in hits]  # so many that no lead is by chance
-        store.write(
-            make_label(
-                GRAPH, hits=hits, support=1000, repo_id=f"org/{name}", revision=name.encode().hex().ljust(40, "0")
-            )
-        )
+        revision = name.encode().hex().ljust(40, "0")
+        label = make_label(GRAPH, hits=hits, support=1000, repo_id=f"org/{name}", revision=revision)
+        store.write(label, make_rivals(label))
     return LabelStore(tmp_path / "labels")
 
 
@@ -92,14 +90,6 @@ def test_each_strategy_from_class_names_to_models(store):
     assert sum(concept.weight for concept in mll.explain("cat")) == pytest.approx(1)
 
 
-def test_classes_keep_their_names_and_order(store):
-    selection = client_of(store.folder).select(["02_Car", " cat ", "Zxq"], task="naming", domain="x")
-    assert selection.classes == ("02_Car", "cat", "Zxq")
-    assert selection.coverage[:2] == pytest.approx([1, 1], abs=0.01)
-    assert selection.coverage[2] < 1
-    assert (selection.task, selection.domain) == ("naming", "x")
-
-
 def test_the_graph_is_embedded_once(store):
     encoder = WordEncoder()
     client = client_of(store.folder, encoder=encoder)
@@ -109,41 +99,11 @@ def test_the_graph_is_embedded_once(store):
     assert encoder.texts.count(GRAPH.concepts[CORGI].caption) == 1
 
 
-def test_the_default_encoder_is_asked_for_only_when_needed(store, monkeypatch):
-    monkeypatch.setattr("mll_hf.client.default_encoder", WordEncoder)
-    monkeypatch.setattr("mll_hf.client.CachedEncoder", lambda encoder: encoder)
-    client = client_of(store.folder, encoder=None)
-    assert client.groups[0].index.encoder.id == "words"
-    assert chosen(client.select(["cat"])) == {"cat": {"org/cats"}}
-
-
 def test_own_descriptions_replace_the_templates(store):
     client = client_of(store.folder)
     said = Description("Felix", ("cat which is the kind cat", "the kind cat"), "file")
     selection = client.select(["Felix"], SelectionConfig(Strategy.PAPER), descriptions=[said])
     assert selection.explain("Felix")[0].id == "cat"
-
-
-@pytest.mark.parametrize(
-    ("descriptions", "message"),
-    [
-        ([("car", "a"), ("cat", "b")], "do not match the classes"),
-        ([("cat", "a")], "do not match the classes"),
-        ([("cat", "a"), ("car", "b"), ("dog", "c")], "do not match the classes"),
-        ([], "do not match the classes"),
-        ([("cat", "a"), ("car",)], "description of 'car' has no text"),
-    ],
-)
-def test_descriptions_must_fit_the_classes(store, descriptions, message):
-    given = [Description(name, tuple(texts), "file") for name, *texts in descriptions]
-    with pytest.raises(InputError, match=message):
-        client_of(store.folder).select(["cat", "car"], descriptions=given)
-
-
-@pytest.mark.parametrize("classes", [[], "cat", ["cat", ""], ["cat", "Cat"], ["cat", 7], ["x" * 300]])
-def test_impossible_classes(store, classes):
-    with pytest.raises(InputError):
-        client_of(store.folder).select(classes)
 
 
 def test_no_labels(tmp_path):
@@ -152,16 +112,13 @@ def test_no_labels(tmp_path):
     LabelStore(tmp_path).add_graph(GRAPH)
     evidence = {model.figures for model in client_of(tmp_path).select(["cat"]).models}
     assert evidence == {Figures.PER_CLASS, Figures.OVERALL}
-    (tmp_path / graph_path(GRAPH.digest)).write_text("no JSON")
-    with pytest.raises(GraphError):
-        client_of(tmp_path).select(["cat"])
 
 
-def test_damaged_labels(store):
-    path = store.paths()[0]
+def test_damaged_labels_are_left_out(store, caplog):
+    path = store.path_of(next(label for label in store.labels() if label.model.short_name == "all"))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(LabelError, match="not a readable label"):
-        client_of(store.folder).select(["cat"])
+    assert sorted(names(client_of(store.folder).select(["cat"]))) == ["cars", "cats"]
+    assert "not a readable label" in caplog.text
 
 
 # --- labels on several graphs -----------------------------------------------------------------------------------------
@@ -173,7 +130,7 @@ WHEELS = make_graph({"wheel": ("vehicle",), "tire": ("wheel",), "hubcap": ("whee
 def with_wheels(store):
     """The store with labels of cats and cars on a second graph, and of a model that has no other label."""
     store.add_graph(WHEELS)
-    for label, hits in zip(store.list()[1:], ([0, 900, 900], [0, 500, 500]), strict=True):  # cars, cats
+    for label, hits in zip(store.labels()[1:], ([0, 900, 900], [0, 500, 500]), strict=True):  # cars, cats
         model = label.model
         store.write(make_label(WHEELS, hits, [0, 1000, 1000], repo_id=model.repo_id, revision=model.revision))
     store.write(make_label(WHEELS, [0, 999, 999], [0, 1000, 1000], repo_id="org/stranger"))
@@ -204,7 +161,7 @@ def test_another_reference_graph(with_wheels, tmp_path, caplog):
 
 
 def test_other_probe_images(store, caplog):
-    label = store.fetch(store.list())[0]
+    label = store.labels()[0]
     store.write(replace(label, probes_digest="f" * 40, probes_location="drawings"))
     assert len(client_of(store.folder).select(["cat"]).models) == 3
     assert "org/all on graph tiny: measured on other probe images (drawings) than the rest" in caplog.text
@@ -229,7 +186,7 @@ def write_sidecar(store, label, texts=None):
 
 def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     config, classes = SelectionConfig(Strategy.PAPER, k=3), ["cat", "dog", "car"]
-    labels = {label.model.repo_id: label for label in store.fetch(store.list())}
+    labels = {label.model.repo_id: label for label in store.labels()}
 
     def precision_of_cat():
         selection = client_of(store.folder).select(classes, config)
@@ -238,7 +195,10 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
                 for at, m in enumerate(selection.chosen_models)}  # fmt: skip
 
     selected = np.arange(7)  # the five nearest concepts of three classes are all seven
-    estimates = {name: precision_from_label(label, selected, GRAPH.rival_counts)[CAT] for name, label in labels.items()}
+    estimates = {
+        name: precision_from_label(label, make_rivals(label), selected, GRAPH.rival_counts)[CAT]
+        for name, label in labels.items()
+    }
     assert precision_of_cat() == pytest.approx(estimates)
     *some, last = labels.values()
     for label in some:
@@ -248,42 +208,8 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     assert precision_of_cat() == dict.fromkeys(labels, 0)
 
 
-def test_eq_5_over_two_graphs_needs_the_embeddings_of_all_labels(with_wheels):
-    # the wheels' two images look like a tire, and like a hubcap but more like a car, which is on the other graph
-    texts = unit(np.eye(10))
-    car, hubcap, tire, wheel = texts[[CAR, 7, 8, 9]]
-    images = unit([tire + 0.1 * car, hubcap + 2 * car])
-    on_wheels = ProbeEmbeddings.quantize(images, np.stack([hubcap, tire, wheel]), probe_set([[1], [0], []], [1, 0]))
-    labels = {(label.model.short_name, label.graph_name): label for label in with_wheels.list()}
-    with_wheels.path_of(labels.pop(("all", "tiny"))).unlink()  # it has no label on wheels
-    del labels["stranger", "wheels"]  # it is left out
-
-    def recall_of_wheels():
-        config = SelectionConfig(Strategy.PAPER, k=2)
-        selection = client_of(with_wheels.folder).select(["tire", "hubcap", "car"], config)
-        recall = {concept.id: concept.recall for name in selection.classes for concept in selection.explain(name)}
-        return recall["tire"], recall["hubcap"]
-
-    for (name, graph), label in labels.items():
-        assert recall_of_wheels() != ((1, 1), (0, 0)), (name, graph)
-        if graph == "tiny":
-            write_sidecar(with_wheels, label, texts[:7])
-        else:
-            write_embeddings(on_wheels, embeddings_path(with_wheels.path_of(label)))
-    assert recall_of_wheels() == ((1, 1), (0, 0))
-
-
-def test_other_strategies_do_not_read_embeddings(store):
-    for path in store.paths():
-        embeddings_path(path).write_bytes(b"broken")
-    client = client_of(store.folder)
-    client.select(["cat"])
-    with pytest.raises(LabelError, match="not a readable embeddings file"):
-        client.select(["cat"], SelectionConfig(Strategy.PAPER))
-
-
 def test_embeddings_of_another_graph_are_refused(store):
-    label = store.list()[0]
+    label = store.labels()[0]
     embeddings = write_sidecar(store, label)
     fewer = replace(embeddings, concepts=embeddings.concepts[:3], offsets=np.array([0, 1, 2, 3]))
     write_embeddings(fewer, embeddings_path(store.path_of(label)))
@@ -452,7 +378,7 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     prediction = client.load(selection).predict(later)
     chosen_of_shortlist = [names(shortlist).index(name) for name in names(selection)[:2]]
     pooled = Ensemble(selection).combine(client.load(shortlist).logits(later)[chosen_of_shortlist])
-    np.testing.assert_array_equal(prediction.probabilities, pooled.probabilities)
+    np.testing.assert_allclose(prediction.probabilities, pooled.probabilities, atol=1e-4)
     assert prediction.classes == SHOWN * 5
 
 
@@ -499,19 +425,6 @@ def test_only_the_shortlist_is_tried(store, models):
     assert len(selection.chosen_models) == 1
 
 
-def test_a_sample_of_many_images_is_the_same_every_time(store, models):
-    client, config = client_of(store.folder), SelectionConfig(most_images=20)
-    selection = client.select(SHOWN, config, images=PHOTOS)
-    assert selection.calibration.n_images == 20
-    first = {name: model.seen for name, model in models.items()}
-    assert len(set(first["all"])) == 20
-    assert first["cats"] == first["cars"] == first["all"]
-    assert sorted(first["all"]) != list(range(20))  # a sample, not the beginning
-    again = client.select(SHOWN, config, images=PHOTOS)
-    assert {name: model.seen for name, model in models.items()} == first
-    assert again.to_json() == selection.to_json()
-
-
 def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": ModelError("org/cars", "is broken"), "all": None}
     models.skills["all"] = TriedModel(ModelRef("org/all", "0" * 40, "open_clip"), logit_scale=math.inf)
@@ -543,12 +456,6 @@ def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, 
     assert "install it with: pip install '" in caplog.text
 
 
-def test_no_model_can_be_tried(store, models):
-    models.skills = {name: ModelError(f"org/{name}", "is broken") for name in models.skills}
-    with pytest.raises(ModelError, match="is broken"):
-        client_of(store.folder).select(SHOWN, images=PHOTOS)
-
-
 def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_path):
     (tmp_path / "good.png").write_bytes(photo(3))
     images = [b"", *PHOTOS[:16], tmp_path / "missing.png", b"\x89PNG no more", tmp_path / "good.png", photo(6, "L")]
@@ -561,40 +468,6 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
         client.select(SHOWN, images=[*PHOTOS[:15], *[b"no picture"] * 20])
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (PHOTOS[:15], "15 readable images are too few to compare models; give at least 16"),
-        ([*PHOTOS[:15], *[b"no picture"] * 20], "15 readable images are too few to compare models; give at least 16"),
-        ("a folder with pictures", "give a list of paths"),
-        (Path("a folder with pictures"), "give a list of paths"),
-        ((photo for photo in PHOTOS), "give a list of paths"),
-        (set(PHOTOS), "give a list of paths"),
-        (PHOTOS[0], "give a list of paths"),
-        ({"image": PHOTOS[0]}, "give a list of paths"),
-    ],
-)
-def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
-    with pytest.raises(InputError, match=message):
-        client_of(store.folder).select(SHOWN, images=images)
-    assert models == {}
-
-
-@pytest.mark.parametrize(
-    ("shares", "message"),
-    [
-        ((0.5, 0.25, 0.25), "must be 2 numbers"),
-        ((0, 0), "not all 0"),
-        ((1, -1), "none below 0"),
-        (("a", "b"), "must be 2 numbers"),
-    ],
-)
-def test_wrong_shares_cost_no_model(store, models, shares, message):
-    with pytest.raises(InputError, match=message):
-        client_of(store.folder).select(SHOWN, images=PHOTOS, shares=shares)
-    assert models == {}
-
-
 def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(store, models, monkeypatch):
     """As where memory is short for a large picture."""
     examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
@@ -603,13 +476,6 @@ def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(stor
     decode = run.open_image
     monkeypatch.setattr(run, "open_image", lambda image: None if image == examples[0][0] else decode(image))
     assert client.select(SHOWN, examples=examples) == expected
-
-
-@pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
-def test_images_and_another_strategy(store, models, strategy):
-    with pytest.raises(InputError, match=f"images are used by strategy 'mll' only, not by '{strategy}'"):
-        client_of(store.folder).select(SHOWN, SelectionConfig(strategy), images=PHOTOS)
-    assert models == {}
 
 
 def test_images_help_without_any_label(tmp_path, models, monkeypatch):
@@ -624,20 +490,6 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
     assert {model.figures for model in selection.models} == {Figures.OVERALL}
     assert selection.calibration.n_images == len(PHOTOS)
     assert client_of(tmp_path).load(selection).predict(PHOTOS).classes
-
-
-def test_one_class_and_pictures_all_alike(store, models):
-    client = client_of(store.folder)
-    order = names(client.select(["cat"], SelectionConfig(k=3)))
-    for images in (PHOTOS, PHOTOS[:1] * 16):
-        selection = client.select(["cat"], SelectionConfig(k=3), images=images)
-        assert names(selection) == order[: len(selection.models)]  # nothing is learned, so the labels decide
-        assert selection.estimate.interval[0].min() == 1  # as without images: every answer is right
-        assert client.load(selection).predict(PHOTOS[:2]).classes == ("cat", "cat")
-    alike = client.select(SHOWN, images=PHOTOS[:1] * 16)
-    assert names(alike) == names(client.select(SHOWN))[: len(alike.models)]
-    assert np.isfinite(client.load(alike).predict(PHOTOS).probabilities).all()
-    Selection.from_json(json.loads(json.dumps(alike.to_json(), allow_nan=False)))
 
 
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):

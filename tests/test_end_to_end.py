@@ -76,19 +76,6 @@ def test_the_specialist_is_chosen_and_is_right(labels, encoder, demo_tasks, stra
     assert not prediction.unreadable
 
 
-def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder, demo_tasks):
-    client = Client(labels, encoder=encoder)
-    for task in demo_tasks[:2]:
-        both = client.select(task.classes, SelectionConfig(k=2), domain=task.domain, task=task.task)
-        one = client.select(task.classes, SelectionConfig(k=1), domain=task.domain, task=task.task)
-        images, truth = list(task.images[::3]), np.array(task.labels[::3])
-        accuracy = [
-            (client.load(selection).predict(images).probabilities.argmax(axis=1) == truth).mean()
-            for selection in (both, one)
-        ]
-        assert accuracy[0] > accuracy[1] - 0.03
-
-
 def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, monkeypatch):
     """Published by the labeling script, found by tag, selected from, and the models used from a second cache."""
     names = ("demo-digits", "demo-letters")
@@ -158,18 +145,7 @@ def test_both_layouts_of_a_zoo_model_get_the_same_label(tmp_path, capsys):
     assert records[0]["parameters"] == records[1]["parameters"]
     assert records[0]["gflops"] == pytest.approx(records[1]["gflops"], rel=0.02)
     first, second = (LabelStore(tmp_path / name).labels()[0] for name in ("open_clip", "transformers"))
-    assert first.hits.sum() > 0
-    assert np.abs(first.hits - second.hits).sum() <= 0.02 * first.support.sum()  # rounding of the resize step
+    right, other = (label.ranks[:, 0].astype(int) for label in (first, second))
+    assert right.sum() > 0
+    assert np.abs(right - other).sum() <= 0.02 * first.ranks.sum()  # rounding of the resize step
     assert first.temperature[0] == pytest.approx(second.temperature[0], rel=0.02)
-
-
-def test_an_error_ends_the_demo_in_one_line(tmp_path, monkeypatch, capsys, caplog):
-    (tmp_path / "labels").mkdir()
-    monkeypatch.setattr(demo, "label_models", lambda out: out / "labels")
-    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path)])
-    with caplog.at_level("WARNING", "mll_hf"):  # the demo's own level ends with it
-        assert demo.main() == 1
-    error = capsys.readouterr().err
-    assert error.startswith("scripts/demo: ")
-    assert "has no labels" in error
-    assert error.count("\n") == 1

@@ -136,7 +136,8 @@ class LabelStore:
         return self.location.partition("@")[0] or str(self.folder)
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether the labels are in a folder of this machine, neither a collection nor models' own repos."""
         return self.publisher is None and self.files is None
 
     # --- reading
@@ -155,14 +156,14 @@ class LabelStore:
                     graphs.append(self._read_graph(path))
                 except GraphError as error:
                     _log.warning("left out: %s", error)
-        if self._is_local and not graphs and not self.paths():
+        if self.is_local and not graphs and not self.paths():
             raise InputError(
                 f"{self.folder} has no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
             )
         return tuple({graph.digest: graph for graph in (*graphs, *self.given_graphs)}.values())
 
     def _read_graph(self, path: Path) -> SemanticGraph:
-        graph = load_graph(path, None if self._is_local else self._name(path))
+        graph = load_graph(path, None if self.is_local else self._name(path))
         if graph_path(graph.digest) != f"graphs/{path.name}":
             reason = f"its name does not match the graph ({graph.digest[:12]}); restore the file"
             raise GraphError(reason, Path(self._name(path)))
@@ -194,7 +195,7 @@ class LabelStore:
     def _read(self, path: Path, graphs: Mapping[str, SemanticGraph]) -> Label:
         name = Path(self._name(path))
         label = read_label(path, name=name)
-        if label.model.is_local and not self._is_local:
+        if label.model.is_local and not self.is_local:
             raise LabelError(f"is a label of a local model ({label.model.short_name})", name)
         if self.files is None and path != (expected := self.path_of(label)):
             raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(expected)}", name)

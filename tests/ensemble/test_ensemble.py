@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,18 +163,6 @@ def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_lo
         assert loads(diary)[:5] == [("load", a), ("load", b), ("close", a), ("load", c), ("close", b)]
 
 
-def test_models_are_evicted_where_memory_is_short(diary):
-    selection = make_selection()
-    needed = [8 * model.cost.parameters for model in selection.models]
-    diary.memory = max(needed) - 1
-    largest = int(np.argmax(needed))
-    ensemble = Ensemble(selection, device="somewhere")
-    assert ensemble.predict([png("blue"), png("red")]).classes == ("blue", "red")
-    freed = loads(diary)
-    before = freed.index(("load", names_of(selection)[largest]))
-    assert largest == 0 or freed[before - 1][0] == "close"
-
-
 @pytest.mark.parametrize("option", ["batch_size", "keep_loaded"])
 def test_numbers_below_one_are_refused(option):
     with pytest.raises(InputError, match=f"{option} is 0"):
@@ -191,13 +178,6 @@ def test_a_container_bounds_the_free_memory(tmp_path, monkeypatch):
     assert free_memory("cpu") == 1300
     (tmp_path / "memory.max").write_text("max\n")
     assert free_memory("cpu") > min(whole / 2, 10**6)
-
-
-def test_only_the_models_of_the_union_run(diary):
-    selection = make_selection(k=1)
-    prediction = Ensemble(selection, device="somewhere").predict([png("red")])
-    assert list(diary.models) == [selection.models[0].ref.short_name]
-    assert prediction.models == (selection.models[0].ref.repo_id,)
 
 
 def test_a_model_that_fails_gets_the_memory_of_all_before_it_fails_for_good(diary):
@@ -254,27 +234,6 @@ def test_streams_take_any_iterable_and_do_not_read_far_ahead(diary):
     assert list(Ensemble(make_selection(), device="somewhere").stream(iter(()))) == []
 
 
-def test_a_stream_says_the_same_as_one_prediction(diary):
-    rng = np.random.default_rng(0)
-    images = [Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)) for _ in range(23)]
-    images[7] = b"broken"
-    whole = Ensemble(make_selection(), device="somewhere").predict(images)
-    for rule in Rule:
-        parts = list(Ensemble(make_selection(), device="somewhere", batch_size=5).stream(images, rule))
-        joined = np.concatenate([part.probabilities for part in parts])
-        assert np.flatnonzero(np.isnan(joined).any(axis=1)).tolist() == [7]
-        if rule is Rule.LINEAR_POOL:
-            np.testing.assert_allclose(joined, whole.probabilities, atol=1e-6)
-
-
-def test_models_that_normalize_themselves_beside_others(diary):
-    images = [png(color) for color in COLORS.values()]
-    expected = Ensemble(make_selection(), device="somewhere").logits(images)
-    for names in (["m00"], ["m01", "m02"], ["m00", "m01", "m02"]):
-        diary.options = {name: {"takes_bytes": True} for name in names}
-        np.testing.assert_array_equal(Ensemble(make_selection(), device="somewhere").logits(images), expected)
-
-
 def test_unreadable_images_get_no_answer(diary, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "good.png").write_bytes(png("blue"))
@@ -295,25 +254,6 @@ def test_unreadable_images_get_no_answer(diary, tmp_path):
     assert prediction.classes == ("red", None, None, None, None, None, None, "blue", "green")
     assert np.isnan(prediction.probabilities[1:7]).all()
     assert np.isfinite(prediction.probabilities[[0, 7, 8]]).all()
-
-
-def test_pictures_and_files_are_both_turned_upright(diary, tmp_path):
-    # stored with its red half to the right, turned upright by its orientation tag the red half is on the left
-    stored = Image.new("RGB", (8, 8), "blue")
-    stored.paste("red", (4, 0, 8, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 2  # mirrored
-    stored.save(tmp_path / "turned.png", exif=exif)
-    ensemble, seen = Ensemble(make_selection(k=1), device="somewhere"), []
-
-    def preprocess(self, image, original=ColorModel.preprocess):
-        seen.append(image.getpixel((1, 1)))
-        return original(self, image)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ColorModel, "preprocess", preprocess)
-        ensemble.predict([tmp_path / "turned.png", Image.open(tmp_path / "turned.png")])
-    assert seen == [(255, 0, 0), (255, 0, 0)]
 
 
 @pytest.mark.parametrize("n_images", [1, 3, 4, 5, 11])
@@ -341,37 +281,6 @@ def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monke
         assert diary.count(("decode",)) == n_decoded
         names = [names_of(selection)[m] for m in (2, 0, 1)]
         assert loads(diary) == [(step, name) for name in names for step in ("load", "close")]
-
-
-def test_images_in_every_sorry_state(diary, tmp_path):
-    """One bad image is one missing answer; odd ones are read."""
-    photo = Image.new("RGB", (64, 48), COLORS["blue"])
-
-    def saved(image, kind, **options):
-        content = io.BytesIO()
-        image.save(content, format=kind, **options)
-        return content.getvalue()
-
-    bomb = bytearray(saved(Image.new("1", (8, 8)), "PNG"))
-    bomb[16:24] = (30_000).to_bytes(4, "big") * 2
-    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    frames = [Image.new("RGB", (16, 16), COLORS[color]) for color in ("blue", "red")]
-    images = {
-        "truncated": saved(photo, "JPEG")[:400],
-        "16-bit": saved(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
-        "CMYK": saved(photo.convert("CMYK"), "JPEG"),
-        "animated gif": saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "animated webp": saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
-        "30,000 px square": bytes(bomb),
-        "30,000 px strip": saved(Image.new("RGB", (30_000, 8), COLORS["blue"]), "PNG"),
-        "30,000 px": saved(Image.new("RGB", (30_000, 300), COLORS["blue"]), "PNG"),
-        "fine": saved(photo, "PNG"),
-    }
-    labels = Ensemble(make_selection(), device="somewhere").predict(list(images.values())).classes
-    found = dict(zip(images, labels, strict=True))
-    unread = ["truncated", "30,000 px square", "30,000 px strip"]
-    assert [name for name, label in found.items() if label is None] == unread
-    assert {found[name] for name in ("CMYK", "animated gif", "animated webp", "30,000 px", "fine")} == {"blue"}
 
 
 @pytest.mark.parametrize("where", ["open", "preprocess"])
@@ -409,12 +318,6 @@ def test_prompts_of_a_class_are_averaged(diary):
     np.testing.assert_allclose(logits, [[[10 * (1 + 3 * a) * a / math.sqrt(2 + 2 * a)] * 3]], rtol=1e-5)
 
 
-def test_a_wrong_template_costs_no_model(diary):
-    with pytest.raises(InputError, match="exactly one"):
-        Ensemble(make_selection(), device="somewhere", templates=("no place",)).predict([png("red")])
-    assert diary == []
-
-
 @pytest.mark.parametrize("images", [[], (), "image.png", b"bytes", Path("image.png"), Image.new("RGB", (4, 4))])
 def test_a_list_of_images_is_wanted(diary, images):
     with pytest.raises(InputError, match="give a list with at least one"):
@@ -422,34 +325,10 @@ def test_a_list_of_images_is_wanted(diary, images):
     assert diary == []
 
 
-def test_the_bias_of_sigmoid_models_is_part_of_the_logits(diary):
-    selection = make_selection(k=2)
-    first, second = (selection.models[m].ref.short_name for m in (0, 1))
-    diary.options[second] = {"bias": -12.5}
-    ensemble = Ensemble(selection, device="somewhere")
-    logits = ensemble.logits([png("red"), b"broken"])
-    assert logits.shape == (2, 2, 3)
-    np.testing.assert_allclose(logits[1, 0], logits[0, 0] - 12.5, rtol=1e-5)
-    assert np.isnan(logits[:, 1]).all()
-    with_bias = ensemble.predict([png((9, 8, 7))]).probabilities
-    diary.options.clear()
-    np.testing.assert_allclose(ensemble.predict([png((9, 8, 7))]).probabilities, with_bias, atol=1e-6)
-    assert first != second
-
-
-def test_predictions_know_their_labels():
+def test_predictions_know_their_classes():
     prediction = Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan], [0.5, 0.5]]), ("org/m",))
     assert prediction.classes == ("b", None, "a")
     assert prediction.unreadable == (1,)
-
-
-def test_predictions_compare_by_value_and_cannot_be_changed():
-    first, second = (Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan]]), ("org/m",)) for _ in range(2))
-    assert first == second
-    assert first != replace(second, models=("org/other",))
-    assert first != replace(second, probabilities=np.array([[0.3, 0.7], [np.nan, np.nan]]))
-    with pytest.raises(ValueError, match="read-only"):
-        first.probabilities[0] = 0
 
 
 @pytest.mark.parametrize("rule", Rule)

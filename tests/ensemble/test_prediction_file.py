@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mll_hf.ensemble.prediction_file import PREDICTION_SUFFIXES, PredictionFile, csv_header, image_name
+from mll_hf.ensemble.prediction_file import PREDICTION_SUFFIXES, PredictionFile, image_name
 from mll_hf.ensemble.run import Prediction
 from mll_hf.errors import InputError, StorageError
 
@@ -105,15 +105,6 @@ def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
     assert not lines.exists()
 
 
-def test_parquet_files_grow_by_new_images(tmp_path):
-    path = tmp_path / "answers.parquet"
-    for part in (IMAGES[:3], IMAGES[3:]):
-        file = PredictionFile(path, RUN)
-        file.write(part, answers_to(part))
-        file.finish()
-    assert list(read(path)) == IMAGES
-
-
 @pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 @pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize(
@@ -177,7 +168,3 @@ def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
         file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",)))
         file.finish()
         assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name}
-
-
-def test_the_header_of_csv():
-    assert csv_header(CLASSES) == 'image,label,probability,cat,"dog, large","the ""tree"""\n'
