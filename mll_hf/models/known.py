@@ -3,25 +3,19 @@
 All figures are data files in ``mll_hf/models/data``, written by ``scripts/known_models/build.py`` from the tables that
 ``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
 
-Where sources disagree about a model, `KnownModel` shows one figure, and ``stated_figures.csv`` has all of them:
+Where sources disagree about a model, `KnownModel` shows one figure (``scripts/known_models/figures`` has all of them):
 
 - ImageNet accuracy: open_clip's results first, since they cover most models under one protocol; then those of
   ml-mobileclip (the same protocol), then READMEs and papers, then the mean recall over ImageNet's classes with 80
   templates. MTEB's figures are never shown here: its prompts differ from open_clip's.
 - Parameters: open_clip's results and profile first, then our own count with open_clip, then READMEs (rounded), then
   mteb. Our counts match the sizes of files on the Hub; figures from READMEs are up to 31 % lower.
-
-Accuracies per dataset are never merged: `AccuracyTable` has a row for each model and source. CLIP_benchmark is, on
-average, within .01 of open_clip on each dataset except SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy
-where open_clip's results have mean recall per class (Caltech-101, FGVC Aircraft, Oxford-IIIT Pet), and other prompts
-and class names throughout: .02 apart on average, .10 on Caltech-101.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections import defaultdict
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
@@ -39,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Record = TypeVar("Record", bound="DataclassInstance")
-ACCURACY_METRICS = ("acc1", "mean_per_class_recall")
 _RECALL_SCALE = 65535  # recall is stored as uint16
 _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
     "str": str,
@@ -71,15 +64,10 @@ class KnownModel:
         gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as
             two. For CoCa more than the sum of the towers, because of its caption decoder.
         image_gflops: Of the image tower for one image, as in a label's `Cost`.
-        text_gflops: Of the text tower for one text of full length.
-        download_bytes: Size of the weights.
-        download_is_estimate: ``download_bytes`` is parameters times bytes per parameter; if False, the size that the
-            Hub shows, rounded to three digits.
+        download_bytes: Size of the weights: as the Hub shows it, else parameters times bytes per parameter.
         license: Lower-case id of the Hub; None if unknown.
         imagenet: Zero-shot top-1 accuracy on ImageNet, between 0 and 1; None if not published.
         imagenet_source: Id of its source.
-        revision: Commit of ``hub_id`` that MTEB measured; empty if it did not.
-        twin_revision: The same for ``twin``.
         paper_place: Place in Table 6 of the paper, 1 to 49; None for other models.
         source: Ids of the sources that name the model, separated by spaces.
     """
@@ -95,14 +83,10 @@ class KnownModel:
     parameters: int | None
     gflops: float | None
     image_gflops: float | None
-    text_gflops: float | None
     download_bytes: int | None
-    download_is_estimate: bool
     license: str | None
     imagenet: float | None
     imagenet_source: str
-    revision: str
-    twin_revision: str
     paper_place: int | None
     source: str
 
@@ -115,47 +99,6 @@ class KnownModel:
     def accuracy(self) -> float:
         """ImageNet accuracy; NaN if it is not published."""
         return float("nan") if self.imagenet is None else self.imagenet
-
-
-@dataclass(frozen=True, slots=True)
-class KnownDataset:
-    """One dataset that figures are published for.
-
-    Attributes:
-        id: Canonical id, such as ``imagenet-1k``.
-        kin: Group of datasets that share images, classes or both. To judge an estimate, leave out the whole group.
-        domain: ``photo``, ``sketch``, ``rendition``, ``satellite``, ``microscopy``, ``medical``, ``render``,
-            ``handwriting`` or ``text``.
-        task: ``classification``, ``multilabel``, ``retrieval`` or ``association``.
-        n_classes: Number of classes; None if no source states it.
-        names: Name in each source; a source that lacks the dataset is left out.
-        open_clip_metric: Metric of the column in open_clip's results; empty if there is none.
-    """
-
-    id: str
-    kin: str
-    domain: str
-    task: str
-    n_classes: int | None
-    names: dict[str, tuple[str, ...]]
-    open_clip_metric: str
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyTable:
-    """Published accuracies. A model that two sources measured has two rows: figures are not mixed.
-
-    Attributes:
-        models: The R models of the rows.
-        datasets: Ids of the D datasets.
-        values: [R, D] float64 accuracies, NaN where there is none.
-        sources: Ids of the R rows' sources.
-    """
-
-    models: tuple[KnownModel, ...]
-    datasets: tuple[str, ...]
-    values: NDArray[np.float64]
-    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,47 +197,6 @@ def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
         if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
             best[model.hub_id] = model
     return tuple(best.values())
-
-
-@cache
-def known_datasets() -> tuple[KnownDataset, ...]:
-    """All datasets of all tables; some (``lovm``, ``ostb``) have no figures here and are for evaluation only."""
-    tables = ("open_clip", "clip_benchmark", "mteb", "frequency", "lovm", "ostb")
-    return tuple(
-        KnownDataset(
-            id=row["id"],
-            kin=row["kin"],
-            domain=row["domain"],
-            task=row["task"],
-            n_classes=_PARSERS["int | None"](row["n_classes"]),
-            names={table: tuple(row[table].split("|")) for table in tables if row[table]},
-            open_clip_metric=row["open_clip_metric"],
-        )
-        for row in _rows("datasets.csv")
-    )
-
-
-@cache
-def accuracies(source: str | None = None) -> AccuracyTable:
-    """Accuracies on classification datasets: top-1 accuracy or mean recall per class.
-
-    Prefers the metric that open_clip's results have for the dataset; else takes the source's own. Other metrics
-    (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` selects one source, such as ``open_clip``,
-    ``mteb``, ``mobileclip`` or ``clip_benchmark``.
-    """
-    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    preferred = {dataset.id: dataset.open_clip_metric for dataset in known_datasets()}
-    for entry in _rows("accuracies.csv"):
-        if entry["metric"] in ACCURACY_METRICS and source in (None, entry["source"]):
-            row, dataset = found[entry["model"], entry["source"]], entry["dataset"]
-            if dataset not in row or entry["metric"] == (preferred[dataset] or "acc1"):
-                row[dataset] = float(entry["value"])
-    datasets = tuple(d.id for d in known_datasets() if any(d.id in row for row in found.values()))
-    values = np.array([[row.get(dataset, np.nan) for dataset in datasets] for row in found.values()])
-    values = values.reshape(len(found), len(datasets))
-    values.flags.writeable = False
-    models = tuple(known_model(name) for name, _ in found)
-    return AccuracyTable(models, datasets, values, tuple(table for _, table in found))
 
 
 @cache

@@ -19,10 +19,10 @@ import numpy as np
 from benchmark.metrics import bootstrap_tasks, mean_difference
 from benchmark.tables import Cell, Report, Table
 from benchmark.world import MatchedClasses, no_rivals
+from known_models.figures import known_datasets
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
-from mll_hf.models.known import known_datasets
 from mll_hf.models.published import SOURCES, labels_from_recalls
 from mll_hf.selection import SelectionConfig, Strategy, select
 

@@ -1,4 +1,4 @@
-"""Build the table of known models and their published figures in mll_hf/models/data.
+"""Build the table of known models in mll_hf/models/data, and their published figures in scripts/known_models/figures.
 
     python scripts/known_models/build.py                   # only the models of scripts/known_models/pages.csv
     python scripts/known_models/build.py --tables DIR
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "mll_hf" / "models" / "data"
 LOOKED_UP = Path(__file__).resolve().parent
+FIGURES = LOOKED_UP / "figures"
 RECALL_SCALE = 65535
 BYTES_PER_PARAMETER = 4  # float32, unless families.csv says otherwise
 
@@ -79,8 +80,13 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check:
         return 1 if report else 0
     for name, content in files.items():
-        (DATA / name).write_bytes(content)
+        place(name).write_bytes(content)
     return 0
+
+
+def place(name: str) -> Path:
+    """Path of a generated file: in the package, or among the figures that only scripts read."""
+    return (FIGURES if name in ("accuracies.csv", "stated_figures.csv") else DATA) / name
 
 
 def build(tables: Path) -> dict[str, bytes]:
@@ -338,7 +344,7 @@ class Models:
 
 def measurements(tables: Path, models: Models) -> list[Row]:
     """Rows of accuracies.csv: by source, then in the source's order of models and datasets."""
-    datasets = read(DATA / "datasets.csv")
+    datasets = read(FIGURES / "datasets.csv")
     known: dict[tuple[str, str], Row] = {
         (table, name): row
         for row in datasets
@@ -406,7 +412,7 @@ def imagenet_of_recall(tables: Path) -> dict[str, float]:
 def class_recalls(tables: Path, models: Models) -> tuple[np.ndarray, dict[str, object]]:
     """[M, P, C] uint16 recall, and a description of its axes."""
     names, prompts, classes, recall = read_recall(tables)
-    ids = {row["frequency"]: row["id"] for row in read(DATA / "datasets.csv") if row["frequency"]}
+    ids = {row["frequency"]: row["id"] for row in read(FIGURES / "datasets.csv") if row["frequency"]}
     about = {
         "source": "frequency",
         "models": [models.aliases["frequency", name] for name in names],
@@ -440,7 +446,7 @@ def changes(files: dict[str, bytes]) -> list[str]:
     """The differences between the new files and the committed ones, one line each."""
     report = []
     for name, content in files.items():
-        path = DATA / name
+        path = place(name)
         old = path.read_bytes() if path.is_file() else b""
         if old == content:
             continue

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
 import tiny_models  # noqa: E402
-from mll_hf.ensemble.residents import Preparation, Residents  # noqa: E402
+from mll_hf.ensemble.residents import Residents  # noqa: E402
 from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
 from mll_hf.hub.connection import fetch_head  # noqa: E402
 from mll_hf.labels.label import Cost  # noqa: E402
@@ -180,14 +180,14 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
 
     def predicted(m, pixels):
-        return residents.use(m, lambda model, texts: model.encode_pixels(pixels[None]) @ texts.T)
+        return residents.use(m, lambda model, head: head.logits(model.encode_pixels(pixels[None])))
 
-    first = residents.use(0, lambda model, texts: model)
+    first = residents.use(0, lambda model, head: model)
     before = predicted(0, first.compact(picture))
-    residents.use(1, lambda model, texts: None)
+    residents.use(1, lambda model, head: None)
     assert 0 not in residents
     assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
-    np.testing.assert_array_equal(predicted(0, Preparation([first])(picture)), before)
+    np.testing.assert_array_equal(predicted(0, first.compact(picture)), before)
     with pytest.raises(ModelError, match="cannot be run"):
         first.encode_pixels(first.preprocess(picture)[None])
 
