@@ -10,11 +10,9 @@ import json
 import os
 import platform
 import re
-import statistics
 import sys
 import tempfile
 import time
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,21 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from benchmark.labeling_speed import (
-    SPEED_HEAD,
-    contest_line,
-    make_world,
-    measure_contest,
-    random_model,
-    speed_row,
-    speeds,
-    unit,
-)
-from benchmark.predict_benchmark import selection_of
-from benchmark.timing import timed
+from benchmark.speed import SPEED_HEAD, ensemble_speed, labeling_speed, make_world, random_model, speed_row, unit
 from mll_hf import __version__
 from mll_hf.cli.options import script_parser
-from mll_hf.ensemble.run import Ensemble
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.many import Plan, label_many
@@ -60,7 +46,6 @@ if TYPE_CHECKING:
 
 # of a cosine: 2.5 times the largest error of four real models on a CPU; float32 is for TF32 in convolutions
 TOLERANCES = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
-CLASSES = ("cat", "dog", "tree", "car", "boat")
 _SAME_EMBEDDINGS = 1e-5
 _CORRECTNESS = ("model", "dtype", "batch", "contests", "ties", "recognized", "changed", "beyond ties")
 
@@ -80,9 +65,7 @@ def main() -> int:
     found: dict[str, Any] = {"machine": machine(device), "arguments": {**vars(args), "out": None}}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        graph, probes = make_world(folder, args.concepts, args.images)
-        found |= model_checks(args, device, folder, graph, probes)
-    found["contest"] = measure_contest(args.concepts, device, args.images)
+        found |= model_checks(args, device, folder, *make_world(folder, args.concepts, args.images))
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / re.sub(r"\W+", "-", found["machine"]["device"]).strip("-").lower()
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
@@ -92,19 +75,26 @@ def main() -> int:
 
 
 def model_checks(
-    args: argparse.Namespace, device: str, folder: Path, graph: SemanticGraph, probes: ProbeSet
+    args: argparse.Namespace,
+    device: str,
+    folder: Path,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    images: list[bytes],
 ) -> dict[str, Any]:
     """All checks that need models; their weights are on disk, for the ensemble and for Ray."""
-    found: dict[str, Any] = {"correctness": [], "speed": {}}
-    refs = []
-    for number, name in enumerate(args.models.split(",")):
-        model = random_model(name, folder / str(number), device, seed=number)
-        refs.append(model.ref)
+    names = args.models.split(",")
+    models = [random_model(name, folder / str(n), device, seed=n) for n, name in enumerate(names)]
+    found: dict[str, Any] = {"correctness": [], "speed": []}
+    for name, model in zip(names, models, strict=True):
         found["correctness"] += compare(name, model, graph, probes, args.compared)
-        found["speed"][f"{number} {name}"] = speeds(model, graph, probes, None, args.repeats)
-        model.close()
-    found["ensemble"] = measure_ensemble(refs, device, jpegs(probes, args.images), args.repeats)
+        found["speed"].append((name, labeling_speed(model, graph, probes, args.repeats)))
+    found["ensemble"] = ensemble_speed(models, images, args.repeats)
     on_gpu = device.startswith("cuda")
+    found["peak bytes"] = torch.cuda.max_memory_allocated(device) if on_gpu else None
+    for model in models:
+        model.close()
+    refs = [model.ref for model in models]
     counts = sorted({1, gpu_count()}) if on_gpu else [1]
     found["ray"] = [through_ray(refs, graph, probes, n, on_gpu) for n in counts]
     return found
@@ -205,26 +195,7 @@ def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int6
     }
 
 
-# --- many models, many GPUs -------------------------------------------------------------------------------------------
-
-
-def measure_ensemble(refs: Sequence[ModelRef], device: str, images: list[bytes], repeats: int) -> dict[str, float]:
-    """Seconds of an ensemble, and of its models one by one."""
-    selections = [selection_of(models, CLASSES) for models in (refs, *([ref] for ref in refs))]
-    together, *alone = (seconds_of(Ensemble(selection, device), images, repeats) for selection in selections)
-    return {"ensemble": together, "singles": sum(alone), "ratio": together / sum(alone)}
-
-
-def seconds_of(ensemble: Ensemble, images: list[bytes], repeats: int) -> float:
-    """Median seconds of a prediction, after a first one that loads the models."""
-    with closing(ensemble):
-        ensemble.predict(images[:8])
-        return statistics.median(timed(lambda: ensemble.predict(images)) for _ in range(repeats))
-
-
-def jpegs(probes: ProbeSet, n_images: int) -> list[bytes]:
-    """The first images, encoded."""
-    return [content or b"" for batch in probes.iter_image_bytes(n_images) for content in batch]
+# --- many GPUs --------------------------------------------------------------------------------------------------------
 
 
 def through_ray(
@@ -263,13 +234,12 @@ def _bytes(result: ModelResult) -> bytes | None:
 
 def report(found: dict[str, Any]) -> str:
     """The figures in Markdown."""
-    models = found["arguments"]["models"]
-    here, contest, ensemble = found["machine"], found["contest"], found["ensemble"]
+    models, here, (bare, ours) = found["arguments"]["models"], found["machine"], found["ensemble"]
     correctness = [[str(row[key]) for key in _CORRECTNESS] for row in found["correctness"]]
-    speed = [speed_row(name.split()[1], figures) for name, figures in found["speed"].items()]
     ray = [
         [str(row["workers"]), f"{row['images/s']:.4g}", "yes" if row["same bytes"] else "no"] for row in found["ray"]
     ]
+    peak = f" Most memory of tensors: {found['peak bytes'] / 1e9:.2f} GB." if found["peak bytes"] else ""
     lines = [
         f"# {here['device']}",
         "",
@@ -280,14 +250,12 @@ def report(found: dict[str, Any]) -> str:
         "",
         *markdown_table(_CORRECTNESS, correctness),
         "",
-        "Images per second of labeling and of other loops over the same JPEGs:",
+        "Images per second of the bare image tower and of labeling:",
         "",
-        *markdown_table(SPEED_HEAD, speed),
+        *markdown_table(SPEED_HEAD, [speed_row(name, speeds) for name, speeds in found["speed"]]),
         "",
-        f"Ensemble of {models}: {ensemble['ensemble']:.2f} s, one by one {ensemble['singles']:.2f} s (ratio "
-        f"{ensemble['ratio']:.2f}).",
-        "",
-        contest_line(contest)[:1].upper() + contest_line(contest)[1:] + ".",
+        f"Ensemble of {models}: {ours:.4g} images per second, bare loops over its models {bare:.4g} (ratio "
+        f"{ours / bare:.2f}).{peak}",
         "",
         "Labeling through Ray:",
         "",

@@ -7,15 +7,20 @@ Starts the Space, enters three classes in a browser (Debian's chromium, or playw
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from measure_space import APP, Server
 from mll_hf.cli.options import script_parser
 
+APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
+URL = "http://127.0.0.1:7860"
 CLASSES = "golden retriever, tabby cat, fire truck"
 
 
@@ -24,10 +29,26 @@ def main() -> int:
     parser = script_parser(str(__doc__))
     parser.add_argument("--out", type=Path, default=APP.with_name("answer.png"), metavar="FILE")
     args = parser.parse_args()
-    with Server({}) as server:
-        take(server.url, args.out)
+    variables = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_PORT": "7860"}
+    with subprocess.Popen([sys.executable, str(APP)], env=variables, stdout=subprocess.DEVNULL) as server:
+        try:
+            while not is_ready():
+                if server.poll() is not None:
+                    raise SystemExit("the Space does not start")
+                time.sleep(1)
+            take(URL, args.out)
+        finally:
+            server.terminate()
     print(args.out)
     return 0
+
+
+def is_ready() -> bool:
+    try:
+        urllib.request.urlopen(URL, timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def take(url: str, out: Path) -> None:

@@ -3,10 +3,7 @@
     python scripts/run_benchmark.py published                       # choices among real models, from published figures
     python scripts/run_benchmark.py tasks --labels DIR --tasks DIR  # every method on tasks with known classes
     python scripts/run_benchmark.py fidelity --graph DIR --labels DIR --tasks DIR
-    python scripts/run_benchmark.py speed
-    python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
-    python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
-    python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
+    python scripts/run_benchmark.py speed [--models ViT-B-32,ViT-L-14] [--device cuda]
     python scripts/run_benchmark.py matching [--wordnet DIR]
 
 Ratios within one run are meaningful; seconds depend on the machine.
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from benchmark import commands, labeling_speed, matching_benchmark, predict_benchmark, serve_benchmark, speed
+from benchmark import commands, matching_benchmark, speed
 from mll_hf.cli.options import script_parser
 from mll_hf.cli.output import print_error
 from mll_hf.errors import MLLError
@@ -34,11 +31,8 @@ PARTS = {
     "tasks": (commands.add_tasks, "every method on tasks with known classes, with tables and figures"),
     "published": (commands.add_published, "choose among real models by labels made from published recall per class"),
     "fidelity": (commands.add_fidelity, "what labels lose compared with all similarities, and with fewer images"),
-    "speed": (speed.add_speed, "time to import the package and to select among 50 and 1,000 labels"),
-    "labeling": (labeling_speed.add_arguments, "labeling compared with the bare image tower"),
+    "speed": (speed.add_arguments, "time to import and to select; labeling and ensembles compared with bare loops"),
     "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
-    "predict": (predict_benchmark.add_arguments, "an ensemble compared with bare loops"),
-    "serve": (serve_benchmark.add_arguments, "a server with many clients compared with offline batches"),
 }
 
 

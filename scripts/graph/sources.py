@@ -243,7 +243,11 @@ def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
 
 
 def open_images_wnids() -> dict[str, str]:
-    """Wnid of each class of Open Images by name, if unambiguous; see ``scripts/graph/map_open_images.py``."""
+    """Wnid of each of the 601 classes of Open Images with boxes, by name, from ``data/open_images.csv``.
+
+    A class has the first noun sense of its name in WordNet if no other sense is one of ImageNet's classes or their
+    hypernyms, so "Mouse" and "Crane" have none. A person reviewed the result: ``rejected`` is the reason against one.
+    """
     text = files("graph").joinpath("data", "open_images.csv").read_text(encoding="utf-8")
     return {row["name"]: row["wnid"] for row in csv.DictReader(text.splitlines()) if row["wnid"]}
 
