@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from math import erf, sqrt
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mll_hf.matching import minilm
-from mll_hf.matching.minilm import MiniLM, _gelu
+from mll_hf.matching.minilm import MiniLM
 from mll_hf.matching.text_encoder import SentenceEncoder, _default_folder, default_encoder
 
 NAMES = ["dog", "red bell pepper", "A340-200", "Paraguay", "croque_madame", "traffic sign (no entry)", "letter A"]
@@ -57,13 +56,6 @@ def test_a_text_is_embedded_the_same_among_others(encoder, monkeypatch):
     monkeypatch.setattr(minilm, "_BATCH_PIECES", 8)  # several batches of one length
     np.testing.assert_allclose(encoder.encode(NAMES * 4), np.tile(alone, (4, 1)), atol=1e-6)
     assert default_encoder().encode([]).shape[0] == 0
-
-
-def test_gelu():
-    x = np.linspace(-12, 12, 10_001, dtype=np.float32)
-    exact = [v / 2 * (1 + erf(v / sqrt(2))) for v in x.tolist()]
-    np.testing.assert_allclose(_gelu(x), exact, atol=4e-7)
-    assert not _gelu(np.array([-1e4, -100, 0], np.float32)).any()
 
 
 def test_torch_is_not_imported():

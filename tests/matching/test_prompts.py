@@ -27,26 +27,16 @@ from mll_hf.matching.prompts import (
         ("0 - zero", "zero"),
         ("  ice \t cream ", "ice cream"),
         ("ApplyEyeMakeup", "Apply Eye Makeup"),
-        ("DVDPlayer", "DVD Player"),
         ("7", "7"),
         ("3d printer", "3d printer"),
-        ("3.5 inch disk", "3.5 inch disk"),
         ("7-Eleven", "7-Eleven"),
-        ("iPhone", "iPhone"),
         ("McDonald", "McDonald"),
-        ("BMWs", "BMWs"),
-        ("MacBook pro", "MacBook pro"),
-        ("Granny Smith", "Granny Smith"),
         ("___", ""),
     ],
 )
 def test_clean_class_name(name, cleaned):
     assert clean_class_name(name) == cleaned
     assert clean_class_name(cleaned) == cleaned
-
-
-def test_names_are_stripped_and_otherwise_unchanged():
-    assert check_class_names([" 001.Dog", "ice_cream", "Zürich"]) == ("001.Dog", "ice_cream", "Zürich")
 
 
 def test_all_faults_are_listed_in_one_line():
@@ -104,13 +94,11 @@ def test_names_on_the_command_line():
     ("file", "content"),
     [
         ("c.txt", "\ufeffdog\n\n# pets\n  wild cat  \nred, white\n"),
-        ("noending", "dog\r\nwild cat\r\nred, white"),
         ("c.json", json.dumps(["dog", "wild cat", "red, white"])),
         ("id2label.json", json.dumps({"10": "red, white", "0": "dog", "2": "wild cat"})),
         ("by number.json", json.dumps({"classes": {"0": "dog", "1": "wild cat", "2": "red, white"}})),
         ("task.json", json.dumps({"name": "x", "classes": ["dog", "wild cat", "red, white"]})),
         ("c.csv", 'class,count\ndog,1\n"wild cat",2\n\n"red, white",3\n'),
-        ("c.CSV", 'dog,1\nwild cat,2\n"red, white",3\n'),
     ],
 )
 def test_names_in_a_file(tmp_path, file, content):
@@ -124,13 +112,10 @@ def test_names_in_a_file(tmp_path, file, content):
     [
         ("c.json", b"{"),
         ("c.json", b'{"labels": ["a"]}'),
-        ("c.json", b'["a", 3]'),
-        ("c.json", b"{}"),
         ("c.json", b'{"0": "a", "b": "c"}'),
         ("c.json", b'["a", "\\ud83d"]'),
         ("c.txt", b"# nothing\n"),
         ("c.txt", b"\xff\xfe\x00"),
-        ("c.csv", b"class\n"),
     ],
 )
 def test_errors_name_the_bad_file_in_one_line(tmp_path, file, content):
@@ -165,18 +150,12 @@ def test_every_template_has_one_placeholder():
     ("domain", "task", "key"),
     [
         (None, None, "photo"),
-        ("photo", "object recognition", "photo"),
-        ("photo", "fine-grained groceries", "photo"),
         ("Sketches", "object recognition", "sketch"),
         ("icon", "flag recognition", "flag"),
         ("photo", "traffic sign recognition", "sign"),
         ("glyph", "handwritten digit recognition", "digit"),
-        ("glyph", "letter recognition", "letter"),
-        ("satellite", "scene recognition", "satellite"),
         ("satellite image", None, "satellite"),
-        ("texture", "texture recognition", "texture"),
         ("chest X-rays", "diagnosis", "medical"),
-        ("photo", "facial expression recognition", "face"),
         ("photograph", "design of signal lamps", "photo"),
         (None, "emoji search", "emoji"),
     ],
@@ -191,32 +170,29 @@ def test_the_standard_prompt_is_filled_verbatim():
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [("apple", "an apple"), ("dog", "a dog"), ("the Louvre", "the Louvre"), ("an old man", "an old man")],
+)
+def test_an_article_follows_the_first_letter_unless_the_name_has_one(name, text):
+    assert fill(["a drawing of a(n) {}."], name) == (f"a drawing of {text}.",)
+
+
+@pytest.mark.parametrize(
     ("domain", "position"),
     [
         ("photo", 0),
-        ("Photographs", 0),
         ("a photograph of an animal", 0),
-        ("drawing", 1),
         ("illustration", 1),
-        ("clip art", 1),
         ("remote sensing", 2),
         ("satellite photo", None),  # names two domains
         ("illustrated photograph", 0),
         ("watercolour", None),  # a painting: no label domain has images of it
         ("rendition", 3),
-        ("photons", None),
-        ("", None),
         (None, None),
     ],
 )
 def test_domains_of_a_label_are_found_under_the_synonyms_of_templates(domain, position):
     assert named_domain(("photo", "drawing", "satellite", "rendition"), domain) == position
-
-
-def test_a_domain_by_its_own_name_is_preferred_to_synonyms():
-    assert named_domain(("cartoon", "drawing"), "drawing") == 1
-    assert named_domain(("cartoon", "drawing"), "illustration") is None
-    assert named_domain(("Photograph",), "photo") == 0
 
 
 @pytest.mark.parametrize("key", TEMPLATES)
@@ -225,17 +201,6 @@ def test_templates_and_label_domains_know_the_same_words(key):
         assert named_domain([key, "other"], f"{word} of things") == 0
         if key not in ("letter", "digit"):
             assert templates_for(word) == TEMPLATES[key]
-
-
-def test_an_article_follows_the_first_letter():
-    assert fill(["a drawing of a(n) {}."], "apple") == ("a drawing of an apple.",)
-    assert fill(["a drawing of a(n) {}."], "dog") == ("a drawing of a dog.",)
-
-
-def test_a_name_with_its_own_article_gets_no_other():
-    assert fill(["a drawing of a(n) {}."], "the Louvre") == ("a drawing of the Louvre.",)
-    assert fill(["a drawing of a(n) {}."], "an old man") == ("a drawing of an old man.",)
-    assert fill(["a drawing of a(n) {}."], "002.polar_bear") == ("a drawing of a polar bear.",)
 
 
 def test_words_shared_by_template_and_name_appear_once():

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 import pickle
 import shutil
 import sys
@@ -20,7 +17,7 @@ import transformers
 from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, CLIPModel
+from transformers import CLIPModel
 
 import tiny_models
 from mll_hf.errors import InputError, ModelError
@@ -35,7 +32,6 @@ from mll_hf.models import (
     pick_device,
     resolve_model,
 )
-from mll_hf.utils.images import to_rgb
 from tiny_hub import Hub
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
@@ -91,28 +87,13 @@ def test_a_model_describes_itself(kind, model, folders):
     assert model.logit_scale == pytest.approx(np.exp(2.0) if kind == "siglip" else 1 / 0.07, rel=1e-3)
 
 
-def test_embeddings_are_unit_norm_float32(model):
-    for embeddings in (model.encode_pixels(random_pixels(3)), model.encode_texts(TEXTS[:3])):
-        assert embeddings.dtype == np.float32
-        assert embeddings.shape == (3, model.embedding_size)
-        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
-
-
-def test_no_texts_give_no_embeddings(model):
-    assert model.encode_texts([]).shape == (0, model.embedding_size)
-
-
-def test_a_text_alone_and_in_a_batch_are_the_same(model):
-    together = model.encode_texts(TEXTS)
-    alone = np.concatenate([model.encode_texts([text]) for text in TEXTS])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-    assert np.abs(together[0] - together[1]).max() > 1e-3
-
-
-def test_many_texts_are_encoded_in_parts_and_in_order(model):
+def test_embeddings_are_unit_norm_float32_in_order(model):
     texts = [f"a {first} {second}" for first in tiny_models.WORDS for second in tiny_models.WORDS]
-    assert len(texts) > 256
-    some = [0, 255, 256, len(texts) - 1]
+    for embeddings in (model.encode_pixels(random_pixels(3)), model.encode_texts(texts), model.encode_texts([])):
+        assert embeddings.dtype == np.float32
+        assert embeddings.shape[1] == model.embedding_size
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+    some = [0, 255, 256, len(texts) - 1]  # texts are embedded in parts
     np.testing.assert_allclose(model.encode_texts(texts)[some], model.encode_texts([texts[i] for i in some]), atol=1e-6)
 
 
@@ -121,28 +102,6 @@ def test_a_text_over_the_context_is_cut_before_its_end_token(model):
     fitting, over = (words * 2)[:14], (words * 2)[:20]  # 16 tokens with start and end
     np.testing.assert_allclose(model.encode_texts([" ".join(over)]), model.encode_texts([" ".join(fitting)]), atol=1e-6)
     assert np.abs(model.encode_texts([" ".join(fitting[:13])]) - model.encode_texts([" ".join(fitting)])).max() > 1e-4
-
-
-def test_logits_are_those_of_open_clip(folders, models):
-    for kind in ("open_clip", "open_clip_sigmoid"):
-        network = open_clip.create_model_from_pretrained(f"local-dir:{folders[kind]}", return_transform=False).eval()
-        tokens = open_clip.get_tokenizer(f"local-dir:{folders[kind]}")(TEXTS)
-        with torch.no_grad():
-            expected = network.get_logits(random_pixels(2), tokens)[0]
-        np.testing.assert_allclose(logits(models[kind], 2), expected, atol=1e-4)
-
-
-def logits(model, count):
-    cosines = model.encode_pixels(random_pixels(count)) @ model.encode_texts(TEXTS).T
-    return model.logit_scale * cosines + model.logit_bias
-
-
-def test_open_clips_own_tokenizer(tmp_path):
-    folder = tiny_models.make_open_clip(tmp_path / "own", own_tokenizer=True)
-    network = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=False).eval()
-    with torch.no_grad():
-        expected = network.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS), normalize=True)
-    np.testing.assert_allclose(load_local(folder).encode_texts(TEXTS), expected, atol=1e-6)
 
 
 def test_embeddings_that_are_not_finite_or_zero_are_refused(kind, folders, monkeypatch):
@@ -170,41 +129,6 @@ def test_a_model_that_overflows_in_half_precision_runs_in_full_from_then_on(fold
         np.testing.assert_allclose(model.encode_pixels(random_pixels(2)), expected, atol=1e-6)
     assert seen == [True, False, False]
     assert environment_of(model).dtype == "float32"
-
-
-class FakeGpu:
-    """A card whose memory holds the weights and some bytes per image; torch's counters see a model on the CPU."""
-
-    def __init__(self, model, monkeypatch, free, per_image, most=10**9):
-        self.batches, self.peak = [], 0
-
-        def image_features(pixels):
-            assert sys.exc_info()[0] is None
-            self.batches.append(len(pixels))
-            self.peak = max(self.peak, per_image * len(pixels))
-            if len(pixels) > most:
-                fill_gpu()
-            return torch.ones(len(pixels), model.embedding_size)
-
-        def reset(_):
-            self.peak = 0
-
-        monkeypatch.setattr(model, "_image_features", image_features)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10 * free))
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 7 * free)
-        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7 * free + self.peak)
-        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
-
-
-@pytest.mark.parametrize(
-    ("free", "most", "batch"),
-    [(10**6, 10**9, 512), (10_000, 10**9, 64), (10_000, 11, 8), (150, 10**9, 1), (1000, 1, 1)],
-)
-def test_the_batch_of_a_gpu_is_doubled_while_it_fits_beside_the_weights(folders, monkeypatch, free, most, batch):
-    model = load_local(folders["open_clip"])
-    gpu = FakeGpu(model, monkeypatch, free, per_image=100, most=most)
-    assert model._largest_batch() == batch  # however large the weights are: here seven tenths of the card
-    assert gpu.batches == [2**n for n in range(1, 10) if 2**n <= max(2 * batch, 2)]
 
 
 def fill_memory(*_, **__):
@@ -242,14 +166,11 @@ def test_images_that_do_not_fit_into_memory_are_embedded_in_smaller_batches(fold
     assert tried == [3, 3, 3, 2]  # remembered
 
 
-def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatch):
+def test_memory_that_is_too_small_for_one_image_is_an_error_of_ours(folders, monkeypatch):
     model = load_local(folders["open_clip"])
     monkeypatch.setattr(model, "_image_features", fill_gpu)
-    monkeypatch.setattr(model, "_text_features", fill_gpu)
-    for run in (lambda: model.encode_pixels(random_pixels(2)), lambda: model.encode_texts(["a"])):
-        with pytest.raises(ModelError, match="use smaller batches") as caught:
-            run()
-        assert "CUDA out of memory. Tried" in str(caught.value)
+    with pytest.raises(ModelError, match=r"CUDA out of memory\. Tried.*use smaller batches"):
+        model.encode_pixels(random_pixels(2))
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "clip"])
@@ -271,19 +192,6 @@ def test_the_environment_of_a_model(models):
 # ---- images
 
 
-def test_preprocess_is_the_librarys_own(kind, model, folders):
-    if kind.startswith("open_clip"):
-        _, transform = open_clip.create_model_from_pretrained(f"local-dir:{folders[kind]}")
-        expected = transform(random_image())
-    else:
-        processor = AutoImageProcessor.from_pretrained(folders[kind], backend="pil")
-        expected = processor(images=random_image(), return_tensors="pt")["pixel_values"][0]
-    pixels = model.preprocess(random_image())
-    assert pixels.shape == (3, 32, 32)
-    assert pixels.dtype == torch.float32
-    torch.testing.assert_close(pixels, expected, atol=0, rtol=0)
-
-
 @pytest.mark.parametrize("size", [(40, 50), (97, 31), (20, 300)])
 def test_images_may_travel_as_bytes_and_be_normalized_on_the_device(kind, folders, size):
     model = load_local(folders[kind])
@@ -298,26 +206,12 @@ def test_images_may_travel_as_bytes_and_be_normalized_on_the_device(kind, folder
 
 def test_other_preprocessing_gives_the_input_itself(folders, monkeypatch):
     model, image = load_local(folders["clip"]), random_image()
-    resized, mean, std = model._resizing()
-    patches = lambda image: model.preprocess(image)[0]  # noqa: E731 - two dimensions, as NaFlex has
-    for found in (
-        None,
-        (resized, [0.1] * 3, std),
-        (lambda image: resized(image).float(), mean, std),
-        (patches, mean, std),
-    ):
+    resized, _, std = model._resizing()
+    for found in (None, (resized, [0.1] * 3, std)):
         monkeypatch.setattr(model, "_resizing", lambda found=found: found)
         model._resized = None
         model._normalize_on_device()
         assert torch.equal(model.compact(image), model.preprocess(image))
-    monkeypatch.undo()
-    monkeypatch.setattr(model._processor, "image_mean", None)
-    assert model._resizing() is None
-
-
-def test_both_backends_preprocess_alike(models):
-    image = random_image(97, 31)
-    torch.testing.assert_close(models["open_clip"].preprocess(image), models["clip"].preprocess(image), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"])
@@ -328,40 +222,6 @@ def test_preprocess_takes_any_mode(mode, models):
         pixels = model.preprocess(image)
         assert pixels.shape == (3, 32, 32)
         assert torch.isfinite(pixels).all()
-
-
-def test_transparency_is_laid_on_white():
-    icon = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    icon.putpixel((1, 0), (10, 20, 30, 255))
-    palette = Image.new("P", (2, 1), 0)
-    palette.putpalette([0, 0, 0, 10, 20, 30])
-    palette.putpixel((1, 0), 1)
-    palette.info["transparency"] = 0
-    for image in (icon, palette):
-        assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
-
-
-def test_sixteen_bits_are_scaled_not_clipped():
-    image = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
-    assert [to_rgb(image).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
-
-
-class Pictures(torch.utils.data.Dataset):
-    def __init__(self, model):
-        self.model = model
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return self.model.preprocess(random_image(seed=index))
-
-
-@pytest.mark.parametrize("kind", ["open_clip", "clip"])
-def test_preprocess_works_in_forked_workers(model):
-    loader = torch.utils.data.DataLoader(Pictures(model), batch_size=4, num_workers=1, multiprocessing_context="fork")
-    expected = torch.stack([model.preprocess(random_image(seed=index)) for index in range(4)])
-    torch.testing.assert_close(next(iter(loader)), expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "clip"])
@@ -385,20 +245,6 @@ def test_cost_is_that_of_the_architecture(models):
     assert models["clip"].cost.parameters == models["open_clip"].cost.parameters
 
 
-def test_cost_of_a_tower_with_attention_pooling(models):
-    patches, width, layers, ratio = (32 // 16) ** 2, 64, 6, 3
-    tokens = patches + 1
-    block = 2 * tokens * (4 + 2 * ratio) * width**2 + 2 * 2 * tokens**2 * width
-    pool = 2 * (1 + 2 * patches + 1 + 2 * ratio) * width**2 + 2 * 2 * patches * width
-    flops = 2 * patches * (3 * 16 * 16) * width + layers * block + pool
-    assert models["open_clip_sigmoid"].cost.gflops * 1e9 == pytest.approx(flops)
-
-
-def test_parameters_are_those_of_the_weights(folders, models):
-    weights = load_file(folders["clip"] / "model.safetensors")
-    assert models["clip"].cost.parameters == sum(tensor.numel() for tensor in weights.values())
-
-
 def test_a_model_can_be_sent_to_another_process(model):
     image = Image.new("RGB", (70, 50), "red")
     sent = pickle.loads(pickle.dumps(model))
@@ -406,17 +252,7 @@ def test_a_model_can_be_sent_to_another_process(model):
     assert torch.equal(sent.compact(image), model.compact(image))
 
 
-@pytest.mark.usefixtures("models")
-def test_measuring_leaves_the_fast_path_as_it_was():
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
 # ---- local folders
-
-
-def test_the_backend_follows_from_the_files(folders):
-    chosen = {kind: resolve_model(f"local-dir:{folder}").backend for kind, folder in folders.items()}
-    assert chosen == dict.fromkeys(KINDS[:2], Backend.OPEN_CLIP) | dict.fromkeys(KINDS[2:], Backend.TRANSFORMERS)
 
 
 def test_the_revision_of_a_folder_is_its_content(folders, tmp_path, monkeypatch):
@@ -450,36 +286,6 @@ def test_open_clips_weights_win_where_a_folder_has_both(folders, tmp_path):
         load_model(replace(ref, backend="open_clip"), "cpu")
 
 
-def test_open_clips_weights_under_the_common_name(folders, tmp_path):
-    folder = copy_of(folders["open_clip"], tmp_path)
-    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
-    np.testing.assert_array_equal(
-        load_local(folder).encode_pixels(random_pixels(1)),
-        load_local(folders["open_clip"]).encode_pixels(random_pixels(1)),
-    )
-    (folder / "open_clip_pytorch_model.bin").write_bytes(b"a pickle that open_clip would prefer")
-    with pytest.raises(ModelError, match="has only pickle weights"):
-        resolve_model(f"local-dir:{folder}")
-
-
-def test_sharded_weights(folders, tmp_path):
-    folder = copy_of(folders["clip"], tmp_path)
-    (folder / "model.safetensors").unlink()
-    CLIPModel.from_pretrained(folders["clip"]).save_pretrained(folder, max_shard_size="100KB")
-    assert (folder / "model.safetensors.index.json").exists()
-    np.testing.assert_allclose(
-        load_local(folder).encode_texts(TEXTS), load_local(folders["clip"]).encode_texts(TEXTS), atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_pickle_weights_are_refused(name, folders, tmp_path):
-    folder = copy_of(folders["clip"], tmp_path)
-    (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(ModelError, match=r"has only pickle weights.* ask its author for safetensors"):
-        resolve_model(f"local-dir:{folder}")
-
-
 def test_a_missing_folder(tmp_path):
     with pytest.raises(ModelError, match="there is no folder"):
         resolve_model(f"local-dir:{tmp_path}/nothing")
@@ -492,10 +298,6 @@ def test_a_missing_folder(tmp_path):
 
 def cut_in_half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def empty(path):
-    path.write_bytes(b"")
 
 
 def drop_a_tensor(path):
@@ -515,24 +317,16 @@ def poison(path):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def of_no_known_kind(path):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"model": {"type": "Nothing"}}))
-
-
 @pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip"])
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
         ("WEIGHTS", cut_in_half),
-        ("WEIGHTS", empty),
         ("WEIGHTS", drop_a_tensor),
         ("WEIGHTS", widen_a_tensor),
         ("WEIGHTS", poison),
         ("CONFIG", cut_in_half),
-        ("CONFIG", empty),
         ("tokenizer.json", cut_in_half),
-        ("tokenizer.json", of_no_known_kind),
         ("tokenizer.json", Path.unlink),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
@@ -563,14 +357,6 @@ def test_code_that_comes_with_a_model_never_runs(folders, tmp_path):
     with pytest.raises(ModelError, match="needs code from a repository, which is never run; use another model"):
         load_local(folder)
     assert not ran.exists()
-
-
-def test_a_model_without_image_features(folders, tmp_path):
-    folder = copy_of(folders["clip"], tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(ModelError, match="is of type 'bert', which does not embed images and texts"):
-        load_local(folder)
 
 
 # ---- the Hub
@@ -618,62 +404,31 @@ def test_where_the_hub_lists_no_content_ids_the_downloaded_content_is_hashed(fol
         load_model(replace(ref, digest="0" * 64), "cpu")
 
 
-@pytest.mark.parametrize("kind", ["open_clip", "clip"])
-def test_a_model_stays_at_its_commit(kind, folders, api, hub, tmp_path):
-    make = tiny_models.make_open_clip if kind == "open_clip" else tiny_models.make_transformers_clip
-    first = upload(api, folders[kind])
-    ref = resolve_model("alice/tiny")
-    second = upload(api, make(tmp_path / "other", seed=1))
+def test_any_revision_is_loaded_at_its_commit(folders, api, hub, tmp_path):
+    first = upload(api, folders["clip"])
+    api.create_tag("alice/tiny", tag="v1", revision=first)
+    api.create_branch("alice/tiny", branch="dev")
+    second = upload(api, tiny_models.make_transformers_clip(tmp_path / "other", seed=1))
     assert resolve_model("alice/tiny").revision == second
+    assert {resolve_model(f"alice/tiny@{name}").revision for name in ("v1", "dev", first)} == {first}
     hub.requests.clear()
     old, new = (load_model(resolve_model(f"alice/tiny@{commit}"), "cpu") for commit in (first, second))
-    assert old.ref == ref
-    expected = load_local(folders[kind]).encode_texts(TEXTS)
+    expected = load_local(folders["clip"]).encode_texts(TEXTS)
     np.testing.assert_array_equal(old.encode_texts(TEXTS), expected)
     assert np.abs(new.encode_texts(TEXTS) - expected).max() > 1e-3
     assert not [request for request in hub.requests if "main" in request]
 
 
-def test_only_what_a_model_needs_is_downloaded_and_only_once(folders, api, hub, tmp_path):
-    folder = copy_of(folders["clip"], tmp_path)
-    shutil.copytree(folders["open_clip"], folder, dirs_exist_ok=True)
-    for name in (
-        "pytorch_model.bin",
-        "README.md",
-        "onnx/model.safetensors",
-        "onnx/config.json",
-        "mll/label.safetensors",
-    ):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"not needed")
-    upload(api, folder)
-    ref = resolve_model("alice/tiny")
-    hub.requests.clear()
-    load_model(ref, "cpu")
-    got = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
-    assert "open_clip_model.safetensors" in got
-    assert not got & {"model.safetensors", "pytorch_model.bin", "README.md", "label.safetensors"}
-    assert not [request for request in hub.requests if "onnx" in request or "mll" in request]
-    hub.requests.clear()
-    load_model(ref, "cpu")
-    assert hub.requests == []
-
-
-def test_open_clips_weights_under_the_common_name_on_the_hub(folders, api, tmp_path):
-    folder = copy_of(folders["open_clip"], tmp_path)
-    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
-    upload(api, folder)
-    model = load_model(resolve_model("alice/tiny"), "cpu")
-    assert model.ref.backend == Backend.OPEN_CLIP
-    np.testing.assert_array_equal(model.encode_texts(TEXTS), load_local(folders["open_clip"]).encode_texts(TEXTS))
-
-
-def test_branches_and_tags_are_revisions(folders, api):
-    commit = upload(api, folders["open_clip"])
-    api.create_tag("alice/tiny", tag="v1", revision=commit)
-    api.create_branch("alice/tiny", branch="dev")
-    api.delete_file("open_clip_model.safetensors", "alice/tiny")
-    assert {resolve_model(f"alice/tiny@{name}").revision for name in ("v1", "dev", commit)} == {commit}
+def test_private_and_gated_models(folders, api):
+    commit = upload(api, folders["open_clip"], private=True)
+    assert resolve_model("alice/tiny").revision == commit
+    with pytest.raises(ModelError, match="is not on the Hub, or private"):
+        resolve_model("alice/tiny", token="hf_reader_token")
+    api.update_repo_settings("alice/tiny", private=False, gated="manual")
+    ref = resolve_model("alice/tiny", token="hf_reader_token")
+    with pytest.raises(ModelError, match=r"is gated; accept its terms at http://127\.0\.0\.1:\d+/alice/tiny"):
+        load_model(ref, "cpu", token="hf_reader_token")
+    assert load_model(ref, "cpu").embedding_size == 24
 
 
 def test_names_that_are_not_there(folders, api, tmp_path, monkeypatch):
@@ -693,29 +448,15 @@ def test_names_that_are_not_there(folders, api, tmp_path, monkeypatch):
         resolve_model("alice/here")
 
 
-def test_private_models_need_their_owners_token(folders, api):
-    commit = upload(api, folders["open_clip"], private=True)
-    assert resolve_model("alice/tiny").revision == commit
-    with pytest.raises(ModelError, match="is not on the Hub, or private"):
-        resolve_model("alice/tiny", token="hf_reader_token")
-
-
-def test_gated_models_say_where_to_accept_the_terms(folders, api):
-    upload(api, folders["open_clip"])
-    api.update_repo_settings("alice/tiny", gated="manual")
-    ref = resolve_model("alice/tiny", token="hf_reader_token")
-    with pytest.raises(ModelError, match=r"is gated; accept its terms at http://127\.0\.0\.1:\d+/alice/tiny"):
-        load_model(ref, "cpu", token="hf_reader_token")
-    assert load_model(ref, "cpu").embedding_size == 24
-
-
-def test_pickles_on_the_hub_are_refused_before_any_download(folders, api, hub, tmp_path):
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickles_are_refused_before_any_download(name, folders, api, hub, tmp_path):
     folder = copy_of(folders["clip"], tmp_path)
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / name)
     upload(api, folder)
     hub.requests.clear()
-    with pytest.raises(ModelError, match="has only pickle weights"):
-        resolve_model("alice/tiny")
+    for spec in ("alice/tiny", f"local-dir:{folder}"):
+        with pytest.raises(ModelError, match=r"has only pickle weights.* ask its author for safetensors"):
+            resolve_model(spec)
     assert hub.requests == ["GET /api/models/alice/tiny"]
 
 
@@ -746,53 +487,33 @@ def disconnect(request, monkeypatch):
     return cut
 
 
-@pytest.mark.parametrize("kind", ["open_clip", "clip"])
-def test_a_downloaded_model_works_without_the_hub(kind, folders, api, hub, disconnect):
-    commit = upload(api, folders[kind])
+def test_a_downloaded_model_works_without_the_hub(folders, api, hub, disconnect):
+    commit = upload(api, folders["clip"])
     ref = resolve_model("alice/tiny")
     load_model(ref, "cpu")
+    newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
+    hf_hub_download("alice/tiny", "README.md", revision=newer)  # a copy without a model
     disconnect()
     hub.requests.clear()
-    assert resolve_model("alice/tiny") == ref
-    assert resolve_model(f"alice/tiny@{commit}") == ref
+    assert resolve_model("alice/tiny") == resolve_model(f"alice/tiny@{commit}") == ref
     np.testing.assert_array_equal(
-        load_model(ref, "cpu").encode_texts(TEXTS), load_local(folders[kind]).encode_texts(TEXTS)
+        load_model(ref, "cpu").encode_texts(TEXTS), load_local(folders["clip"]).encode_texts(TEXTS)
     )
-    with pytest.raises(ModelError, match=NOT_CACHED):
-        resolve_model("alice/tiny@another-branch")
+    for spec in ("alice/tiny@another-branch", "alice/other"):
+        with pytest.raises(ModelError, match=NOT_CACHED):
+            resolve_model(spec)
     assert hub.requests == []
 
 
-def test_a_model_that_was_never_downloaded_needs_the_hub(disconnect):
-    disconnect()
-    with pytest.raises(ModelError, match=rf"'alice/tiny': .*({NOT_CACHED})"):
-        resolve_model("alice/tiny")
-
-
-def test_a_downloaded_model_is_found_while_the_hub_is_in_trouble(folders, api, hub, monkeypatch):
+def test_a_hub_in_trouble(folders, api, hub, monkeypatch):
     upload(api, folders["clip"])
     ref = resolve_model("alice/tiny")
     load_model(ref, "cpu")
     monkeypatch.setattr(connection, "_WAITS", ())
     hub.down = True
     assert resolve_model("alice/tiny") == ref
-
-
-def test_a_cached_copy_without_a_model_is_not_taken_for_one(folders, api, disconnect):
-    upload(api, folders["clip"])
-    ref = resolve_model("alice/tiny")
-    load_model(ref, "cpu")
-    newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
-    hf_hub_download("alice/tiny", "README.md", revision=newer)
-    disconnect()
-    assert resolve_model("alice/tiny") == ref
-
-
-def test_a_hub_in_trouble(hub, monkeypatch):
-    monkeypatch.setattr(connection, "_WAITS", (0.0,))
-    hub.down = True
     with pytest.raises(ModelError, match=r"the Hub answered with status 503; .*try later"):
-        resolve_model("alice/tiny")
+        resolve_model("alice/other")
 
 
 def test_refs_that_no_resolver_made():
@@ -840,6 +561,10 @@ def test_bytes_to_fetch_are_those_that_loading_downloads(layout, api, hub):
     load_model(ref, "cpu")
     assert expected == downloaded(ref.revision) > 10_000
     assert bytes_to_fetch(ref, parameters=10**9) == 0
+    hub.requests.clear()
+    load_model(ref, "cpu")
+    assert bytes_to_fetch(resolve_model(f"local-dir:{layout}"), parameters=10**9) == 0
+    assert hub.requests == []
 
 
 def test_files_in_the_cache_need_not_be_fetched(folders, api):
@@ -850,11 +575,6 @@ def test_files_in_the_cache_need_not_be_fetched(folders, api):
     newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
     assert bytes_to_fetch(replace(ref, revision=newer), parameters=1) == whole
     assert bytes_to_fetch(replace(ref, revision="main"), parameters=1) == whole
-
-
-def test_a_local_model_costs_no_bytes(folders, hub):
-    assert bytes_to_fetch(resolve_model(f"local-dir:{folders['clip']}"), parameters=10**9) == 0
-    assert hub.requests == []
 
 
 def test_bytes_to_fetch_of_models_whose_files_are_not_known(folders, api, disconnect):
@@ -878,55 +598,3 @@ def test_devices():
     for unknown in ("gpu", "cuda:99", "cpu:x", ""):
         with pytest.raises(InputError, match="there is no device"):
             pick_device(unknown)
-
-
-# ---- real models
-
-
-def find_testbed():
-    places = [os.environ.get("MLL_TESTBED"), Path(__file__).parents[3] / "shared" / "testbed"]
-    return next((Path(place) for place in places if place and (Path(place) / "zoo").is_dir()), None)
-
-
-TESTBED = find_testbed()
-needs_testbed = pytest.mark.skipif(
-    TESTBED is None, reason="no real models: set MLL_TESTBED to the testbed's folder to check against its results"
-)
-
-
-@needs_testbed
-@pytest.mark.parametrize(
-    ("target", "names"),
-    [
-        ("mnist", ["zoo/digits-resnet", "zoo/photo-resnet"]),
-        ("letters-fonts", ["zoo_clip/glyph-vit", "zoo/general-resnet"]),
-        ("gtsrb", ["zoo/photo-convnet-siglip"]),
-    ],
-)
-def test_zoo_accuracies_agree_with_the_testbeds(target, names):
-    import pyarrow.parquet as pq
-
-    with (TESTBED / "zoo_results_dev.csv").open() as file:
-        expected = {row["model"]: float(row[target]) for row in csv.DictReader(file)}
-    table = pq.read_table(TESTBED / "targets" / target / "test.parquet").to_pydict()
-    classes = json.loads((TESTBED / "targets" / target / "task.json").read_text())["classes"]
-    images = [to_rgb(Image.open(io.BytesIO(content))) for content in table["image"]]
-    for name in names:
-        model = load_local(TESTBED / name)
-        pixels = torch.stack([model.preprocess(image) for image in images]).split(128)
-        embeddings = np.concatenate([model.encode_pixels(batch) for batch in pixels])
-        class_embeddings = model.encode_texts([f"a photo of a {label}." for label in classes])
-        accuracy = np.mean((embeddings @ class_embeddings.T).argmax(1) == table["label"])
-        assert accuracy == pytest.approx(expected[model.ref.short_name], abs=0.005), name
-
-
-@needs_testbed
-def test_the_two_layouts_of_a_model_agree():
-    name = "food-vit"
-    ours, theirs = (load_local(TESTBED / layout / name) for layout in ("zoo", "zoo_clip"))
-    texts = ["a photo of a dog.", "sushi", "", "many words " * 40]
-    np.testing.assert_allclose(ours.encode_texts(texts), theirs.encode_texts(texts), atol=1e-4)
-    embeddings = [model.encode_pixels(model.preprocess(random_image(200, 150))[None]) for model in (ours, theirs)]
-    np.testing.assert_allclose(*embeddings, atol=1e-4)
-    assert ours.cost.gflops == pytest.approx(theirs.cost.gflops, rel=0.02)
-    assert ours.cost.parameters == theirs.cost.parameters

@@ -55,14 +55,6 @@ def test_processes_prepare_the_same_as_threads(batches):
             assert torch.equal(inputs, expected)
 
 
-def test_an_error_in_a_process_reaches_the_caller():
-    def fail(item):
-        raise ArithmeticError(f"item {item}")
-
-    with pytest.raises(ArithmeticError, match="item 5"):
-        in_processes([[5]], fail, 1)
-
-
 def pid_of(item):
     return torch.tensor([os.getpid()])
 
@@ -115,30 +107,23 @@ def test_without_fork_threads_prepare(monkeypatch):
     assert inputs.tolist() == [[os.getpid()]]
 
 
-def test_a_background_thread_gives_the_same_items_and_errors():
-    def failing():
-        yield from range(3)
-        raise ArithmeticError("three")
-
-    assert list(in_background(iter(range(50)))) == list(range(50))
-    items = in_background(failing())
-    assert [next(items) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ArithmeticError, match="three"):
-        next(items)
-
-
-def test_a_background_thread_ends_with_its_user():
+def test_a_background_thread_gives_the_same_items_and_errors_and_ends_with_its_user():
     closed = threading.Event()
 
-    def endless():
+    def failing(last):
         try:
-            while True:
-                yield 1
+            yield from range(last)
+            raise ArithmeticError("three")
         finally:
             closed.set()
 
-    items = in_background(endless())
-    assert next(items) == 1
+    items = in_background(failing(3))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ArithmeticError, match="three"):
+        next(items)
+    closed.clear()
+    items = in_background(failing(1000))
+    assert next(items) == 0
     items.close()
     assert closed.wait(5)
 
@@ -153,18 +138,6 @@ def test_only_a_few_batches_are_prepared_ahead():
 
     for number, _ in enumerate(prepared_batches(batches(), tensor_of)):
         assert len(drawn) <= number + 18
-
-
-def test_a_small_batch_is_prepared_by_all_threads(monkeypatch):
-    monkeypatch.setattr("mll_hf.models.batches.usable_cores", lambda: 3)
-    together = threading.Barrier(3, timeout=20)
-
-    def prepare(item):
-        together.wait()
-        return tensor_of(item)
-
-    ((inputs, _),) = prepared_batches([[1, 2, 3]], prepare, ahead=3)
-    assert inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
 
 
 def test_an_error_reaches_the_caller_and_threads_end():
