@@ -28,7 +28,7 @@ from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.many import Plan, label_many
 from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labels.store import LabelStore
-from mll_hf.models import environment_of, gpu_count, load_model, pick_device
+from mll_hf.models import environment_of, load_model, pick_device
 from mll_hf.utils.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def model_checks(
     for model in models:
         model.close()
     refs = [model.ref for model in models]
-    counts = sorted({1, gpu_count()}) if on_gpu else [1]
+    counts = sorted({1, torch.cuda.device_count()}) if on_gpu else [1]
     found["ray"] = [through_ray(refs, graph, probes, n, on_gpu) for n in counts]
     return found
 
@@ -105,7 +105,7 @@ def machine(device: str) -> dict[str, Any]:
     on_gpu = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device} {platform.machine()}",
-        "devices": gpu_count() if on_gpu else 1,
+        "devices": torch.cuda.device_count() if on_gpu else 1,
         "bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         "cores": os.cpu_count(),
         "torch": torch.__version__,

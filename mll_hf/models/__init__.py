@@ -14,8 +14,6 @@ from mll_hf.labels.label import Environment
 from mll_hf.models.base import DTYPES, Backend, Link
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from mll_hf.labels.label import ModelRef
     from mll_hf.models.torch_model import VisionLanguageModel as VisionLanguageModel
 
@@ -25,7 +23,6 @@ __all__ = [
     "Link",
     "bytes_to_fetch",
     "environment_of",
-    "gpu_count",
     "load_model",
     "pick_device",
     "resolve_model",
@@ -89,7 +86,10 @@ def pick_device(device: str | None = None) -> str:
         InputError: The device is unknown or not available.
         MissingExtraError: torch is not installed.
     """
-    torch = _torch()
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("torch", "models") from error
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return next(kind for kind, present in available.items() if present)
@@ -97,27 +97,9 @@ def pick_device(device: str | None = None) -> str:
     if not available.get(kind) or (index and not index.isdecimal()):
         present = ", ".join(name for name, is_present in available.items() if is_present)
         raise InputError(f"there is no device '{device}' here; choose one of: {present}")
-    if kind == "cuda" and index and int(index) >= gpu_count():
-        raise InputError(f"there is no device '{device}' here, only {gpu_count()} CUDA devices")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise InputError(f"there is no device '{device}' here, only {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def gpu_count() -> int:
-    """Number of CUDA devices of this machine.
-
-    Raises:
-        MissingExtraError: torch is not installed.
-    """
-    count: int = _torch().cuda.device_count()
-    return count
-
-
-def _torch() -> ModuleType:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("torch", "models") from error
-    return torch
 
 
 def load_model(

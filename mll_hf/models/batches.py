@@ -33,17 +33,6 @@ _CHUNKS_AHEAD = 16
 _PARENT_CHECK_SECONDS = 1.0
 
 
-def prepared_batches(
-    batches: Iterable[Sequence[Item]],
-    prepare: Callable[[Item], torch.Tensor | None],
-    *,
-    ahead: int = _CHUNKS_AHEAD * _CHUNK,
-) -> Generator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
-    """Decode and preprocess images in threads, ahead of the model; see :class:`Decoders`."""
-    with contextlib.closing(Decoders(prepare)) as decoders:
-        yield from decoders.batches(batches, ahead=ahead)
-
-
 class Decoders(Generic[Item]):
     """Threads or processes that decode and preprocess images for one model, over any number of runs of batches.
 
@@ -58,27 +47,26 @@ class Decoders(Generic[Item]):
 
     def __init__(self, prepare: Callable[[Item], torch.Tensor | None], processes: int = 0) -> None:
         self._pool: Executor
-        self._chunks_ahead, self._is_forked = _CHUNKS_AHEAD, False
+        self._chunks_ahead = _CHUNKS_AHEAD
         if processes and "fork" in multiprocessing.get_all_start_methods():
             processes = min(processes, MAX_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
             self._pool.submit(use_one_torch_thread).result()  # forks all processes now, before more threads start
             self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
-            self._chunks_ahead, self._is_forked = 2 * processes, True
+            self._chunks_ahead = 2 * processes
         else:
             self._pool = ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread)
             self._work = lambda chunk: _prepared(prepare, chunk)
 
     def batches(
-        self, batches: Iterable[Sequence[Item]], *, pinned: bool = False, ahead: int = _CHUNKS_AHEAD * _CHUNK
+        self, batches: Iterable[Sequence[Item]], *, pinned: bool = False
     ) -> Generator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
         """Prepare batches ahead of the model.
 
         Args:
             batches: Items of each batch, at least one.
             pinned: Use page-locked memory, from which a GPU copies while it computes.
-            ahead: Number of images to prepare ahead of the model; at least two chunks per process.
 
         Yields:
             The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
@@ -90,15 +78,12 @@ class Decoders(Generic[Item]):
 
         def chunks() -> Iterator[Sequence[Item]]:
             for batch in batches:
-                share = -(-len(batch) // usable_cores())  # of a thread in a small batch
-                size = _CHUNK if self._is_forked else min(_CHUNK, share)
+                size = min(_CHUNK, -(-len(batch) // usable_cores()))  # a small batch keeps all cores busy
                 parts = [batch[first : first + size] for first in range(0, len(batch), size)]
                 sizes.append(len(parts))
                 yield from parts
 
-        if self._is_forked:
-            ahead = max(ahead, self._chunks_ahead * _CHUNK)
-        with contextlib.closing(self._prepared(chunks(), ahead)) as prepared:
+        with contextlib.closing(self._prepared(chunks())) as prepared:
             for chunk in prepared:
                 yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
@@ -106,15 +91,12 @@ class Decoders(Generic[Item]):
         """Stop the threads or processes."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _prepared(self, chunks: Iterator[Sequence[Item]], ahead: int) -> Generator[Chunk]:
+    def _prepared(self, chunks: Iterator[Sequence[Item]]) -> Generator[Chunk]:
         prepared: deque[Future[Chunk]] = deque()
-        waiting: deque[int] = deque()  # images of each
         try:
             for chunk in chunks:
                 prepared.append(self._pool.submit(self._work, chunk))
-                waiting.append(len(chunk))
-                if sum(waiting) > ahead or len(waiting) > self._chunks_ahead:
-                    waiting.popleft()
+                if len(prepared) > self._chunks_ahead:
                     yield prepared.popleft().result()
             while prepared:
                 yield prepared.popleft().result()

@@ -145,10 +145,8 @@ def known_model(name: str) -> KnownModel:
 def paper_models() -> tuple[KnownModel, ...]:
     """The 49 models of Tan et al., ICML 2025 (arXiv 2501.18271), in the order of Table 6.
 
-    They are 47 repos: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights
-    with different activations. The two ``openai`` entries were measured as one network, with equal results on all data
-    sets. The weights of ``RN101/yfcc15m`` and ``RN50/cc12m`` were trained with QuickGELU, but the published accuracies
-    are with plain GELU: 0.8 and 0.6 points below those of the ``quickgelu`` architectures.
+    They are 47 repos: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights with
+    different activations.
     """
     chosen = [(model.paper_place, model) for model in known_models() if model.paper_place is not None]
     return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))

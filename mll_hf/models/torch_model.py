@@ -155,13 +155,9 @@ class VisionLanguageModel(ABC):
         with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
             features = self._image_features(pixels)
         if self._half is not None and not torch.isfinite(features).all():
-            self.use_float32()
+            self._half, self.dtype = None, "float32"  # from now on
             features = self._image_features(pixels)
         return self._unit_norm(features, "images")
-
-    def use_float32(self) -> None:
-        """Run the image tower in float32 from now on."""
-        self._half, self.dtype = None, "float32"
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts; returns unit-norm float32 [T, D]. Texts longer than the context are truncated.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -16,7 +17,7 @@ from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.matching.prompts import fill
 from mll_hf.models import load_model, pick_device
-from mll_hf.models.batches import prepared_batches
+from mll_hf.models.batches import Decoders
 from mll_hf.selection import Task, shortlist_config
 from mll_hf.selection.head import Head
 from mll_hf.selection.task import trial_sample
@@ -72,8 +73,8 @@ class Runner(Ensemble):
         model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
         try:
             logits = np.full((len(images), len(self.selection.classes)), np.nan, np.float32)
-            prepare = partial(_prepared, model)
-            ((pixels, readable),) = prepared_batches([images], prepare)
+            with closing(Decoders(partial(_prepared, model))) as decoders:
+                ((pixels, readable),) = decoders.batches([images])
             if pixels is None:
                 return logits
             prompts = [text for name in self.selection.classes for text in fill(self.prompt_templates, name)]

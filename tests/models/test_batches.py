@@ -17,8 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.models.batches import Decoders, in_background, prepared_batches
+from mll_hf.models.batches import Decoders, in_background
 from worlds import examples
+
+
+def prepared_batches(batches, prepare, processes=0):
+    with closing(Decoders(prepare, processes)) as decoders:
+        yield from decoders.batches(iter(batches))
 
 
 def tensor_of(item):
@@ -39,15 +44,10 @@ def test_batches_keep_their_items_in_order(batches):
             assert inputs[:, 0, 0, 0].tolist() == known
 
 
-def in_processes(batches, prepare, processes):
-    with closing(Decoders(prepare, processes)) as decoders:
-        return list(decoders.batches(iter(batches)))
-
-
 @pytest.mark.parametrize("batches", [[[3], [None, 7, None], [None], list(range(70)), [1, 2]]])
 def test_processes_prepare_the_same_as_threads(batches):
     threads = list(prepared_batches(iter(batches), tensor_of))
-    processes = list(in_processes(batches, tensor_of, 2))
+    processes = list(prepared_batches(batches, tensor_of, 2))
     for (expected, present), (inputs, present_too) in zip(threads, processes, strict=True):
         np.testing.assert_array_equal(present, present_too)
         assert (inputs is None) == (expected is None)
@@ -66,14 +66,6 @@ def test_processes_serve_all_runs_of_a_model():
     assert os.getpid() not in set.union(*pids)
 
 
-def test_a_run_that_ends_early_leaves_the_processes_to_the_next():
-    with closing(Decoders(tensor_of, 1)) as decoders:
-        aborted = decoders.batches([[number] for number in range(100)])
-        next(aborted)
-        aborted.close()
-        assert [int(inputs[0, 0, 0, 0]) for inputs, _ in decoders.batches([[7], [8]])] == [7, 8]
-
-
 def test_processes_use_no_shared_memory(monkeypatch):
     import torch.multiprocessing  # registers how tensors are sent: through shared memory
 
@@ -82,7 +74,7 @@ def test_processes_use_no_shared_memory(monkeypatch):
 
     for kind in (torch.Tensor, torch.storage.UntypedStorage):
         monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
-    ((inputs, _),) = in_processes([[1, 2]], tensor_of, 1)
+    ((inputs, _),) = prepared_batches([[1, 2]], tensor_of, 1)
     assert inputs[:, 0, 0, 0].tolist() == [1, 2]
 
 
@@ -99,12 +91,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     # returns when all processes that could write to the pipe are gone
     run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert (run.returncode, run.stdout) == (-signal.SIGKILL, "1\n"), run.stderr
-
-
-def test_without_fork_threads_prepare(monkeypatch):
-    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
-    ((inputs, _),) = in_processes([[0]], pid_of, 2)
-    assert inputs.tolist() == [[os.getpid()]]
 
 
 def test_a_background_thread_gives_the_same_items_and_errors_and_ends_with_its_user():

@@ -187,27 +187,6 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
 # ---- sentence-transformers on the Hub
 
 
-def test_only_what_the_modules_need_is_downloaded(sentence_models, api, hub, tmp_path):
-    folder = copy_of(sentence_models["Transformer, Dense, Normalize"], tmp_path)
-    unneeded = ["onnx/model.safetensors", "1_Dense/onnx/config.json", "training_args.bin", "1_Dense/pytorch_model.bin"]
-    for name in unneeded:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(b"not needed")
-    api.create_repo("alice/tiny")
-    api.upload_folder(repo_id="alice/tiny", folder_path=folder)
-    ref = resolve_model("alice/tiny")
-    expected = bytes_to_fetch(ref, parameters=10**9)
-    model = load_model(ref, "cpu")
-    assert ref.backend == Backend.SENTENCE_TRANSFORMERS
-    snapshot = Path(constants.HF_HUB_CACHE) / "models--alice--tiny" / "snapshots" / ref.revision
-    cached = {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in snapshot.rglob("*.*")}
-    assert "1_Dense/model.safetensors" in cached
-    assert not set(cached) & set(unneeded)
-    assert sum(size for name, size in cached.items() if name != "README.md") == expected
-    local = conformance.load(sentence_models["Transformer, Dense, Normalize"])
-    np.testing.assert_array_equal(model.encode_texts(["a cat"]), local.encode_texts(["a cat"]))
-
-
 def test_sentence_transformers_is_an_extra(sentence_models, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     monkeypatch.delitem(sys.modules, "mll_hf.models.sentence_transformers", raising=False)
