@@ -5,8 +5,8 @@
 
 Builds a tiny model of each architecture, with random weights, in the Hub's file layout; embeds images and texts with
 mll_hf and with open_clip itself, transformers' pipeline for zero-shot image classification, or sentence-transformers.
-Prints a Markdown table with the largest difference of each architecture, or the reason why it is refused. Then lists
-the known models that mll_hf does not load. Needs no network and no GPU; takes a minute.
+Prints a Markdown table with the largest difference of each architecture, or the reason why it is refused. Needs
+no network and no GPU; takes a minute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLA
 import tiny_architectures as tiny
 from mll_hf.errors import ModelError
 from mll_hf.models import Link, load_model, resolve_model
-from mll_hf.models.known import known_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.models import VisionLanguageModel
-    from mll_hf.models.known import KnownModel
 
     Outputs = dict[str, NDArray[np.float32]]
 
@@ -153,7 +151,6 @@ def main() -> None:
         _report_open_clip(Path(folder))
         _report_transformers(Path(folder))
         _report_sentence_transformers(Path(folder))
-    _report_known_models()
 
 
 def _report_open_clip(folder: Path) -> None:
@@ -192,36 +189,6 @@ def _result(folder: Path, run: Callable[[Path], Outputs]) -> str:
         return "refused: " + str(error).partition("': ")[2]
     found = difference(model, run(folder))
     return f"{found:.0e}" if found < TOLERANCE else f"**{found:.0e}**"
-
-
-def _report_known_models() -> None:
-    groups: dict[str, list[str]] = {}
-    for model in known_models():
-        groups.setdefault(_state_of(model), []).append(model.name)
-    print(f"\n## The {len(known_models())} known models\n")
-    print("From `mll_hf/models/data/known_models.csv`; no model was run.\n")
-    rows = [[state, str(len(names)), ", ".join(names)] for state, names in groups.items()]
-    _print_table(["state", "models", "names"], rows)
-
-
-# why models without a config in open_clip are refused, by the start of their names
-_OTHER_MODELS = {
-    "kakaobrain/align": "type align loads, but the repository has only pickles",
-    "Salesforce/blip2": "type blip-2 has several embeddings of an image",
-    "Salesforce/blip": "type blip with other heads: lacks the projections of zero-shot classification",
-    "": "needs the code of its repository, or embeds with a language model that reads images",
-}
-
-
-def _state_of(model: KnownModel) -> str:
-    if not model.hub_id:
-        return "refused: no repository on the Hub"
-    if model.backend != "open_clip":
-        return "refused: " + next(why for start, why in _OTHER_MODELS.items() if model.name.startswith(start))
-    if model.architecture not in open_clip.list_models():
-        return "not checked: its config is only on the Hub"
-    weights = {True: "loads", False: "refused: architecture loads, but the repository had only pickles"}
-    return weights.get(model.safetensors, "architecture loads; nobody looked whether there are safetensors")
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:

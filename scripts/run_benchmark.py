@@ -2,7 +2,6 @@
 
     python scripts/run_benchmark.py published                       # choices among real models, from published figures
     python scripts/run_benchmark.py tasks --labels DIR --tasks DIR  # every method on tasks with known classes
-    python scripts/run_benchmark.py fidelity --graph DIR --labels DIR --tasks DIR
     python scripts/run_benchmark.py speed [--models ViT-B-32,ViT-L-14] [--device cuda]
     python scripts/run_benchmark.py matching [--wordnet DIR]
 
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PARTS = {
-    "tasks": (commands.add_tasks, "every method on tasks with known classes, with tables and figures"),
+    "tasks": (commands.add_tasks, "every method on tasks with known classes"),
     "published": (commands.add_published, "choose among real models by labels made from published recall per class"),
-    "fidelity": (commands.add_fidelity, "what labels lose compared with all similarities, and with fewer images"),
     "speed": (speed.add_arguments, "time to import and to select; labeling and ensembles compared with bare loops"),
     "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
 }

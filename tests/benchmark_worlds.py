@@ -104,5 +104,5 @@ def filled_cache(folder, monkeypatch, broken=0):
     """All embeddings."""
     monkeypatch.setattr(cache_module, "load_model", lambda ref, device: FakeModel(ref))
     cache = EmbeddingCache(folder)
-    bench.embed(make_hub().refs, tasks(broken), make_index(), cache)
+    bench.embed(make_hub().refs, tasks(broken), cache)
     return cache

@@ -45,17 +45,6 @@ def write_nouns(folder: Path, synsets: Mapping[str, tuple] = MINI) -> Path:
     return folder
 
 
-def write_senses(folder: Path, senses: Mapping[str, Sequence[str]]) -> Path:
-    """Write index.noun with the wnids of each lemma; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        f"{lemma} n {len(wnids)} 2 @ ~ {len(wnids)} 0 {' '.join(wnid[1:] for wnid in wnids)}  \n"
-        for lemma, wnids in senses.items()
-    ]
-    (folder / "index.noun").write_text(LICENSE + "".join(lines))
-    return folder
-
-
 def imagenet_nouns(names: Mapping[str, Sequence[str]]) -> dict[str, tuple]:
     """Synsets for a list of classes that timm has, under a few that we invent."""
     kinds = [f"n0000000{i}" for i in (2, 3, 4)]

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
@@ -20,35 +20,16 @@ from mll_hf.models import load_model
 from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from benchmark.suites import TargetTask
-    from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
 
-ImageData: TypeAlias = "TargetTask | ProbeImages"  # the revision changes whenever an image does
-
 _BATCH = 128
-
-
-class ProbeImages:
-    """The probe images of a graph, with the interface of a :class:`~benchmark.suites.TargetTask`."""
-
-    def __init__(self, probes: ProbeSet) -> None:
-        self.probes, self.name = probes, probes.location
-        key = json.dumps([probes.digest, asdict(probes.sampling)], sort_keys=True)
-        self.revision = hashlib.sha256(key.encode()).hexdigest()[:40]
-
-    def __len__(self) -> int:
-        return len(self.probes)
-
-    def batches(self, size: int) -> Iterator[Sequence[bytes | None]]:
-        """The encoded images in order, ``size`` at a time."""
-        return self.probes.iter_image_bytes(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +50,7 @@ class EmbeddingCache:
     def fill(
         self,
         refs: Sequence[ModelRef],
-        images: Sequence[ImageData],
+        images: Sequence[TargetTask],
         texts: Sequence[Sequence[str]],
         device: str | None = None,
     ) -> None:
@@ -101,7 +82,7 @@ class EmbeddingCache:
             finally:
                 model.close()
 
-    def images(self, ref: ModelRef, data: ImageData) -> NDArray[np.float32]:
+    def images(self, ref: ModelRef, data: TargetTask) -> NDArray[np.float32]:
         """[N, D] unit-norm embeddings; rows of NaN for images that cannot be decoded."""
         return np.load(self._images_file(ref, data))
 
@@ -120,14 +101,14 @@ class EmbeddingCache:
     def _facts_file(self, ref: ModelRef) -> Path:
         return self._file(ref, "model.json")
 
-    def _images_file(self, ref: ModelRef, data: ImageData) -> Path:
+    def _images_file(self, ref: ModelRef, data: TargetTask) -> Path:
         return self._file(ref, f"images-{data.revision[:16]}.npy")
 
     def _texts_file(self, ref: ModelRef, texts: Sequence[str]) -> Path:
         return self._file(ref, f"texts-{hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]}.npy")
 
 
-def _embed(model: VisionLanguageModel, data: ImageData) -> NDArray[np.float32]:
+def _embed(model: VisionLanguageModel, data: TargetTask) -> NDArray[np.float32]:
     what = f"{model.ref.short_name} {data.name}"
     done = []
     with tqdm(total=len(data), unit="image", desc=what, name="mll_hf.embed", leave=False) as progress:  # type: ignore[no-untyped-call]

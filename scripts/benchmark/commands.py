@@ -1,15 +1,13 @@
-"""The parts of ``scripts/run_benchmark.py`` that compare methods: ``tasks``, ``fidelity`` and ``published``."""
+"""The parts of ``scripts/run_benchmark.py`` that compare methods: ``tasks`` and ``published``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mll_hf.cli.options import add_source, natural, open_source_of, positive
 from mll_hf.cli.output import note
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import InputError
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ConceptIndex
 
 _MAX_IMAGES = 1000
-_SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
 _PROMPT_SETS = ["simple", "class", "ensemble"]
 _TASKS_HELP = "a folder of tasks, a task, an image folder, or hf://datasets/ORG/NAME[@REVISION]"
 
@@ -36,21 +33,6 @@ def add_tasks(command: argparse.ArgumentParser) -> None:
     _add_draws(command, 5)
     command.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     command.set_defaults(run=_bench)
-
-
-def add_fidelity(command: argparse.ArgumentParser) -> None:
-    """Arguments of the part ``fidelity``."""
-    command.add_argument(
-        "models",
-        nargs="*",
-        metavar="MODEL",
-        help="org/name[@revision] or local-dir:PATH (default: all labeled models)",
-    )
-    _add_inputs(command)
-    command.add_argument(
-        "--images-per-concept", type=positive, default=75, metavar="N", help="maximum images per concept (default: 75)"
-    )
-    command.set_defaults(run=_fidelity)
 
 
 def add_published(command: argparse.ArgumentParser) -> None:
@@ -102,7 +84,6 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
 
 def _bench(args: argparse.Namespace) -> int:
     from benchmark.cache import EmbeddingCache
-    from benchmark.figures import save_figures
     from benchmark.methods import methods_named
     from benchmark.report import make_report
     from benchmark.run import BenchConfig, Suite, embed, run
@@ -115,45 +96,12 @@ def _bench(args: argparse.Namespace) -> int:
         raise InputError(f"{args.general} has {len(general)} tasks; give one of them as --general")
     suite = Suite(read_hub(open_source_of(args)), _tasks(args), *general)
     index, cache = _index(suite.hub.graph), EmbeddingCache(args.cache)
-    embed(suite.hub.refs, (*suite.tasks, *general), index, cache, device=args.device)
+    embed(suite.hub.refs, (*suite.tasks, *general), cache, args.device)
     results = run(suite, index, cache, config)
     report = make_report(results, args.command)
     report.save(args.out, "benchmark")
-    try:
-        save_figures(results, args.out)
-    except MissingExtraError as error:
-        note(f"no figures: {error}")
     note(f"wrote {args.out / 'benchmark.md'} and {args.out / 'benchmark.json'}")
     print(report.to_json() if args.json else _summary(report), end="" if args.json else "\n")
-    return 0
-
-
-def _fidelity(args: argparse.Namespace) -> int:
-    from benchmark import fidelity
-    from benchmark.cache import EmbeddingCache
-    from benchmark.run import embed
-    from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images
-    from mll_hf.hub.sources import open_labels
-    from mll_hf.models import resolve_model
-
-    if not args.graph:
-        raise InputError("labels are counted on the probe images of a graph; name it with --graph DIR")
-    targets = _tasks(args)
-    location = fetch_graph_with_images(args.graph)
-    graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept))
-    models = [resolve_model(spec) for spec in args.models]
-    labeled = models or [label.model for label in open_labels(args.labels).labels()]
-    refs = tuple(dict.fromkeys(labeled))  # a model may have labels on several graphs
-    index, cache = _index(graph), EmbeddingCache(args.cache)
-    embed(refs, targets, index, cache, probes=probes, device=args.device)
-    hub = fidelity.LabeledHub(refs, graph, probes, cache)
-    tasks = [fidelity.read_known_task(hub, task, index) for task in targets]
-    fewer = [limit for limit in _SAMPLE_SIZES if limit < int(np.diff(probes.offsets).max())]
-    samples = {limit: location.probes(SamplingConfig(limit)) for limit in fewer}
-    report = fidelity.fidelity_report(hub, {**samples, args.images_per_concept: probes}, tasks, args.command)
-    report.save(args.out, "fidelity")
-    print(report.to_markdown(), end="")
     return 0
 
 

@@ -113,11 +113,6 @@ def spearman(scores: Floats, accuracies: Floats) -> float:
     return _correlation("spearmanr", scores, accuracies)
 
 
-def pearson(ours: Floats, theirs: Floats) -> float:
-    """Pearson's correlation; 0 if all values of one side are equal."""
-    return _correlation("pearsonr", ours, theirs)
-
-
 def _correlation(name: str, scores: Floats, accuracies: Floats) -> float:
     if np.ptp(scores) == 0 or np.ptp(accuracies) == 0:
         return 0.0

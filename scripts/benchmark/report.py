@@ -112,14 +112,14 @@ def ranking_table(results: Results) -> Table:
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
-    """Methods by the images that they use and by scales of logits: accuracy and gap closed."""
+    """Methods by the images that they use: accuracy and gap closed."""
     titles = {
         Kind.IMAGES: "{:g} images",
         Kind.LONG_TAIL: f"{Kind.LONG_TAIL}, {{:g}}",
         Kind.ABSENT: f"{Kind.ABSENT}, {{:g}}",
         Kind.FREQUENT: "one class {:.0%}",
     }
-    kinds = (Kind.IMAGES, Kind.ALL, Kind.LONG_TAIL, Kind.ABSENT, Kind.FREQUENT, Kind.SCALED, Kind.MISCALIBRATED)
+    kinds = (Kind.IMAGES, Kind.ALL, Kind.LONG_TAIL, Kind.ABSENT, Kind.FREQUENT)
     columns = {
         titles.get(s.kind, str(s.kind)).format(s.value) + (" (scored on them)" if s.own else ""): s.name
         for s in results.planned(*kinds)
@@ -128,8 +128,8 @@ def images_tables(results: Results) -> tuple[Table, Table]:
     note = (
         "Chosen by this many unlabeled images (in some columns their classes are long-tailed 1 to 100, a third of "
         "the classes is missing, or one class has 60 or 30 % of the images), scored on all images of the task or, "
-        "where a column says so, on those that were seen. Scaled: logits of each model times a factor from 1/4 to 4, "
-        "before or after its label was made. Methods that see no images are there for comparison."
+        "where a column says so, on those that were seen. Methods that see no "
+        "images are there for comparison."
     )
     return _scenario_tables(results, "images", "unlabeled images", note, columns, rows)
 

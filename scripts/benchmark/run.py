@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from benchmark.cache import ProbeImages
 from benchmark.methods import ABLATIONS, METHODS, Group, Method
 from benchmark.metrics import accuracy, mean_per_class_recall, ranking_quality
 from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from benchmark.cache import EmbeddingCache, ImageData
+    from benchmark.cache import EmbeddingCache
     from benchmark.methods import Scores
     from benchmark.suites import TargetTask
-    from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelRef
     from mll_hf.matching.concept_index import ConceptIndex
 
@@ -134,22 +132,14 @@ class Results:
 def embed(
     refs: Sequence[ModelRef],
     tasks: Sequence[TargetTask],
-    index: ConceptIndex,
     cache: EmbeddingCache,
-    *,
-    probes: ProbeSet | None = None,
     device: str | None = None,
 ) -> None:
-    """Compute missing embeddings of tasks, and of probe images with the captions of their concepts.
+    """Compute missing embeddings of tasks.
 
     Device and errors as for :meth:`~benchmark.cache.EmbeddingCache.fill`.
     """
-    texts = [flat(prompts_of(task)) for task in tasks]
-    images: list[ImageData] = list(tasks)
-    if probes is not None:
-        texts.append([concept.caption for concept in index.graph.concepts])
-        images.append(ProbeImages(probes))
-    cache.fill(refs, images, texts, device)
+    cache.fill(refs, tasks, [flat(prompts_of(task)) for task in tasks], device)
 
 
 def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchConfig) -> Results:
@@ -211,8 +201,8 @@ class TaskRun:
     def records_of(self, scenario: Scenario) -> Iterator[Record]:
         """All records of a scenario."""
         methods = [method for method in self._methods if scenario.takes(method)]
-        # All tasks share hubs and scales; images are drawn for each task
-        where = () if scenario.kind in (Kind.HUB, Kind.SCALED, Kind.MISCALIBRATED) else (self._name,)
+        # All tasks share hubs; images are drawn for each task
+        where = () if scenario.kind is Kind.HUB else (self._name,)
         for draw in range(scenario.draws):
             rng = generator(self._config.seed, scenario.name, draw, *where)
             drawn = draw_scenario(scenario, self._view, self._labels, rng)

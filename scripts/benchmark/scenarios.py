@@ -1,4 +1,4 @@
-"""Conditions under which methods are compared: unlabeled images, scales of logits, available models.
+"""Conditions under which methods are compared: unlabeled images, available models.
 
 A draw depends on the seed, the scenario and the number of the draw, and on the task if images are drawn. All methods
 therefore get the same draws, and all tasks the same hubs.
@@ -26,7 +26,6 @@ COST_QUANTILES = (0.25, 0.5, 0.75)
 STRESSED_IMAGES = 256
 FREQUENT_SHARES = (0.6, 0.3)
 IMBALANCE = 100.0  # most frequent class over rarest class
-MAX_SCALE = 4.0  # logits are multiplied by a factor from 1 / MAX_SCALE to MAX_SCALE
 
 
 class Kind(StrEnum):
@@ -37,8 +36,6 @@ class Kind(StrEnum):
     LONG_TAIL = "long tail"
     ABSENT = "a third of the classes absent"
     FREQUENT = "one class frequent"
-    SCALED = "scaled before labeling"
-    MISCALIBRATED = "scaled after labeling"
     HUB = "random hubs"
     CAPPED = "capped hubs"
     ABLATION = "ablations"
@@ -68,8 +65,6 @@ class Scenario:
         match self.kind:
             case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
                 return method.group is Group.UNLABELED
-            case Kind.SCALED | Kind.MISCALIBRATED:
-                return method.group not in (Group.FEW_LABELS, Group.HINDSIGHT)
             case _:
                 return True
 
@@ -89,8 +84,6 @@ def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
         Scenario(Kind.LONG_TAIL, STRESSED_IMAGES, draws, own=True),
         Scenario(Kind.ABSENT, STRESSED_IMAGES, draws, own=True),
         *(Scenario(Kind.FREQUENT, share, draws, own=True) for share in FREQUENT_SHARES),
-        Scenario(Kind.SCALED, draws=draws),
-        Scenario(Kind.MISCALIBRATED, draws=draws),
         *(Scenario(Kind.HUB, size, HUBS_PER_DRAW * draws) for size in HUB_SIZES if size < n_models),
         *(Scenario(Kind.CAPPED, quantile) for quantile in COST_QUANTILES),
         Scenario(Kind.ABLATION),
@@ -127,9 +120,6 @@ def draw_scenario(
     """
     seen, models, images = view, np.arange(len(view.hub)), np.arange(view.n_images)
     match scenario.kind:
-        case Kind.SCALED | Kind.MISCALIBRATED:
-            factors = np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE), len(models)))
-            seen = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
         case Kind.HUB:
             models = _some(models, int(scenario.value), rng)
             seen = view.of_models(models)

@@ -102,17 +102,6 @@ class Hub:
         embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
         return Hub(self.joined.subset(rows.tolist()), embeddings)
 
-    def scaled(self, factors: NDArray[np.float64]) -> Hub:
-        """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
-        rows = zip(self.joined.labels, factors.tolist(), strict=True)
-        scaled = tuple(
-            tuple(
-                label and replace(label, temperature=(label.temperature * factor).astype(np.float32)) for label in row
-            )
-            for row, factor in rows
-        )
-        return replace(self, joined=replace(self.joined, labels=scaled))
-
 
 @dataclass(frozen=True)
 class _CachedEmbeddings(ProbeEmbeddings):
@@ -261,11 +250,6 @@ class TaskView:
     def of_images(self, rows: Rows) -> TaskView:
         """Restrict to some of the images, none of them labeled."""
         return replace(self, logits=self.logits[:, rows], labeled=None)
-
-    def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
-        """Multiply the logits of each model by a factor [M]; ``relabeled``: also the temperatures of the labels."""
-        logits = self.logits * factors[:, None, None].astype(np.float32)
-        return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
 
     def revealing(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
         """The same view with labeled images or hindsight; derived arrays are kept."""

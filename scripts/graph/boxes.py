@@ -1,11 +1,9 @@
 """Labels of the parts of an image: what the objects in a row are, and where.
 
-Three layouts are supported, from the cards of datasets on the Hub; they were not tested against the Hub:
+Two layouts are supported, from the cards of datasets on the Hub; they were not tested against the Hub:
 
-* LVIS and COCO (winvoker/lvis; detection-datasets/coco): ``objects`` with ``bboxes`` or ``bbox``, each left, top, width
+* COCO (detection-datasets/coco): ``objects`` with ``bboxes`` or ``bbox``, each left, top, width
   and height in pixels, and one class each.
-* Visual Genome (ranjaykrishna/visual_genome, objects_v1.2.0): ``objects`` with ``x``, ``y``, ``w``, ``h`` in pixels and
-  the list ``synsets``.
 * Open Images: ``objects`` (vikhyatk/openimages-bbox) with ``label``, ``xmin``, ``xmax``, ``ymin``, ``ymax`` as shares
   of the width and height, and flags; ``labels`` of whole images (vikhyatk/openimages-human-labels) with ``label`` and
   ``confidence``, which is 0 if annotators found that the image does not show it.
@@ -19,7 +17,7 @@ from typing import Any, NamedTuple
 MARGIN = 0.1  # of the longer side of a box, added on each side
 MIN_SIDE = 64  # pixels of the shorter side of a box
 
-_COORDINATES = frozenset({"bbox", "bboxes", "x", "xmin"})
+_COORDINATES = frozenset({"bbox", "bboxes", "xmin"})
 _MISLEADING = ("is_group_of", "is_depiction", "is_inside", "iscrowd")  # many at once, drawn, or seen from inside
 
 
@@ -81,7 +79,7 @@ def _box(each: dict[str, Any], size: tuple[int, int]) -> Box | None:
     width, height = size
     try:
         match each:
-            case {"bbox": [x, y, w, h]} | {"bboxes": [x, y, w, h]} | {"x": x, "y": y, "w": w, "h": h}:
+            case {"bbox": [x, y, w, h]} | {"bboxes": [x, y, w, h]}:
                 left, top, right, bottom = x, y, x + w, y + h
             case {"xmin": x, "ymin": y, "xmax": x2, "ymax": y2}:
                 left, top, right, bottom = x * width, y * height, x2 * width, y2 * height

@@ -10,12 +10,11 @@ resumes with the same command.
     python scripts/graph/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
 
 With --redistributable, only redistributable images are taken: their license is open, and their author or page is
-known. Both are columns of the dataset, or come from a file that Open Images, COCO or LVIS offers for download:
+known. Both are columns of the dataset, or come from a file that Open Images or COCO offers for download:
 
     python scripts/graph/build_graph.py --out DIR --redistributable \\
         --source 'open-images?credits=test-images-with-rotation.csv' \\
-        --source 'lvis?repo=ORG/LVIS&labels=lvis_v1_val.json&credits=lvis_v1_val.json' \\
-        --source 'visual-genome?repo=ORG/VISUAL_GENOME&credits=captions_train2017.json'
+        --source 'hf://datasets/ORG/COCO?labels=wnids.csv&domain=photo&objects=objects&label=category&key=image_id&credits=instances_val2017.json'
 
 Install WordNet with Debian's package wordnet-base, or with: python -m wn download omw-en:1.4
 """
@@ -95,7 +94,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         return report
     if args.push_to and not args.dry_run:
         own_names()  # fails early if the user is not logged in
-    pinned = pin_all(wanted, args.wordnet)
+    pinned = pin_all(wanted)
     access = Access(args.images_access)
     if args.images_to and access is Access.PUBLIC and (gated := [p.source.name for p in pinned if p.is_gated]):
         raise InputError(f"images of {abridged(gated, 3)} must not be public; remove --images-access")
@@ -203,9 +202,9 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("--text-only", action="store_true", help=f"only write {GRAPH_FILE}")
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
-        help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|synset|FILE&domain=photo with "
+        help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with "
         "options split, files, config, image, label, name, license, objects, key and credits, which can also follow a "
-        "name, with repo=ORG/NAME for a copy; may be repeated (default: the five of the paper)",
+        "name; may be repeated (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
         "--redistributable", action="store_true",

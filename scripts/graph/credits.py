@@ -2,13 +2,11 @@
 
 They are columns of the dataset or of a file of credits, named as in one of these sources:
 
-* COCO, and LVIS, which has COCO's images: ``license`` (a number, which the list ``licenses`` explains) and
+* COCO: ``license`` (a number, which the list ``licenses`` explains) and
   ``flickr_url``, in the list ``images`` of every annotation file (cocodataset.org, format of the data). The author is
   only on Flickr's page. A license number in a column of a dataset is ignored, since numberings differ.
 * Open Images: ``License``, ``Author`` and ``OriginalLandingURL``, in ``train-images-boxable-with-rotation.csv``,
   ``validation-images-with-rotation.csv`` and ``test-images-with-rotation.csv`` (storage.googleapis.com/openimages, V7).
-* Visual Genome has no licenses. Half of its images have a ``coco_id``, by which they are found in a file of COCO; the
-  others have at most a ``flickr_id`` (card of ranjaykrishna/visual_genome).
 
 Cropping changes an image, so licenses without derivatives forbid it. Licenses for non-commercial use do not count as
 open: users of a public dataset would have to know what each image may be used for.
@@ -135,7 +133,7 @@ class Credits:
 
 
 def read_credits(file: Path) -> Credits:
-    """Read a file of credits: an annotation file of COCO or LVIS (JSON), or image metadata of Open Images (CSV).
+    """Read a file of credits: an annotation file of COCO (JSON), or image metadata of Open Images (CSV).
 
     A CSV file of 1.7 million images takes 0.6 GB of memory while it is read, and 0.4 GB afterwards.
 

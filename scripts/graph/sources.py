@@ -19,9 +19,6 @@ Sources of redistributable images: see :mod:`graph.boxes` for their layouts, and
 
 * ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, assumed to be
   names of classes. License and author are in Open Images' own CSV files, to be given with ``credits=FILE``.
-* ``winvoker/lvis`` (``objects`` with ``bboxes`` and ``classes``) and ``ranjaykrishna/visual_genome`` (configuration
-  ``objects_v1.2.0``) need loading scripts, which ``datasets`` no longer supports: their cards advise converting them to
-  Parquet. ``repo=ORG/NAME`` names such a copy. The synsets of LVIS' classes are in its annotation files.
 """
 
 from __future__ import annotations
@@ -37,7 +34,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from graph.credits import read_credits
-from graph.wordnet import WNID, ClassList, class_wnids, noun_senses
+from graph.wordnet import WNID, ClassList, class_wnids
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried
@@ -56,14 +53,12 @@ _MAX_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two name
 _OPTIONS = (
     "name", "config", "split", "files", "image", "label", "labels", "domain", "license", "objects", "key", "credits"
 )  # fmt: skip
-_REPO = "repo"  # an option of built-in sources
 
 
 class Labels(StrEnum):
     """Labels whose meaning is known without a file or a list of classes."""
 
     WNID = "wnid"
-    SYNSET = "synset"
     OPEN_IMAGES = "open-images"
 
 
@@ -74,9 +69,9 @@ class ImageSource:
     Attributes:
         name: Its name, used in the column ``source``.
         repo_id: ``org/name`` of the dataset repo.
-        labels: ``wnid`` if labels are wnids, ``synset`` if they are names such as ``dog.n.01``, ``open-images`` if they
-            are classes of Open Images, a :class:`ClassList` if they are indices into it, else a file (JSON or CSV) with
-            the wnid of each label or class name, or an annotation file of LVIS.
+        labels: ``wnid`` if labels are wnids, ``open-images`` if they are classes of Open Images, a
+            :class:`ClassList` if they are indices into it, else a file (JSON or CSV) with the wnid of each label or
+            class name.
         domain: How its images look, for example "photo" or "sketch".
         license: License of its images, in words.
         revision: Branch, tag or commit; None for main.
@@ -137,21 +132,14 @@ OPEN_SOURCES = (
     ImageSource("open-images", "vikhyatk/openimages-human-labels", Labels.OPEN_IMAGES, "photo", "CC BY 2.0, by image",
                 image="image", objects="labels", key="image_id"),
 )  # fmt: skip
-_NEED_CONVERSION = (
-    ImageSource("lvis", "winvoker/lvis", "", "photo", "Flickr's, by image", split="validation", image="image",
-                label="classes", objects="objects", key="image"),
-    ImageSource("visual-genome", "ranjaykrishna/visual_genome", Labels.SYNSET, "photo", "Flickr's, by image",
-                config="objects_v1.2.0", split="train", image="image", label="synsets", objects="objects",
-                key="coco_id"),
-)  # fmt: skip
-BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES, *_NEED_CONVERSION)}
+BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES)}
 
 
 def parse_source(text: str) -> ImageSource:
     """Parse a source: ``NAME[?OPTIONS]``, built in, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
 
-    Options are the fields of :class:`ImageSource`, of which ``labels`` and ``domain`` are required; for a built-in
-    source also ``repo``, a copy of its dataset.
+    Options are the fields of :class:`ImageSource`, of which ``labels`` and ``domain`` are required for a
+    dataset that is not built in.
 
     Raises:
         InputError: It has neither form, or an option is missing, unknown or empty.
@@ -166,14 +154,12 @@ def parse_source(text: str) -> ImageSource:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise InputError(f"'{text}': the part after ? must have the form labels=wnid&domain=photo") from None
-    known = (*_OPTIONS, _REPO) if where in BUILT_IN else _OPTIONS
-    if unknown := options.keys() - set(known):
-        raise InputError(f"'{text}': unknown option {abridged(sorted(unknown), 3)}; use {', '.join(known)}")
+    if unknown := options.keys() - set(_OPTIONS):
+        raise InputError(f"'{text}': unknown option {abridged(sorted(unknown), 3)}; use {', '.join(_OPTIONS)}")
     source = BUILT_IN.get(where)
-    if source is None or _REPO in options:
-        copy = parse_dataset(where if source is None else f"hf://datasets/{options.pop(_REPO)}")
-        source = source or ImageSource(copy.repo_id, "", "", "")
-        source = replace(source, repo_id=copy.repo_id, revision=copy.revision)
+    if source is None:
+        named = parse_dataset(where)
+        source = ImageSource(named.repo_id, named.repo_id, "", "", revision=named.revision)
     values = {"labels": source.labels, "domain": source.domain} | options
     if empty := [key for key, value in values.items() if not value.strip()]:
         raise InputError(f"'{text}': add {empty[0]}=..., as in ?labels=wnid&domain=photo")
@@ -201,35 +187,31 @@ class PinnedSource:
     credits: Credits | None = None
 
 
-def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -> tuple[PinnedSource, ...]:
+def pin_all(sources: Sequence[ImageSource]) -> tuple[PinnedSource, ...]:
     """Resolve sources to their commits and read the meaning of their labels.
 
-    For labels that are names of synsets, WordNet is read from its folder, by default Debian's.
-
     Raises:
-        InputError: Two sources have the same name, or a file of labels or credits, or of WordNet, cannot be read.
+        InputError: Two sources have the same name, or a file of labels or credits cannot be read.
         HubError: A dataset does not exist, or the Hub cannot be reached.
         MissingExtraError: timm is not installed.
     """
     names = [source.name for source in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two image sources have the name {abridged(repeated, 3)}; add name=...")
-    return tuple(_pin(source, wordnet) for source in sources)
+    return tuple(_pin(source) for source in sources)
 
 
-def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
+def _pin(source: ImageSource) -> PinnedSource:
     by_label: Mapping[str, str] | None
     match source.labels:
         case Labels.WNID:
             by_label = None
-        case Labels.SYNSET:
-            by_label = noun_senses(wordnet)
         case Labels.OPEN_IMAGES:
             by_label = open_images_wnids()
         case _ if source.labels_are_indices:
             by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
         case _:
-            by_label = read_label_file(Path(source.labels), wordnet)
+            by_label = read_label_file(Path(source.labels))
     credits = read_credits(Path(source.credits)) if source.credits else None
     api = connect()
     head = read_head(api, source.repo_id, "dataset", source.revision)
@@ -252,13 +234,8 @@ def open_images_wnids() -> dict[str, str]:
     return {row["name"]: row["wnid"] for row in csv.DictReader(text.splitlines()) if row["wnid"]}
 
 
-def read_label_file(file: Path, wordnet: str | Path | None = None) -> dict[str, str]:
-    """Read the wnids of labels.
-
-    Args:
-        file: A JSON object; CSV with the columns label and wnid and no header; or an annotation file of LVIS, whose
-            list ``categories`` has the name of a synset for each ``id`` (lvisdataset.org, format of the data).
-        wordnet: Folder of WordNet, for the synsets of LVIS; None for Debian's.
+def read_label_file(file: Path) -> dict[str, str]:
+    """Read the wnids of labels from a JSON object, or from CSV with the columns label and wnid and no header.
 
     Raises:
         InputError: The file cannot be read, or a value is not a wnid.
@@ -266,16 +243,9 @@ def read_label_file(file: Path, wordnet: str | Path | None = None) -> dict[str, 
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            document = json.loads(text)
-            if isinstance(categories := document.get("categories"), list):
-                senses = noun_senses(wordnet)
-                pairs = [(str(each["id"]), senses[each["synset"]]) for each in categories if each["synset"] in senses]
-            else:
-                pairs = list(document.items())
+            pairs = list(json.loads(text).items())
         else:
             pairs = [(label, wnid.strip()) for label, wnid in csv.reader(io.StringIO(text))]
-    except InputError:
-        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(
             f"{file} cannot be read as labels ({one_line(error)}); give a JSON object or CSV of label and wnid"

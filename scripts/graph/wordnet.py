@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from timm.data import ImageNetInfo
 
 NOUN_FILE = "data.noun"
-_SENSE_FILE = "index.noun"
 DEBIAN = Path("/usr/share/wordnet")
 LIBRARY = "wn"
 LEXICON = "omw-en:1.4"
@@ -110,30 +109,6 @@ def read_nouns(folder: Path) -> dict[str, Synset]:
     """
     with _lines(folder, NOUN_FILE) as lines:
         return dict(map(_parse, lines))
-
-
-def noun_senses(where: str | Path | None = None) -> dict[str, str]:
-    """Wnid of each noun sense by its NLTK name, such as ``dog.n.01``: lemma and sense number.
-
-    Read from ``index.noun`` or ``dict/index.noun`` (format: man page wndb(5)). The Python library wn does not document
-    the order of its senses.
-
-    Args:
-        where: The folder; None for that of Debian.
-
-    Raises:
-        InputError: The file cannot be read or has another format.
-    """
-    if where == LIBRARY:
-        raise InputError(f"synsets by name require {_SENSE_FILE}; install Debian's wordnet-base, or give its folder")
-    senses: dict[str, str] = {}
-    with _lines(Path(where or DEBIAN), _SENSE_FILE) as lines:
-        for lemma, _, count, *rest in map(str.split, lines):
-            wnids = [f"n{offset}" for offset in rest[-int(count) :]]
-            if not all(map(WNID.fullmatch, wnids)):
-                raise ValueError(lemma)
-            senses |= {f"{lemma}.n.{number:02}": wnid for number, wnid in enumerate(wnids, 1)}
-    return senses
 
 
 @contextmanager

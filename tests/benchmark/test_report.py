@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from benchmark.figures import save_figures
 from benchmark.methods import ABLATIONS, GENERAL, METHODS, ORACLE, PAPER
 from benchmark.metrics import Interval
 from benchmark.report import make_report
@@ -156,7 +155,3 @@ def test_json_is_strict_and_markdown_is_a_table(tmp_path):
         "| x | 0.123 | 0.500 [–, 1.000] |",
         "| y | – | 3 |",
     ]
-
-
-def test_figures(tmp_path):
-    assert all(path.stat().st_size > 1000 for path in save_figures(make_results(), tmp_path))

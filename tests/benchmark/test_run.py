@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.fidelity import LabeledHub, read_known_task
 from benchmark.methods import (
     GENERAL,
     METHODS,
@@ -30,7 +29,7 @@ from benchmark.scenarios import (
     without_classes,
 )
 from benchmark.world import open_task
-from benchmark_worlds import LABEL_FREE, N_IMAGES, filled_cache, make_hub, make_index, make_suite, tasks
+from benchmark_worlds import LABEL_FREE, N_IMAGES, filled_cache, make_index, make_suite, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
@@ -223,9 +222,6 @@ def test_a_task_without_a_readable_image_is_refused(tmp_path, monkeypatch):
     broken = filled_cache(tmp_path / "cache", monkeypatch, broken=N_IMAGES)
     with pytest.raises(InputError, match="no image of the task 'first'"):
         run(make_suite(broken=N_IMAGES), make_index(), broken, CONFIG)
-    hub = LabeledHub(make_hub().refs, make_hub().graph, None, broken)
-    with pytest.raises(InputError, match="no image of the task 'first'"):
-        read_known_task(hub, tasks(N_IMAGES)[0], make_index())
 
 
 @pytest.mark.parametrize("draw", [0, 1])

@@ -19,7 +19,7 @@ from graph.wordnet import ClassList, leaf_names
 from harvest_worlds import no_waits, put_features, scene, streamed
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import load_probes
-from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
+from wordnet_worlds import imagenet_nouns, write_nouns
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -44,16 +44,10 @@ OPEN_IMAGES_COLUMNS = (
 )
 
 
-@pytest.fixture
-def wordnet(tmp_path):
-    senses = {"dog": [DOG], "corgi": [CORGI], "cat": ["n00000099", CAT], "clock": [CLOCK]}
-    return write_senses(tmp_path / "wordnet", senses)
-
-
-def gathered(folder, texts, wordnet=None, graph=GRAPH, **config):
+def gathered(folder, texts, graph=GRAPH, **config):
     """Build a graph with images that may be passed on; returns the build and the rows."""
     config = HarvestConfig(**{"redistributable": True, "max_side": None} | config)
-    sources = open_all(pin_all([parse_source(text) for text in texts], wordnet), graph)
+    sources = open_all(pin_all([parse_source(text) for text in texts]), graph)
     build = harvest(graph, sources, config, folder)
     return build, [row for file in sorted(folder.glob("images*")) for row in pq.read_table(file).to_pylist()]
 
@@ -81,10 +75,8 @@ def is_of(row, color):
 @pytest.mark.parametrize(
     ("objects", "field"),
     [
-        ({"bboxes": [[10, 20, 30, 40], [0, 0, 80, 50]], "classes": ["dog", "cat"], "area": [1, 1]}, "classes"),
+        ({"bbox": [[10, 20, 30, 40], [0, 0, 80, 50]], "classes": ["dog", "cat"], "area": [1, 1]}, "classes"),
         ([{"bbox": [10, 20, 30, 40], "category": "dog"}, {"bbox": [0, 0, 80, 50], "category": "cat"}], "category"),
-        ([{"x": 10, "y": 20, "w": 30, "h": 40, "synsets": ["dog"]},
-          {"x": 0, "y": 0, "w": 80, "h": 50, "synsets": ["cat"]}], "synsets"),
         ([{"xmin": 0.1, "ymin": 0.1, "xmax": 0.4, "ymax": 0.3, "label": "dog", "is_group_of": False},
           {"xmin": 0.0, "ymin": 0.0, "xmax": 0.8, "ymax": 0.25, "label": "cat", "confidence": 1.0}], "label"),
     ],
@@ -97,11 +89,11 @@ def test_boxes_of_all_layouts(objects, field):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"x": None}, {"w": float("nan")}, {"y": float("nan")}, {"x": 100}, {"w": 0}, {"h": -5}, {"x": "10"},
+    [{"xmin": None}, {"xmax": float("nan")}, {"ymin": float("nan")}, {"xmin": 1}, {"ymax": 0}, {"xmin": "0.1"},
      {"label": None}, {"is_depiction": True}, {"is_inside": 1}, {"is_group_of": True}, {"confidence": 0}],
 )  # fmt: skip
 def test_misleading_and_malformed_objects_are_left_out(wrong):
-    right = {"x": 10, "y": 20, "w": 30, "h": 40, "label": "dog"}
+    right = {"xmin": 0.1, "ymin": 0.2, "xmax": 0.4, "ymax": 0.6, "label": "dog"}
     assert labeled_parts([right], "label", (100, 100)) == [Part(("dog",), Box(10, 20, 40, 60))]
     assert labeled_parts([right | wrong], "label", (100, 100)) == []
 
@@ -129,11 +121,11 @@ def test_which_images_may_be_passed_on(row, open_):
     assert credit_in(row).is_redistributable == open_
 
 
-def coco_file(file, images, **more):
-    """An annotation file of COCO or LVIS with the license and Flickr's number of each image."""
+def coco_file(file, images):
+    """An annotation file of COCO with the license and Flickr's number of each image."""
     licenses = [{"id": 4, "url": BY, "name": "Attribution License"}, {"id": 2, "url": BY_NC, "name": "NC"}]
     listed = [{"id": id, "license": of, "flickr_url": FLICKR.format(photo)} for id, of, photo in images]
-    file.write_text(json.dumps({"licenses": licenses, "images": listed, "annotations": [], **more}))
+    file.write_text(json.dumps({"licenses": licenses, "images": listed, "annotations": []}))
     return file
 
 
@@ -144,36 +136,29 @@ def open_images_file(file, images):
     return file
 
 
-# --- what labels mean -------------------------------------------------------------------------------------------------
+# --- COCO -------------------------------------------------------------------------------------------------------------
 
 
-# --- LVIS -------------------------------------------------------------------------------------------------------------
-
-
-def put_lvis(repo_id, scenes):
-    """A dataset as the card of winvoker/lvis describes it, converted to Parquet: (number of the file, objects)."""
-    objects = {"bboxes": datasets.Sequence(datasets.Value("float32")), "classes": datasets.Value("int64")}
-    features = {
-        "id": datasets.Value("int64"), "image": datasets.Image(), "height": datasets.Value("int64"),
-        "width": datasets.Value("int64"), "objects": datasets.Sequence(objects),
-    }  # fmt: skip
+def put_coco(repo_id, scenes):
+    """A dataset as the card of detection-datasets/coco describes it: (number of the file, image, objects)."""
+    objects = {"bbox": datasets.Sequence(datasets.Value("float32")), "category": datasets.Value("int64")}
+    features = {"image": datasets.Image(), "objects": datasets.Sequence(objects)}
     rows = [
         {
-            "id": i, "height": 300, "width": 400,
             "image": {"bytes": content, "path": f"{number:012}.jpg"},
-            "objects": {"bboxes": [box for box, _ in boxes], "classes": [of for _, of in boxes]},
+            "objects": {"bbox": [box for box, _ in boxes], "category": [of for _, of in boxes]},
         }
-        for i, (number, content, boxes) in enumerate(scenes)
-    ]  # fmt: skip
+        for number, content, boxes in scenes
+    ]
     return put_features(repo_id, rows, features, split="validation")
 
 
 @pytest.fixture
-def lvis(tmp_path, hub):
-    """A small LVIS; returns its source."""
+def coco(tmp_path, hub):
+    """A small COCO; returns its source."""
     two = scene(1, [((50, 50, 200, 150), RED), ((250, 100, 350, 250), GREEN)])
-    put_lvis(
-        "org/lvis",
+    put_coco(
+        "org/coco",
         [
             (
                 437561,
@@ -186,16 +171,15 @@ def lvis(tmp_path, hub):
             (5, b"damaged", [([0, 0, 300, 200], 2)]),
         ],
     )
-    categories = enumerate(("dog.n.01", "corgi.n.01", "cat.n.02", "clock.n.01"), 1)
-    file = coco_file(
-        tmp_path / "lvis.json", [(437561, 4, 11), (2, 4, 12), (3, 2, 13), (5, 4, 15)],
-        categories=[{"id": id, "synset": synset} for id, synset in categories],
-    )  # fmt: skip
-    return f"lvis?repo=org/lvis&labels={file}&credits={file}"
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"1": DOG, "2": CORGI, "3": CAT, "4": CLOCK}))
+    credits = coco_file(tmp_path / "coco.json", [(437561, 4, 11), (2, 4, 12), (3, 2, 13), (5, 4, 15)])
+    columns = "split=validation&image=image&objects=objects&label=category&key=image"
+    return f"hf://datasets/org/coco?name=coco&domain=photo&{columns}&labels={labels}&credits={credits}"
 
 
-def test_crops_of_lvis(tmp_path, lvis, wordnet):
-    build, rows = gathered(tmp_path / "out", [lvis], wordnet)
+def test_crops_of_coco(tmp_path, coco):
+    build, rows = gathered(tmp_path / "out", [coco])
     assert tally_of(build) == (10, {"outside": 1, "undecodable": 1, "unlicensed": 2, "small": 1, "repeated": 1})
     by_node = {(row["node"], row["url"][-2:]): row for row in rows}
     assert sorted(by_node) == [(DOG, "12"), (CORGI, "11"), (CAT, "11"), (CAT, "12")]
@@ -203,7 +187,7 @@ def test_crops_of_lvis(tmp_path, lvis, wordnet):
     assert pixels(by_node[CAT, "12"]).shape == (77, 77, 3)  # the image ends on two sides
     assert is_of(by_node[CORGI, "11"], RED)
     assert is_of(by_node[CAT, "11"], GREEN)
-    assert {(row["license"], row["author"], row["source"]) for row in rows} == {("cc-by-2.0", None, "lvis")}
+    assert {(row["license"], row["author"], row["source"]) for row in rows} == {("cc-by-2.0", None, "coco")}
     assert len({row["image_id"] for row in rows}) == 2  # of the images, not of the crops
     assert build.licenses == {"cc-by-2.0": 4}
 
@@ -213,11 +197,8 @@ def test_crops_of_lvis(tmp_path, lvis, wordnet):
     assert "Each image has its own license, author and page, in the columns `license`, `author` and `url`" in card
     assert "| `cc-by-2.0` | 4 |" in card
     assert "All images may be redistributed" in card
-    assert "Images of lvis whose objects have boxes were cropped" in card
+    assert "Images of coco whose objects have boxes were cropped" in card
     assert str(tmp_path) not in card
-
-
-# --- Visual Genome ----------------------------------------------------------------------------------------------------
 
 
 # --- Open Images, with the script -------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ and directions.
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,55 +24,8 @@ if TYPE_CHECKING:
 
 IMAGES = 40
 PARENT = "n04362025"  # surface
-WORDS = {  # British spelling, as models have been measured with these definitions
-    "banded": "with broad parallel bands of colour",
-    "blotchy": "with irregular spots of colour",
-    "braided": "like strands plaited over one another",
-    "bubbly": "full of bubbles",
-    "bumpy": "covered with bumps",
-    "chequered": "with squares of two colours in turn, as on a chessboard",
-    "cobwebbed": "covered with the webs of spiders",
-    "cracked": "broken by cracks",
-    "crosshatched": "shaded by two sets of crossing parallel lines",
-    "crystalline": "made of crystals with flat faces",
-    "dotted": "covered with small dots",
-    "fibrous": "made of fibres",
-    "flecked": "with small marks of another colour",
-    "freckled": "with small brown spots, as on skin",
-    "frilly": "with wavy ornamental edges",
-    "gauzy": "thin and see-through like gauze",
-    "grid": "of crossing horizontal and vertical lines",
-    "grooved": "with long narrow channels",
-    "honeycombed": "of six-sided cells, as bees build them",
-    "interlaced": "of strips that pass over and under one another",
-    "knitted": "of interlocking loops of yarn",
-    "lacelike": "of fine open patterns like lace",
-    "lined": "with thin parallel lines, as on writing paper",
-    "marbled": "streaked and mottled like marble",
-    "matted": "of tangled hair or grass",
-    "meshed": "of a net with open holes",
-    "paisley": "with curved shapes like drops",
-    "perforated": "pierced with regular holes",
-    "pitted": "with small hollows in its surface",
-    "pleated": "with parallel folds",
-    "polka-dotted": "with large round dots at equal distances",
-    "porous": "full of pores",
-    "potholed": "like a road with holes",
-    "scaly": "covered with scales, as of a fish",
-    "smeared": "with paint or dirt wiped across it",
-    "spiralled": "with spirals",
-    "sprinkled": "with small coloured pieces scattered over it",
-    "stained": "with stains",
-    "stratified": "in layers, as of rock",
-    "striped": "with stripes of two colours",
-    "studded": "with metal studs",
-    "swirly": "with twisting curves",
-    "veined": "with branching veins, as of a leaf",
-    "waffled": "with square hollows, as of a waffle",
-    "woven": "of threads woven together, as of cloth",
-    "wrinkled": "with wrinkles, as of crumpled paper",
-    "zigzagged": "with lines that turn sharply left and right",
-}
+_ROWS = (Path(__file__).parents[1] / "data" / "textures.csv").read_text(encoding="utf-8").splitlines()
+WORDS = {row["word"]: row["description"] for row in csv.DictReader(_ROWS)}  # spelled as when models were measured
 
 
 def textures(packages: Packages) -> Iterator[NewConcept]:
