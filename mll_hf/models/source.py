@@ -28,7 +28,6 @@ from mll_hf.hub.connection import (
     is_model_file,
     is_unreachable,
     read_head,
-    repo_files,
 )
 from mll_hf.labels.identity import blob_id, deciding_files, model_digest
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
@@ -49,21 +48,14 @@ _OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt
 _SENTENCE_CONFIG = "modules.json"
 _WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _SHARD_INDEX = "model.safetensors.index.json"
-_SHARDS = "model-*-of-*.safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _LARGE_SUFFIXES = (".safetensors", *_PICKLE_SUFFIXES)
 _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
-_TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
-_PART_FILES = ("*.json", *_TOKENIZER_FILES)  # of another repo that a model names; no weights, no code
+_PART_FILES = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")  # of another repo; no weights, no code
 _MAX_PART_BYTES = 100 * 10**6  # tokenizers of many languages have up to 40 MB
 _BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # errors of malformed settings
-_DOWNLOADED = {
-    Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
-    Backend.TRANSFORMERS: ("*.json", _WEIGHTS, _SHARDS, *_TOKENIZER_FILES),
-    Backend.SENTENCE_TRANSFORMERS: ("*.json", _WEIGHTS, f"*/{_WEIGHTS}", _SHARDS, f"*/{_SHARDS}", *_TOKENIZER_FILES),
-}
 
 
 def resolve(spec: str, token: str | None) -> ModelRef:
@@ -77,7 +69,7 @@ def resolve(spec: str, token: str | None) -> ModelRef:
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
             repo_id, commit = head.repo_id, head.sha
-            files = {path: file.oid for path, file in head.files.items() if is_model_file(path)}
+            files = _files_of(head)
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
@@ -97,46 +89,56 @@ def _digest(files: Mapping[str, str], backend: Backend) -> str | None:
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
     """Download a model's files at its pinned revision; returns their folder.
 
+    Downloads the files that decide the model's outputs, which its digest covers, and the index of sharded weights.
     ``check`` refuses a model by its settings, gigabytes before its weights.
 
     Raises:
-        ModelError: The files cannot be downloaded, or a local folder has changed since it was resolved.
+        ModelError: The files cannot be downloaded, are not those of the model's digest, or a local folder has changed.
     """
     backend = backend_of(ref)
     if ref.is_local:
         if _resolve_folder(ref.repo_id).revision != ref.revision:
             raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
         folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
-    else:
-        is_checked = _check_digest(ref, backend, token)
-        if check:
-            check(_download(ref, backend, ("*.json",), token))
-        folder = _download(ref, backend, _DOWNLOADED[backend], token)
-        if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
-            _download(ref, backend, (_WEIGHTS,), token)
-        if not is_checked:
-            _compare(ref, _digest(_content_ids(folder), backend))
-    names = _file_names(folder)
-    if backend not in _loadable(names):
-        raise ModelError(ref.repo_id, _why_unusable(names))
+        _require_loadable(ref, backend, _file_names(folder))
+        return folder
+    if not FULL_SHA.fullmatch(ref.revision):
+        reason = f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again"
+        raise ModelError(ref.repo_id, reason)
+    try:
+        head = read_head(connect(token), ref.repo_id, "model", ref.revision)
+    except HubError as error:
+        if cached := _newest_cached(ref.repo_id, ref.revision):
+            return cached[1]
+        raise ModelError(ref.repo_id, str(error).removeprefix(f"{ref.repo_id}: ")) from error
+    files = _files_of(head)
+    _require_loadable(ref, backend, files)
+    listed, names = _digest(files, backend), _needed(files, backend)
+    if ref.digest and listed:
+        _compare(ref, listed)
+    if check:
+        check(_download(ref, [name for name in names if name.endswith(".json")], token))
+    folder = _download(ref, names, token)
+    if ref.digest and not listed:
+        _compare(ref, _digest(_content_ids(folder), backend))
     return folder
 
 
-def _check_digest(ref: ModelRef, backend: Backend, token: str | None) -> bool:
-    """Refuse a model whose files at the pinned commit are not those that the label or selection names.
+def _require_loadable(ref: ModelRef, backend: Backend, names: Collection[str]) -> None:
+    if backend not in _loadable(names):
+        raise ModelError(ref.repo_id, _why_unusable(names))
 
-    False if only the content can tell, since the Hub does not list content ids.
-    """
-    if ref.digest is None:
-        return True
-    try:
-        files = repo_files(ref.repo_id, ref.revision, token)
-    except HubError:  # not reachable: the files in the cache are at the pinned commit
-        return True
-    listed = _digest({path: id for path, id in files.items() if is_model_file(path)}, backend)
-    if listed:
-        _compare(ref, listed)
-    return listed is not None
+
+def _files_of(head: Head) -> dict[str, str]:
+    """Content ids of a repo's model files, empty where the Hub lists none."""
+    return {path: file.oid for path, file in head.files.items() if is_model_file(path)}
+
+
+def _needed(files: Collection[str], backend: Backend) -> list[str]:
+    """The files among a repo's that :func:`fetch` downloads."""
+    deciding = deciding_files(files, backend)
+    folders = {os.path.dirname(name) for name in deciding}
+    return [*deciding, *(name for folder in folders if (name := os.path.join(folder, _SHARD_INDEX)) in files)]
 
 
 def _compare(ref: ModelRef, digest: str | None) -> None:
@@ -154,7 +156,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    size = _missing_bytes(head, _downloaded([name for name in head.files if is_model_file(name)], backend))
+    size = _missing_bytes(head, _needed(_files_of(head), backend))
     config = try_to_load_from_cache(ref.repo_id, _OPEN_CLIP_CONFIG, revision=head.sha)
     if backend is Backend.OPEN_CLIP and isinstance(config, str):
         with contextlib.suppress(*_BROKEN, HubError):  # loading says what is wrong
@@ -167,15 +169,6 @@ def _missing_bytes(head: Head, names: Collection[str]) -> int:
     """Size of those of a repo's files that are not in the cache."""
     missing = (n for n in names if not isinstance(try_to_load_from_cache(head.repo_id, n, revision=head.sha), str))
     return sum(head.files[name].size for name in missing)
-
-
-def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
-    """The files of a model that :func:`fetch` downloads."""
-    common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
-    patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
-    in_modules = backend is Backend.SENTENCE_TRANSFORMERS
-    names = [name for name in names if in_modules or "/" not in name]
-    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def backend_of(ref: ModelRef) -> Backend:
@@ -335,18 +328,6 @@ def cached_revisions(repo_id: str) -> list[CachedRevisionInfo]:
     return [copy for repo in repos if (repo.repo_type, repo.repo_id) == ("model", repo_id) for copy in repo.revisions]
 
 
-def _download(ref: ModelRef, backend: Backend, patterns: tuple[str, ...], token: str | None) -> Path:
-    if not FULL_SHA.fullmatch(ref.revision):
-        raise ModelError(
-            ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again"
-        )
+def _download(ref: ModelRef, names: Collection[str], token: str | None) -> Path:
     with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
-        folder = snapshot_download(
-            ref.repo_id,
-            revision=ref.revision,
-            allow_patterns=list(patterns),
-            # * matches slashes too
-            ignore_patterns=["[!0-9]*/*", "*/*/*"] if backend is Backend.SENTENCE_TRANSFORMERS else ["*/*"],
-            token=token,
-        )
-    return Path(folder)
+        return Path(snapshot_download(ref.repo_id, revision=ref.revision, allow_patterns=list(names), token=token))

@@ -465,7 +465,9 @@ def test_a_hub_in_trouble(folders, api, hub, monkeypatch):
         resolve_model("alice/other")
 
 
-def test_refs_that_no_resolver_made():
+def test_refs_that_no_resolver_made(hub):
+    with pytest.raises(ModelError, match="model 'alice/tiny': is not on the Hub"):
+        load_model(ModelRef("alice/tiny", "0" * 40, "transformers"), "cpu")
     with pytest.raises(ModelError, match="not to a full commit sha"):
         load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
     with pytest.raises(ModelError, match="unknown backend 'onnx'"):
