@@ -40,7 +40,6 @@ from huggingface_hub import constants
 from huggingface_hub.utils import httpx
 
 import mll_hf
-from mll_hf import Label
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.options import script_parser
 from mll_hf.cli.output import confirm
@@ -140,7 +139,6 @@ class Check:
     def read(self) -> str:
         rows = json.loads(command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
         expect(len(rows) == 1 + len(self.models), f"the collection has {len(rows)} labels")
-        expect(Label.from_pretrained(self.repo("model")).model.repo_id == self.repo("model"), "a different label")
         try:
             fetch_graph_with_images(self.dataset("graph"))
         except HubError as error:

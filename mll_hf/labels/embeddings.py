@@ -19,7 +19,6 @@ from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,32 +51,6 @@ class ProbeEmbeddings:
         scales = np.abs(finite).max(axis=1, initial=0.0) / 127
         quantized = np.rint(finite / np.maximum(scales, 1e-12)[:, None]).astype(np.int8)
         return cls(quantized, scales.astype(np.float32), concepts.astype(np.float16), probes.offsets, probes.members)
-
-    @classmethod
-    def joined(cls, parts: Sequence[tuple[ProbeEmbeddings, NDArray[np.int64]]], n_concepts: int) -> ProbeEmbeddings:
-        """Join embeddings of one model on several graphs.
-
-        Args:
-            parts: Embeddings on each graph, with the index in the union of each of its concepts. A concept in several
-                graphs has the caption of the first one and the images of all.
-            n_concepts: Number of concepts in the union, all of which are in a graph.
-        """
-        concepts = np.empty((n_concepts, parts[0][0].concepts.shape[1]), np.float16)
-        members: list[list[NDArray[np.int64]]] = [[] for _ in range(n_concepts)]
-        first = sum(len(part.images) for part, _ in parts)
-        for part, positions in reversed(parts):
-            first -= len(part.images)
-            concepts[positions] = part.concepts
-            for v in np.flatnonzero(np.diff(part.offsets)):
-                members[positions[v]].insert(0, first + part.members[part.offsets[v] : part.offsets[v + 1]])
-        images = [np.concatenate(arrays) if arrays else np.empty(0, np.int64) for arrays in members]
-        return cls(
-            images=np.concatenate([part.images for part, _ in parts]),
-            scales=np.concatenate([part.scales for part, _ in parts]),
-            concepts=concepts,
-            offsets=np.concatenate([[0], np.cumsum([len(array) for array in images])]).astype(np.int64),
-            members=np.concatenate(images),
-        )
 
     def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
         """Node precision with only the selected concepts as candidates (paper, Eq. 5).

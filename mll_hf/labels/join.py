@@ -24,7 +24,6 @@ import numpy as np
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
-from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.store import check_label_fits
 from mll_hf.utils.text import abridged
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
 
 
@@ -128,18 +128,11 @@ class JoinedLabels:
         return replace(self, rivals=rivals)
 
     def embeddings(self, embeddings_of: Callable[[Label], ProbeEmbeddings | None]) -> tuple[ProbeEmbeddings, ...]:
-        """[M] probe embeddings of the models, joined over the graphs; empty if any label is missing or has none."""
-        joined = []
-        for row in self.labels:
-            parts = []
-            for label, positions in zip(row, self.union.positions, strict=True):
-                part = None if label is None else embeddings_of(label)
-                if part is None:
-                    return ()
-                parts.append((part, positions))
-            single = len(parts) == 1
-            joined.append(parts[0][0] if single else ProbeEmbeddings.joined(parts, len(self.union.graph)))
-        return tuple(joined)
+        """[M] probe embeddings of the models; empty if a model has none, or if there are several graphs."""
+        if len(self.union.graphs) > 1:
+            return ()
+        found = tuple(each for label in self.reference if (each := embeddings_of(label)) is not None)
+        return found if len(found) == len(self) else ()
 
 
 def join_labels(

@@ -15,9 +15,7 @@ from mll_hf.utils.arrays import ArrayFields, read_only
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.pretrained import Published
 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model without a label; must be resolved before the model is loaded
@@ -241,63 +239,6 @@ class Label(ArrayFields):
         """
         wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
         return wins / np.maximum(self.support[concepts], 1)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model: str,
-        *,
-        graph: SemanticGraph | str | Path | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> Label:
-        """Read the label in a model's repo on the Hub, without downloading the model.
-
-        Args:
-            model: ``org/name``.
-            graph: The graph, its folder or its dataset, if the repo has labels on several graphs; by default the graph
-                of the first published label.
-            revision: Branch, tag or commit of the repo; by default main.
-            token: Hub token; None for the token of the logged-in user.
-
-        Raises:
-            InputError: The repo has no label, or none on the graph.
-            LabelError: The label is damaged, or of another model.
-            HubError: There is no such repo, or the Hub cannot be reached.
-        """
-        from mll_hf.hub.pretrained import label_of  # the hub is built on labels; see mll_hf/README.md
-
-        return label_of(model, graph, revision, token)
-
-    def push_to_hub(
-        self,
-        to: str | None = None,
-        *,
-        graph: SemanticGraph | str | Path | None = None,
-        create_pr: bool = False,
-        private: bool = False,
-        token: str | None = None,
-    ) -> Published:
-        """Publish the label in one commit. Without write access only ``create_pr`` is possible.
-
-        Args:
-            to: ``hf://datasets/org/name`` for a collection; by default the model's own repo.
-            graph: The label's graph, its folder or its dataset; by default the dataset named in the label.
-            create_pr: Open a pull request instead.
-            private: Make a new collection private.
-            token: Hub token; None for the token of the logged-in user.
-
-        Returns:
-            Where it was published, and whether that changed anything.
-
-        Raises:
-            InputError: The model or its graph is a local folder, or ``to`` is another model's repo.
-            HubError: The Hub rejects the commit, or the weights in the repo differ from those measured.
-            CardError: The repo's README cannot be edited safely.
-        """
-        from mll_hf.hub.pretrained import push_label
-
-        return push_label(self, to, graph, create_pr, private, token)
 
 
 @dataclass(frozen=True, eq=False)

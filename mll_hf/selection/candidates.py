@@ -38,7 +38,7 @@ class Candidates:
         labels: Labels of M models, joined over graphs; M may be 0.
         match: The classes, matched to concepts of the union of the graphs.
         domain: Domain of the task as given by the user.
-        embeddings: Probe embeddings of each model, joined over the graphs; empty unless available for all models.
+        embeddings: Probe embeddings of each model on the single graph; empty unless available for all models.
         published: Models of which only overall figures are published.
         figures: Where the labels come from.
         other_groups: Labels of other models, measured on other probe images. Strategies whose scores are accuracies

@@ -34,7 +34,7 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
 def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     """Eq. 5: [M, K] precision of each model on the K selected concepts if only these are candidates.
 
-    Exact if the probe embeddings of all models on all graphs are available, otherwise estimated from the rivals in the
+    Exact if there is one graph with probe embeddings of all models, otherwise estimated from the rivals in the
     labels for all models. Exact and estimated values are not comparable: ancestors and descendants are candidates in
     Eq. 5 but not rivals in a label.
     """

@@ -47,7 +47,7 @@ class Hub:
     """The M models to choose from."""
 
     joined: JoinedLabels  # their labels, read whole and joined over graphs
-    # one sidecar per model, joined over the graphs; empty unless all labels have one
+    # one sidecar per model; empty unless there is one graph and all labels have one
     embeddings: tuple[ProbeEmbeddings, ...] = ()
 
     @property

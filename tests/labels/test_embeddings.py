@@ -65,30 +65,6 @@ def test_precision_is_that_of_the_definition(seed):
         assert precision == pytest.approx(hits / len(members[v]) if members[v] else 0)
 
 
-# ---- joined over graphs
-
-
-def test_joined_by_hand():
-    # Graph 0 has concepts a, b, c of the union, graph 1 has b, c, d: b and c have the caption of graph 0 and images of
-    # both, those of graph 0 first.
-    rng = np.random.default_rng(0)
-    members = ([[0, 2], [1], []], [[0], [2, 1], [1]])
-    parts = [
-        ProbeEmbeddings.quantize(unit(rng.normal(size=(3, 4))), unit(rng.normal(size=(3, 4))), probe_set(of, [0] * 3))
-        for of in members
-    ]
-    joined = ProbeEmbeddings.joined([(parts[0], np.array([0, 1, 2])), (parts[1], np.array([1, 2, 3]))], 4)
-    np.testing.assert_array_equal(joined.images, np.concatenate([part.images for part in parts]))
-    np.testing.assert_array_equal(joined.scales, np.concatenate([part.scales for part in parts]))
-    np.testing.assert_array_equal(joined.concepts, np.concatenate([parts[0].concepts, parts[1].concepts[2:]]))
-    assert [joined.members[s:e].tolist() for s, e in zip(joined.offsets[:-1], joined.offsets[1:], strict=True)] == [
-        [0, 2],
-        [1, 3],
-        [4, 5],
-        [4],
-    ]
-
-
 # ---- files
 
 
