@@ -136,11 +136,7 @@ def fill_gpu(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
 
 
-def fill_memory_of_windows(*_, **__):
-    raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
-
-
-@pytest.mark.parametrize("fill", [fill_memory, fill_gpu, fill_memory_of_windows])
+@pytest.mark.parametrize("fill", [fill_memory, fill_gpu])
 def test_images_that_do_not_fit_into_memory_are_embedded_in_smaller_batches(folders, monkeypatch, fill):
     model = load_local(folders["open_clip"])
     pixels, features, tried, freed = random_pixels(11), model._image_features, [], []
@@ -255,12 +251,6 @@ def drop_a_tensor(path):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def widen_a_tensor(path):
-    tensors = load_file(path)
-    name = max(name for name in tensors if tensors[name].ndim == 2)
-    save_file(tensors | {name: torch.zeros(7, 5)}, path, metadata={"format": "pt"})
-
-
 def poison(path):
     tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(path).items()}
     save_file(tensors, path, metadata={"format": "pt"})
@@ -272,7 +262,6 @@ def poison(path):
     [
         ("WEIGHTS", cut_in_half),
         ("WEIGHTS", drop_a_tensor),
-        ("WEIGHTS", widen_a_tensor),
         ("WEIGHTS", poison),
         ("CONFIG", cut_in_half),
         ("tokenizer.json", cut_in_half),

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import closing
-from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -64,18 +63,6 @@ def test_processes_serve_all_runs_of_a_model():
         pids = [{int(pid) for inputs, _ in decoders.batches([range(70)] * 4) for pid in inputs} for _ in range(3)]
     assert len(set.union(*pids)) <= 2
     assert os.getpid() not in set.union(*pids)
-
-
-def test_processes_use_no_shared_memory(monkeypatch):
-    import torch.multiprocessing  # registers how tensors are sent: through shared memory
-
-    def share(_):
-        raise OSError("no space left in shared memory")
-
-    for kind in (torch.Tensor, torch.storage.UntypedStorage):
-        monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
-    ((inputs, _),) = prepared_batches([[1, 2]], tensor_of, 1)
-    assert inputs[:, 0, 0, 0].tolist() == [1, 2]
 
 
 def test_processes_end_when_their_parent_is_killed():

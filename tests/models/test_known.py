@@ -28,13 +28,9 @@ from mll_hf.models.torch_model import count_flops
 PAPER = [
     (1, "RN50", "openai", 102, 18, 0.598),
     (4, "RN101", "yfcc15m", 120, 26, 0.341),
-    (6, "RN101-quickgelu", "yfcc15m", 120, 26, 0.349),
-    (8, "RN50x64", "openai", 623, 553, 0.739),
     (12, "ViT-B-32", "commonpool_m_clip_s128m_b4k", 151, 15, 0.272),
-    (20, "ViT-B-16", "dfn2b", 150, 41, 0.762),
     (32, "ViT-H-14-378-quickgelu", "dfn5b", 987, 1054, 0.844),
     (36, "xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k", 366, 106, 0.624),
-    (43, "coca_ViT-L-14", "laion2b_s13b_b90k", 638, 215, 0.756),
     (47, "EVA02-E-14", "laion2b_s4b_b115k", 4705, 2311, 0.820),
     (49, "nllb-clip-base-siglip", "v1", 507, 473, 0.391),
 ]
