@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from mll_hf.cli.options import script_parser
+from command_line import script_parser
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, concept_texts
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.text_encoder import SHIPPED, CachedEncoder, default_encoder, pack

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmark.speed import SPEED_HEAD, ensemble_speed, labeling_speed, make_world, random_model, speed_row, unit
+from command_line import script_parser
 from mll_hf import __version__
-from mll_hf.cli.options import script_parser
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.many import Plan, label_many

@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING, Any
 if importlib.util.find_spec("mll_hf") is None:  # in a job without it
     sys.exit("error: mll_hf is neither installed nor on a package registry; start with --with 'mll-hf[models] @ URL'")
 
+from command_line import script_parser
 from mll_hf.cli.label import labeled_text
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, positive, script_parser
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, positive
 from mll_hf.cli.output import discard_stdout, summary
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig

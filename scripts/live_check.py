@@ -40,8 +40,8 @@ from huggingface_hub import constants
 from huggingface_hub.utils import httpx
 
 import mll_hf
+from command_line import script_parser
 from mll_hf.cli import main as mll_hf_command
-from mll_hf.cli.options import script_parser
 from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
 from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from mll_hf.cli.options import script_parser
+from command_line import script_parser
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 URL = "http://127.0.0.1:7860"

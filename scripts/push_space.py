@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, constants
 
-from mll_hf.cli.options import script_parser
+from command_line import script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.utils.package import (

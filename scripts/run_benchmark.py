@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from benchmark import commands, matching_benchmark, speed
-from mll_hf.cli.options import script_parser
+from command_line import script_parser
 from mll_hf.cli.output import print_error
 from mll_hf.errors import MLLError
 

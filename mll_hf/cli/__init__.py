@@ -20,7 +20,7 @@ _INTERRUPTED = 130
 _COMMANDS = {  # module and help text of each command
     "label": ("label", "measure models on a graph"),
     "push": ("label", "publish labels or a selection on the Hub"),
-    "labels": ("labels", "list, show, compare, validate and verify labels"),
+    "labels": ("labels", "list, show, validate and verify labels"),
     "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
     "select": ("classify", "choose models for a list of classes"),
     "predict": ("predict", "classify images with the chosen models"),

@@ -1,4 +1,4 @@
-"""The command ``labels``: ls, show, diff, check, verify, summary."""
+"""The command ``labels``: ls, show, check, verify, summary."""
 
 from __future__ import annotations
 
@@ -13,28 +13,24 @@ from mll_hf.cli.options import (
     ONE_DEVICE_HELP,
     SOURCE_VARIABLE,
     add_location,
-    add_plot,
     add_source,
-    check_plot,
-    find_label,
+    find_labels,
     natural,
-    open_source_of,
     positive,
 )
-from mll_hf.cli.output import exit_status, note, print_error, print_row, summary
-from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
+from mll_hf.cli.output import exit_status, print_error, print_row, summary
+from mll_hf.cli.report import label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label, rivals_path
 from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
 from mll_hf.models.published import PUBLISHED, open_labels, split_location
 from mll_hf.utils.files import write_atomically
 from mll_hf.utils.tables import table
-from mll_hf.utils.text import gigaflops
+from mll_hf.utils.text import abridged, gigaflops
 
 if TYPE_CHECKING:
     import argparse
 
-    from mll_hf.cli.report import LabelDifference
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelSource
@@ -44,13 +40,12 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     """Add the command ``labels`` and its subcommands."""
     command = commands.add_parser(
         "labels",
-        help="list, show, compare, validate and verify labels",
-        description="List, show, compare, validate and verify labels; write the summary of a collection.",
+        help="list, show, validate and verify labels",
+        description="List, show, validate and verify labels; write the summary of a collection.",
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = _add_action(actions, "ls", _ls, "list labels by graph, best model first")
     show = _add_action(actions, "show", _show, "show a label: what the model recognizes best and worst")
-    diff = _add_action(actions, "diff", _diff, "compare two labels: where each model is better than the other")
     check = _add_action(actions, "check", _check, "validate label files; fails if one is invalid")
     verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
     table_of = _add_action(actions, "summary", _summary, "write the table of a collection or folder of labels")
@@ -59,13 +54,9 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
         help=f"a collection, hf://datasets/ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
     )  # fmt: skip
-    for action in (show, diff, verify):
-        add_source(action)
-    add_plot(diff)
     for action in (show, verify):
+        add_source(action)
         action.add_argument("model", metavar="MODEL", help="id of a labeled model, or the last part of its id")
-    diff.add_argument("first", metavar="MODEL", help="id of a labeled model, or the last part of its id")
-    diff.add_argument("second", metavar="OTHER", help="another one, or ID@REVISION")
     check.add_argument("path", type=Path, metavar="PATH", help="a label file, or a folder of labels")
     verify.add_argument(
         "--concepts", type=positive, default=50, metavar="N", help="concepts to measure (default: 50; at least 35)"
@@ -108,14 +99,36 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    source = open_source_of(args)
-    label = find_label(source, args.model, args)
+    source, label = _named_label(args)
     graph, origin = _graph_of(source, label), source.origin_of(label)
     if args.json:
         print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
     else:
         print(label_report(label, graph, origin))
     return 0
+
+
+def _named_label(args: argparse.Namespace) -> tuple[LabelSource, Label]:
+    """The source of labels, and the label of the model on the graph and probe images that the options prefer.
+
+    Raises:
+        InputError: There is none, or the name matches several models.
+    """
+    source = open_labels(split_location(args.labels)[0], args.graph)
+    found = find_labels(source, args.model)
+    if len(found) == 1 and not args.graph:
+        return source, found[0]
+    from mll_hf.hub.sources import join_source
+
+    joined = join_source(source, args.graph)
+    for label in joined.reference:
+        if label.model.key == found[0].model.key:
+            return source, label
+    others = abridged([f"{label.graph_name} (images of {label.probes_name})" for label in found], 5)
+    raise InputError(
+        f"no label of '{args.model}' on graph {joined.union.graphs[0].name} and these probe images; it has labels on "
+        f"{others}: choose with --graph"
+    )
 
 
 def _graph_of(source: LabelSource, label: Label) -> SemanticGraph:
@@ -125,28 +138,6 @@ def _graph_of(source: LabelSource, label: Label) -> SemanticGraph:
     raise InputError(
         f"the graph of the label, {label.graph_name} ({label.graph_digest[:12]}), is missing; give it with --graph"
     )
-
-
-def _diff(args: argparse.Namespace) -> int:
-    check_plot(args)
-    source = open_source_of(args)
-    first, second = (find_label(source, model, args) for model in (args.first, args.second))
-    difference = label_difference(first, second, _graph_of(source, first))
-    if args.plot:
-        _plot_difference(args.plot, difference)
-    print(json.dumps(difference.to_json()) if args.json else difference_report(difference))
-    return 0
-
-
-def _plot_difference(path: Path, difference: LabelDifference) -> None:
-    from mll_hf.plots.labels import branch_comparison
-    from mll_hf.plots.style import save_page
-
-    first, second = difference.first, difference.second
-    names = [label.model.short_name for label in (first, second)]
-    title = f"Where {names[0]} is ahead of {names[1]}, by branch"
-    save_page(path, title, branch_comparison(first, second, difference.graph))
-    note(f"figure: {path}")
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -175,8 +166,7 @@ def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
     from mll_hf.labeling.verification import Verdict, verify_label
 
-    source = open_source_of(args)
-    label = find_label(source, args.model, args)
+    _, label = _named_label(args)
     if not args.graph and not is_on_hub(label.graph_location):
         raise InputError(f"the label's graph is a local folder ({label.graph_location}); give it with --graph")
     if not (args.graph or args.images or is_on_hub(label.probes_location)):

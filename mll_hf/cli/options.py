@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.models.published import open_labels, split_location
-from mll_hf.utils.text import abridged, parse_count
+from mll_hf.utils.text import parse_count
 
 if TYPE_CHECKING:
     from mll_hf.labels.label import Label
@@ -89,11 +88,6 @@ def check_plot(args: argparse.Namespace) -> None:
         check_page(args.plot)
 
 
-def open_source_of(args: argparse.Namespace) -> LabelSource:
-    """The source of labels that the options name; the first one if two are joined."""
-    return open_labels(split_location(args.labels)[0], args.graph)
-
-
 def find_labels(source: LabelSource, model: str) -> tuple[Label, ...]:
     """All labels of one model, on any graphs.
 
@@ -113,38 +107,6 @@ def find_labels(source: LabelSource, model: str) -> tuple[Label, ...]:
         models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
         raise InputError(f"'{model}' matches {len(models)} models; give one of {', '.join(models)}")
     return found
-
-
-def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Label:
-    """The label of one model, as for :func:`find_labels`, on the graph and probe images that the options prefer.
-
-    Raises:
-        InputError: There is none, or the name matches several models.
-    """
-    found = find_labels(source, model)
-    if len(found) == 1 and not args.graph:
-        return found[0]
-    from mll_hf.hub.sources import join_source
-
-    joined = join_source(source, args.graph)
-    for label in joined.reference:
-        if label.model.key == found[0].model.key:
-            return label
-    others = abridged([f"{label.graph_name} (images of {label.probes_name})" for label in found], 5)
-    raise InputError(
-        f"no label of '{model}' on graph {joined.union.graphs[0].name} and these probe images; it has labels on "
-        f"{others}: choose with --graph"
-    )
-
-
-def script_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser for a script, with its docstring as help: examples (from ``python ...`` on) come after the options."""
-    description, python, examples = doc.partition("    python")
-    return argparse.ArgumentParser(
-        description=description,
-        epilog=f"{python}{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def positive(text: str) -> int:

@@ -55,16 +55,6 @@ def branch_recalls(label: Label, graph: SemanticGraph) -> list[Branch]:
     return sorted(branches, key=lambda branch: (-branch.recall, branch.concepts))
 
 
-def branch_pairs(first: Label, second: Label, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
-    """The branches of two labels on the same images, sorted by the lead of the first model, largest first."""
-    sorted_branches = [
-        sorted(branch_recalls(label, graph), key=lambda branch: (branch.name, branch.definition))
-        for label in (first, second)
-    ]
-    pairs = zip(*sorted_branches, strict=True)
-    return sorted(pairs, key=lambda pair: pair[1].recall - pair[0].recall)
-
-
 def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
     """Roots of the largest branches of a graph, at most 12; the same for all labels on the graph.
 

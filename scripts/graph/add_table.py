@@ -17,7 +17,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import script_parser
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from command_line import script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.authoring import add_to_graph, new_concept, read_images
 from mll_hf.hub.locations import fetch_graph

@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from command_line import script_parser
 from graph.gathering import HarvestConfig, open_all
 from graph.harvest import check_same_graph, finished_build, harvest
 from graph.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, pin_all
 from graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
-from mll_hf.cli.options import add_images_destination, natural, positive, script_parser
+from mll_hf.cli.options import add_images_destination, natural, positive
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.hub.commits import Access, Published

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from command_line import script_parser
 from graph.wordnet import ClassList, class_wnids, find_wordnet, leaf_names, make_graph
-from mll_hf.cli.options import script_parser
 from mll_hf.graph.concepts import graph_to_bytes, normalize_lemma
 from mll_hf.models.known import class_recalls
 from mll_hf.models.published import SOURCES

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from command_line import script_parser
 from graph.small.flags import flags
 from graph.small.glyphs import digits, letters
 from graph.small.packages import Packages
 from graph.small.scenes import scenes
 from graph.small.signs import signs
 from graph.small.textures import textures
-from mll_hf.cli.options import script_parser
 from mll_hf.errors import MLLError
 from mll_hf.graph.authoring import NewConcept, add_to_graph
 from mll_hf.hub.locations import fetch_graph

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from command_line import script_parser
 from known_models import build
-from mll_hf.cli.options import script_parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

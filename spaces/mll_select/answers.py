@@ -246,23 +246,17 @@ class Labels:
             raise InputError(f"no graph is named '{shortened(name, 60)}'; choose one of: {', '.join(names)}")
         return names.index(name) if name else 0
 
-    def read_labels(self, models: Sequence[ListedModel], board: str | None) -> tuple[tuple[Label, ...], SemanticGraph]:
-        """The labels of some models on a board, and its graph.
-
-        Args:
-            models: The models.
-            board: Name of the board; empty for the first one on which all have a label.
+    def read_label(self, model: ListedModel, board: str | None) -> tuple[Label, SemanticGraph]:
+        """The label of a model on a board, and its graph; without a name, on the first board where it has one.
 
         Raises:
-            InputError: There is no such board, or a model has no label on it.
+            InputError: There is no such board, or the model has no label on it.
         """
-        shared = [b for b in range(len(self.boards)) if all(model.labels[b] for model in models)]
-        b = self.board(board) if board or not shared else shared[0]
-        labels = [label for model in models if (label := model.labels[b])]
-        if len(labels) < len(models):
-            lacking = next(model.name for model in models if model.labels[b] is None)
-            raise InputError(f"{lacking} was not measured on {self.boards[b].name}; choose another model or graph")
-        return tuple(labels), self.boards[b].graph
+        labeled = [b for b, label in enumerate(model.labels) if label]
+        b = self.board(board) if board or not labeled else labeled[0]
+        if (label := model.labels[b]) is None:
+            raise InputError(f"{model.name} was not measured on {self.boards[b].name}; choose another model or graph")
+        return label, self.boards[b].graph
 
     def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, Label]]:
         """The models that were tested on a concept of a board, by decreasing recall, with their labels."""

@@ -16,9 +16,7 @@ import pages
 import trials
 from answers import Labels, Library, Question, Settings
 
-from mll_hf.cli.report import label_difference
 from mll_hf.errors import InputError, MLLError
-from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.selection.task import MIN_IMAGES
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     import torch
 
     from mll_hf import Selection
-    from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import Label
     from mll_hf.models import VisionLanguageModel
 
 TITLE = "Which vision model knows your classes?"
@@ -362,22 +358,15 @@ def _build_model(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.MODEL_HEAD)
     with gr.Row():
         model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
-        other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
         board = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
     shown = gr.HTML(elem_classes=_LIVE)
 
     @_or_alert
-    def show(name: str | None, against: str | None, board_name: str | None) -> str:
+    def show(name: str | None, board_name: str | None) -> str:
         labels = library.labels
-        one = labels.find(name)
-        parts = [pages.model_page(one, labels)]
-        if any(one.labels):
-            (label,), graph = labels.read_labels([one], board_name)
-            parts.append(pages.branches_html(label, graph))
-        if against and against != name:
-            pair = [one, labels.find(against)]
-            parts.insert(0, pages.comparison_html(pair, *labels.read_labels(pair, board_name)))
-        return "".join(parts)
+        model = labels.find(name)
+        page = pages.model_page(model, labels)
+        return page + pages.branches_html(*labels.read_label(model, board_name)) if any(model.labels) else page
 
     def fill(request: gr.Request) -> dict[Any, Any]:
         try:
@@ -388,15 +377,14 @@ def _build_model(library: Library, page: gr.Blocks) -> None:
         asked = _query_parameter(request, "model")
         return {
             model: gr.Dropdown(names, value=asked if asked in names else None if asked else names[0]),
-            other: gr.Dropdown([("nothing", ""), *((name, name) for name in names)], value=""),
             board: gr.Dropdown(
                 [("the first", ""), *((name, name) for name in boards)], value="", visible=len(boards) > 1
             ),
-            shown: show(asked or names[0], "", ""),
+            shown: show(asked or names[0], ""),
         }
 
     quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    inputs = [model, other, board]
+    inputs = [model, board]
     page.load(fill, None, [*inputs, shown], show_progress="hidden", **quiet)
     for control in inputs:
         control.input(show, inputs, shown, js=_TO_ADDRESS % "model", **quiet)
@@ -491,25 +479,7 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             labels = library.labels
             return _class_record(labels.select(question), labels, question.classes[0])
 
-    def compare_models(first: str, second: str, graph: str = "") -> dict[str, Any]:
-        """Show where one measured model is better than another: overall, by branch of the graph, and by concept.
-
-        Args:
-            first: Id of a measured model, for example "org/model", or the last part of it.
-            second: Id of another measured model.
-            graph: Name of the graph of concepts; empty for the one that all models were measured on.
-
-        Returns:
-            "first" and "second": the models. "recall": mean share of a concept's images that each recognizes.
-            "branches": the recall of both for each branch. "concepts": those with the most significant differences,
-            with the recall of both and the difference in standard errors ("z").
-        """
-        with _errors_for_programs():
-            labels = library.labels
-            pair = [labels.find(first), labels.find(second)]
-            return _comparison_record(*labels.read_labels(pair, graph))
-
-    return select_models, explain_class, compare_models
+    return select_models, explain_class
 
 
 @contextlib.contextmanager
@@ -572,16 +542,6 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
             for match in selection.explain(name)
         ],
     }
-
-
-def _comparison_record(pair: tuple[Label, ...], graph: SemanticGraph) -> dict[str, Any]:
-    record = label_difference(*pair, graph).to_json()
-    record["concepts"] = sorted(record["concepts"], key=lambda concept: -abs(concept["z"]))[:20]
-    record["branches"] = [
-        {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
-        for one, other in branch_pairs(*pair, graph)
-    ]
-    return record
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

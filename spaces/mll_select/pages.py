@@ -12,9 +12,8 @@ from urllib.parse import urlencode
 import numpy as np
 from huggingface_hub import constants
 
-from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_recalls
+from mll_hf.labels.branches import branch_recalls
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.selection import STRATEGIES, Figures
@@ -445,31 +444,6 @@ def branches_html(label: Label, graph: SemanticGraph) -> str:
         f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s images on average, over "
         f"{_counted(label.n_tested, 'concept', 'concepts')}.</p>",
         _table("Strongest and weakest branches", columns, rows) if rows else "",
-    )
-
-
-def comparison_html(pair: Sequence[ListedModel], labels: Sequence[Label], graph: SemanticGraph) -> str:
-    """Two models side by side: overall, by branch, and on the concepts with the most significant differences.
-
-    Raises:
-        InputError: They were not measured on the same images.
-    """
-    difference = label_difference(*labels, graph)
-    one, other = (escape(model.name) for model in pair)
-    order = np.argsort(-difference.z, kind="stable")
-    ends = [*order[difference.gain[order] > 0][:_ENDS_SHOWN], *order[difference.gain[order] < 0][-_ENDS_SHOWN:]]
-    columns = [(one, "number"), (other, "number")]
-    concepts = [
-        [_concept_name(graph.concepts[v]), *(_percent(label.node_precision[v]) for label in labels)]
-        for v in difference.concepts[ends]
-    ]
-    branches = [[escape(a.name), _percent(a.recall), _percent(b.recall)] for a, b in branch_pairs(*labels, graph)]
-    return wrap(
-        f"<h3>{one} compared with {other}</h3>",
-        f"<p>{one} recognizes {_percent(labels[0].mean_recall)} of a concept’s images on average, {other} "
-        f"{_percent(labels[1].mean_recall)}.</p>",
-        _table("Recall by branch", [("branch", ""), *columns], branches) if branches else "",
-        _table("Concepts with the most significant differences", [("concept", ""), *columns], concepts),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, top_branches
+from mll_hf.labels.branches import Branch, branch_recalls, top_branches
 from worlds import dags, examples, make_graph, make_label, two_branches
 
 
@@ -55,16 +55,6 @@ def test_branches_are_large_and_apart(data):
         below = tested_below[graph.index[branch.name]]
         assert branch.concepts == len(below)
         assert branch.recall == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
-
-
-def test_branches_of_two_models_side_by_side():
-    graph = two_branches()
-    good_at_cars = make_label(graph, [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts])
-    even = make_label(graph, [5] * len(graph))
-    pairs = branch_pairs(good_at_cars, even, graph)
-    assert [(one.name, other.name) for one, other in pairs] == [("vehicle", "vehicle"), ("animal", "animal")]
-    assert [one.recall - other.recall for one, other in pairs] == pytest.approx([0.3, -0.2])
-    assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
 
 
 # ---- the large parts of a graph

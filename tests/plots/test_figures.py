@@ -1,4 +1,4 @@
-"""The figures of a selection and of two labels, and the page that holds one."""
+"""The figure of a selection, and the page that holds it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError, MissingExtraError, StorageError
 from mll_hf.labels.label import Cost
-from mll_hf.plots.labels import branch_comparison
 from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.plots.style import check_page, pareto_front, plain, save_page
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import candidates_on, forest, random_candidates, random_match
-from worlds import examples, make_graph, make_label, two_branches
+from worlds import examples, make_label
 
 HARM = '<img src=x onerror="harm()">'
 
@@ -70,16 +69,6 @@ def test_an_accuracy_that_is_not_known_is_not_shown():
 
 def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
     assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(Strategy.PAPER))) is None
-
-
-def test_branches_where_one_is_ahead():
-    graph = two_branches()
-    cars = make_label(graph, [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts])
-    (bars,) = branch_comparison(cars, make_label(graph, [5] * len(graph)), graph).data
-    assert list(bars.x) == pytest.approx([30, -20])
-    assert bars.marker.color[0] != bars.marker.color[1]
-    small = make_graph()
-    assert len(branch_comparison(make_label(small), make_label(small), small).data[0].x) == 0
 
 
 def test_a_page_needs_nothing_else_and_texts_of_strangers_are_no_markup(tmp_path):

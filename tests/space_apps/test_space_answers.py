@@ -235,7 +235,7 @@ def test_without_labels_published_figures_answer(published):
     overall = published.models[-1]
     assert "Only its overall accuracy is known" in pages.model_page(overall, published)
     with pytest.raises(InputError, match="was not measured on"):
-        published.read_labels([overall], None)
+        published.read_label(overall, None)
 
 
 def test_no_accuracy_is_shown_where_none_is_known(published):
@@ -305,13 +305,13 @@ def joined(tmp_path_factory):
 
 def test_a_model_on_each_graph(joined):
     cats, dogs = joined.find("cats"), joined.find("dogs")
-    (label,), graph = joined.read_labels([cats], "signs")
+    label, graph = joined.read_label(cats, "signs")
     assert (label.graph_digest, len(graph)) == (graph.digest, 4)
-    assert joined.read_labels([cats, dogs], None)[1].name == "tiny"
+    assert joined.read_label(cats, None)[1].name == "tiny"
     with pytest.raises(InputError, match="org/dogs was not measured on signs"):
-        joined.read_labels([cats, dogs], "signs")
+        joined.read_label(dogs, "signs")
     with pytest.raises(InputError, match="no graph is named 'x'; choose one of: tiny, signs"):
-        joined.read_labels([cats], "x")
+        joined.read_label(cats, "x")
 
 
 def test_a_concept_of_two_graphs_has_two_tables(joined):
@@ -481,14 +481,12 @@ def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, mon
 def test_texts_of_others_are_escaped(labels):
     question = ask("cat", "car", HARM, "**bold** ${1+1} {{x}}", domain=HARM[:90])
     *htmls, figure, matches, _code = load_app().find(labels, question)
-    pair = labels.models[:2]
     htmls += [
         matches,
         pages.concept_html(labels, labels.boards[0].graph.index, False, HARM),
         pages.boards_html(labels),
         *(pages.model_page(model, labels) for model in labels.models),
         pages.alert(HARM),
-        pages.comparison_html(pair, *labels.read_labels(pair, "")),
     ]
     for html in htmls:
         assert "<img" not in html

@@ -20,7 +20,7 @@ from space_worlds import HARM, free_port, harmful_graph, load_app, make_labels, 
 from worlds import CAT, make_label
 
 gradio_client = pytest.importorskip("gradio_client")
-TOOLS = {"select_models", "explain_class", "compare_models"}
+TOOLS = {"select_models", "explain_class"}
 LOOPBACK = ("127.0.0.1", "localhost")
 BROWSER_OPTIONS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -55,7 +55,7 @@ def client(url):
     return gradio_client.Client(url, verbose=False)
 
 
-def test_programs_see_three_documented_functions(client):
+def test_programs_see_the_documented_functions(client):
     named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     assert {name.strip("/") for name in named} == TOOLS
     for function in named.values():
@@ -98,16 +98,6 @@ def test_explain_class(client):
     assert client.predict("cat", api_name="/explain_class")["class"] == "cat"
 
 
-def test_compare_models(client):
-    answer = client.predict("cats", "org/dogs", api_name="/compare_models")
-    assert [answer[name]["repo_id"] for name in ("first", "second")] == ["org/cats", "org/dogs"]
-    best = {concept["name"]: concept["z"] for concept in answer["concepts"]}
-    assert best["cat"] > 0 > best["dog"]
-    with pytest.raises(gradio_client.exceptions.AppError, match="org/cats was not measured on signs"):
-        client.predict("cats", "org/dogs", "signs", api_name="/compare_models")
-    assert client.predict("even", "even", "signs", api_name="/compare_models")["recall"] == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("arguments", "name", "reason"),
     [
@@ -115,7 +105,6 @@ def test_compare_models(client):
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
         ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the limits"),
         ([" "], "explain_class", "is empty"),
-        (["cats", "nothing"], "compare_models", "not among the known models"),
     ],
 )
 def test_errors_for_programs_are_one_line(client, arguments, name, reason):
@@ -146,9 +135,8 @@ def test_the_tools_of_the_mcp_server(url):
             assert "org/even" in found.content[0].text
             explain = next(name for name in tools if name.endswith("explain_class"))
             assert "definition" in (await session.call_tool(explain, {"class_name": "cat"})).content[0].text
-            compare = next(name for name in tools if name.endswith("compare_models"))
-            wrong = await session.call_tool(compare, {"first": "cats", "second": "nothing"})
-            assert "not among the known models" in wrong.content[0].text
+            wrong = await session.call_tool(select.name, {"classes": ["cat"]})
+            assert "one class leaves nothing" in wrong.content[0].text
 
     asyncio.run(talk())
 
@@ -301,9 +289,6 @@ def test_a_visit(visit, width, scheme, find):
 
     open_tab(page, "Model")
     page.get_by_role("table", name="About org/even").wait_for()
-    page.get_by_label("Compare with").click()
-    page.get_by_role("option", name="org/dogs").click()
-    page.get_by_role("table", name="Concepts with the most significant differences").wait_for()
     check_tab(page, f"model-{width}-{scheme}")
 
     open_tab(page, "Concept")
