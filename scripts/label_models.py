@@ -40,9 +40,9 @@ from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP,
 from mll_hf.cli.output import discard_stdout, summary
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig
+from mll_hf.hub.access import own_names
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, fetch_graph_with_images, parse_dataset
-from mll_hf.hub.owners import own_names
 from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many, working_folder
 from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labels.store import LabelStore

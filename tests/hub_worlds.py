@@ -81,7 +81,7 @@ def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings)
 def put_labeled_model(repo_id="alice/model", graph=GRAPH, **settings):
     """A model whose label is in its own repo; returns the label."""
     label = put_model(repo_id, graph, **settings)
-    readme = add_label("# A model\n", label, graph).encode()
+    readme = add_label("# A model\n", label).encode()
     tiny_hub.HUB.put("model", repo_id, {LABEL_PATH: label_to_bytes(label), "README.md": readme})
     return label
 

@@ -99,7 +99,7 @@ def _add_push(actions: Any) -> None:  # noqa: ANN401
 
 
 def _push(args: argparse.Namespace) -> int:
-    from mll_hf.hub.commits import Access
+    from mll_hf.hub.access import Access
     from mll_hf.hub.publish import publish_graph
 
     published = publish_graph(args.graph, args.to, args.images_to, Access(args.images_access))

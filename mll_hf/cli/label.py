@@ -65,10 +65,14 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images, require_default_graph
+    from mll_hf.hub.locations import default_graph, fetch_graph_with_images
     from mll_hf.labeling.many import Plan, label_many
 
-    wanted = args.graphs or [require_default_graph()]
+    wanted = args.graphs or [default_graph()]
+    if not all(wanted):
+        raise InputError(
+            "no default graph has been published yet; name one with --graph: hf://datasets/ORG/NAME or a folder"
+        )
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
@@ -209,7 +213,7 @@ def _check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: 
         InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    from mll_hf.hub.owners import repos_of_others
+    from mll_hf.hub.access import repos_of_others
 
     others = repos_of_others(repos)
     if others and not create_pr:

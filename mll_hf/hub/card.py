@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import DatasetCardData
 
 from mll_hf.hub.readme import edit_card, put_section
-from mll_hf.labels.branches import branch_recalls
 from mll_hf.labels.summary import SUMMARY_PATH
 from mll_hf.utils.package import library_in_markdown, page_of_model
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import abridged, escaped, printable, shortened
+from mll_hf.utils.text import abridged, escaped, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probe_counts import ProbeCounts
-    from mll_hf.labels.branches import Branch
     from mll_hf.labels.label import Label
 
 LABEL_TAG = "mll-label"
@@ -35,7 +33,6 @@ GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 _SCHEMA = 4  # of the metadata block
 _MAX_NAME_LENGTH = 200
-_BRANCHES_SHOWN = 5
 _WORDNET = (
     "Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet "
     "license."
@@ -48,7 +45,7 @@ def graph_tag(digest: str) -> str:
     return GRAPH_TAG_PREFIX + digest[:12]
 
 
-def add_label(readme: str, label: Label, graph: SemanticGraph, path: str = LABEL_PATH) -> str:
+def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
     """Add a label, at ``path`` in the repo, to a model's card: two tags, an entry in the metadata, and a section.
 
     Replaces the texts of an earlier label on the same graph and keeps every other byte of the README, which may be
@@ -57,8 +54,8 @@ def add_label(readme: str, label: Label, graph: SemanticGraph, path: str = LABEL
     Raises:
         CardError: The card cannot be edited safely.
     """
-    short = graph.digest[:12]
-    entry: dict[str, Any] = {  # it serves search only; the facts are read from the label
+    short = label.graph_digest[:12]
+    entry = {  # it serves search only; the facts are read from the label
         "graph": _name(label.graph_name),
         "digest": label.graph_digest,
         "location": _name(label.graph_location),
@@ -69,36 +66,30 @@ def add_label(readme: str, label: Label, graph: SemanticGraph, path: str = LABEL
 
     def block(old: object) -> dict[str, Any]:
         entries = old.get("labels") if isinstance(old, dict) else None
-        others = entries.items() if isinstance(entries, dict) else ()
-        kept = {key: value for key, value in others if isinstance(key, str) and _is_like(value, entry)}
+        others = entries if isinstance(entries, dict) else {}
+        kept = {str(key): other for key, other in others.items() if _has_types_of(entry, other)}
         return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
 
-    tags = [LABEL_TAG, graph_tag(graph.digest)]
-    return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, graph, path))
+    tags = [LABEL_TAG, graph_tag(label.graph_digest)]
+    return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, path))
 
 
-def _is_like(value: object, example: dict[str, Any]) -> bool:
-    """Whether an entry of the metadata has the keys and types of an example."""
-    if not isinstance(value, dict) or value.keys() != example.keys():
-        return False
-    kinds = {key: str if isinstance(each, str) else (int, float) for key, each in example.items()}
-    return all(isinstance(value[key], kind) for key, kind in kinds.items())
+def _has_types_of(entry: dict[str, Any], other: object) -> bool:
+    return isinstance(other, dict) and {k: type(v) for k, v in entry.items()} == {k: type(v) for k, v in other.items()}
 
 
 def _name(text: str) -> str:
     return printable(text)[:_MAX_NAME_LENGTH]
 
 
-def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
+def _section(label: Label, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
-    environment, page = label.environment, page_of_model(label.model.repo_id)
+    page = page_of_model(label.model.repo_id)
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["graph from", escaped(_name(label.graph_location))],
         ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`)"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
-        ["license of the model", escaped(_name(label.license or "unknown"))],
-        ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return _filled(
@@ -106,7 +97,6 @@ def _section(label: Label, graph: SemanticGraph, path: str) -> list[str]:
         title=escaped(_name(label.graph_name)),
         concepts=f"{label.n_tested:,}",
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
-        branches=_branch_table(branch_recalls(label, graph)),
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
         page=f"\n[Compare this model with others]({page})" if page else "",
@@ -117,19 +107,6 @@ def _filled(template: str, **values: str) -> list[str]:
     """The lines of a section."""
     text = resources.files("mll_hf.hub").joinpath("data", f"{template}.md").read_text(encoding="utf-8")
     return Template(text).substitute(values).rstrip("\n").split("\n")
-
-
-def _branch_table(branches: Sequence[Branch]) -> str:
-    """The best branches of the better half, and the worst of the other half."""
-    half = (len(branches) + 1) // 2
-    shown = [*branches[: min(half, _BRANCHES_SHOWN)], *branches[max(half, len(branches) - _BRANCHES_SHOWN) :]]
-    rows = [
-        [escaped(shortened(branch.name, 60)), f"{branch.recall:.1%}", str(branch.concepts),
-         escaped(shortened(branch.definition, 80))]
-        for branch in shown
-    ]  # fmt: skip
-    header = ["strongest and weakest branches", "recall", "concepts", "meaning"]
-    return "".join(f"{line}\n" for line in [*markdown_table(header, rows), ""]) if rows else ""
 
 
 def collection_card(repo_id: str, readme: str = "") -> str:

@@ -7,37 +7,35 @@ nothing. A pull request is opened only on request.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from dataclasses import dataclass
-from enum import StrEnum
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import HfHubHTTPError
 
-from mll_hf.errors import CardError, HubError, InputError
+from mll_hf.errors import CardError, HubError
+from mll_hf.hub.access import Access, check_contents, ensure_repo
 from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, retried, status_of
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from huggingface_hub import HfApi
 
 README = "README.md"
 _MAX_README_BYTES = 2**20
-_EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _CONFLICTS = (409, 412)  # another commit is in progress, or came first
 _MAX_CONFLICTS = 30
 _FIRST_WAIT, _MAX_WAIT = 0.1, 8.0
-_COMMIT_QUOTA = "repository commits"  # in the message after 128 commits to a repository within an hour
-_QUOTA_WAIT, _MAX_QUOTA_WAITS = 300.0, 12
-_log = logging.getLogger(__name__)
+_NO_WRITE_ACCESS = (
+    "you or your token may not write to it; name a repo of your own with --to, ask for a pull request with --pr "
+    "(labels, selections), or log in with one that can write: hf auth login"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +58,6 @@ class Published:
         return f"{'published' if self.changed else 'published already'}: {self.url}"
 
 
-class Access(StrEnum):
-    """Who may read a dataset repo, from everyone to few."""
-
-    PUBLIC = "public"
-    GATED = "gated"  # everyone who asks for access and accepts the terms
-    PRIVATE = "private"
-
-
 def publish_files(
     api: HfApi,
     repo_id: str,
@@ -86,24 +76,14 @@ def publish_files(
         CardError: The Hub refuses the metadata of the card.
     """
     attempt = partial(_commit, api, repo_id, repo_type, title, files, description, create_pr)
-    conflicts = quota_waits = 0
+    conflicts = 0
     with hub_errors(repo_id):
         while True:
             try:
                 return attempt() if create_pr else retried(attempt)  # a lost answer must not open a second one
             except HfHubHTTPError as error:
                 if status_of(error) == 403 and not create_pr:
-                    raise HubError(
-                        repo_id,
-                        "you or your token may not write to it; name a repo of your own with --to, ask for a pull "
-                        "request with --pr (labels, selections), or log in with one that can write: hf auth login",
-                        403,
-                    ) from error
-                if _COMMIT_QUOTA in str(error) and quota_waits < _MAX_QUOTA_WAITS:
-                    _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
-                    quota_waits += 1
-                    time.sleep(_QUOTA_WAIT)
-                    continue
+                    raise HubError(repo_id, _NO_WRITE_ACCESS, 403) from error
                 if status_of(error) not in _CONFLICTS or conflicts == _MAX_CONFLICTS:
                     raise
             conflicts += 1
@@ -124,11 +104,8 @@ def _commit(
     operations = [
         CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
         for path, content in files(head).items()
-        if (path in head.files if content is None else not head.holds(path, content))
+        if content is not None or path in head.files
     ]
-    if not operations:
-        page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-        return Published(f"{page}/tree/{head.sha}", head.sha, None, changed=False)
     try:
         commit = api.create_commit(
             head.repo_id,
@@ -147,51 +124,17 @@ def _commit(
         reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
         message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
         raise CardError(message) from None
-    return Published(commit.pr_url or commit.commit_url, commit.oid, commit.pr_num, changed=True)
-
-
-def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
-    """Create a repo with this access, unless it exists; returns who may read it.
-
-    Raises:
-        InputError: It exists, and more people may read it.
-    """
-    with hub_errors(repo_id):
-        try:
-            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
-        except RepositoryNotFoundError:
-            is_private = access is not Access.PUBLIC
-            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
-            if access is Access.GATED:  # made public only after it is gated, and still empty
-                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
-            return access
-    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
-    order = list(Access)
-    if order.index(found) < order.index(access):
-        raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")
-    return found
-
-
-def check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
-    """Refuse a repo with files that do not match the patterns."""
-    files = head.files.keys() - _EMPTY_REPO
-    if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
-        raise InputError(
-            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
-        )
-
-
-def _read(api: HfApi, head: Head, path: str, max_bytes: int) -> bytes:
-    """The content of a repo's file; empty if there is no such file."""
-    if path not in head.files:
-        return b""
-    return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes).read_bytes()
+    # the client leaves out unchanged files; without any changed one it makes no commit
+    return Published(commit.pr_url or commit.commit_url, commit.oid, commit.pr_num, changed=commit.oid != head.sha)
 
 
 def edited_card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
-    """A repo's README, edited."""
+    """A repo's README, edited; ``edit`` is given an empty text if there is none."""
+    content = b""
+    if README in head.files:
+        content = download(api, head.repo_id, head.repo_type, README, head.sha, _MAX_README_BYTES).read_bytes()
     try:
-        return edit(_read(api, head, README, _MAX_README_BYTES).decode("utf-8")).encode("utf-8")
+        return edit(content.decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
         raise CardError(f"{head.repo_id}: its {README} is not UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, whoami
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -27,14 +27,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import httpx, parse_ratelimit_headers, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, MLLError, StorageError
-from mll_hf.labels.identity import blob_id, deciding_files, model_digest
+from mll_hf.labels.identity import deciding_files, model_digest
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.utils.files import file_digest, write_atomically
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -45,12 +45,10 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
-MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # files that affect a model's output
 _MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _MAX_WAIT = 300.0  # the Hub counts requests in windows of five minutes: https://huggingface.co/docs/hub/rate-limits
-_SHA256_LENGTH = 64  # hex digits
 _THREADS = 16
 _FEW = 8  # no progress bar for so few downloads
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
@@ -63,6 +61,32 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
+
+_UNPARSABLE = "the Hub's answer cannot be parsed ({detail}); try later, or update huggingface_hub"
+_LOG_IN = "check the name, or log in with: hf auth login"
+_TRANSFER_FAILED = "the transfer failed ({detail}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
+_REFUSALS: tuple[tuple[type[Exception], str], ...] = (  # the first kind that an error is of decides
+    (HFValidationError, f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH"),
+    (GatedRepoError, "is gated; accept its terms at {page} and log in with: hf auth login"),
+    (DisabledRepoError, "is disabled by the Hub; use another repo"),
+    (RepositoryNotFoundError, "is not on the Hub, or private; {advice}"),
+    (RevisionNotFoundError, "has no such revision; check the branch, tag or commit after the @"),
+    (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and a file is not in the local cache; unset it"),
+    (LocalEntryNotFoundError, "is not in the local cache, and the Hub cannot be reached; go online once"),
+    (EntryNotFoundError, "lacks a required file; check that it is the repo you mean"),
+)
+_REASONS_BY_STATUS = {
+    401: "you are not logged in, or your token is invalid; log in with: hf auth login",
+    403: "your token may not do this; log in with one that can write: hf auth login",
+    429: "too many requests; try again in a few minutes",
+}
+_FAULTS: tuple[tuple[type[Exception], str], ...] = (  # without an answer of the Hub
+    (httpx.HTTPError, "the Hub cannot be reached ({detail}), and no copy is cached; go online once"),
+    (RecursionError, _UNPARSABLE),
+    *((kind, _TRANSFER_FAILED) for kind in (RuntimeError, ConnectionError, TimeoutError)),  # from hf_xet
+    (OSError, "cannot be downloaded ({detail}); check the disk and the network"),
+    (Exception, _UNPARSABLE),
+)
 
 
 @contextlib.contextmanager
@@ -96,80 +120,34 @@ def _is_from_client(error: BaseException) -> bool:
     return False
 
 
-def unparsable(detail: Exception | str) -> str:
-    """The reason of a HubError for a malformed response."""
-    return f"the Hub's answer cannot be parsed ({one_line(detail)}); try later, or update huggingface_hub"
+def unparsable(repo_id: str, detail: Exception | str) -> HubError:
+    """The error for a malformed response."""
+    return HubError(repo_id, _UNPARSABLE.format(detail=one_line(detail)))
 
 
 def _reason(error: Exception, repo_id: str) -> str:
-    match error:
-        case HFValidationError():
-            return f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH"
-        case GatedRepoError():
-            return f"is gated; accept its terms at {constants.ENDPOINT}/{repo_id} and log in with: hf auth login"
-        case DisabledRepoError():
-            return "is disabled by the Hub; use another repo"
-        case RepositoryNotFoundError():
-            login = "check the name, or log in with: hf auth login"
-            advice = f"for the local folder write {LOCAL_PREFIX}{repo_id}" if Path(repo_id).is_dir() else login
-            return f"is not on the Hub, or private; {advice}"
-        case RevisionNotFoundError():
-            return "has no such revision; check the branch, tag or commit after the @"
-        case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set, and a file is not in the local cache; unset it"
-        case LocalEntryNotFoundError():
-            return "is not in the local cache, and the Hub cannot be reached; go online once"
-        case EntryNotFoundError():
-            return "lacks a required file; check that it is the repo you mean"
-        case LocalTokenNotFoundError():
-            return _reason_for_status(401)
-        case HfHubHTTPError():
-            return _reason_for_status(error.response.status_code)
-        case httpx.HTTPError():
-            return f"the Hub cannot be reached ({one_line(error)}), and no copy is cached; go online once"
-        case PermissionError(errno=None):  # from hf_xet
-            return _reason_for_status(403)
-        case RecursionError():
-            return unparsable(error)
-        case RuntimeError() | ConnectionError() | TimeoutError():  # from hf_xet
-            return f"the transfer failed ({one_line(error)}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
-        case OSError():
-            return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
-    return unparsable(error)
-
-
-def _reason_for_status(status: int) -> str:
-    match status:
-        case 401:
-            return "you are not logged in, or your token is invalid; log in with: hf auth login"
-        case 403:
-            return "your token may not do this; log in with one that can write: hf auth login"
-        case 429:
-            return "too many requests; try again in a few minutes"
-    return f"the Hub answered with status {status}; try later"
+    status = status_of(error)
+    answer = _REASONS_BY_STATUS.get(status or 0, f"the Hub answered with status {status}; try later")
+    reasons: tuple[tuple[type[Exception], str], ...] = (
+        *_REFUSALS,
+        *([(Exception, answer)] if status else []),
+        *_FAULTS,
+    )
+    is_folder = Path(repo_id).is_dir()
+    return next(reason for kind, reason in reasons if isinstance(error, kind)).format(
+        page=f"{constants.ENDPOINT}/{repo_id}",
+        advice=f"for the local folder write {LOCAL_PREFIX}{repo_id}" if is_folder else _LOG_IN,
+        detail=one_line(error),
+    )
 
 
 def status_of(error: Exception) -> int | None:
     """HTTP status of the response behind an error; None if there was none."""
     if isinstance(error, LocalTokenNotFoundError):
         return 401  # raised before a request is sent
+    if isinstance(error, PermissionError) and error.errno is None:
+        return 403  # from hf_xet
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
-def names_of_user(api: HfApi) -> list[str]:
-    """Name of the logged-in user, then the names of the organizations where the user may write; cached by token.
-
-    Raises:
-        HubError: The token may only read.
-    """
-    me = whoami(token=api.token, cache=True)  # the Hub limits these requests strictly
-    try:
-        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-            raise HubError("hub", _reason_for_status(403))
-        organizations = [each for each in me.get("orgs") or () if each.get("roleInOrg") != "read"]
-        return [str(me["name"]), *(str(organization["name"]) for organization in organizations)]
-    except (LookupError, TypeError, AttributeError) as error:
-        raise HubError("hub", unparsable(error)) from error
 
 
 # --- retries ----------------------------------------------------------------------------------------------------------
@@ -178,7 +156,7 @@ def names_of_user(api: HfApi) -> list[str]:
 def retried(call: Callable[[], T]) -> T:
     """Repeat a call on a transient error, up to four times; waits for a rate limit to end, with a warning.
 
-    The client repeats only some of its requests itself, and takes half a minute if the network is down.
+    For information about a repo and for commits. The client itself repeats listings, uploads and downloads.
     """
     for wait in _WAITS:
         try:
@@ -186,7 +164,8 @@ def retried(call: Callable[[], T]) -> T:
         except (HfHubHTTPError, httpx.TransportError) as error:
             if not is_transient(error):
                 raise
-            seconds = max(wait, _requested_wait(error))
+            limit = parse_ratelimit_headers(error.response.headers) if isinstance(error, HfHubHTTPError) else None
+            seconds = max(wait, min(limit.reset_in_seconds, _MAX_WAIT)) if limit else wait
             if status_of(error) == 429:
                 _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
             time.sleep(seconds)
@@ -206,17 +185,6 @@ def is_transient(error: BaseException | None) -> bool:
 def is_unreachable(error: Exception) -> bool:
     """Whether the Hub cannot be reached now, so that cached listings must be used."""
     return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
-
-
-def _requested_wait(error: Exception) -> float:
-    """Seconds to wait according to the response, at most five minutes; 0 if it does not say."""
-    if not isinstance(error, HfHubHTTPError):
-        return 0.0
-    headers = error.response.headers
-    requested = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(
-        r"(\d+)$", headers.get("Retry-After", "")
-    )
-    return min(float(requested[1]), _MAX_WAIT) if requested else 0.0
 
 
 def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
@@ -261,10 +229,6 @@ class Head:
         deciding = deciding_files([path for path in self.files if is_model_file(path)], backend)
         return model_digest({path: self.files[path].oid for path in deciding}, backend) if deciding else None
 
-    def holds(self, path: str, content: bytes | Path) -> bool:
-        """Whether the commit has a file with this content, given in memory or as a file."""
-        return path in self.files and (oid := self.files[path].oid) == _oid_of(content, len(oid))
-
 
 def is_model_file(path: str) -> bool:
     """Whether models load files at this path: at the root, and in the modules of sentence-transformers."""
@@ -284,7 +248,7 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
     try:
         validate_repo_id(info.id)
     except HFValidationError as error:
-        raise HubError(repo_id, unparsable(error)) from None
+        raise unparsable(repo_id, error) from None
     return Head(info.id, repo_type, str(info.sha), files)
 
 
@@ -373,15 +337,8 @@ def download(
     )  # fmt: skip
     with hub_errors(repo_id):
         if size is None:
-            size = retried(lambda: fetch(dry_run=True)).file_size  # type: ignore[attr-defined]  # an overload
+            size = fetch(dry_run=True).file_size  # type: ignore[attr-defined]  # an overload
         if size > max_bytes:
             reason = f"{path} is larger than {max_bytes / 2**20:.0f} MB and was not downloaded; tell its owner"
             raise HubError(repo_id, reason)
-        return Path(retried(fetch))
-
-
-def _oid_of(content: bytes | Path, digits: int) -> str:
-    """Content id of bytes or of a file as the Hub would list it, see :class:`RepoFile`, with this number of digits."""
-    if digits == _SHA256_LENGTH:  # that of a file is cached: large files are read once
-        return file_digest(content).hex() if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
-    return blob_id(content if isinstance(content, bytes) else content.read_bytes())
+        return Path(fetch())

@@ -16,7 +16,7 @@ from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
-from mll_hf.hub.connection import FULL_SHA, connect, download, hub_errors, read_head
+from mll_hf.hub.connection import connect, download, hub_errors, read_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -91,20 +91,6 @@ def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
     except MLLError as error:
         _log.warning("the default graph %s is not used: %s", location, error)
         return None
-
-
-def require_default_graph() -> str:
-    """The location of the default graph.
-
-    Raises:
-        InputError: There is none.
-    """
-    if location := default_graph():
-        return location
-    raise InputError(
-        f"no default graph has been published yet; name one with --graph or ${GRAPH_VARIABLE}: hf://datasets/ORG/NAME "
-        "or a folder"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +188,9 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     """
     if not is_on_hub(location):
         return load_graph(location)
-    dataset, api = parse_dataset(str(location)), connect(token)
-    sha = dataset.revision or ""
-    if not FULL_SHA.fullmatch(sha):
-        sha = _graph_head(api, dataset).sha
-    return read_graph(api, dataset.repo_id, sha)
+    api = connect(token)
+    head = _graph_head(api, parse_dataset(str(location)))
+    return load_graph(download(api, head.repo_id, "dataset", GRAPH_FILE, head.sha, MAX_GRAPH_BYTES), head.repo_id)
 
 
 def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
@@ -214,13 +198,3 @@ def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
     if GRAPH_FILE not in head.files:
         raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
     return head
-
-
-def read_graph(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
-    """The graph of a dataset repo at a commit.
-
-    Raises:
-        HubError: The file cannot be downloaded.
-        GraphError: It is not a graph.
-    """
-    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, MAX_GRAPH_BYTES), repo_id)

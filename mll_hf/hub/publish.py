@@ -13,10 +13,11 @@ from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import count_probes
+from mll_hf.hub.access import Access, check_contents, ensure_repo
 from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
-from mll_hf.hub.commits import README, Access, Published, check_contents, edited_card, ensure_repo, publish_files
+from mll_hf.hub.commits import README, Published, edited_card, publish_files
 from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, read_head
-from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
+from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_on_hub, parse_dataset
 from mll_hf.hub.sources import is_collection, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
 from mll_hf.labels.store import graph_path, label_path, read_label, rivals_path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label, ModelRef, Rivals
 
 _BUILD_FILE = "build.json"
+_DESCRIBED = 20  # labels in the description of a commit
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +75,7 @@ def publish_label(
                 "publish to a collection with --to",
             )
         path = _path_in_repo(api, head, label.graph_digest)
-        card = edited_card(api, head, lambda text: add_label(text, label, graph, path))
+        card = edited_card(api, head, lambda text: add_label(text, label, path))
         beside = {rivals_path(Path(path)).as_posix(): rivals_to_bytes(rivals)} if rivals else {}
         return {path: blob, README: card, **beside}
 
@@ -122,12 +124,12 @@ def is_same_model(api: HfApi, head: Head, measured: ModelRef) -> bool:
 
 
 def _describe(labels: Sequence[Label]) -> str:
-    shown = [
+    """The description of a commit."""
+    return "\n".join(
         f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_recall:.3f} on "
         f"{label.n_tested} concepts of {label.graph_name}"
-        for label in labels[:20]
-    ]
-    return "\n".join([*shown, *([f"and {len(labels) - 20} more"] if len(labels) > 20 else [])])
+        for label in labels[:_DESCRIBED]
+    )
 
 
 # --- collections ------------------------------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ def publish_graph(
         head = fetch_head(api, repo_id, "dataset")
     check_contents(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
-        before = read_graph(api, repo_id, head.sha).probes
+        before = fetch_graph(str(DatasetLocation(repo_id, head.sha)), token).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
         if before and same_place and before.digest == probes.digest:
             probes = replace(probes, location=before.location)

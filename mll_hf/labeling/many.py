@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from huggingface_hub import constants, scan_cache_dir
 
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
+from mll_hf.hub.access import repos_of_others
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, hub_errors, is_model_file, read_head
-from mll_hf.hub.owners import repos_of_others
 from mll_hf.hub.publish import publish_label, publish_to_collection
 from mll_hf.hub.sources import fetch_from_model, open_labels
 from mll_hf.labeling.run import label_model

@@ -17,7 +17,6 @@ import numpy as np
 
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.graph.probes import scramble
-from mll_hf.hub.class_names import only_classes
 from mll_hf.hub.connection import connect, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
 from mll_hf.matching.prompts import check_class_names
@@ -186,7 +185,11 @@ def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
     names = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
     if not images:
         raise InputError(f"{head.repo_id} has no column of images; its columns are {abridged(rows.column_names, 8)}")
-    label, classes = only_classes(names, head.repo_id)
+    if len(names) != 1:
+        found = abridged(list(names), 8) or "none"
+        raise InputError(f"{head.repo_id} has these columns of named classes: {found}; choose one with exactly one")
+    ((label, listed),) = names.items()
+    classes = check_class_names(listed)
     labels = np.array([-1 if y is None else y for y in rows[label]], np.int64)
     if not _are_indices(labels, classes):
         raise InputError(f"{head.repo_id}: the split '{_SPLIT}' has images without a class, or no images")

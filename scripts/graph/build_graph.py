@@ -37,9 +37,9 @@ from graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, 
 from mll_hf.cli.options import add_images_destination, natural, positive
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
-from mll_hf.hub.commits import Access, Published
+from mll_hf.hub.access import Access, own_names
+from mll_hf.hub.commits import Published
 from mll_hf.hub.locations import parse_dataset
-from mll_hf.hub.owners import own_names
 from mll_hf.hub.publish import publish_graph
 from mll_hf.utils.text import abridged
 

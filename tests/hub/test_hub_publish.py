@@ -231,16 +231,6 @@ def test_eight_publishers_at_once_lose_nothing(hub):
     assert_collected(hub, labels)
 
 
-def test_a_used_up_quota_of_commits_is_waited_for(hub, label, clock, caplog):
-    def used_up(_):
-        return b'{"error": "You have exceeded the rate limit for repository commits (128 per hour)."}'
-
-    hub.fail(COMMIT, 429, alter=used_up, times=6)
-    publish_label(label, GRAPH)
-    assert 300 in clock.waits
-    assert "allows no more commits this hour" in caplog.text
-
-
 @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": "after"}])
 @pytest.mark.parametrize("step", ["models/alice/model$", "/preupload/", "/batch", "/_lfs/", COMMIT])
 def test_faults_at_any_step_are_retried(hub, label, step, fault):

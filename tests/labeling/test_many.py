@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, constants
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.hub.access import own_names, repos_of_others
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.owners import own_names, repos_of_others
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
 from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many

@@ -1,0 +1,102 @@
+"""Checks before work and commits: whose repos these are, who may read them, and whether they hold something else."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import TYPE_CHECKING
+
+from huggingface_hub import whoami
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
+
+from mll_hf.errors import HubError, InputError
+from mll_hf.hub.connection import connect, hub_errors, retried, unparsable
+from mll_hf.hub.locations import HUB
+from mll_hf.labels.label import LOCAL_PREFIX
+from mll_hf.utils.text import abridged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from huggingface_hub import HfApi
+
+    from mll_hf.hub.connection import Head
+
+_EMPTY_REPO = {".gitattributes", "README.md"}  # files of a repo that may be filled
+
+
+class Access(StrEnum):
+    """Who may read a dataset repo, from everyone to few."""
+
+    PUBLIC = "public"
+    GATED = "gated"  # everyone who asks for access and accepts the terms
+    PRIVATE = "private"
+
+
+def own_names() -> frozenset[str]:
+    """Names of the logged-in user and of the organizations where the user may write, from the Hub.
+
+    Raises:
+        HubError: The user is not logged in or the token may only read, or the Hub cannot be reached.
+    """
+    log_in = "to publish labels you must be logged in with a token that can write; use: hf auth login"
+    try:
+        with hub_errors(HUB):
+            me = whoami(token=connect().token, cache=True)  # the Hub limits these requests strictly
+    except HubError as error:
+        if error.status not in (401, 403):
+            raise
+        raise HubError(HUB, log_in, error.status) from error
+    try:
+        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise HubError(HUB, log_in, 403)
+        organizations = [each for each in me.get("orgs") or () if each.get("roleInOrg") != "read"]
+        return frozenset(str(each["name"]) for each in (me, *organizations))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise unparsable(HUB, error) from error
+
+
+def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
+    """The repos among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
+
+    Raises a HubError like `own_names`, or if a name is malformed.
+    """
+    repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
+    for repo_id in repos:
+        with hub_errors(repo_id):
+            validate_repo_id(repo_id)
+    mine = own_names()
+    return tuple(repo_id for repo_id in repos if repo_id.rpartition("/")[0] not in mine)
+
+
+def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
+    """Create a repo with this access, unless it exists; returns who may read it.
+
+    Raises:
+        InputError: It exists, and more people may read it.
+    """
+    with hub_errors(repo_id):
+        try:
+            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
+        except RepositoryNotFoundError:
+            is_private = access is not Access.PUBLIC
+            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
+            if access is Access.GATED:  # made public only after it is gated, and still empty
+                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
+            return access
+    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
+    order = list(Access)
+    if order.index(found) < order.index(access):
+        raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")
+    return found
+
+
+def check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
+    """Refuse a repo with files that do not match the patterns."""
+    files = head.files.keys() - _EMPTY_REPO
+    if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
+        raise InputError(
+            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+        )
