@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import platform
 import re
@@ -37,7 +36,6 @@ from unittest import mock
 
 import numpy as np
 from huggingface_hub import constants
-from huggingface_hub.utils import httpx
 
 import mll_hf
 from command_line import script_parser
@@ -267,23 +265,12 @@ def picture(name: str, serial: int) -> bytes:
 
 
 class Result(NamedTuple):
-    """Outcome and cost of a step."""
+    """Outcome of a step."""
 
     name: str
     outcome: str
     said: str
     seconds: float = 0.0
-    requests: int = 0
-    downloaded: int = 0
-
-
-class Requests(logging.Handler):
-    """Counts the requests of the client, which logs each; transfers through Xet are not counted."""
-
-    count = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.count += record.getMessage().startswith("HTTP Request: ")
 
 
 @contextmanager
@@ -294,7 +281,7 @@ def at_home(folder: Path, with_token: bool) -> Iterator[None]:
         yield
 
 
-def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
+def run_steps(check: Check, results: list[Result]) -> None:
     """Run the steps one after the other; appends their results."""
     outcomes: dict[str, str] = {}
     for step in STEPS:
@@ -303,8 +290,7 @@ def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
             results.append(Result(step.title, "not run", f"needs: {', '.join(missing)}"))
             continue
         home = check.folder / ("visitor" if step.by_visitor else "author")
-        start, before, on_disk = time.monotonic(), requests.count, size_of(home)
-        outcome, said = "interrupted", ""
+        start, outcome, said = time.monotonic(), "interrupted", ""
         print(f"{step.title} ...", file=sys.stderr, flush=True)
         try:
             with at_home(home, with_token=not step.by_visitor):
@@ -315,8 +301,7 @@ def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
             outcome, said = "failed", f"{type(error).__name__}: {one_line(error)}"
         finally:
             outcomes[step.name] = outcome
-            spent = time.monotonic() - start, requests.count - before, size_of(home) - on_disk
-            results.append(Result(step.title, outcome, said, *spent))
+            results.append(Result(step.title, outcome, said, time.monotonic() - start))
             print(f"    {outcome}: {said}", file=sys.stderr, flush=True)
 
 
@@ -364,17 +349,15 @@ def report(check: Check, results: Sequence[Result]) -> str:
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     rows = []
     for each in results:
-        took = [f"{each.seconds:.1f}", str(each.requests), megabytes(each.downloaded)]
         said = each.said.replace("|", "\\|").replace("\n", " ")
-        rows.append([each.name, each.outcome, *([""] * 3 if each.outcome == "not run" else took), said])
+        rows.append([each.name, each.outcome, "" if each.outcome == "not run" else f"{each.seconds:.1f}", said])
     return "\n".join(
         [
             "# Live check of mll_hf\n",
             f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {constants.ENDPOINT}, {machine}; {versions}.",
             f"Models: {', '.join(check.models)}. {sum(each.outcome == 'ok' for each in results)} of {len(results)} "
-            f"steps ok in {sum(each.seconds for each in results):.0f} s. Requests are without those of Xet; downloaded "
-            "is what a step added on disk.\n",
-            *markdown_table(["step", "result", "seconds", "requests", "downloaded", ""], rows),
+            f"steps ok in {sum(each.seconds for each in results):.0f} s.\n",
+            *markdown_table(["step", "result", "seconds", ""], rows),
         ]
     )
 
@@ -425,18 +408,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     results: list[Result] = []
     is_interrupted = False
-    logger, requests = logging.getLogger(httpx.__name__), Requests()
-    level = logger.level
     try:
         check.folder.mkdir(mode=0o700)
-        logger.addHandler(requests)
-        logger.setLevel(logging.INFO)
-        run_steps(check, requests, results)
+        run_steps(check, results)
     except KeyboardInterrupt:
         is_interrupted = True
     finally:
-        logger.removeHandler(requests)
-        logger.setLevel(level)
         if not args.keep:
             results.append(clean_up(check))
             shutil.rmtree(check.folder, ignore_errors=True)

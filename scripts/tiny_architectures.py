@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 SEED = 0
 WIDTH, HEADS, VOCABULARY, CONTEXT = 32, 2, 160, 77
 IMAGE_SIZE, PATCH = 32, 16
-_SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")
 _SYMBOLS = string.punctuation.replace("<", "").replace(">", "")
 _PIECES = ["▁", *string.ascii_letters, *string.digits, *_SYMBOLS]
 
@@ -48,23 +47,6 @@ def open_clip_kinds() -> dict[str, list[str]]:
         config = shrunk(open_clip.get_model_config(name))
         kinds.setdefault(json.dumps(config, sort_keys=True), []).append(name)
     return kinds
-
-
-def one_of_each_family(kinds: dict[str, list[str]]) -> dict[str, str]:
-    """{first name: shrunk config}, one for all kinds that differ only in numbers and in the size of a timm tower."""
-    families: dict[str, tuple[str, str]] = {}
-    for config, names in kinds.items():
-        families.setdefault(_without_numbers(json.loads(config)), (names[0], config))
-    return dict(families.values())
-
-
-def _without_numbers(config: dict[str, Any]) -> str:
-    tower = config["vision_cfg"].get("timm_model_name", "")
-    family = [part for part in re.sub(r"\d", "", tower).split("_") if part not in _SIZES]
-    config["vision_cfg"]["timm_model_name"] = "_".join(family)
-    for part in (config["vision_cfg"], config["text_cfg"]):
-        part.pop("mlp_ratio", None)
-    return re.sub(r"-?\b[\d.]+(e-\d+)?\b", "0", json.dumps(config))
 
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,6 @@ def test_the_whole_chain(run, hub, weights):
     of_tags = [request for request in hub.requests if request == "GET /api/models"]
     assert of_tags
     assert {request.user for request in of_tags} == {None}
-    # requests are counted: those of the steps, not those of Xet and of cleaning up
-    counted = [request for request in hub.requests if not request.startswith(("XET", "DELETE"))]
-    assert 100 < sum(int(cells[2]) for cells in rows.values()) <= len(counted)
     assert "deleted at the end" in said
 
 

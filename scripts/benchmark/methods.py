@@ -34,8 +34,6 @@ T = TypeVar("T")
 Scores = Callable[[TaskView], "NDArray[np.float64]"]
 OURS, PAPER, GENERAL, ORACLE = "mll, k=1", "paper, k=1", "general, k=1", "oracle"
 
-ALPHAS, DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9), (1, 2, 3, 4, 5, 6)  # as in the paper's Tables 3 and 4
-
 
 class Group(StrEnum):
     """The information that a method uses."""
@@ -45,7 +43,6 @@ class Group(StrEnum):
     UNLABELED = "unlabeled images"
     FEW_LABELS = "few labeled images"
     HINDSIGHT = "hindsight"
-    ABLATION = "ablation"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +57,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
-    """Number of labeled images that a method gets: at most ``total``, and at most ``per_class`` of each class."""
-
-    total: int
-    per_class: int | None = None
-
-
-@dataclass(frozen=True)
 class Method:
     """A way to choose or to combine models."""
 
@@ -79,7 +68,7 @@ class Method:
     score: Scores | None = None
     predicts: bool = False  # whether the scores are predicted accuracies
     needs_general: bool = False  # whether it needs the results of a general benchmark
-    sample: SampleConfig | None = None  # labeled images that it gets
+    sample: int | None = None  # number of labeled images that it gets
 
     def choose(self, view: TaskView) -> Choice:
         """The choice on a task."""
@@ -176,11 +165,11 @@ def _tried(view: TaskView, candidates: int) -> Selection:
 _RULES = {Strategy.GENERAL: Rule.LINEAR_POOL, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
 
 
-def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
-    choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
+def _strategy(name: str, strategy: Strategy, k: int) -> Method:
+    choose = partial(by_strategy, config=SelectionConfig(strategy, k), rule=_RULES[strategy])
     independent = k == 1 and strategy is Strategy.GENERAL  # the choice of mll depends on the other models
     score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
-    return Method(name, group, choose, score)
+    return Method(name, Group.LABELS, choose, score)
 
 
 # --- by a few labeled images, and in hindsight ------------------------------------------------------------------------
@@ -204,8 +193,6 @@ def _random(view: TaskView) -> Choice:
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-_SAMPLE = SampleConfig(50)
-
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
     Method("INB", Group.REFERENCE, score=lambda view: required(view.general), needs_general=True),
@@ -222,19 +209,12 @@ METHODS: tuple[Method, ...] = (
     *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
     Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
     Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
-    Method("LEEP, 50 labels", Group.FEW_LABELS, score=_leep, sample=_SAMPLE),
-    Method("accuracy, 50 labels", Group.FEW_LABELS, score=_sample_accuracy, sample=_SAMPLE, predicts=True),
+    Method("LEEP, 50 labels", Group.FEW_LABELS, score=_leep, sample=50),
+    Method("accuracy, 50 labels", Group.FEW_LABELS, score=_sample_accuracy, sample=50, predicts=True),
     Method("best fixed", Group.HINDSIGHT, score=lambda view: required(view.hindsight).mean_accuracies),
     Method(ORACLE, Group.HINDSIGHT, score=lambda view: required(view.hindsight).accuracies),
 )
 """All methods, in the order of the tables."""
-
-ABLATIONS: tuple[Method, ...] = (
-    *(_strategy(f"paper, alpha={a}", Strategy.PAPER, 1, Group.ABLATION, a) for a in ALPHAS),
-    *(_strategy(f"paper, k={k}, ablation", Strategy.PAPER, k, Group.ABLATION) for k in DEPTHS),
-    *(_strategy(f"mll, k={k}, ablation", Strategy.MLL, k, Group.ABLATION) for k in DEPTHS),
-)
-"""Variants of the strategies."""
 
 
 def methods_named(names: Sequence[str]) -> tuple[Method, ...]:

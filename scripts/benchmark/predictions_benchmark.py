@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,20 +47,6 @@ LOGIT_SCALE = 100.0
 POOLS = (1, 3)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Results of one draw; accuracies unless stated otherwise."""
-
-    best: float  # of the best model alone
-    general: float  # of the model named by --general alone
-    first: float  # of the model ranked first, without bias correction
-    mean: float  # of the mean of all models' own probabilities
-    pools: tuple[float, ...]  # of the best models combined, by POOLS
-    combined: float  # of as many models as the evidence suggests
-    n_combined: int
-    spearman: float
-
-
 def main() -> int:
     """Print a table of means per way of drawing images, and one of the worst files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,7 +55,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--general", help="model that a user would choose without any evidence")
     options = parser.parse_args()
-    found: dict[str, dict[str, list[Outcome]]] = {}
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for path in options.files:
         for situation, models, logits, labels in read_situations(path):
             general = models.index(options.general) if options.general else None
@@ -113,8 +98,14 @@ def _frequent(labels: Ints, share: float, rng: np.random.Generator) -> Ints:
     return one_frequent(labels, share, rng)
 
 
-def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: Ints, general: int | None) -> Outcome:
+def outcome_of(
+    logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: Ints, general: int | None
+) -> dict[str, float]:
     """Gather evidence from the seen images, and score the answers to the scored images.
+
+    All figures but the last two are accuracies: of the best model alone; of the one named by --general; of the model
+    ranked first, without bias correction; of the mean of all models' own probabilities; of the best models combined;
+    and of as many of them as the evidence suggests.
 
     Args:
         logits: [M, N, C].
@@ -137,43 +128,27 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         pooled = np.tensordot(weights[models], probabilities[models], axes=1)
         return accuracy(pooled.argmax(axis=1), truth)
 
-    return Outcome(
-        best=alone.max(),
-        general=np.nan if general is None else alone[general],
-        first=alone[first],
-        mean=accuracy(softmax(answers).mean(axis=0).argmax(axis=1), truth),
-        pools=tuple(together(order[:k]) for k in POOLS),
-        combined=together(order[:n_combined]),
-        n_combined=n_combined,
-        spearman=spearman(scores, alone),
-    )
+    return {
+        "best": alone.max(),
+        "general": np.nan if general is None else alone[general],
+        "first": alone[first],
+        "mean of all": accuracy(softmax(answers).mean(axis=0).argmax(axis=1), truth),
+        **{f"k = {k}": together(order[:k]) for k in POOLS},
+        "combined": together(order[:n_combined]),
+        "models": n_combined,
+        "spearman": spearman(scores, alone),
+    }
 
 
-def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
+def summary(found: dict[str, dict[str, list[dict[str, float]]]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: for each way of drawing images, means over draws and prompts, then over files."""
-    header = ["images", "files", "best", "general", "first", "mean of all", *(f"k = {k}" for k in POOLS)]
-    header += ["combined", "models", "worst file", "spearman"]
     rows = []
     for way, by_file in found.items():
-        means = np.array([np.mean(list(map(_measures, outcomes)), axis=0) for outcomes in by_file.values()])
-        worst = (means[:, 4 + len(POOLS)] - means[:, 1]).min()
-        shown = np.insert(means.mean(axis=0), 6 + len(POOLS), worst)
-        rows.append([way, str(len(by_file)), *(f"{value:.3f}" for value in shown)])
-    return header, rows
-
-
-def _measures(outcome: Outcome) -> list[float]:
-    """Columns of the table, except that of the worst file."""
-    return [
-        outcome.best,
-        outcome.general,
-        outcome.first,
-        outcome.mean,
-        *outcome.pools,
-        outcome.combined,
-        outcome.n_combined,
-        outcome.spearman,
-    ]
+        means = [{key: np.mean([of[key] for of in draws]) for key in draws[0]} for draws in by_file.values()]
+        figures = {key: np.mean([of[key] for of in means]) for key in means[0]}
+        figures["worst file"] = min(of["combined"] - of["general"] for of in means)
+        rows.append([way, str(len(by_file)), *(f"{value:.3f}" for value in figures.values())])
+    return ["images", "files", *figures], rows
 
 
 if __name__ == "__main__":

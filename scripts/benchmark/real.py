@@ -287,6 +287,3 @@ def estimate_table(results: RealResults) -> Table:
         "with whole kin groups left out, by `scripts/known_models/fit_accuracy.py`.",
         rows,
     )
-
-
-# --- ModelGPT ---------------------------------------------------------------------------------------------------------

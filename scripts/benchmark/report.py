@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, Group
+from benchmark.methods import GENERAL, ORACLE, OURS, PAPER, Group
 from benchmark.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from benchmark.scenarios import HUBS_PER_DRAW, Kind
 from benchmark.tables import Cell, Report, Table
@@ -39,7 +39,6 @@ def make_report(results: Results, command: str) -> Report:
         ranking_table(results),
         *images_tables(results),
         *hub_tables(results),
-        *ablation_tables(results),
         cost_table(results),
         model_table(results),
     )
@@ -167,17 +166,6 @@ def _scenario_tables(
     )
 
 
-def ablation_tables(results: Results) -> tuple[Table, Table]:
-    """The paper's alpha and k."""
-    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION).items()}
-    alphas = [{"alpha": f"{a}", "paper": means.get(f"paper, alpha={a}")} for a in ALPHAS]
-    depths = [{"k": f"{k}", **{way: means.get(f"{way}, k={k}, ablation") for way in ("paper", "mll")}} for k in DEPTHS]
-    return (
-        Table("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
-        Table("k", "Ablation: k", "Mean accuracy.", depths),
-    )
-
-
 def cost_table(results: Results) -> Table:
     """The cost of the methods."""
     columns = {"GFLOPs per image": "gflops", "models": "n_models", "seconds to choose": "seconds"}
@@ -236,7 +224,6 @@ def task_table(results: Results) -> Table:
             "images": facts.n_images,
             "classes": len(task.classes),
             "revision": task.revision,
-            "source": task.source,
         }
         for task, facts in tasks
         if task is not None and facts is not None

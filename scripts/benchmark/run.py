@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from benchmark.methods import ABLATIONS, METHODS, Group, Method
+from benchmark.methods import METHODS, Group, Method
 from benchmark.metrics import accuracy, mean_per_class_recall, ranking_quality
 from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
 from benchmark.world import Hindsight, Hub, TaskView, flat, open_task, prompts_of
@@ -35,7 +35,6 @@ class BenchConfig:
     draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that get some
     seed: int = 0
     methods: tuple[Method, ...] = METHODS
-    ablations: tuple[Method, ...] = ABLATIONS  # variants, run on all images only
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.seed < 0:
@@ -194,8 +193,7 @@ class TaskRun:
         self, name: str, view: TaskView, labels: NDArray[np.int64], hindsight: Hindsight, config: BenchConfig
     ) -> None:
         self._name, self._view, self._labels, self._hindsight, self._config = name, view, labels, hindsight, config
-        methods = (*config.methods, *config.ablations)
-        self._methods = [m for m in methods if view.general is not None or not m.needs_general]
+        self._methods = [m for m in config.methods if view.general is not None or not m.needs_general]
         self._scores: dict[tuple[str, int], NDArray[np.float64]] = {}
 
     def records_of(self, scenario: Scenario) -> Iterator[Record]:

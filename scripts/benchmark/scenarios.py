@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmark.methods import Group, Method, SampleConfig
+from benchmark.methods import Group, Method
 from benchmark.world import LabeledSample, TaskView
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class Kind(StrEnum):
     FREQUENT = "one class frequent"
     HUB = "random hubs"
     CAPPED = "capped hubs"
-    ABLATION = "ablations"
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,6 @@ class Scenario:
 
     def takes(self, method: Method) -> bool:
         """Whether a method is run in this scenario; methods that it cannot affect are not."""
-        if self.kind is Kind.ABLATION or method.group is Group.ABLATION:
-            return self.kind is Kind.ABLATION and method.group is Group.ABLATION
         if self.own:
             return method.group is not Group.FEW_LABELS
         match self.kind:
@@ -70,7 +67,7 @@ class Scenario:
 
     def draws_of(self, method: Method) -> int:
         """Number of draws for a method: one if nothing is random."""
-        is_random = self.kind not in (Kind.ALL, Kind.CAPPED, Kind.ABLATION) or method.sample is not None
+        is_random = self.kind not in (Kind.ALL, Kind.CAPPED) or method.sample is not None
         return self.draws if is_random else 1
 
 
@@ -86,7 +83,6 @@ def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
         *(Scenario(Kind.FREQUENT, share, draws, own=True) for share in FREQUENT_SHARES),
         *(Scenario(Kind.HUB, size, HUBS_PER_DRAW * draws) for size in HUB_SIZES if size < n_models),
         *(Scenario(Kind.CAPPED, quantile) for quantile in COST_QUANTILES),
-        Scenario(Kind.ABLATION),
     )
 
 
@@ -181,21 +177,10 @@ def one_frequent(labels: NDArray[np.int64], share: float, rng: np.random.Generat
     return np.sort(np.concatenate([frequent[:n_frequent], others[:n_others]]))
 
 
-def labeled_sample(config: SampleConfig, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample:
-    """Labeled images for a method, drawn at random."""
-    order = rng.permutation(len(labels))
-    if config.per_class is not None:
-        order = order[_occurrence(labels[order]) < config.per_class]
-    images = np.sort(order[: config.total])
+def labeled_sample(size: int, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample:
+    """At most ``size`` labeled images for a method, drawn at random."""
+    images = np.sort(rng.permutation(len(labels))[:size])
     return LabeledSample(images, labels[images])
-
-
-def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each entry, the number of equal entries before it."""
-    order = np.argsort(labels, kind="stable")
-    count = np.empty(len(labels), np.int64)
-    count[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    return count
 
 
 def _some(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,8 +1,7 @@
-"""Target tasks with known classes, from local files or from image datasets on the Hub.
+"""Target tasks with known classes, from local files.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
-(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class. Data
-sets on the Hub are read by ``datasets``, at a pinned commit.
+(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError, MLLError
+from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph.probes import scramble
-from mll_hf.hub.connection import connect, hub_errors, read_head
-from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.utils.images import images_by_class
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
-_SPLIT = "test"  # of datasets on the Hub
 
 
 def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
@@ -57,7 +53,6 @@ class TargetTask:
     images: tuple[bytes | None, ...] = field(repr=False)  # the N encoded images
     domain: str | None = None  # how the images look, if known
     task: str | None = None  # what is recognized, if known
-    source: str | None = None  # where the images are from, with the commit on the Hub, if known
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +70,7 @@ def make_task(
     images: tuple[bytes | None, ...],
     **about: str | None,
 ) -> TargetTask:
-    """Make a task with the digest of its contents as revision; ``about`` are domain, task and source."""
+    """Make a task with the digest of its contents as revision; ``about`` are domain and task."""
     whole = hashlib.sha256(json.dumps(classes).encode())
     for image in images:
         whole.update(hashlib.sha256(image or b"").digest())
@@ -87,16 +82,13 @@ def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[Ta
     """Load the tasks at any location.
 
     Args:
-        location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
+        location: A suite, a task of a suite, or an image folder.
         most_images: Maximum number of images of each task, drawn at random; None for all.
 
     Raises:
         InputError: There is no task, or it cannot be read.
-        HubError: The dataset cannot be downloaded.
-        MissingExtraError: pyarrow or datasets is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
-    if is_on_hub(location):
-        return (fetch_task(str(location), most_images),)
     folder = Path(location)
     if (folder / TASK_FILE).is_file():
         return (read_task(folder, most_images),)
@@ -160,41 +152,3 @@ def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTas
     if not images:
         raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
     return make_task(folder.absolute().name, classes, labels[some], images)
-
-
-# --- on the Hub -------------------------------------------------------------------------------------------------------
-
-
-def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
-    """Download the split ``test`` of an image dataset; arguments and errors as for :func:`load_tasks`."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("datasets", "build") from error
-
-    named = parse_dataset(location)
-    head = read_head(connect(), named.repo_id, "dataset", named.revision)
-    try:
-        with hub_errors(head.repo_id):
-            rows = datasets.load_dataset(head.repo_id, split=_SPLIT, revision=head.sha)
-    except MLLError:
-        raise
-    except Exception as error:  # datasets raises many types
-        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' cannot be loaded ({one_line(error)})") from error
-    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    names = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
-    if not images:
-        raise InputError(f"{head.repo_id} has no column of images; its columns are {abridged(rows.column_names, 8)}")
-    if len(names) != 1:
-        found = abridged(list(names), 8) or "none"
-        raise InputError(f"{head.repo_id} has these columns of named classes: {found}; choose one with exactly one")
-    ((label, listed),) = names.items()
-    classes = check_class_names(listed)
-    labels = np.array([-1 if y is None else y for y in rows[label]], np.int64)
-    if not _are_indices(labels, classes):
-        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' has images without a class, or no images")
-    some = sampled(len(labels), most_images)
-    encoded = rows.select(some).cast_column(images[0], datasets.Image(decode=False))[images[0]]
-    contents = tuple(image and (image["bytes"] or Path(image["path"]).read_bytes()) for image in encoded)
-    source = str(DatasetLocation(head.repo_id, head.sha))
-    return make_task(head.repo_id.split("/")[1], classes, labels[some], contents, source=source)

@@ -78,25 +78,6 @@ class Hub:
         """[M] calibration temperatures."""
         return np.array([float(label.temperature[0]) for label in self.labels])
 
-    @cached_property
-    def node_precision(self) -> NDArray[np.float64]:
-        """[M, U] recall of each model on each concept, over the images of all graphs."""
-        return self._counts("hits") / np.maximum(self._counts("support"), 1)
-
-    @cached_property
-    def measured(self) -> NDArray[np.bool_]:
-        """[U] whether a concept was tested for all models."""
-        return self._counts("support").min(axis=0) > 0
-
-    def _counts(self, name: str) -> NDArray[np.float64]:
-        """[M, U] a count per concept of the labels, summed over the graphs."""
-        counts = np.zeros((len(self), len(self.graph)))
-        for m, row in enumerate(self.joined.labels):
-            for label, positions in zip(row, self.joined.union.positions, strict=True):
-                if label is not None:
-                    counts[m, positions] += getattr(label, name)
-        return counts
-
     def of_models(self, rows: Rows) -> Hub:
         """Restrict to some of the models."""
         embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()

@@ -76,7 +76,7 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
     suite = make_suite()
     first = suite.tasks[0]
     shuffled = replace(first, labels=(first.labels + 1) % len(first.classes))  # every answer wrong, the same images
-    config = BenchConfig(draws=1, ablations=())
+    config = BenchConfig(draws=1)
     honest = run(suite, make_index(), cache, config)
     other = run(replace(suite, tasks=(shuffled, suite.tasks[1])), make_index(), cache, config)
 
@@ -212,7 +212,7 @@ def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
 
 def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
     broken = filled_cache(tmp_path / "cache", monkeypatch, broken=5)
-    config = BenchConfig(draws=1, methods=methods_named(["MI"]), ablations=())
+    config = BenchConfig(draws=1, methods=methods_named(["MI"]))
     done = run(make_suite(broken=5), make_index(), broken, config)
     assert [facts.n_images for facts in done.facts] == [N_IMAGES - 5] * 2
     assert all(0 <= record.accuracy <= 1 for record in done.records)

@@ -1,17 +1,14 @@
-"""Target tasks from suites, image folders and the Hub."""
+"""Target tasks from suites and image folders."""
 
 from __future__ import annotations
 
-import io
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tiny_hub
 from benchmark.suites import (
-    fetch_task,
     load_tasks,
     read_image_folder,
     read_task,
@@ -20,17 +17,11 @@ from benchmark.suites import (
 from mll_hf.errors import InputError
 
 CLASSES = ["cat", "dog", "red_fox"]
-REPO = "alice/animals"
-LOCATION = f"hf://datasets/{REPO}"
-FEATURES = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
 
 
 def picture(n):
     """Stands for an encoded image; nothing here decodes it."""
     return f"image {n}".encode()
-
-
-# --- caps -------------------------------------------------------------------------------------------------------------
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
@@ -106,81 +97,14 @@ def test_folders_are_classes_and_what_is_no_image_does_not_count(tmp_path):
     assert capped.labels.tolist() == task.labels[some].tolist()
 
 
-# --- the Hub ----------------------------------------------------------------------------------------------------------
-
-
-def parquet(first, labels, *, features=FEATURES, columns=("image", "label")):
-    """A file as the datasets library writes it: its features in the schema."""
-    images = [{"bytes": picture(first + n), "path": None} for n in range(len(labels))]
-    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({columns[0]: pa.array(images, struct), columns[1]: pa.array(list(labels), pa.int64())})
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=7)
-    return buffer.getvalue()
-
-
-def put(files):
-    return tiny_hub.HUB.put("dataset", REPO, files)
-
-
-def numbers_of(task):
-    return [int(image.split()[1]) for image in task.images]
-
-
-def test_a_split_in_several_files_is_one_task():
-    sha = put(
-        {
-            "data/test-00000-of-00002.parquet": parquet(0, [n % 3 for n in range(100)]),
-            "data/test-00001-of-00002.parquet": parquet(100, [2] * 30),
-            "data/train-00000-of-00001.parquet": parquet(900, [0]),
-            "README.md": b"---\nlicense: mit\n---\n# Animals\n",
-        }
-    )
-    task = fetch_task(LOCATION)
-    assert task.classes == tuple(CLASSES)
-    assert numbers_of(task) == list(range(130))
-    assert task.labels.tolist() == [n % 3 for n in range(100)] + [2] * 30
-    assert (task.name, task.domain, task.task) == ("animals", None, None)
-    assert task.source == f"hf://datasets/{REPO}@{sha}"
-    capped = fetch_task(LOCATION, 25)
-    assert numbers_of(capped) == sampled(130, 25).tolist()
-    assert capped.labels.tolist() == task.labels[numbers_of(capped)].tolist()
-
-
-TWO = {**FEATURES, "id": {"names": ["x", "y"], "_type": "ClassLabel"}}
-NUMBERS = {"image": {"dtype": "int64", "_type": "Value"}, "label": FEATURES["label"]}
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ({"test.txt": b""}, "'test' cannot be loaded"),
-        ({"train.parquet": parquet(0, [0])}, "'test' cannot be loaded"),
-        ({"test.parquet": b"PAR1 not"}, "'test' cannot be loaded"),
-        ({"test.parquet": parquet(0, [0], columns=("x", "label"), features={"label": FEATURES["label"]})}, "no column"),
-        ({"test.parquet": parquet(0, [0], features={"image": FEATURES["image"]})}, "named classes: none"),
-        ({"test.parquet": parquet(0, [0, -1])}, "images without a class"),
-        ({"test.parquet": parquet(0, [0, None])}, "images without a class"),
-    ],
-)
-def test_what_is_no_task_is_refused_in_one_line(files, message):
-    put(files)
-    with pytest.raises(InputError, match=message) as caught:
-        fetch_task(LOCATION)
-    assert "\n" not in str(caught.value)
-
-
 def test_any_location_is_recognized(tmp_path):
-    put({"test.parquet": parquet(0, [0, 1])})
     write_task(tmp_path / "suite" / "a")
     write_task(tmp_path / "suite" / "b")
     (tmp_path / "animals").mkdir()
     fill_folder(tmp_path / "animals")
     found = [
-        load_tasks(place, 1)
-        for place in (LOCATION, tmp_path / "suite", str(tmp_path / "suite" / "b"), tmp_path / "animals")
+        load_tasks(place, 1) for place in (tmp_path / "suite", str(tmp_path / "suite" / "b"), tmp_path / "animals")
     ]
-    assert [len(tasks) for tasks in found] == [1, 2, 1, 1]
+    assert [len(tasks) for tasks in found] == [2, 1, 1]
     assert all(len(task) == 1 for tasks in found for task in tasks)
-    assert found[3][0].classes == ("001.cat", "dog")
+    assert found[2][0].classes == ("001.cat", "dog")

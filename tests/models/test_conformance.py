@@ -31,8 +31,28 @@ from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
 from mll_hf.labels.label import Cost  # noqa: E402
 from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source  # noqa: E402
 
+SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")
+
+
+def one_of_each_family(kinds):
+    """{first name: shrunk config}, one for all kinds that differ only in numbers and in the size of a timm tower."""
+    families = {}
+    for config, names in kinds.items():
+        families.setdefault(without_numbers(json.loads(config)), (names[0], config))
+    return dict(families.values())
+
+
+def without_numbers(config):
+    tower = config["vision_cfg"].get("timm_model_name", "")
+    family = [part for part in re.sub(r"\d", "", tower).split("_") if part not in SIZES]
+    config["vision_cfg"]["timm_model_name"] = "_".join(family)
+    for part in (config["vision_cfg"], config["text_cfg"]):
+        part.pop("mlp_ratio", None)
+    return re.sub(r"-?\b[\d.]+(e-\d+)?\b", "0", json.dumps(config))
+
+
 KINDS = tiny.open_clip_kinds()
-FAMILIES = tiny.one_of_each_family(KINDS)
+FAMILIES = one_of_each_family(KINDS)
 REFUSED = ("blip-2", "videoprism")
 VARIANTS = [variant for variant in conformance.transformers_variants() if variant[0] not in REFUSED]
 

@@ -47,11 +47,9 @@ def test_rebuilding_says_what_changes(tmp_path, capsys, monkeypatch):
     table.write_text("\n".join([*changed, ""]))
     monkeypatch.setattr(build, "LOOKED_UP", ROOT / "scripts" / "known_models")
     assert build.main(["--tables", str(tmp_path), "--check"]) == 1
-    said = capsys.readouterr().out
-    assert "known_models.csv: removed RN50-quickgelu/cc12m\n" in said
-    name = "coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k"
-    assert f"known_models.csv: {name}: imagenet 0.0079 -> 0.008\n" in said
-    assert f"accuracies.csv: open_clip {name} imagenet-1k acc1: value 0.0079 -> 0.008\n" in said
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}.csv: changed" for name in ("known_models", "accuracies", "stated_figures")
+    ]
 
 
 @needs_tables
@@ -99,7 +97,7 @@ def test_adding_a_model_is_one_command(data, capsys):
     assert build.main([]) == 0
     assert (data / "known_models.csv").read_bytes() == before
     assert add.main([*words("org/new"), "--twin", "org/twin"]) == 0
-    assert capsys.readouterr().out == "nothing changed\nknown_models.csv: added org/new\n"
+    assert capsys.readouterr().out == "nothing changed\nknown_models.csv: changed\n"
     (new,) = [model for model in known_models.__wrapped__() if model.hub_id == "org/new"]
     assert (new.name, new.twin, new.license, new.imagenet, new.gflops) == ("org/new", "org/twin", "mit", 0.701, 14.7)
     assert (new.cost.parameters, new.cost.gflops, new.download_bytes) == (151_000_000, 8.8, 605_000_000)
@@ -107,7 +105,7 @@ def test_adding_a_model_is_one_command(data, capsys):
     assert add.main([*words("org/new"), "--twin", "org/twin"]) == 0  # again
     assert (data / "known_models.csv").read_bytes() == added
     assert add.main(words("org/new", imagenet="0.71")) == 0
-    assert "imagenet 0.701 -> 0.71\n" in capsys.readouterr().out
+    assert b",0.71," in (data / "known_models.csv").read_bytes()
     shutil.copy(PAGES, data)
     assert build.main([]) == 0  # what is no longer on a page goes
     assert (data / "known_models.csv").read_bytes() == before
