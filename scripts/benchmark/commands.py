@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.cli.options import add_source, natural, open_source_of, positive
+from mll_hf.cli.options import add_source, natural, positive
 from mll_hf.cli.output import note
 from mll_hf.errors import InputError
 from mll_hf.utils.tables import table
@@ -89,12 +89,13 @@ def _bench(args: argparse.Namespace) -> int:
     from benchmark.run import BenchConfig, Suite, embed, run
     from benchmark.suites import load_tasks
     from benchmark.world import read_hub
+    from mll_hf.models.published import open_labels, split_location
 
     config = BenchConfig(args.draws, args.seed, methods_named(args.methods))
     general = load_tasks(args.general, args.most_images) if args.general else ()
     if len(general) > 1:
         raise InputError(f"{args.general} has {len(general)} tasks; give one of them as --general")
-    suite = Suite(read_hub(open_source_of(args)), _tasks(args), *general)
+    suite = Suite(read_hub(open_labels(split_location(args.labels)[0], args.graph)), _tasks(args), *general)
     index, cache = _index(suite.hub.graph), EmbeddingCache(args.cache)
     embed(suite.hub.refs, (*suite.tasks, *general), cache, args.device)
     results = run(suite, index, cache, config)

@@ -27,12 +27,7 @@ from benchmark.metrics import accuracy, spearman
 from benchmark.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
 from mll_hf.selection.probabilities import DIGITS, softmax
 from mll_hf.selection.task import MIN_IMAGES
-from mll_hf.selection.unlabeled import (
-    calibrate,
-    model_scores,
-    n_to_combine,
-    pooling_weights,
-)
+from mll_hf.selection.unlabeled import calibrate, model_scores, n_to_combine, pooling_weights
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -84,7 +79,7 @@ def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator
     """Way of drawing, positions of the seen images, and positions of the scored images."""
     everything = np.arange(len(labels))
     ways = {"as they are": lambda _rng: everything}
-    ways |= {f"one class {share:.0%}": partial(_frequent, labels, share) for share in FREQUENT_SHARES}
+    ways |= {f"one class {share:.0%}": partial(one_frequent, labels, share) for share in FREQUENT_SHARES}
     ways |= {"long tail": partial(long_tail, labels), "third absent": partial(without_classes, labels)}
     for way, draw_images in ways.items():
         for draw in range(n_draws):
@@ -92,10 +87,6 @@ def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator
             seen = np.sort(rng.permutation(draw_images(rng))[:limit])
             if len(seen) >= MIN_IMAGES:
                 yield way, seen, everything if way == "as they are" else seen
-
-
-def _frequent(labels: Ints, share: float, rng: np.random.Generator) -> Ints:
-    return one_frequent(labels, share, rng)
 
 
 def outcome_of(
