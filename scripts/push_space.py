@@ -25,7 +25,6 @@ from mll_hf.utils.package import (
     package_source,
     requirement,
     wheel_of,
-    without_credentials,
 )
 
 if TYPE_CHECKING:
@@ -87,9 +86,7 @@ def files_of(folder: Path, repo_id: str, source: str) -> Mapping[str, bytes]:
             raise InputError(f"cannot read the wheel {wheel}: {error.strerror}; correct {PACKAGE_VARIABLE}") from None
         source = f"{constants.ENDPOINT}/spaces/{repo_id}/resolve/main/{wheel.name}"
     template = files["requirements.txt"].decode()
-    files["requirements.txt"] = _PACKAGE_LINE.sub(
-        lambda line: requirement(without_credentials(source), line[1]), template
-    ).encode()
+    files["requirements.txt"] = _PACKAGE_LINE.sub(lambda line: requirement(source, line[1]), template).encode()
     return files
 
 

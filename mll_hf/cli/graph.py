@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,16 +155,13 @@ def _show(args: argparse.Namespace) -> int:
         location = fetch_graph_with_images(args.graph)
         probes = count_probes(graph, location.folder, location.images)
     images = pooled_counts(graph, {concept: sum(n for _, n in counts) for concept, counts in probes.images.items()})
-    domains = Counter[str]()
-    for (domain, _), count in zip(probes.kinds, probes.by_kind(), strict=True):
-        domains[domain] += count
     record = {
         "graph": graph.name,
         "digest": graph.digest,
         "images": probes.total,
         "images_digest": probes.digest,
         "images_location": probes.location,
-        "domains": domains,
+        "domains": probes.by_domain,
         "concepts": {c.id: {"name": c.name, "images": images[c.id]} for c in graph.concepts},
     }
     where = f" in {probes.location}" if probes.location else ""

@@ -187,7 +187,7 @@ class SemanticGraph:
 
         Zero without :attr:`probes`, and where :attr:`has_tests` is false.
         """
-        domains = self.probes.domains if self.probes else ()
+        domains = list(self.probes.by_domain) if self.probes else []
         own = np.zeros((len(self), len(domains)), np.int64)
         if self.probes:
             column = [domains.index(domain) for domain, _ in self.probes.kinds]
@@ -201,7 +201,7 @@ class SemanticGraph:
         if images_per_concept not in self._max_tests:
             pools = self.probe_pools
             totals = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
-            by_domain = dict(zip(self.probes.domains if self.probes else (), totals, strict=True))
+            by_domain = dict(zip(self.probes.by_domain if self.probes else (), totals, strict=True))
             self._max_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), by_domain
         return self._max_tests[images_per_concept]
 

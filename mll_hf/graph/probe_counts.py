@@ -47,23 +47,19 @@ class ProbeCounts:
         del document["location"]
         return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:DIGEST_LENGTH]
 
-    @property
-    def domains(self) -> tuple[str, ...]:
-        """The S domains, sorted."""
-        return tuple(sorted({domain for domain, _ in self.kinds}))
+    @cached_property
+    def by_domain(self) -> Mapping[str, int]:
+        """Number of images of each of the S domains, sorted by name."""
+        totals = dict.fromkeys((domain for domain, _ in self.kinds), 0)
+        for counts in self.images.values():
+            for kind, count in counts:
+                totals[self.kinds[kind][0]] += count
+        return totals
 
     @property
     def total(self) -> int:
         """Number of images."""
-        return sum(self.by_kind())
-
-    def by_kind(self) -> list[int]:
-        """[K] number of images of each kind."""
-        totals = [0] * len(self.kinds)
-        for counts in self.images.values():
-            for kind, count in counts:
-                totals[kind] += count
-        return totals
+        return sum(self.by_domain.values())
 
     def to_json(self) -> dict[str, Any]:
         """The counts as JSON; :func:`probe_counts_from_json` is the inverse."""

@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCardData
 
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.summary import SUMMARY_PATH
-from mll_hf.utils.package import library_in_markdown, page_of_model
+from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import abridged, escaped, printable
 
@@ -84,7 +84,6 @@ def _name(text: str) -> str:
 
 def _section(label: Label, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
-    page = page_of_model(label.model.repo_id)
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["graph from", escaped(_name(label.graph_location))],
@@ -99,7 +98,6 @@ def _section(label: Label, path: str) -> list[str]:
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
-        page=f"\n[Compare this model with others]({page})" if page else "",
     )
 
 
@@ -134,7 +132,7 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
 
 def _images_text(probes: ProbeCounts) -> str:
     where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
-    domains = escaped(_name(abridged(sorted({domain for domain, _ in probes.kinds}), 10)))
+    domains = escaped(_name(abridged(list(probes.by_domain), 10)))
     return (
         f"The {probes.total:,} probe images ({domains}; digest `{probes.digest[:12]}`) are {where}. They are needed "
         "only to measure models: labels can be read, compared and used without access to them.\n\n"

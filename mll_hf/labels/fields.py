@@ -116,7 +116,7 @@ def check_metadata(document: Mapping[str, Any]) -> None:
     if missing := sorted(expected - found.keys()):
         raise LabelError(f"metadata '{missing[0]}' is missing")
     if unknown := sorted(found.keys() - expected):
-        raise LabelError(f"unknown metadata '{unknown[0][:50]!r}'")
+        raise LabelError(f"unknown metadata {unknown[0][:50]!r}")
     for field in FIELDS:
         value = found[field.path]
         if not isinstance(value, field.types) or isinstance(value, bool):

@@ -25,7 +25,7 @@ from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.result import Selection
 from mll_hf.utils.files import write_atomically
-from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of, without_credentials
+from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _requirements() -> dict[str, bytes]:
     source = package_source()
     if not source or wheel_of(source):
         return {}
-    return {REQUIREMENTS_FILE: f"{requirement(without_credentials(source), 'models')}\n".encode()}
+    return {REQUIREMENTS_FILE: f"{requirement(source, 'models')}\n".encode()}
 
 
 def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | None]:

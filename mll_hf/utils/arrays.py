@@ -19,43 +19,30 @@ def read_only(array: Array) -> Array:
     return array
 
 
-def freeze_arrays(instance: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Make the array fields of a dataclass read-only; to be called in ``__post_init__``.
+class ArrayFields:
+    """Base of dataclasses with read-only array fields, compared by dtype and values; NaN equals NaN.
 
-    Views of writable arrays are copied.
+    Views of writable arrays are copied. Subclasses must use ``@dataclass(frozen=True, eq=False)``.
     """
-    for each in fields(instance):
-        value = getattr(instance, each.name)
-        if isinstance(value, np.ndarray):
-            if isinstance(value.base, np.ndarray) and value.base.flags.writeable:
-                value = value.copy()
-                object.__setattr__(instance, each.name, value)
-            value.setflags(write=False)
 
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if isinstance(value, np.ndarray):
+                if isinstance(value.base, np.ndarray) and value.base.flags.writeable:
+                    value = value.copy()
+                    object.__setattr__(self, each.name, value)
+                value.setflags(write=False)
 
-def same_fields(first: object, second: object) -> bool:
-    """Whether two instances of a dataclass have equal fields, arrays by dtype and values; NaN equals NaN."""
-    if type(first) is not type(second):
-        return False
-    return all(_equal(getattr(first, f.name), getattr(second, f.name)) for f in fields(first))  # type: ignore[arg-type]
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return False
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _equal(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     return bool(first == second)
-
-
-class ArrayFields:
-    """Base of dataclasses with read-only array fields and comparison by value.
-
-    Subclasses must use ``@dataclass(frozen=True, eq=False)``.
-    """
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]

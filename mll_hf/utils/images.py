@@ -88,17 +88,6 @@ def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
         return None
 
 
-def stored_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of an encoded image from its header; None if it is damaged, or rotated by EXIF."""
-    from PIL import ExifTags, Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else None
-    except (*_DECODING_ERRORS, Image.DecompressionBombError):
-        return None
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB. Transparent images get a white background, which suits icons and clip art."""
     from PIL import Image

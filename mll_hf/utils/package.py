@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
 PROJECT_URL = ""  # [project.urls] Repository in pyproject.toml; empty until the code has a public home
-SPACE_VARIABLE = "MLL_HF_SPACE"  # URL of a running Space mll_select
 PACKAGE_VARIABLE = "MLL_HF_PACKAGE"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -21,13 +20,6 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 def library_in_markdown() -> str:
     """The library's name for cards, with a link if the project has a URL."""
     return f"[`{DISTRIBUTION}`]({PROJECT_URL})" if PROJECT_URL else f"`{DISTRIBUTION}`"
-
-
-def page_of_model(repo_id: str) -> str | None:
-    """URL of a model's page in the Space ``$MLL_HF_SPACE``; None if that is not a URL."""
-    space = os.environ.get(SPACE_VARIABLE, "").strip().rstrip("/")
-    is_url = re.fullmatch(r"https?://[\w.:/-]+", space, re.ASCII)
-    return f"{space}?model={quote(repo_id, safe='')}" if is_url else None
 
 
 def package_source() -> str | None:
@@ -49,26 +41,22 @@ def wheel_of(source: str) -> Path | None:
 
 
 def requirement(source: str, extra: str = "") -> str:
-    """A source as a requirement specifier: ``mll-hf[models] @ https://...``.
+    """A source as a requirement specifier that may be published: ``mll-hf[models] @ https://...``.
+
+    User, password and query of a URL, which may hold tokens, are left out.
 
     Args:
-        source: Result of `package_source`.
+        source: Result of :func:`package_source`.
         extra: One or more extras, separated by commas.
     """
     extras = f"[{extra}]" if extra else ""
-    wheel = wheel_of(source)
-    if wheel or "://" in source:
-        return f"{DISTRIBUTION}{extras} @ {wheel.absolute().as_uri() if wheel else source}"
+    if wheel := wheel_of(source):
+        return f"{DISTRIBUTION}{extras} @ {wheel.absolute().as_uri()}"
+    if "://" in source:
+        url = urlsplit(source)
+        return f"{DISTRIBUTION}{extras} @ {url._replace(netloc=url.netloc.rpartition('@')[2], query='').geturl()}"
     name, version = re.fullmatch(r"([\w.-]*)(.*)", source, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{name}{extras}{version}"
-
-
-def without_credentials(source: str) -> str:
-    """A source that may be published: a URL without user, password and query, which may hold tokens."""
-    if "://" not in source:
-        return source
-    url = urlsplit(source)
-    return url._replace(netloc=url.netloc.rpartition("@")[2], query="").geturl()
 
 
 def install_command(extra: str) -> str:

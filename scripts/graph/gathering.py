@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import tarfile
 import time
 import zlib
@@ -26,6 +27,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
+from PIL import ExifTags
+from PIL import Image as Picture
 
 from graph.boxes import MIN_SIDE, labeled_parts, with_margin
 from graph.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
@@ -33,7 +36,7 @@ from graph.sources import PinnedSource, wnids_of_labels
 from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
-from mll_hf.utils.images import decode_image, stored_size, usable_cores
+from mll_hf.utils.images import decode_image, usable_cores
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -422,13 +425,22 @@ class _Shown(NamedTuple):
     left_out: str | None = None
 
 
+def _stored_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of an encoded image from its header; None if it is damaged, or rotated by EXIF."""
+    try:
+        with Picture.open(io.BytesIO(content)) as image:
+            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else None
+    except (OSError, ValueError, SyntaxError, struct.error, Picture.DecompressionBombError):
+        return None
+
+
 def _shown(source: OpenSource, example: dict[str, Any], content: bytes) -> list[_Shown]:
     """What an image shows according to its label or objects; the largest of several boxes of a concept is taken."""
     label, objects = source.pinned.source.label, source.pinned.source.objects
     if objects is None:
         concept = source.concept_of(example[label])
         return [_Shown(concept, left_out=None if concept else "outside")]
-    size = stored_size(content)
+    size = _stored_size(content)
     if size is None:
         return [_Shown(left_out="undecodable")]
     shown, taken = list[_Shown](), set[str]()

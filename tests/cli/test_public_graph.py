@@ -234,8 +234,15 @@ def honest(hub, published):
     graph, place = fetch_graph(GRAPH), f"{GRAPH}@{published.graph.revision}"
     support, probes = graph.probe_pools, graph.probes
     for repo_id, share in (("alice/model", 0.5), ("bob/model", 0.4)):
-        put_labeled_model(repo_id, graph, domain_support=support, domain_hits=(support * share).astype(int),
-                          domain_names=probes.domains, graph_location=place, probes_digest=probes.digest)  # fmt: skip
+        put_labeled_model(
+            repo_id,
+            graph,
+            domain_support=support,
+            domain_hits=(support * share).astype(int),
+            domain_names=list(probes.by_domain),
+            graph_location=place,
+            probes_digest=probes.digest,
+        )
     return graph, place
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mll_hf.errors import GraphError, InputError, StorageError
-from mll_hf.graph import authoring
+from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.authoring import (
     NewConcept,
     NewImage,
@@ -85,16 +84,6 @@ def test_adding_again_changes_nothing(tmp_path):
     assert state(folder) == before
     assert add(folder, [new("duck", ["animal"], 7)]).images == 2
     assert images_of(folder) == {"duck": 7}
-
-
-def test_a_concept_takes_new_texts(tmp_path):
-    folder = tmp_path / "p"
-    add(folder, [new("duck", ["animal"])])
-    added = add(folder, [new("duck", ["pet"], 0, description="another")])
-    assert (added.concepts, added.images) == (1, 0)
-    (concept,) = load_graph(folder).concepts
-    assert (concept.definition, concept.hypernyms) == ("another", ("pet",))
-    assert images_of(folder) == {"duck": 5}
 
 
 @pytest.mark.parametrize(
@@ -176,15 +165,6 @@ def test_a_kill_leaves_a_whole_graph(tmp_path, there):
     assert len(list(folder.glob("images-*"))) == 1 + there
     add_eagle(folder)
     assert state(folder) == state(whole)
-
-
-def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
-    def full(path, content):
-        raise StorageError(path, OSError(28, "No space left on device"))
-
-    monkeypatch.setattr(authoring, "write_atomically", full)
-    with pytest.raises(StorageError):
-        add(tmp_path / "p", [new("duck", ["animal"])])
 
 
 def test_check_finds_damage(tmp_path):

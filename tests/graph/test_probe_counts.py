@@ -46,7 +46,7 @@ def test_numbers_by_concept_domain_and_source(counted, folder):
     probes = counted.probes
     assert probes.kinds == (("photo", "mine"), ("photo", "yours"), ("sketch", "mine"), ("unknown", "unknown"))
     assert dict(probes.images) == {"car": ((0, 4),), "cat": ((2, 3),), "corgi": ((1, 1), (3, 1))}
-    assert (probes.total, probes.by_kind(), probes.domains) == (9, [4, 1, 3, 1], ("photo", "sketch", "unknown"))
+    assert (probes.total, probes.by_domain) == (9, {"photo": 5, "sketch": 3, "unknown": 1})
     pools = counted.probe_pools
     assert pools[:, GRAPH.index["pet"]].tolist() == [1, 3, 1]
     assert pools.sum(axis=0).tolist() == [5, 4, 3, 2, 2, 5, 4]

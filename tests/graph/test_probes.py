@@ -18,8 +18,7 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import GraphError, MissingExtraError
-from mll_hf.graph import files as files_module
+from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.utils import files
@@ -29,7 +28,6 @@ from worlds import (
     CORGI,
     DOG,
     PEAK_MEMORY,
-    VEHICLE,
     Probe,
     examples,
     make_graph,
@@ -82,22 +80,6 @@ def test_images_count_for_all_concepts_above_them(tmp_path):
     assert len(probes) == 5
 
 
-def test_cap_and_unused_images(tmp_path):
-    folder = write_graph_folder(tmp_path, [Probe("car", CAR)] * 50 + [Probe("cat", CAT)] * 2)
-    probes = load(folder, images_per_concept=3)
-    assert np.diff(probes.offsets).tolist() == [2, 3, 2, 0, 0, 2, 3]
-    # cars test car and vehicle, each with a sample of its own; what neither drew is not in the set
-    assert set(probes.rows[:-2]) == set(rows_of(probes, CAR)) | set(rows_of(probes, VEHICLE))
-    assert (np.diff(probes.rows) > 0).all()
-    assert (probes.nodes == [CAR] * (len(probes) - 2) + [CAT] * 2).all()
-
-
-def test_a_concept_without_images(tmp_path):
-    probes = load(write_graph_folder(tmp_path, [Probe("vehicle", CAR)]))
-    assert probes.images_of(VEHICLE).tolist() == [0]
-    assert probes.images_of(CAR).tolist() == []  # a vehicle need not be a car
-
-
 SOURCES = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=40)
 
 
@@ -130,30 +112,6 @@ def test_the_sample_is_the_same_everywhere(tmp_path):
 
 
 # ---- files
-
-
-def test_several_files(tmp_path):
-    write_graph_folder(tmp_path)
-    (tmp_path / "images.parquet").unlink()
-    write_table(tmp_path, "images-1.parquet", node=["cat", "cat"], image=[b"c", b"d"], style=["x", None], n=[1, 2])
-    write_table(tmp_path, "images-0.parquet", image=[b"a", None], node=["car", "car"])
-    write_table(tmp_path, "images-2.parquet", image=pa.array([], pa.binary()), node=pa.array([], pa.string()))
-    write_table(tmp_path, "images-3.parquet", node=["corgi"], image=[b"e"], vendor=["v"])
-    write_table(tmp_path, "other.parquet", nothing=[1])
-    probes = load(tmp_path)
-    assert probes.nodes.tolist() == [CAR, CAR, CAT, CAT, CORGI]
-    assert [probes.domain_names[d] for d in probes.domains] == ["unknown", "unknown", "x", "unknown", "unknown"]
-    assert contents(probes) == [b"a", None, b"c", b"d", b"e"]
-
-
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
-def test_types_of_text_columns(tmp_path, kind):
-    write_graph_folder(tmp_path)
-    texts = pa.array(["car", "cat"]).cast(kind)
-    write_table(tmp_path, node=texts, style=texts, image=pa.array([b"a", b"b"], pa.large_binary()))
-    probes = load(tmp_path)
-    assert probes.nodes.tolist() == [CAR, CAT]
-    assert contents(probes) == [b"a", b"b"]
 
 
 def test_images_as_datasets_writes_them(tmp_path):
@@ -330,30 +288,3 @@ def test_damage_gives_one_line_errors_or_other_images(tmp_path):
             complaints.append(str(error))
     assert 20 < len(complaints) < 150
     assert not any("\n" in complaint for complaint in complaints)
-
-
-def test_without_pyarrow(tmp_path, monkeypatch):
-    folder = write_graph_folder(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"\[models\]"):
-        load(folder)
-
-
-def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monkeypatch):
-    folder = write_graph_folder(tmp_path, [Probe("cat", CAT) for _ in range(40)])
-    table = pq.read_table(folder / "images.parquet")
-    (folder / "images.parquet").unlink()
-    pq.write_table(table[:25], folder / "images-0.parquet", row_group_size=4)
-    pq.write_table(table[25:], folder / "images-1.parquet", row_group_size=4)
-    probes = load(folder)
-    everything, read = contents(probes), []
-    plain = files_module._content
-    monkeypatch.setattr(files_module, "_content", lambda value: (read.append(value), plain(value))[1])
-    for wanted in ([2, 3, 9, 30], [39], [0], []):
-        read.clear()
-        (found,) = probes.iter_image_bytes(9, np.array(wanted, np.int64)) if wanted else ([],)
-        assert found == [everything[n] for n in wanted] == read
-    (folder / "images-1.parquet").write_bytes(b"damaged")
-    with pytest.raises(GraphError, match="not a readable parquet file"):
-        list(probes.iter_image_bytes(9, np.array([30])))

@@ -60,22 +60,6 @@ def test_union_agrees_with_dictionaries(graphs):
     assert union.graph.name == " + ".join(graph.name for graph in graphs)
 
 
-def test_one_graph_is_its_own_union():
-    graph = make_graph()
-    union = GraphUnion.of([graph])
-    assert union.graph is graph
-    assert union.rows.tolist() == [list(range(7))]
-
-
-def test_unions_compare_and_cannot_be_changed():
-    graphs = [make_graph(), make_graph({"letter": ("animal",)}, "letters")]
-    union = GraphUnion.of(graphs)
-    assert union == GraphUnion.of(graphs) != GraphUnion.of(graphs[::-1])
-    for array in (union.rows, *union.positions):
-        with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
-
-
 def test_a_cycle_across_graphs_names_them():
     one, other = make_graph({"a": ("b",)}, "one"), make_graph({"b": ("a",)}, "other")
     with pytest.raises(GraphError, match="one and other cannot be used together: the hypernyms form a cycle"):

@@ -227,12 +227,6 @@ def test_names_are_escaped():
     assert "<b>" not in hub_view(graph_card("alice/graph", graph))[1]
 
 
-def test_the_section_links_to_the_models_page_in_a_space(monkeypatch):
-    assert "Compare this model" not in added("")
-    monkeypatch.setenv("MLL_HF_SPACE", "https://huggingface.co/spaces/org/space")
-    assert "(https://huggingface.co/spaces/org/space?model=org%2Fmodel)" in added("")
-
-
 @pytest.mark.parametrize("make", [collection_card, lambda repo_id, readme="": graph_card(repo_id, GRAPH, readme),
                                   lambda repo_id, readme="": images_card(GRAPH, repo_id, readme)])  # fmt: skip
 def test_cards_of_datasets_keep_the_owners_text(make):

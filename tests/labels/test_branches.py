@@ -7,33 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_recalls, top_branches
-from worlds import dags, examples, make_graph, make_label, two_branches
-
-
-def test_branches_by_hand():
-    graph = two_branches()
-    hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
-    assert branch_recalls(make_label(graph, hits), graph) == [
-        Branch("vehicle", "the kind vehicle", pytest.approx(0.8), 10),
-        Branch("animal", "the kind animal", pytest.approx(0.3), 12),
-    ]
-
-
-def test_untested_concepts_do_not_make_a_branch():
-    graph = two_branches()
-    support = [0 if concept.id in ("car03", "vehicle") else 10 for concept in graph.concepts]
-    assert [branch.name for branch in branch_recalls(make_label(graph, support=support), graph)] == ["animal"]
-
-
-def test_equally_good_branches_come_smallest_first():
-    graph = two_branches()
-    assert [branch.concepts for branch in branch_recalls(make_label(graph), graph)] == [10, 12]
-
-
-def test_a_small_graph_has_no_branches():
-    graph = make_graph()
-    assert branch_recalls(make_label(graph), graph) == []
+from mll_hf.labels.branches import branch_recalls, top_branches
+from worlds import dags, examples, make_graph, make_label
 
 
 @examples

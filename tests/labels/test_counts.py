@@ -20,9 +20,7 @@ from mll_hf.labels.counts import (
     LabelCounts,
     chance_to_win,
     log_loss_units,
-    mean_chance_to_win,
     rank_bin,
-    recall_of,
 )
 from worlds import examples, make_graph, pools_of, probe_set
 
@@ -109,12 +107,6 @@ def test_temperature_counts_what_the_model_knows():
 # ---- precision
 
 
-def test_precision():
-    precision = recall_of(np.array([0, 1, 0], np.int32), np.array([0, 3, 2], np.int32))
-    assert precision.dtype == np.float32
-    assert precision.tolist() == [0.0, np.float32(1 / 3), 0.0]
-
-
 def test_bins_of_ranks():
     ends = [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 511)]
     ends += [(512, 1023), (1024, 2047), (2048, 4095), (4096, 65534)]
@@ -136,12 +128,6 @@ def naive_chance_to_win(n_rivals, n_candidates, bin):
 def test_chance_to_win_against_all_draws(n_rivals, n_candidates):
     expected = [naive_chance_to_win(n_rivals, n_candidates, bin) for bin in range(RANK_BINS)]
     np.testing.assert_allclose(chance_to_win(n_rivals, n_candidates), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_mean_chance_to_win_is_over_concepts_with_rivals():
-    expected = (2 * chance_to_win(5, 3) + chance_to_win(9, 3)) / 3
-    np.testing.assert_allclose(mean_chance_to_win(np.array([5, 0, 9, 5]), 3), expected)
-    assert mean_chance_to_win(np.array([0, 0]), 3).tolist() == chance_to_win(0, 3).tolist()
 
 
 def test_chance_to_win_is_accurate_in_large_graphs():

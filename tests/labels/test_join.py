@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probe_counts import ProbeCounts
-from mll_hf.labels.join import JoinedLabels, LeftOut, join_labels
+from mll_hf.labels.join import JoinedLabels, join_labels
 from worlds import SHA, examples, make_graph, make_label
 
 BASE = make_graph(name="base")
@@ -52,15 +52,6 @@ def test_each_model_has_one_label_per_graph():
     assert joined.subset([2, 0]).union is joined.union
 
 
-def test_the_concepts_are_those_of_all_graphs():
-    union = join_labels([label("x", graph) for graph in GRAPHS], GRAPHS).union
-    assert [concept.id for concept in union.graph.concepts] == sorted(
-        {c.id for graph in GRAPHS for c in graph.concepts}
-    )
-    assert [union.graph.concepts[v].id for v in union.graph.ancestors[union.graph.index["stop"]]] == ["sign", "vehicle"]
-    assert union.rows[:, union.graph.index["car"]].tolist() == [BASE.index["car"], -1, SIGNS.index["car"]]
-
-
 def test_graphs_that_form_a_cycle_together():
     # each is a graph by itself; the one that comes later by name is left out, and the others are as they were
     ours, theirs = make_graph({"p": ("q",)}, "ours"), make_graph({"q": ("p",)}, "theirs")
@@ -75,16 +66,6 @@ def test_graphs_that_form_a_cycle_together():
 # ---- groups
 
 
-def test_only_labels_on_the_same_probe_images_are_compared():
-    labels = [label("x"), label("y"), label("z", probes=DRAWINGS), label("w", probes=DRAWINGS)]
-    joined = join_labels([*labels, label("u")], GRAPHS)
-    assert table(joined) == {"base": ["u", "x", "y"]}
-    assert complaints(joined) == [
-        "org/w, org/z on graph base: measured on other probe images (drawings) than the rest",
-    ]
-    assert joined.left_out[0] == LeftOut(("org/w", "org/z"), "base", joined.left_out[0].reason)
-
-
 @pytest.mark.parametrize("wanted", ["drawings", DRAWINGS])
 def test_probe_images_that_are_asked_for(wanted):
     labels = [label("x"), label("y"), label("x", probes=DRAWINGS), label("x", SIGNS)]
@@ -92,14 +73,6 @@ def test_probe_images_that_are_asked_for(wanted):
     assert table(joined) == {"base": ["x"], "signs": ["x"]}  # of signs there are no drawings
     assert joined.reference[0].probes_name == "drawings"
     assert complaints(joined) == ["org/x, org/y on graph base: measured on other probe images (photos) than the rest"]
-
-
-def test_of_equally_many_labels_the_first_by_digest_counts():
-    groups = [label("x", probes=DRAWINGS), label("x")]
-    for order in (groups, groups[::-1]):
-        joined = join_labels(order, GRAPHS)
-        assert joined.reference[0].probes_digest == PHOTOS
-        assert len(joined.left_out) == 1
 
 
 def test_of_two_labels_of_one_model_that_with_most_images_counts():
@@ -134,13 +107,6 @@ def test_a_reference_that_is_asked_for():
     assert complaints(joined) == ["org/x on graph base: the model has no label on the reference graph signs"]
     with pytest.raises(InputError, match=f"no model has a label on the reference graph .{LETTERS.digest[:12]}"):
         join_labels(labels, GRAPHS, reference=LETTERS.digest)
-
-
-def test_a_graph_on_which_no_compared_model_has_a_label_is_left_out():
-    joined = join_labels([label("x"), label("y"), label("z", LETTERS)], GRAPHS)
-    assert table(joined) == {"base": ["x", "y"]}
-    assert joined.union.graph is BASE
-    assert complaints(joined) == ["org/z on graph letters: the model has no label on the reference graph base"]
 
 
 # ---- what else may be there

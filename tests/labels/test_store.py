@@ -13,7 +13,7 @@ import pytest
 from mll_hf.errors import InputError, LabelError, StorageError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
+from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import (
     LABEL_PATH,
     LabelStore,
@@ -63,13 +63,6 @@ def test_labels_come_back(store):
     assert label_to_bytes(read_label(str(paths[0]), GRAPH)) == label_to_bytes(labels[0])
     assert store.origin_of(labels[0]) == Origin(str(paths[0]), None)
     assert store.name == str(store.folder)
-
-
-def test_labels_that_are_written_are_read_by_the_same_store(store):
-    store.write(make_label(GRAPH))
-    assert len(store.labels()) == 1
-    store.write(make_label(GRAPH, repo_id="org/second"))
-    assert len(store.labels()) == 2
 
 
 def test_a_model_is_filed_under_its_identity(store):
@@ -172,34 +165,7 @@ def test_labels_of_local_models_are_not_published(store, caplog):
     assert "is a label of a local model" in caplog.text
 
 
-def test_one_label_of_a_model_that_fails_is_an_error(store):
-    path = store.write(make_label(OTHER))
-    assert read_label(path).graph_name == "other"
-    for fault, graph in ((r"on graph other .*, not on tiny", GRAPH),):
-        with pytest.raises(LabelError, match=fault) as caught:
-            read_label(path, graph)
-        assert str(caught.value).startswith(f"{path}: ")
-    for missing in (path.parent / "nothing", path.parent):
-        with pytest.raises(LabelError, match="cannot be read"):
-            read_label(missing)
-
-
-def test_a_file_too_large_for_a_label_is_not_read(tmp_path):
-    path = tmp_path / "label.safetensors"
-    with path.open("wb") as file:
-        file.truncate(MAX_LABEL_BYTES + 1)
-    with pytest.raises(LabelError, match="is larger than"):
-        read_label(path)
-
-
 # ---- writing
-
-
-def test_stores_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for write in (lambda store: store.add_graph(GRAPH), lambda store: store.write(make_label(GRAPH))):
-        with pytest.raises(StorageError, match="cannot write"):
-            write(LabelStore(tmp_path / "file" / "folder"))
 
 
 def test_a_full_disk_leaves_the_old_label(store, monkeypatch):

@@ -53,34 +53,6 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, st
     assert files_in(tmp_path) == ["c.txt"]
 
 
-def test_a_file_larger_than_may_be_written(tmp_path):
-    resource = pytest.importorskip("resource")  # a true short write: the kernel takes 1,000 bytes and no more
-    path = tmp_path / "c.txt"
-    write_atomically(path, b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(StorageError, match="File too large"):
-            write_atomically(path, b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert path.read_bytes() == b"old"
-    assert files_in(tmp_path) == ["c.txt"]
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    path = tmp_path / "c.txt"
-    write_atomically(path, b"old")
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert files_in(tmp_path) == ["c.txt"]
-
-
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()

@@ -13,11 +13,8 @@ from mll_hf.utils.package import (
     DISTRIBUTION,
     PACKAGE_VARIABLE,
     PROJECT_URL,
-    SPACE_VARIABLE,
     install_command,
-    library_in_markdown,
     package_source,
-    page_of_model,
     requirement,
 )
 
@@ -57,21 +54,6 @@ def test_nothing_installs_the_name_from_a_registry(folder):
     assert [(path.name, match[0]) for path, text in texts.items() if (match := BY_NAME.search(text))] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "is_by_name"),
-    [
-        ("run: pip install 'mll-hf[models]'", True),
-        ("uv run --with mll-hf", True),
-        ("gradio\nmll-hf[models,space]\n", True),
-        ('# dependencies = ["mll-hf[models]"]', True),
-        ("uv run --with 'mll-hf[models] @ URL'", False),
-        ("pip install '.[models]'", False),
-    ],
-)
-def test_what_installs_by_name_is_found(text, is_by_name):
-    assert bool(BY_NAME.search(text)) is is_by_name
-
-
 def test_the_newest_wheel_of_the_checkout_is_the_source(checkout, monkeypatch):
     assert package_source() is None
     for number, name in enumerate(("mll_hf-2.0-py3-none-any.whl", "mll_hf-1.0-py3-none-any.whl", "other-1.whl")):
@@ -92,6 +74,7 @@ def test_the_newest_wheel_of_the_checkout_is_the_source(checkout, monkeypatch):
             "https://example.com/mll_hf-1-py3-none-any.whl",
             "mll-hf[a,b] @ https://example.com/mll_hf-1-py3-none-any.whl",
         ),
+        ("https://me:hf_secret@example.com/x.whl?token=1", "mll-hf[a,b] @ https://example.com/x.whl"),
         ("git+https://example.com/x@0123abc", "mll-hf[a,b] @ git+https://example.com/x@0123abc"),
         ("/my dist/mll_hf-1-py3-none-any.whl", "mll-hf[a,b] @ file:///my%20dist/mll_hf-1-py3-none-any.whl"),
         ("our-mll", "our-mll[a,b]"),
@@ -108,19 +91,3 @@ def test_what_is_missing_is_installed_from_where_the_package_came_from(checkout,
     assert str(MissingExtraError("wn", "build")).startswith(text)
     monkeypatch.setenv(PACKAGE_VARIABLE, "https://example.com/x.whl")
     assert install_command("build") == "pip install 'mll-hf[build] @ https://example.com/x.whl'"
-
-
-def test_cards_link_to_a_home_that_exists(monkeypatch):
-    monkeypatch.setattr(package, "PROJECT_URL", "")
-    assert library_in_markdown() == "`mll-hf`"
-    monkeypatch.setattr(package, "PROJECT_URL", "https://example.com/mll")
-    assert library_in_markdown() == "[`mll-hf`](https://example.com/mll)"
-
-
-def test_a_model_has_a_page_where_a_space_is_named(monkeypatch):
-    monkeypatch.delenv(SPACE_VARIABLE, raising=False)
-    assert page_of_model("org/name") is None
-    monkeypatch.setenv(SPACE_VARIABLE, "https://huggingface.co/spaces/org/mll_select/")
-    assert page_of_model("org/name") == "https://huggingface.co/spaces/org/mll_select?model=org%2Fname"
-    monkeypatch.setenv(SPACE_VARIABLE, "javascript:alert(1)")
-    assert page_of_model("org/name") is None

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from mll_hf.utils.tables import markdown_table, table
-from worlds import examples
 
 
 def test_table_by_hand():
@@ -17,19 +13,6 @@ def test_table_by_hand():
         "a longer name  12   3.25  yy",
     ]
     assert table(["a", "b"], []) == "a  b"
-
-
-@examples
-@given(
-    rows=st.lists(st.tuples(*[st.text(st.characters(codec="ascii"), max_size=9)] * 3), max_size=6),
-)
-def test_tables_align_whatever_is_in_them(rows):
-    lines = table(["first", "second", "third"], rows).split("\n")
-    assert len(lines) == len(rows) + 1
-    assert all(line.isprintable() for line in lines)
-    starts = [max(len(row[0]) for row in [("first",), *rows])]
-    for line in lines:
-        assert line.ljust(99)[starts[0] : starts[0] + 2] == "  "
 
 
 def test_control_characters_never_reach_the_terminal():
