@@ -177,7 +177,7 @@ def test_every_form_of_an_image(classifier, tmp_path):
     assert best(classifier(images=[RED, GREEN, BLUE])) == ["red", "green", "blue"]
 
 
-def test_links(classifier, hub):
+def test_links(classifier, hub, monkeypatch):
     hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
     link = f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png"
     assert classifier(link)[0]["label"] == "red"
@@ -188,13 +188,9 @@ def test_links(classifier, hub):
     ):
         with pytest.raises(InputError, match="cannot be read as an image"):
             classifier(wrong)
-
-
-def test_a_large_file_behind_a_link_is_not_read_to_its_end(classifier, hub, monkeypatch):
-    monkeypatch.setattr("mll_hf.pipelines._MAX_BYTES", 10)
-    hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
+    monkeypatch.setattr("mll_hf.pipelines._MAX_BYTES", 10)  # it is not read to its end
     with pytest.raises(InputError, match="cannot be read as an image"):
-        classifier(f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png")
+        classifier(link)
 
 
 def test_a_stream_is_drawn_as_it_is_asked_for(classifier):
@@ -250,6 +246,14 @@ def test_options_of_a_call(classifier):
     assert Colors.texts == ("so red!", "so dark!")
     # equal scores keep the order of the classes
     assert [answer["label"] for answer in classifier(RED, ["x", "y", "z"])] == ["x", "y", "z"]
+
+
+def test_other_classes_do_not_load_the_models_again(classifier, monkeypatch):
+    loaded, load = [], residents.load_model
+    monkeypatch.setattr(residents, "load_model", lambda *a, **b: loaded.append(1) or load(*a, **b))
+    for classes in (None, ["blue", "red"], None, ["red", "green", "dark"], ["blue", "red"]):
+        classifier([RED], classes)
+    assert len(loaded) == len(classifier.ensemble.selection.chosen_models)
 
 
 @pytest.mark.parametrize(
