@@ -315,19 +315,14 @@ def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = Non
     )
 
 
-def read_label(path: str | Path, graph: SemanticGraph | None = None, name: Path | None = None) -> Label:
-    """Read and validate a label file; if a graph is given, the label must be on it.
-
-    ``name`` is used in errors instead of the path.
+def read_label(path: Path, name: Path | None = None) -> Label:
+    """Read and validate a label file; ``name`` is used in errors instead of the path.
 
     Raises:
-        LabelError: The file is missing, too large or not a valid label, or the label is on another graph.
+        LabelError: The file is missing, too large or not a valid label.
     """
-    name = name or Path(path)
-    label = label_from_bytes(_read_limited(Path(path), MAX_LABEL_BYTES, name), name)
-    if graph is not None:
-        check_label_fits(label, graph, name)
-    return label
+    name = name or path
+    return label_from_bytes(_read_limited(path, MAX_LABEL_BYTES, name), name)
 
 
 def _read_limited(path: Path, max_bytes: int, name: Path) -> bytes:

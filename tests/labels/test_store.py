@@ -60,7 +60,7 @@ def test_labels_come_back(store):
     )
     assert reread(store).labels() == tuple(reversed(labels))
     assert store.graphs == (GRAPH,)
-    assert label_to_bytes(read_label(str(paths[0]), GRAPH)) == label_to_bytes(labels[0])
+    assert label_to_bytes(read_label(paths[0])) == label_to_bytes(labels[0])
     assert store.origin_of(labels[0]) == Origin(str(paths[0]), None)
     assert store.name == str(store.folder)
 
