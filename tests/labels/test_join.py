@@ -66,6 +66,15 @@ def test_graphs_that_form_a_cycle_together():
 # ---- groups
 
 
+def test_only_labels_on_the_same_probe_images_are_compared():
+    labels = [label("x"), label("y"), label("z", probes=DRAWINGS), label("w", probes=DRAWINGS)]
+    joined = join_labels([*labels, label("u")], GRAPHS)
+    assert table(joined) == {"base": ["u", "x", "y"]}
+    assert complaints(joined) == [
+        "org/w, org/z on graph base: measured on other probe images (drawings) than the rest",
+    ]
+
+
 @pytest.mark.parametrize("wanted", ["drawings", DRAWINGS])
 def test_probe_images_that_are_asked_for(wanted):
     labels = [label("x"), label("y"), label("x", probes=DRAWINGS), label("x", SIGNS)]

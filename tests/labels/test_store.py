@@ -13,7 +13,7 @@ import pytest
 from mll_hf.errors import InputError, LabelError, StorageError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
 from mll_hf.labels.store import (
     LABEL_PATH,
     LabelStore,
@@ -163,6 +163,17 @@ def test_labels_of_local_models_are_not_published(store, caplog):
     store.write(make_label(GRAPH, repo_id="local-dir:/home/me/secret"))
     assert LabelStore(store.folder, publisher="org", location="hf://datasets/org/labels").labels() == ()
     assert "is a label of a local model" in caplog.text
+
+
+def test_what_is_no_file_of_a_label(tmp_path):
+    path = tmp_path / "label.safetensors"
+    for missing in (path, tmp_path):
+        with pytest.raises(LabelError, match="cannot be read"):
+            read_label(missing)
+    with path.open("wb") as file:
+        file.truncate(MAX_LABEL_BYTES + 1)
+    with pytest.raises(LabelError, match="is larger than"):
+        read_label(path)
 
 
 # ---- writing
