@@ -54,7 +54,6 @@ if TYPE_CHECKING:
 
     from mll_hf.labeling.many import ModelResult
 
-_ID_FIELDS = ("repo_id", "model")
 _INTERRUPTED = 130
 
 
@@ -158,45 +157,26 @@ def list_models(tags: Sequence[str], limit: int | None = None) -> list[str]:
 
 
 def read_models(file: Path) -> list[str]:
-    """Read a list of models: text with one model per line and ``#`` for comments, or JSON.
-
-    JSON is a list of strings, or of objects with a field ``repo_id`` or ``model`` and optionally ``revision``, such as
-    the output of ``mll-hf labels ls --json``.
+    """Read a list of models: one per line, and ``#`` for comments.
 
     Raises:
         InputError: The file cannot be read, or lists no models.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if text.lstrip().startswith("["):
-            models = [_model_of(entry) for entry in json.loads(text)]
-        else:
-            models = [name for line in text.splitlines() if (name := line.partition("#")[0].strip())]
-    except OSError as error:
-        raise InputError(f"cannot read {file} ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not a list of models ({one_line(error)}); use text or JSON") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file} ({one_line(error)}); check the path") from None
+    models = [name for line in text.splitlines() if (name := line.partition("#")[0].strip())]
     if not models:
         raise InputError(f"{file} lists no models; write one org/name per line")
     return models
-
-
-def _model_of(entry: object) -> str:
-    if isinstance(entry, str):
-        return entry
-    if isinstance(entry, dict):
-        revision = entry.get("revision")
-        for field in _ID_FIELDS:
-            if isinstance(model := entry.get(field), str):
-                return f"{model}@{revision}" if isinstance(revision, str) and "@" not in model else model
-    raise ValueError(f"an entry has none of the fields {', '.join(_ID_FIELDS)}")
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
 def record(result: ModelResult) -> dict[str, Any]:
-    """A result as JSON; --list reads a list of them."""
+    """A result as JSON."""
     return {
         "model": result.name,
         "outcome": result.outcome,
@@ -225,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("models", nargs="*", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
     parser.add_argument("--tag", action="append", metavar="TAG", help="all models with this tag; may be repeated")
     parser.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of these")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="text with one model per line, or JSON")
+    parser.add_argument("--list", type=Path, metavar="FILE", help="text with one model per line")
     parser.add_argument("--graph", required=True, metavar="GRAPH", help=f"graph to measure on: {GRAPH_HELP}")
     parser.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     parser.add_argument("--labels", type=Path, metavar="DIR", help="folder for labels (default: in the cache)")
@@ -241,7 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="measure labeled models again")
     parser.add_argument(
-        "--free-cache", action="store_true", help="after each model, delete the weights that this run downloaded"
+        "--free-cache", action="store_true", help="delete each model from the cache of downloads after its turn"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line per model")
     return parser

@@ -102,16 +102,14 @@ class EmbeddingLog:
     def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
         """Resume a log, or start one; a StorageError if the folder cannot be written.
 
-        The key says what the embeddings depend on. A log with another key is deleted, with a warning if the
-        environments differ.
+        The key says what the embeddings depend on. A log with another key is deleted with a warning.
         """
-        text, key_file = _key_text(key), folder / _KEY_FILE
+        text, key_file = json.dumps(key, sort_keys=True).encode(), folder / _KEY_FILE
         with storage_errors(folder):
             found = key_file.read_bytes() if key_file.exists() else None
             if found != text:
-                if found:
-                    _warn_about_environment(folder, found, key)
                 if folder.exists():
+                    _log.warning("%s: begun with other images or in another environment; starting over", folder.name)
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
         return cls(folder, embedding_size, text)
@@ -186,19 +184,3 @@ class EmbeddingLog:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()
-
-
-def _key_text(key: Mapping[str, object]) -> bytes:
-    return json.dumps(key, sort_keys=True).encode()
-
-
-def _warn_about_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
-    """Warn if a log is deleted because it was written in another environment."""
-    try:
-        before = json.loads(found).get("environment")
-    except (ValueError, AttributeError):
-        return
-    now = key.get("environment")
-    if isinstance(before, dict) and isinstance(now, dict) and before != now:
-        changes = [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
-        _log.warning("%s: begun in another environment (%s); starting over", folder.name, "; ".join(changes))

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
 from mll_hf.hub.access import repos_of_others
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, hub_errors, is_model_file, read_head
+from mll_hf.hub.connection import connect, hub_errors, read_head
 from mll_hf.hub.publish import publish_label, publish_to_collection
 from mll_hf.hub.sources import fetch_from_model, open_labels
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.label import LabelKey
 from mll_hf.models import pick_device, resolve_model
-from mll_hf.models.source import cached_revisions
 from mll_hf.utils.files import asset_path
 from mll_hf.utils.text import one_line, printable
 
@@ -57,7 +57,7 @@ class Plan:
         decoders: Processes that decode images for a GPU.
         keep_embeddings: Also store embeddings.
         overwrite: Measure labeled models again.
-        free_cache: Delete the weights that this run downloaded after each model.
+        free_cache: Delete each model from the cache of downloads after its turn.
     """
 
     graph: SemanticGraph
@@ -192,7 +192,7 @@ def check(name: str, plan: Plan) -> ModelRef | ModelResult:
 
 def measure(model: ModelRef, plan: Plan) -> LabelingResult:
     """Label a model, unless its label is in the store; see `label_model`."""
-    with _weights_freed(model) if plan.free_cache else contextlib.nullcontext():
+    try:
         return label_model(
             model,
             plan.graph,
@@ -204,6 +204,10 @@ def measure(model: ModelRef, plan: Plan) -> LabelingResult:
             keep_embeddings=plan.keep_embeddings,
             overwrite=plan.overwrite,
         )
+    finally:
+        if plan.free_cache and not model.is_local:
+            with suppress(CacheNotFound):  # nothing was downloaded
+                scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
 
 
 def finish(name: str, result: LabelingResult, plan: Plan) -> ModelResult:
@@ -260,27 +264,3 @@ def _label_at(head: Head, path: str) -> Label | None:
     except LabelError as error:
         _log.warning("it will be replaced: %s", error)
         return None
-
-
-# --- space on the disk ------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _weights_freed(model: ModelRef) -> Iterator[None]:
-    """Delete a model's revision from the cache afterwards, unless its weights were cached before."""
-    keep = _has_cached_weights(model)
-    try:
-        yield
-    except KeyboardInterrupt:
-        keep = True  # the next run needs them
-        raise
-    finally:
-        if not keep and _has_cached_weights(model):
-            # keeps files that other revisions share
-            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
-
-
-def _has_cached_weights(model: ModelRef) -> bool:
-    folders = [copy.snapshot_path for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
-    paths = [path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.safetensors")]
-    return any(map(is_model_file, paths))

@@ -1,7 +1,7 @@
 """Label many models on Ray: one task per model, each on one GPU (or core).
 
-Ray repeats the task of a lost worker, which resumes from the log of embeddings if it runs on the same machine or the
-folder of labels is shared; so a lost worker or an interrupted run loses only what is in flight.
+Ray repeats the task of a lost worker. The task resumes from the log of embeddings in the folder of labels, so a lost
+worker or an interrupted run loses only what is in flight.
 """
 
 from __future__ import annotations
@@ -10,32 +10,29 @@ import os
 import platform
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.hub.locations import fetch_images, is_on_hub
 from mll_hf.labeling.many import ModelResult, attempt, check, finish, measure
-from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-    from mll_hf.graph.probes import ProbeSet
     from mll_hf.labeling.many import Plan
     from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import ModelRef
 
 _RETRIES = 3
 _MAX_CORES = 8  # per GPU, to decode images
+_SHARED = "keep images and labels in folders that all machines share (HF_HOME, --labels)"
 
 
 def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) -> Iterator[ModelResult]:
     """Label models on a Ray cluster; like `label_many`, but in the order of completion.
 
-    Every machine needs ``mll-hf[models,ray]`` and the graph: from the Hub, or in a shared folder.
+    Every machine needs ``mll-hf[models,ray]``, and the folders of the images and of the labels at the same paths.
 
     Args:
         models: ``org/name[@revision]`` or ``local-dir:PATH``.
@@ -65,29 +62,26 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
             yield attempt(name, partial(_finish, ray, done, name, model, plan))
 
 
-def measure_there(model: ModelRef, plan: Plan) -> tuple[LabelingResult, dict[str, bytes]]:
-    """In a worker: label a model; returns the result, and the label's files by path in the folder of labels."""
-    result = measure(model, replace(plan, probes=_with_files(plan.probes)))
-    files = sorted(result.path.parent.glob(f"{result.path.stem}.*"))
-    return result, {path.relative_to(plan.store.folder).as_posix(): path.read_bytes() for path in files}
+def measure_there(model: ModelRef, plan: Plan) -> LabelingResult:
+    """In a worker: label a model."""
+    if missing := [path for path in plan.probes.files if not path.exists()]:
+        raise GraphError(f"{missing[0]} is not on machine {platform.node()}; {_SHARED}")
+    return measure(model, plan)
 
 
 def _finish(ray: Any, done: object, name: str, model: ModelRef, plan: Plan) -> ModelResult:  # noqa: ANN401 - a module
-    """Get the result of a task, write files of the label that a worker has in a folder of its own, and publish it."""
+    """Get the result of a task, and publish its label."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        result, files = ray.get(done)
+        result = ray.get(done)
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
         reason = f"its workers were lost {_RETRIES + 1} times ({one_line(error)}); see Ray's logs"
         raise ModelError(model.repo_id, reason) from error
-    plan.store.add_graph(plan.graph.with_probes(plan.probes.counts))
-    for place, content in files.items():
-        path = plan.store.folder / place
-        if not (path.exists() and path.read_bytes() == content):
-            write_atomically(path, content)
+    if not result.path.exists():
+        raise InputError(f"{result.path} is on another machine; {_SHARED}")
     return finish(name, result, plan)
 
 
@@ -95,23 +89,6 @@ def _share(resources: dict[str, float]) -> tuple[int, int]:
     """GPUs and cores of a task."""
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     return (1, max(1, min(_MAX_CORES, cpus // gpus))) if gpus else (0, 1)
-
-
-@lru_cache(maxsize=4)
-def _downloaded(location: str) -> Path:
-    return fetch_images(location)[0]
-
-
-def _with_files(probes: ProbeSet) -> ProbeSet:
-    """The probe images with local files; downloads those of a dataset on the Hub."""
-    if all(path.exists() for path in probes.files):
-        return probes
-    if not is_on_hub(probes.location):
-        raise GraphError(
-            f"{probes.files[0]} is not on machine {platform.node()}; use a graph on the Hub or in a shared folder"
-        )
-    folder = _downloaded(probes.location)
-    return replace(probes, files=tuple(folder / path.name for path in probes.files))
 
 
 @contextmanager

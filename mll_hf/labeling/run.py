@@ -5,7 +5,6 @@ Embedding the images is the costly part: each is decoded and embedded once, and 
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -106,8 +105,7 @@ def label_model(
         complete = False
         while not complete:  # again, in float32, if the model overflows in half precision
             concepts = model.encode_texts([concept.caption for concept in graph.concepts])
-            log = EmbeddingLog.open(_log_folder(store, ref, probes), _log_key(model, probes, path, overwrite),
-                                    model.embedding_size)  # fmt: skip
+            log = EmbeddingLog.open(_log_folder(store, ref, probes), _log_key(model, probes), model.embedding_size)
             complete = _fill(log, model, probes, batch_size or model.batch_size, decoders)
         contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
         counts = contest.count(log.blocks(probes.rows, CONTEST_BLOCK))
@@ -157,17 +155,14 @@ def _log_folder(store: LabelStore, ref: ModelRef, probes: ProbeSet) -> Path:
     return store.folder / ".partial" / f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
 
 
-def _log_key(model: VisionLanguageModel, probes: ProbeSet, path: Path, overwrite: bool) -> dict[str, object]:
+def _log_key(model: VisionLanguageModel, probes: ProbeSet) -> dict[str, object]:
     """What the embeddings depend on; not the batch size, which only changes their last bits."""
-    key: dict[str, object] = {
+    return {
         "model": asdict(model.ref),
         "probes": probes.digest,
         "package_version": __version__,
         "environment": asdict(environment_of(model)),
     }
-    if overwrite and path.exists():  # all images are embedded again, but an interrupted run resumes
-        key["overwrites"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return key
 
 
 def _fill(

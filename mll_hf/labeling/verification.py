@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.graph.probes import ProbeSet, SamplingConfig
+    from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import Label, ModelRef
 
 CONCEPTS = 50
@@ -161,15 +161,14 @@ def _check_graph_and_images(label: Label, graph: SemanticGraph, probes: ProbeSet
             f"({graph.digest[:12]}); give its graph with --graph"
         )
     if (label.probes_digest, label.sampling) != (probes.digest, probes.sampling):
-        raise InputError(
-            f"the label was measured on the images of {label.probes_location} ({label.probes_digest[:12]}, "
-            f"{_sample(label.sampling)}), not on those of {probes.location} ({probes.digest[:12]}, "
-            f"{_sample(probes.sampling)}); give its images with --images"
+        measured, given = (
+            f"{sampling.images_per_concept} images per concept of {location} ({digest[:12]})"
+            for sampling, location, digest in (
+                (label.sampling, label.probes_location, label.probes_digest),
+                (probes.sampling, probes.location, probes.digest),
+            )
         )
-
-
-def _sample(sampling: SamplingConfig) -> str:
-    return f"{sampling.images_per_concept} per concept"
+        raise InputError(f"the label was measured on {measured}, not on {given}; give its images with --images")
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

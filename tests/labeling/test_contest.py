@@ -42,17 +42,6 @@ def assert_same(left, right):
         np.testing.assert_array_equal(getattr(left, f.name), getattr(right, f.name), err_msg=f.name)
 
 
-def one_image(node, scores, concept=None):
-    """Counts of one image of the tiny world, filed under `node`, that scores as given (0 elsewhere)."""
-    graph = make_graph()
-    tested = [concept] if concept is not None else [node, *graph.ancestors[node]]
-    probes = probe_set([[0] if v in tested else [] for v in range(7)], [node])
-    image = np.zeros((1, 7), np.float32)
-    for v, score in scores.items():
-        image[0, v] = score
-    return count(graph, probes, EYE, image)
-
-
 def naive(hypernyms, probes, concepts, images):
     """The definition, one contest at a time: hits, support, hits and support by domain, outscored, ranks."""
     ids = sorted(hypernyms)
@@ -170,49 +159,11 @@ def test_worked_by_hand():
     assert counts.undecodable == 0
 
 
-# ---- who is a rival
-
-
-@pytest.mark.parametrize("relative", [ANIMAL, DOG, PET])
-def test_ancestors_are_no_rivals(relative):
-    counts = one_image(CORGI, {CORGI: 1, relative: 2}, concept=CORGI)
-    assert counts.hits.tolist() == [0, 0, 0, 1, 0, 0, 0]
-    assert not counts.outscored.any()
-
-
-def test_descendants_are_no_rivals():
-    assert one_image(PET, {PET: 1, CAT: 2, CORGI: 3}, concept=PET).hits[PET] == 1
-
-
-def test_what_else_the_image_shows_is_no_rival():
-    # dog and pet are no relatives, but a corgi is both
-    assert one_image(CORGI, {DOG: 1, PET: 2}, concept=DOG).hits[DOG] == 1
-    assert one_image(DOG, {DOG: 1, PET: 2}, concept=DOG).hits[DOG] == 0
-
-
-def test_ties_are_lost():
-    counts = one_image(CAR, {CAR: 0.5, CAT: 0.5, DOG: 0.5})
-    assert counts.hits.tolist() == [0] * 7
-    assert counts.outscored[CAR].tolist() == [0, 0, 1, 0, 1, 0, 0]
-    # for car, cat is answered as the first of the best; for vehicle, which scores 0, likewise
-
-
 def test_without_rivals_every_contest_is_won():
     graph = make_graph({"a": (), "b": ("a",)})
     counts = count(graph, probe_set([[0], [0]], [1]), np.eye(2), np.array([[1, 0]], np.float32))
     assert counts.hits.tolist() == [1, 1]
     assert counts.temperature == 1.0
-
-
-def test_undecodable_images_are_left_out_and_counted():
-    graph = make_graph()
-    probes = probe_set([[], [0, 1, 2], [], [], [], [], []], [CAR] * 3)
-    images = np.array([[np.nan] * 7, EYE[CAR], [np.nan] * 7], np.float32)
-    counts = count(graph, probes, EYE, images, cuts=(1,))
-    assert (counts.support[CAR], counts.hits[CAR], counts.undecodable) == (1, 1, 2)
-    none = count(graph, probes, EYE, np.full((3, 7), np.nan, np.float32))
-    assert none.undecodable == 3
-    assert not none.nll.any()
 
 
 # ---- temperature

@@ -111,17 +111,11 @@ def test_a_second_run_does_nothing(world):
     assert second.path.stat().st_mtime_ns == stamp
 
 
-def test_overwrite_measures_again(world):
-    content = world.label().path.read_bytes()
-    result = world.label(overwrite=True)
-    assert result.measured
-    assert len(world.models) == 2
-    assert result.path.read_bytes() == content
-
-
-def test_a_broken_label_is_measured_again(world):
+def test_a_label_is_measured_again_on_request_or_if_it_is_damaged(world):
     path = world.label().path
     content = path.read_bytes()
+    assert world.label(overwrite=True).measured
+    assert path.read_bytes() == content
     path.write_bytes(content[:-1])
     assert world.label().measured
     assert path.read_bytes() == content
@@ -155,8 +149,7 @@ def test_a_store_holds_labels_on_several_graphs(world, monkeypatch):
     assert {graph.digest for graph in LabelStore(world.store.folder).graphs} == {GRAPH.digest, other.digest}
 
 
-@pytest.mark.parametrize("batches", range(6))
-@pytest.mark.parametrize("torn", [0, 1, 27])
+@pytest.mark.parametrize(("batches", "torn"), [(0, 0), (2, 27), (5, 1)])
 def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
     world.models.clear()
@@ -174,20 +167,6 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     assert sorted(world.encoded) == list(range(21))  # no image was encoded twice
     assert not list(world.store.folder.rglob("*.log"))
     assert not (world.store.folder / ".partial").exists()
-
-
-def test_a_run_interrupted_after_the_last_image_encodes_nothing(world, monkeypatch):
-    plain = run.Contest
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "Contest", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        world.label()
-    monkeypatch.setattr(run, "Contest", plain)
-    world.label()
-    assert sorted(world.encoded) == list(range(21))
 
 
 def test_a_log_of_other_images_is_not_used(world):
@@ -211,7 +190,7 @@ def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path
     assert result.label.environment == environment_of(world.models[-1])
     assert result.label.environment.dtype == "float16"
     (warning,) = caplog.messages
-    assert "another environment (dtype float32, now float16); starting over" in warning
+    assert "begun with other images or in another environment; starting over" in warning
 
 
 @pytest.mark.parametrize("last", [1, 5])
@@ -234,7 +213,7 @@ def test_a_model_that_overflows_is_labeled_again_in_full_precision(world, tmp_pa
     assert result.path.read_bytes() == whole
     (model,) = world.models
     assert sorted(model.encoded[-21:]) == list(range(21))
-    assert "(dtype float16, now float32); starting over" in caplog.messages[-1]
+    assert "starting over" in caplog.messages[-1]
 
 
 def test_a_label_carries_the_license_of_its_model(world, hub):
@@ -318,13 +297,6 @@ def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
     assert not world.store.paths()
     assert world.label().measured
     assert sorted(world.encoded) == list(range(21))
-
-
-def test_a_folder_that_cannot_be_written_costs_no_model(world, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot write"):
-        world.label(store=LabelStore(tmp_path / "file" / "labels"))
-    assert not world.models
 
 
 def test_embeddings_are_kept_on_request(world):

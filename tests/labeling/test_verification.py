@@ -61,7 +61,7 @@ def test_only_the_images_of_the_sample_are_encoded(world):
     assert len(models[-1].encoded) == len(needed) < len(probes)
 
 
-@pytest.mark.parametrize("batch_size", [3, 16, 1000])
+@pytest.mark.parametrize("batch_size", [3, 1000])
 def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
     """A block of the whole sample would take 8 GB for 2,000 of 13,600 concepts."""
     graph, probes, label, _ = world
@@ -101,9 +101,9 @@ def test_a_label_that_boasts_disagrees(world):
 
 def test_other_images_or_graphs_are_no_check(world):
     graph, probes, label, _ = world
-    with pytest.raises(InputError, match="not on those of"):
+    with pytest.raises(InputError, match="give its images with --images"):
         verify_label(replace(label, probes_digest="f" * 40), graph, probes)
-    with pytest.raises(InputError, match="not on those of"):
+    with pytest.raises(InputError, match="give its images with --images"):
         verify_label(replace(label, sampling=SamplingConfig(3)), graph, probes)
     with pytest.raises(InputError, match="was measured on graph"):
         verify_label(replace(label, graph_digest="f" * 64), graph, probes)

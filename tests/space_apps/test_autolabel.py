@@ -153,19 +153,10 @@ def test_events_need_the_secret(serve):
     ("event", "reason"),
     [
         (payload(kind="dataset"), "a dataset, not a model"),
-        (payload(kind="space"), "a space, not a model"),
         (payload(action="delete"), "deleted"),
-        (payload(ref="refs/heads/dev"), "main has not changed"),
         (payload(ref="refs/pr/1"), "main has not changed"),
-        (payload(ref="refs/tags/main"), "main has not changed"),
-        (payload(new=None), "main has not changed"),
         (payload(new=ZEROS), "main has not changed"),
-        ({**payload(), "updatedRefs": []}, "main has not changed"),
-        ({key: value for key, value in payload(action="create").items() if key != "updatedRefs"}, "main has not"),
-        (
-            {**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m", "owner": {"id": "1"}}},
-            "main has not changed",
-        ),
+        ({**payload(), "updatedRefs": None}, "main has not changed"),
     ],
 )
 def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
@@ -179,27 +170,7 @@ def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
 
 
 @pytest.mark.parametrize(
-    "event",
-    [
-        b"",
-        b"{",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        [],
-        None,
-        {},
-        {**payload(), "event": "update"},
-        {**payload(), "event": {}},
-        {**payload(), "repo": None},
-        {**payload(), "updatedRefs": {"ref": "refs/heads/main"}},
-        {**payload(), "updatedRefs": ["refs/heads/main"]},
-        payload(new=7),
-        payload("../../etc/passwd"),
-        payload("alice/m\n"),
-        payload("<b>alice</b>/m"),
-        payload("alice"),
-        payload(kind=["model"]),
-    ],
+    "event", [b"", b"\xff\xfe", b"[" * 100_000, {}, {**payload(), "repo": None}, payload(new=7), payload("<b>a</b>/m")]
 )
 def test_invalid_payloads_are_refused_in_one_line(served, event):
     before = served.queue.events()
@@ -209,10 +180,8 @@ def test_invalid_payloads_are_refused_in_one_line(served, event):
     assert served.queue.events() == before
 
 
-def test_a_large_body_is_refused(serve):
-    served = serve()
+def test_a_large_body_is_refused(served):
     assert served.post(b'{"a": "' + b"x" * 2**21 + b'"}')[0] == 413
-    assert served.post(payload())[0] == 202
 
 
 def test_a_full_queue_asks_to_try_again_but_takes_newer_commits(serve):
@@ -232,28 +201,16 @@ def worked_off(queue):
     queue.stop(30)
 
 
-def test_a_newer_event_replaces_a_waiting_one():
+def test_a_model_waits_until_its_uploads_are_over_and_only_its_newest_commit_counts():
     worked = []
-    queue = Queue(lambda change: (worked.append(change), ("labeled", ""))[1], 0.0, 10)
+    queue = Queue(lambda change: (worked.append((change, time.monotonic())), ("labeled", ""))[1], 0.3, 10)
     queue.offer(change("alice/m", B))
-    queue.offer(change("alice/n", B))
-    queue.offer(change("alice/m", C))
-    worked_off(queue)
-    assert worked == [change("alice/n", B), change("alice/m", C)]
-
-
-def test_a_model_waits_until_its_uploads_are_over():
-    worked = []
-    queue = Queue(lambda change: (worked.append(time.monotonic()), ("labeled", ""))[1], 0.3, 10)
-    queue.start()
-    queue.offer(change("alice/m", B))
-    time.sleep(0.1)
     last = time.monotonic()
     queue.offer(change("alice/m", C))
-    wait_until(lambda: worked)
-    queue.stop(30)
-    assert worked[0] - last >= 0.3
-    assert len(worked) == 1
+    worked_off(queue)
+    ((done, started),) = worked
+    assert done == change("alice/m", C)
+    assert started - last >= 0.3
 
 
 def test_an_unexpected_error_does_not_stop_the_queue():
@@ -383,11 +340,8 @@ def test_settings_come_from_the_environment():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"WEBHOOK_SECRET": ""}, "WEBHOOK_SECRET is not set"),
         ({"WEBHOOK_SECRET": "  "}, "WEBHOOK_SECRET is not set"),
-        ({"MLL_AUTOLABEL_GRAPH": ""}, "MLL_AUTOLABEL_GRAPH is not set"),
         ({"MLL_AUTOLABEL_QUEUE": "0"}, "use a number"),
-        ({"MLL_AUTOLABEL_QUEUE": "many"}, "use a number"),
         ({"MLL_AUTOLABEL_TO": "alice/labels"}, "is not of the form"),
     ],
 )
@@ -409,13 +363,3 @@ def test_the_space_does_not_start_without_a_secret(monkeypatch, capsys):
         runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
     assert ended.value.code == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: WEBHOOK_SECRET is not set")
-
-
-def test_the_readme_configures_the_space():
-    import yaml
-
-    head = yaml.safe_load((SPACE / "README.md").read_text().split("---\n")[1])
-    assert (head["sdk"], head["app_file"]) == ("gradio", "app.py")
-    assert head["python_version"] == "3.12"
-    assert len(head["short_description"]) <= 60
-    assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space] @ ${MLL_HF_PACKAGE}\n"
