@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 # raised by Pillow on damaged images, in addition to DecompressionBombError
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError,
     struct.error, MemoryError,
 )  # fmt: skip
@@ -84,7 +84,7 @@ def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
         if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
             return None
         return to_rgb(ImageOps.exif_transpose(image))
-    except (*_DECODING_ERRORS, Image.DecompressionBombError):
+    except (*DECODING_ERRORS, Image.DecompressionBombError):
         return None
 
 

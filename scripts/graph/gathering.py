@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import struct
 import tarfile
 import time
 import zlib
@@ -36,7 +35,7 @@ from graph.sources import PinnedSource, wnids_of_labels
 from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
-from mll_hf.utils.images import decode_image, usable_cores
+from mll_hf.utils.images import DECODING_ERRORS, decode_image, usable_cores
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -430,7 +429,7 @@ def _stored_size(content: bytes) -> tuple[int, int] | None:
     try:
         with Picture.open(io.BytesIO(content)) as image:
             return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else None
-    except (OSError, ValueError, SyntaxError, struct.error, Picture.DecompressionBombError):
+    except (*DECODING_ERRORS, Picture.DecompressionBombError):
         return None
 
 
