@@ -7,7 +7,7 @@ import io
 import json
 import os
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.utils.files import storage_errors, write_atomically
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
 _COLUMNS = ("image", "label", "probability", "probabilities")
-_START_OF_JSON = f'{{"{_COLUMNS[0]}": "'.encode()
 _ROWS_PER_GROUP = 4096  # of Parquet
 
 
 def image_name(path: Path) -> str:
-    """The name of an image file in the output; bytes that are not valid UTF-8 are escaped."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """The name of an image file in the output; bytes that are not valid UTF-8 and line breaks are escaped."""
+    name = str(path).encode("utf-8", "backslashreplace").decode()
+    return name.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def rows_of(images: Sequence[str], prediction: Prediction) -> Iterator[Row]:
@@ -57,8 +57,8 @@ def csv_line(row: Row, n_classes: int) -> str:
 
 def _csv_line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(cells)  # carriage returns are only quoted if they are part of the line terminator
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 class PredictionFile:
@@ -99,9 +99,12 @@ class PredictionFile:
         with storage_errors(self._lines), self._lines.open("a+b") as file:
             file.seek(0)
             end = 0
-            for name, position in (_csv_names if self._is_csv else _json_names)(file, path, self._classes):
-                end = position
-                self.done |= {name} if name is not None else set()
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    break  # partial
+                end += len(line)
+                if number or not self._is_csv:
+                    self.done.add(self._name_in(line))
             file.truncate(end)
             if self._is_csv and not end:
                 file.write(csv_header(self._classes).encode())
@@ -151,6 +154,18 @@ class PredictionFile:
         else:
             write_atomically(record, json.dumps(fingerprint, indent=1).encode())
 
+    def _name_in(self, line: bytes) -> str:
+        """The image of a prediction."""
+        try:
+            if not self._is_csv:
+                return str(json.loads(line)[_COLUMNS[0]])
+            ((name, *cells),) = csv.reader([line.decode()])
+            if len(cells) == len(_COLUMNS) - 2 + len(self._classes):
+                return name
+        except (ValueError, TypeError, LookupError):
+            pass
+        raise InputError(_mismatch(self._path))
+
     def _names_in_table(self) -> Iterator[str]:
         try:
             import pyarrow
@@ -163,53 +178,12 @@ class PredictionFile:
             table = pyarrow.parquet.ParquetFile(self._path)
         except (pyarrow.ArrowException, OSError):
             raise InputError(_mismatch(self._path)) from None
-        if not table.schema_arrow.equals(_schema(len(self._classes))):
-            raise InputError(_mismatch(self._path))
         for batch in table.iter_batches(columns=[_COLUMNS[0]]):
             yield from batch.column(0).to_pylist()
 
 
 def _mismatch(path: Path, found: str = "other content") -> str:
     return f"{path} has {found}; choose another file, or delete it"
-
-
-def _json_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """The image of each prediction, and the position of its end."""
-    for line in file:
-        if not line.endswith(b"\n") and line.startswith(_START_OF_JSON[: len(line)]):
-            return  # partial line
-        try:
-            name, predicted, _, probabilities = (json.loads(line)[column] for column in _COLUMNS)
-        except (ValueError, TypeError, LookupError):
-            raise InputError(_mismatch(path)) from None
-        if predicted is not None and len(probabilities) != len(classes):
-            raise InputError(_mismatch(path))
-        yield name, file.tell()
-
-
-def _csv_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str | None, int]]:
-    """The image of each prediction, and the position of its end; None for the header."""
-    header, first = csv_header(classes).encode(), file.readline()
-    if first != header:
-        if header.startswith(first):
-            return  # empty, or partial line
-        raise InputError(_mismatch(path))
-    end, is_partial = len(header), False
-    yield None, end
-
-    def lines() -> Iterator[str]:
-        nonlocal end
-        for line in file:
-            if line.endswith(b"\n"):
-                end += len(line)
-                yield line.decode("utf-8", "replace")
-
-    for row in csv.reader(lines()):
-        if is_partial:
-            raise InputError(_mismatch(path))
-        is_partial = len(row) != len(_COLUMNS) - 1 + len(classes)  # ends within a quoted name with line breaks
-        if not is_partial:
-            yield row[0], end
 
 
 def _schema(n_classes: int) -> pyarrow.Schema:

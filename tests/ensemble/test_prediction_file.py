@@ -16,7 +16,8 @@ from mll_hf.errors import InputError, StorageError
 
 CLASSES = ("cat", "dog, large", 'the "tree"')
 RUN = {"models": ["org/m"], "classes": list(CLASSES), "rule": "linear_pool", "templates": ["a {}"]}
-IMAGES = ["a.png", "with, comma.png", 'with "quotes".png', "two\nlines.png", "böse.png", "unreadable.png", "z\r.png"]
+NAMES = ["a.png", "with, comma.png", 'with "quotes".png', "two\nlines.png", "böse.png", "unreadable.png", "z\r.png"]
+IMAGES = [image_name(Path(name)) for name in NAMES]
 _rng = np.random.default_rng(0)
 PROBABILITIES = _rng.dirichlet(np.ones(3), size=len(IMAGES))
 PROBABILITIES[IMAGES.index("unreadable.png")] = np.nan
