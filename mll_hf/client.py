@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
-from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
+from mll_hf.graph.union import GraphUnion
+from mll_hf.labels.join import JoinedLabels, NoLabelsError
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
@@ -20,19 +21,15 @@ from mll_hf.models.known import ids_of, usable_models
 from mll_hf.models.published import (
     DEFAULT_LABELS,
     PUBLISHED,
-    PublishedFigures,
     open_labels,
     published_graph,
-    published_labels,
     split_location,
 )
 from mll_hf.selection import (
     STRATEGIES,
     Candidates,
-    Figures,
     SelectionConfig,
     Shares,
-    Strategy,
     Task,
     select,
     shortlist_config,
@@ -65,31 +62,6 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class ComparableLabels:
-    """Labels that are directly comparable, and their source."""
-
-    source: LabelSource
-    labels: JoinedLabels
-    figures: Figures  # where they come from
-    encoder: TextEncoder  # for matching
-
-    @cached_property
-    def index(self) -> ConceptIndex:
-        """The concepts of all graphs, embedded for matching."""
-        return ConceptIndex.build(self.labels.union.graph, self.encoder)
-
-    def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
-        """The models, with the classes matched to the concepts."""
-        labels, record = self.labels, STRATEGIES[strategy]
-        embeddings: tuple[ProbeEmbeddings, ...] = ()
-        match = self.index.match_captions(descriptions) if record.by_caption else self.index.match(descriptions)
-        if record.needs_rivals:
-            embeddings = labels.embeddings(self.source.embeddings_of)
-            labels = labels if embeddings else labels.with_rivals(self.source.rivals_of)
-        return Candidates(labels, match, domain, embeddings, figures=self.figures)
 
 
 class Client:
@@ -136,8 +108,8 @@ class Client:
         return open_labels(self._location, self._graph, self._token)
 
     @cached_property
-    def groups(self) -> tuple[ComparableLabels, ...]:
-        """Groups of comparable labels: that of the source, then the published figures of other models.
+    def labels(self) -> JoinedLabels:
+        """The labels of the source, joined; of no model if there are none and published figures are used.
 
         Labels that are left out are logged as warnings.
 
@@ -145,27 +117,15 @@ class Client:
             InputError: There are no labels on the requested graph or probe images.
             HubError: The labels cannot be read, and published figures were not requested.
         """
-        own = self._own_group()
-        if own is not None and not self._with_published:
-            return (own,)
-        labeled = set() if own is None else {model.repo_id for model in own.labels.models}
-        others = [label for label in published_labels() if not labeled & ids_of(label.model.repo_id)]
-        if own is not None and not others:
-            return (own,)
-        labels = join_labels(others, [published_graph()])
-        published = ComparableLabels(PublishedFigures(), labels, Figures.PER_CLASS, self._text_encoder)
-        return (published,) if own is None else (own, published)
-
-    def _own_group(self) -> ComparableLabels | None:
-        """The labels of the source; None if there are none, or none are comparable with published figures."""
+        none = JoinedLabels(GraphUnion.of([published_graph()]), ())
         if self._location == PUBLISHED:
-            return None
+            return none
         try:
             if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not self.source.labels():
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
-                return None
+                return none
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s
 
             joined = join_source(self.source, self._graph, self._probes, self._token)
@@ -174,7 +134,7 @@ class Client:
                 raise
             _log.warning("only published figures are used: %s", error)
             self._unreachable = isinstance(error, HubError)
-            return None
+            return none
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         reference = joined.union.graphs[0]
@@ -185,8 +145,21 @@ class Client:
                 "labels: --labels %s",
                 abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
-            return None
-        return ComparableLabels(self.source, joined, Figures.LABEL, self._text_encoder)
+            return none
+        return joined
+
+    @cached_property
+    def known_models(self) -> tuple[KnownModel, ...]:
+        """Known models without a label, if published figures are used."""
+        if len(self.labels) and not self._with_published:
+            return ()
+        labeled = {model.repo_id for model in self.labels.models}
+        return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
+
+    @cached_property
+    def index(self) -> ConceptIndex:
+        """The concepts of all graphs, embedded for matching."""
+        return ConceptIndex.build(self.labels.union.graph, self._text_encoder)
 
     def _can_replace_imagenet(self, graph: SemanticGraph) -> bool:
         """Whether recall on a graph may replace ImageNet accuracy: it is large, and given by the user or default."""
@@ -281,32 +254,22 @@ class Client:
 
     def _from_names(self, task: Task, config: SelectionConfig) -> Selection:
         """Choose without images."""
-        strategy = STRATEGIES[config.strategy]
-        groups = self.groups if strategy.is_accuracy else self.groups[:1]
-        parts = []
+        labels, strategy, match = self.labels, STRATEGIES[config.strategy], unmatched(task.classes)
+        embeddings: tuple[ProbeEmbeddings, ...] = ()
         try:
-            for group in groups:
-                texts = task.descriptions or describe.from_templates(
-                    task.classes, group.labels.union.graph, task.domain, task.task
-                )
-                parts.append(group.candidates(texts, config.strategy, task.domain))
+            texts = task.descriptions or describe.from_templates(
+                task.classes, labels.union.graph, task.domain, task.task
+            )
+            match = self.index.match_captions(texts) if strategy.by_caption else self.index.match(texts)
         except MissingExtraError as error:
-            if not strategy.is_accuracy or any(group.figures is Figures.LABEL for group in groups):
+            if not strategy.is_accuracy or len(labels):
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
-            config = replace(config, strategy=Strategy.IMAGENET)
-            parts = [Candidates(self.groups[0].labels.subset([]), unmatched(task.classes), task.domain)]
-        published = self._models_without_labels if strategy.is_accuracy else ()
-        candidates = replace(parts[0], other_groups=tuple(parts[1:]), published=published)
+        if strategy.needs_rivals and len(labels):
+            embeddings = labels.embeddings(self.source.embeddings_of)
+            labels = labels if embeddings else labels.with_rivals(self.source.rivals_of)
+        candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)
         return self._pinned(select(candidates, config, task.task))
-
-    @cached_property
-    def _models_without_labels(self) -> tuple[KnownModel, ...]:
-        """Known models without a label, if published figures are used."""
-        if self.groups[-1].figures is Figures.LABEL and not self._with_published:
-            return ()
-        labeled = {model.repo_id for group in self.groups for model in group.labels.models}
-        return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
 
     def _after_trial(
         self,
@@ -377,8 +340,7 @@ class Client:
         chosen = [selection.models[m] for m in selection.chosen_models if not selection.models[m].ref.is_local]
         if self._unreachable or not chosen:
             return selection, {}
-        is_local = isinstance(self.source, LabelStore) and self.source.is_local
-        if is_local and not config.licenses and not self._with_published:
+        if not (self.known_models or config.licenses) and isinstance(self.source, LabelStore) and self.source.is_local:
             return selection, {}
         from mll_hf.hub.licenses import licenses_of  # slow import
 

@@ -19,10 +19,10 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from command_line import script_parser
+from known_models.figures import class_recalls
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, concept_texts
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.text_encoder import SHIPPED, CachedEncoder, default_encoder, pack
-from mll_hf.models.known import class_recalls
 from mll_hf.models.published import published_graph
 from mll_hf.utils.files import write_atomically
 

@@ -28,7 +28,7 @@ from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
 from mll_hf.models import Link
-from mll_hf.models.known import class_recalls, paper_models
+from mll_hf.models.known import paper_models
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -262,5 +262,4 @@ def make_rivals(label, rivals=None):
 
 def know_only(monkeypatch, models):
     """Replace all known models by these."""
-    class_recalls()  # cached, since it looks up the models of its table
     monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(models))

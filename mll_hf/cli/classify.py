@@ -76,7 +76,6 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )
     command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
     command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
-    command.add_argument("--max-models", type=positive, metavar="N", help="maximum number of models over all classes")
     trial = command.add_argument_group("trial on images of the task")
     trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
     trial.add_argument(

@@ -26,8 +26,7 @@ _ENDS_SHOWN = 6
 _MIN_COVERAGE = 0.005  # shown as 0.01
 _FIGURES = {
     Figures.LABEL: "label",
-    Figures.PER_CLASS: "published recall on each class of ImageNet",
-    Figures.OVERALL: "published ImageNet accuracy",
+    Figures.PUBLISHED: "published ImageNet accuracy",
 }
 
 
@@ -103,7 +102,7 @@ def _is_measured(selection: Selection, m: int, y: int | None = None) -> bool:
     if selection.strategy is not Strategy.MLL:
         return True
     is_covered = y is None or (selection.coverage[y] >= _MIN_COVERAGE and selection.images[y] > 0)
-    return is_covered and selection.models[m].figures is not Figures.OVERALL
+    return is_covered and selection.models[m].figures is not Figures.PUBLISHED
 
 
 def _size(cost: Cost) -> str:

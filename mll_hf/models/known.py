@@ -1,7 +1,7 @@
-"""Known models and what others have published about them: sizes, costs, licenses, accuracies, recall per class.
+"""Known models and what others have published about them: sizes, costs, licenses, ImageNet accuracies.
 
-All figures are data files in ``mll_hf/models/data``, written by ``scripts/known_models/build.py`` from the tables that
-``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
+The table is ``data/known_models.csv``, written by ``scripts/known_models/build.py`` from the tables that
+``sources.csv`` names.
 
 Where sources disagree about a model, `KnownModel` shows one figure (``scripts/known_models/figures`` has all of them):
 
@@ -15,13 +15,10 @@ Where sources disagree about a model, `KnownModel` shows one figure (``scripts/k
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
 
 from mll_hf.labels.label import Cost
 
@@ -30,10 +27,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
     from _typeshed import DataclassInstance
-    from numpy.typing import NDArray
 
 Record = TypeVar("Record", bound="DataclassInstance")
-_RECALL_SCALE = 65535  # recall is stored as uint16
 _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
     "str": str,
     "float": float,
@@ -99,34 +94,6 @@ class KnownModel:
     def accuracy(self) -> float:
         """ImageNet accuracy; NaN if it is not published."""
         return float("nan") if self.imagenet is None else self.imagenet
-
-
-@dataclass(frozen=True, slots=True)
-class ClassRecalls:
-    """Published recall per class of M models under P prompt sets, for all C classes of all datasets.
-
-    Attributes:
-        models: The M models.
-        prompts: ``simple`` (one template), ``class`` (the dataset's own) and ``ensemble`` (80 templates).
-        datasets: [C] id of each class's dataset.
-        classes: [C] names as published.
-        values: [M, P, C] float64 recall between 0 and 1, exact to 1e-5.
-        source: Id of the source.
-    """
-
-    models: tuple[KnownModel, ...]
-    prompts: tuple[str, ...]
-    datasets: tuple[str, ...]
-    classes: tuple[str, ...]
-    values: NDArray[np.float64]
-    source: str
-
-    def of(self, dataset: str, prompts: str = "ensemble") -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Class names and [M, C'] recall on one dataset; a KeyError if there is none."""
-        columns = [column for column, name in enumerate(self.datasets) if name == dataset]
-        if not columns or prompts not in self.prompts:
-            raise KeyError(f"no recall per class for dataset '{dataset}' with prompts '{prompts}'")
-        return tuple(self.classes[c] for c in columns), self.values[:, self.prompts.index(prompts), columns]
 
 
 @cache
@@ -195,24 +162,6 @@ def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
         if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
             best[model.hub_id] = model
     return tuple(best.values())
-
-
-@cache
-def class_recalls() -> ClassRecalls:
-    """Recall per class where it was published: 21 models on 16 datasets under three prompt sets."""
-    about = json.loads(_file("class_recalls.json").read_text(encoding="utf-8"))
-    with _file("class_recalls.npy").open("rb") as file:
-        values = np.load(file, allow_pickle=False) / _RECALL_SCALE
-    values.flags.writeable = False
-    names = [(dataset, name) for dataset, classes in about["classes"].items() for name in classes]
-    return ClassRecalls(
-        models=tuple(known_model(name) for name in about["models"]),
-        prompts=tuple(about["prompts"]),
-        datasets=tuple(dataset for dataset, _ in names),
-        classes=tuple(name for _, name in names),
-        values=values,
-        source=about["source"],
-    )
 
 
 def _file(name: str) -> Traversable:

@@ -5,7 +5,7 @@ from mll_hf.selection.config import SelectionConfig
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.head import Head
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
-from mll_hf.selection.select import NoModelFitsError, choose, choose_at_most, select
+from mll_hf.selection.select import NoModelFitsError, choose, select
 from mll_hf.selection.strategies import STRATEGIES, Strategy
 from mll_hf.selection.task import Shares, Task
 from mll_hf.selection.with_images import choose_with_images, shortlist_config
@@ -26,7 +26,6 @@ __all__ = [
     "Strategy",
     "Task",
     "choose",
-    "choose_at_most",
     "choose_with_images",
     "select",
     "shortlist_config",

@@ -26,8 +26,7 @@ class Figures(StrEnum):
     """Where the figures about a model come from."""
 
     LABEL = "label"
-    PER_CLASS = "published, per class"
-    OVERALL = "published, overall only"
+    PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,8 @@ class Candidates:
         match: The classes, matched to concepts of the union of the graphs.
         domain: Domain of the task as given by the user.
         embeddings: Probe embeddings of each model on the single graph; empty unless available for all models.
-        published: Models of which only overall figures are published.
-        figures: Where the labels come from.
-        other_groups: Labels of other models, measured on other probe images. Strategies whose scores are accuracies
-            compare these, and ``published``, with the labels through ImageNet accuracy; others leave them out.
+        published: Known models without a label. Strategies whose scores are accuracies compare them with the labeled
+            ones through ImageNet accuracy; others leave them out.
     """
 
     labels: JoinedLabels
@@ -50,18 +47,6 @@ class Candidates:
     domain: str | None = None
     embeddings: tuple[ProbeEmbeddings, ...] = ()
     published: tuple[KnownModel, ...] = ()
-    figures: Figures = Figures.LABEL
-    other_groups: tuple[Candidates, ...] = ()
-
-    @property
-    def graph(self) -> SemanticGraph:
-        """The union of the graphs."""
-        return self.labels.union.graph
-
-    @property
-    def groups(self) -> tuple[Candidates, ...]:
-        """This and the other groups."""
-        return (self, *self.other_groups)
 
     @property
     def n_candidates(self) -> int:

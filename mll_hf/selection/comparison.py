@@ -1,11 +1,11 @@
-"""Compare models that were measured on different probe images, or on none, and estimate their accuracy.
+"""Compare models with and without a label, and estimate their accuracy.
 
 The accuracy of the model with the highest mean recall is estimated from its ImageNet accuracy and the class names, see
 :mod:`~mll_hf.selection.accuracy`. The other models differ from it by the difference of their scores, in logits. Recall
 on probe images itself is a biased estimate: on published datasets it is 17 points too high.
 
-ImageNet accuracy also links models that were not measured on the same probe images: a shift of the logits converts the
-scores of each group of labels to ImageNet accuracy, and from there to the scale of another group.
+ImageNet accuracy also links them: a shift of the logits converts the scores of labeled models to ImageNet accuracy, and
+published accuracies to the scale of the scores.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -
         shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
     """
     traits = task_traits(len(candidates.match.classes), comparable_names(candidates.match), candidates.domain)
-    coverage = np.max([part.match.coverage for part in candidates.groups], axis=0)
-    covered = float((coverage >= COVERED).mean())
+    covered = float((candidates.match.coverage >= COVERED).mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
 
 
@@ -69,32 +68,19 @@ def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
     return float(logit(np.array(imagenet_accuracy(labels, best)), MIN_ACCURACY) - logit(scores[best].mean(), _MIN))
 
 
-def on_common_scale(
-    scores: Sequence[Floats], shifts: Sequence[float], published: Sequence[KnownModel], n_classes: int
-) -> Floats:
-    """Scores of all models on the scale of the first group of labels, or as ImageNet accuracy if there is no group.
+def published_scores(published: Sequence[KnownModel], shift: float | None) -> Floats:
+    """[P] ImageNet accuracies of models without a label, on the scale of the labeled models' scores.
 
-    Args:
-        scores: [M_g, C] scores of each group of labels.
-        shifts: Shift of each group, see :func:`imagenet_shift`.
-        published: P models of which only overall figures are published.
-        n_classes: Number C of classes.
-
-    Returns:
-        [sum of M_g + P, C] scores of the groups, then of the published models.
+    ``shift`` is that from this scale to ImageNet accuracy, see :func:`imagenet_shift`; None if there are no labels.
     """
-    first = shifts[0] if shifts else 0.0
-    shifted = [sigmoid(logit(group, _MIN) + shift - first) for group, shift in zip(scores[1:], shifts[1:], strict=True)]
-    imagenet = np.array([model.accuracy for model in published])
-    if shifts:
-        imagenet = sigmoid(logit(imagenet, MIN_ACCURACY) - first)
-    return np.concatenate([*scores[:1], *shifted, np.repeat(imagenet[:, None], n_classes, axis=1)])
+    accuracies = np.array([model.accuracy for model in published])
+    return accuracies if shift is None else sigmoid(logit(accuracies, MIN_ACCURACY) - shift)
 
 
 def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
     """ImageNet accuracy of a model, 0 to 1: as published, or else estimated from its recall among 1,000 candidates.
 
-    This recall is corrected by its mean difference, in logits, to the published accuracies of models of the group.
+    This recall is corrected by its mean difference, in logits, to the published accuracies of other models.
     """
     all_published = imagenet_accuracies()
     found = [all_published.get(model.repo_id) for model in labels.models]
@@ -112,6 +98,6 @@ def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
 
 
 def comparable_to_published(labels: JoinedLabels) -> bool:
-    """Whether the models can be compared with those of other groups: any of them has a published ImageNet accuracy."""
+    """Whether the models can be compared with those without a label: one of them has a published ImageNet accuracy."""
     published = imagenet_accuracies()
     return any(model.repo_id in published for model in labels.models)

@@ -24,7 +24,6 @@ class SelectionConfig:
         class_weight: Weight of a class's own score relative to the mean over classes; the paper's alpha (Eq. 7).
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
-        max_models: Maximum number of distinct models over all classes.
         licenses: Allowed licenses, as ids of the Hub (``apache-2.0``), as labels and published figures claim them;
             empty for any. :meth:`mll_hf.Client.select` confirms those of the chosen models.
         without: Ids of models to leave out.
@@ -41,7 +40,6 @@ class SelectionConfig:
     class_weight: float = 0.7
     max_parameters: int | None = None
     max_gflops: float | None = None
-    max_models: int | None = None
     licenses: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
     shortlist: int = 32
@@ -73,7 +71,6 @@ class SelectionOptions(TypedDict, total=False):
     class_weight: float | str
     max_parameters: int | str | None
     max_gflops: float | str | None
-    max_models: int | str | None
     licenses: Collection[str] | str
     without: Collection[str] | str
     shortlist: int | str
@@ -136,7 +133,6 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "class_weight": _real(0, 1),
     "max_parameters": _whole(1),
     "max_gflops": _real(0, float("inf")),
-    "max_models": _whole(1),
     "licenses": lambda value: tuple(license.lower() for license in _words(value)),
     "without": lambda value: frozenset(_words(value)),
     "shortlist": _whole(1),

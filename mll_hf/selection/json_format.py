@@ -85,7 +85,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
     chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
     n_chosen = int(chosen.any(axis=1).sum())
     matches = tuple(tuple(_concept_from_json(c, n_chosen) for c in document["matches"][name]) for name in classes)
-    if not all(matches) and any(model.figures is not Figures.OVERALL for model in models):
+    if not all(matches) and any(model.figures is not Figures.PUBLISHED for model in models):
         raise ValueError("a class has no concepts")
     return Selection(
         classes=classes,

@@ -13,7 +13,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.known import usable_models
 from mll_hf.selection.candidates import Candidates, Figures, effective_images
-from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_common_scale
+from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, published_scores
 from mll_hf.selection.mll import concept_weights
 from mll_hf.selection.probabilities import DIGITS, quantize
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
@@ -43,31 +43,21 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     Raises:
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
-    strategy = STRATEGIES[config.strategy]
+    strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
     within = within_limits(candidates, config)
-    groups, classes = [group for group in within.groups if len(group.labels)], candidates.match.classes
-    scored = [strategy.score(group, config.class_weight) for group in groups]
-    shifts = [
-        imagenet_shift(group.labels, scores) if strategy.is_accuracy else 0.0
-        for group, scores in zip(groups, scored, strict=True)
-    ]
-    scores = np.round(on_common_scale(scored, shifts, within.published, len(classes)), DIGITS)
-    labeled = [(g, m) for g, group in enumerate(groups) for m in range(len(group.labels))]
-    models = [_model_from_label(groups[g].labels.reference[m], groups[g].figures) for g, m in labeled]
-    models += map(_model_from_published, within.published)
+    labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
+    if labels:
+        scores = strategy.score(within, config.class_weight)
+        shift = imagenet_shift(within.labels, scores) if strategy.is_accuracy else None
+    published = np.repeat(published_scores(within.published, shift)[:, None], len(classes), axis=1)
+    scores = np.round(np.concatenate([scores, published]), DIGITS)
+    models = [*map(_model_from_label, labels), *map(_model_from_published, within.published)]
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     chosen = choose(scores[order], config)
-    explained, row_of = within, dict[int, int]()  # of the best labeled model's group, with its rows by model
-    images = np.zeros(len(classes))
-    if best := next((labeled[m] for m in order if m < len(labeled)), None):
-        explained = groups[best[0]]
-        row_of = {m: row for m, (g, row) in enumerate(labeled) if g == best[0]}
-        images = effective_images(explained, best[1])
     chosen_models = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
-    estimate = None
-    if strategy.is_accuracy:
-        estimate = estimate_from_names(candidates, scores.mean(axis=1), shifts[0] if shifts else 0.0).subset(order)
+    best = next((m for m in order if m < len(labels)), None)
+    estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
     return Selection(
         classes=classes,
         strategy=config.strategy,
@@ -75,51 +65,24 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         models=tuple(models[m] for m in order),
         scores=scores[order],
         chosen=chosen,
-        matches=_explain(explained, [row_of.get(m) for m in chosen_models], config.strategy),
-        coverage=_coverage(explained, config),
-        images=images,
+        matches=_explain(within, chosen_models, config.strategy),
+        coverage=_coverage(within, config),
+        images=np.zeros(len(classes)) if best is None else effective_images(within, best),
         domain=candidates.domain,
         task=task,
-        estimate=estimate,
+        estimate=estimate and estimate.subset(order),
     )
 
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
     """[M, C] which models are chosen for which class: the k best of each class, or the k best overall for all."""
     chosen = np.zeros(scores.shape, np.bool_)
-    max_models = min(config.max_models or len(scores), len(scores))
-    k = min(config.per_class, max_models)
     if STRATEGIES[config.strategy].per_class:
-        allowed = choose_at_most(scores, config.per_class, max_models)
-        ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
-        np.put_along_axis(chosen, ranked[:k], True, axis=0)
+        best = np.argsort(-scores, axis=0, kind="stable")[: config.per_class]
+        np.put_along_axis(chosen, best, True, axis=0)
     else:
-        chosen[np.argsort(-quantize(scores).sum(axis=1), kind="stable")[:k]] = True
+        chosen[np.argsort(-quantize(scores).sum(axis=1), kind="stable")[: config.per_class]] = True
     return chosen
-
-
-def choose_at_most(scores: NDArray[np.float64], k: int, max_models: int) -> NDArray[np.bool_]:
-    """[M] a choice of at most ``max_models`` models that together score high on all classes.
-
-    If there are at most ``max_models`` among the k best models of each class, these are chosen. Otherwise models are
-    added greedily to maximize the sum over classes of the k best scores. This sum is submodular, so the greedy choice
-    reaches at least 1 - 1/e of the optimum (Nemhauser et al., 1978).
-    """
-    scores = quantize(scores)
-    best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
-    allowed = np.zeros(len(scores), np.bool_)
-    if len(best) <= max_models:
-        allowed[best] = True
-        return allowed
-    shifted = scores - scores.min()  # so that a class without a model adds 0
-    served = np.zeros((min(k, max_models), scores.shape[1]))  # the k best scores of each class so far, lowest first
-    for _ in range(max_models):
-        gains = np.maximum(shifted - served[0], 0).sum(axis=1)
-        m = int(np.argmax(np.where(allowed, -1, gains)))
-        allowed[m] = True
-        served[0] = np.maximum(served[0], shifted[m])
-        served.sort(axis=0)
-    return allowed
 
 
 def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates:
@@ -129,27 +92,21 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
         NoModelFitsError: No model is left.
     """
     strategy = STRATEGIES[config.strategy]
+    labels, published = candidates.labels, candidates.published
     if not strategy.needs_labels:
-        candidates = replace(candidates.subset([]), other_groups=(), published=usable_models())
+        labels, published = labels.subset([]), usable_models()
     elif not strategy.is_accuracy:
-        candidates = replace(candidates, other_groups=(), published=())
-    claims = [
-        (label.model.repo_id, label.cost, label.license)
-        for group in candidates.groups
-        for label in group.labels.reference
-    ]
-    claims += [(model.hub_id, model.cost, model.license) for model in candidates.published]
+        published = ()
+    claims = [(label.model.repo_id, label.cost, label.license) for label in labels.reference]
+    claims += [(model.hub_id, model.cost, model.license) for model in published]
     kept = {id for id, cost, license in claims if _fits(id, cost, config) and _is_allowed(license, config)}
     if config.licenses and (unlicensed := sorted(id for id, _, license in claims if license is None)):
         _log.warning("left out because no license is known: %s", abridged(unlicensed, 5))
     if not kept:
         raise _none_fits(claims, config)
-    groups = [
-        group.subset([m for m, model in enumerate(group.labels.models) if model.repo_id in kept])
-        for group in candidates.groups
-    ]
-    published = tuple(model for model in candidates.published if model.hub_id in kept)
-    return replace(groups[0], published=published, other_groups=tuple(groups[1:]))
+    rows = [m for m, model in enumerate(labels.models) if model.repo_id in kept]
+    published = tuple(model for model in published if model.hub_id in kept)
+    return replace(candidates.subset(rows), published=published)
 
 
 def _fits(repo_id: str, cost: Cost, config: SelectionConfig) -> bool:
@@ -188,27 +145,29 @@ def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: Selection
     )
 
 
-def _model_from_label(label: Label, figures: Figures) -> SelectedModel:
+def _model_from_label(label: Label) -> SelectedModel:
     temperature = float(label.temperature[0])
-    return SelectedModel(label.model, label.cost, temperature, label.mean_recall, figures, label.license)
+    return SelectedModel(label.model, label.cost, temperature, label.mean_recall, Figures.LABEL, label.license)
 
 
 def _model_from_published(model: KnownModel) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Figures.OVERALL, model.license)
+    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Figures.PUBLISHED, model.license)
 
 
 def _explain(
-    group: Candidates, rows: Sequence[int | None], strategy: Strategy
+    candidates: Candidates, models: Sequence[int], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """The concepts of each class, with the recall of the chosen models as used by the strategy.
 
-    ``rows`` are the positions of these models in ``group``; None for models of other groups.
+    ``models`` are the positions of these models, those with a label first.
     """
-    matched, graph = group.match, group.graph
-    recall = np.full((len(rows), len(matched.selected)), np.nan)
-    if measured := [position for position, m in enumerate(rows) if m is not None]:
-        recall[measured] = STRATEGIES[strategy].concept_recall(group.subset([m for m in rows if m is not None]))
+    matched, graph = candidates.match, candidates.labels.union.graph
+    recall = np.full((len(models), len(matched.selected)), np.nan)
+    labeled = [position for position, m in enumerate(models) if m < len(candidates.labels)]
+    if labeled:
+        measured = candidates.subset([models[position] for position in labeled])
+        recall[labeled] = STRATEGIES[strategy].concept_recall(measured)
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(

@@ -49,7 +49,7 @@ def shortlist_config(config: SelectionConfig) -> SelectionConfig:
         raise InputError(
             f"images are used by strategy 'mll' only, not by '{config.strategy}'; leave out the images or the strategy"
         )
-    return replace(config, k=config.shortlist, max_models=None)
+    return replace(config, k=config.shortlist)
 
 
 def trial_prior(estimate: Estimate) -> Estimate:
@@ -109,7 +109,7 @@ def choose_with_images(
         shortlist: The selection by class names.
         tried: Positions in its chosen models of the M models that were tried.
         logits: [M, N, C] logits of these models on N images; finite.
-        config: Gives ``k`` and ``max_models``.
+        config: Gives ``k``.
         templates: Prompt templates of the logits.
         classes: [E] classes of the first E images.
         shares: The class shares, or how to estimate them.
@@ -131,8 +131,7 @@ def choose_with_images(
         shown = update_with_examples(shown, everyone, right, len(classes))
         scores = np.repeat(overall[:, None], n_classes, axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")
-    n_chosen = config.k or n_to_combine(overall[order], n_classes)
-    n_chosen = min(n_chosen, config.max_models or n_chosen, n_models)
+    n_chosen = min(config.k or n_to_combine(overall[order], n_classes), n_models)
     chosen = np.zeros((n_models, n_classes), np.bool_)
     chosen[:n_chosen] = True
     columns = [tried[m] for m in order[:n_chosen]]

@@ -108,7 +108,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _published(args: argparse.Namespace) -> int:
     from benchmark import real
-    from mll_hf.models.known import class_recalls
+    from known_models.figures import class_recalls
     from mll_hf.models.published import published_graph
 
     index = _index(published_graph())

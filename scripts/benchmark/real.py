@@ -4,7 +4,7 @@ The published table has the recall of 21 models on every class of ImageNet, Imag
 classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their hypernyms,
 in three domains (photo, sketch, rendition). All other datasets of the table are target tasks. No model is run.
 
-What labels lack that are made from this table is said in `mll_hf/models/published.py`. The table has no answers to
+What labels lack that are made from this table is said in `recall_labels.py`. The table has no answers to
 single images either, so models cannot be combined. Where a method chooses models per class, the recall of a class is
 that of its model. This is an upper bound, since no classifier can route an image by its true class.
 """
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmark.metrics import bootstrap_tasks, mean_difference
+from benchmark.recall_labels import SOURCES, labels_from_recalls
 from benchmark.tables import Cell, Report, Table
 from benchmark.world import MatchedClasses, no_rivals
 from known_models.figures import known_datasets
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
-from mll_hf.models.published import SOURCES, labels_from_recalls
 from mll_hf.selection import SelectionConfig, Strategy, select
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from known_models.figures import ClassRecalls
     from mll_hf.matching.concept_index import ConceptIndex
-    from mll_hf.models.known import ClassRecalls
     from mll_hf.selection import Selection
 
     Floats = NDArray[np.float64]

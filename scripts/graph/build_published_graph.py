@@ -2,10 +2,10 @@
 
     python scripts/graph/build_published_graph.py [--check]
 
-Both are files in mll_hf/models/data: imagenet_graph.json, as build_graph.py --text-only --leaves imagenet-1k
-makes it, and imagenet_synsets.json. WordNet is Debian's wordnet-base, or: python -m wn download omw-en:1.4. The order
-of ImageNet's classes comes from timm. With --check nothing is written, and the exit status is 1 if anything would
-change.
+They are mll_hf/models/data/imagenet_graph.json, as build_graph.py --text-only --leaves imagenet-1k makes it, and
+scripts/known_models/figures/imagenet_synsets.json. WordNet is Debian's wordnet-base, or: python -m wn download
+omw-en:1.4. The order of ImageNet's classes comes from timm. With --check nothing is written, and the exit status is 1
+if anything would change.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmark.recall_labels import SOURCES
 from command_line import script_parser
 from graph.wordnet import ClassList, class_wnids, find_wordnet, leaf_names, make_graph
+from known_models.figures import FOLDER as FIGURES
+from known_models.figures import class_recalls
 from mll_hf.graph.concepts import graph_to_bytes, normalize_lemma
-from mll_hf.models.known import class_recalls
-from mll_hf.models.published import SOURCES
 from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
+    from known_models.figures import ClassRecalls
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.models.known import ClassRecalls
 
 DATA = Path(__file__).resolve().parents[2] / "mll_hf" / "models" / "data"
 NAMES_OF_IMAGENET_R = {  # that differ from those of the 1,000 classes
@@ -47,13 +48,13 @@ def main() -> int:
     graph = make_graph("wordnet-imagenet-1k", leaf_names(ClassList.IMAGENET_1K), find_wordnet()).graph
     synsets = synsets_of(class_recalls(), graph, class_wnids(ClassList.IMAGENET_1K))
     files = {
-        "imagenet_graph.json": graph_to_bytes(graph),
-        "imagenet_synsets.json": json.dumps(synsets, separators=(",", ":")).encode(),
+        DATA / "imagenet_graph.json": graph_to_bytes(graph),
+        FIGURES / "imagenet_synsets.json": json.dumps(synsets, separators=(",", ":")).encode(),
     }
-    changed = [name for name, content in files.items() if content != (DATA / name).read_bytes()]
-    for name in () if check else changed:
-        write_atomically(DATA / name, files[name])
-    print(f"changed: {', '.join(changed)}" if changed else "nothing changed")
+    changed = [path for path, content in files.items() if content != path.read_bytes()]
+    for path in () if check else changed:
+        write_atomically(path, files[path])
+    print(f"changed: {', '.join(path.name for path in changed)}" if changed else "nothing changed")
     return int(check and bool(changed))
 
 

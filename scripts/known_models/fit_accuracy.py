@@ -29,11 +29,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graph.wordnet import DEBIAN
-from known_models.figures import accuracies, known_datasets
+from known_models.figures import accuracies, class_recalls, known_datasets
 from mll_hf.labeling.verification import wilson_interval
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.models.known import class_recalls
 from mll_hf.selection.accuracy import MIN_ACCURACY, MIN_ESTIMATE, AccuracyModel, is_specialized, task_traits
 from mll_hf.selection.estimate import CONFIDENCE, MAX_WIDTH, Z_SCORE
 from mll_hf.selection.probabilities import logit, sigmoid

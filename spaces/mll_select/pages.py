@@ -226,14 +226,13 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
 
 BASED_ON = {
     Figures.LABEL: "label",
-    Figures.PER_CLASS: "recall on ImageNet’s classes",
-    Figures.OVERALL: "ImageNet accuracy",
+    Figures.PUBLISHED: "ImageNet accuracy",
 }
 
 
 def has_recall(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
-    return selection.models[m].figures is not Figures.OVERALL
+    return selection.models[m].figures is not Figures.PUBLISHED
 
 
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
