@@ -28,7 +28,7 @@ from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
 from mll_hf.models.known import usable_models
-from mll_hf.models.published import published_labels, split_location
+from mll_hf.models.published import split_location
 from mll_hf.selection import Figures, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder, forest
@@ -111,7 +111,7 @@ def test_no_labels(tmp_path):
         client_of(tmp_path / "nowhere").select(["cat"])
     LabelStore(tmp_path).add_graph(GRAPH)
     evidence = {model.figures for model in client_of(tmp_path).select(["cat"]).models}
-    assert evidence == {Figures.PER_CLASS, Figures.OVERALL}
+    assert evidence == {Figures.PUBLISHED}
 
 
 def test_damaged_labels_are_left_out(store, caplog):
@@ -487,7 +487,7 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
     LabelStore(tmp_path).add_graph(GRAPH)
     selection = client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
     assert (names(selection)[0], names(client_of(tmp_path).select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
-    assert {model.figures for model in selection.models} == {Figures.OVERALL}
+    assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
     assert selection.calibration.n_images == len(PHOTOS)
     assert client_of(tmp_path).load(selection).predict(PHOTOS).classes
 
@@ -506,7 +506,7 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     client = client_of(f"{store.folder},published")
     selection = client.select(SHOWN, k=2, images=PHOTOS)
     first = selection.models[0]
-    assert (first.ref.short_name, first.ref.revision, first.figures) == ("unheard", "e" * 40, Figures.OVERALL)
+    assert (first.ref.short_name, first.ref.revision, first.figures) == ("unheard", "e" * 40, Figures.PUBLISHED)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
     assert "skipped in the trial" not in caplog.text  # nor does it take anything of the budget
@@ -525,7 +525,7 @@ def test_labels_are_joined_with_published_figures(store, caplog):
     selection = client.select(["cat", "car"])
     by_evidence = {kind: [m.name for m in selection.models if m.figures is kind] for kind in Figures}
     assert set(by_evidence[Figures.LABEL]) == {KNOWN, "org/cats", "org/cars", "org/all"}
-    assert len(by_evidence[Figures.PER_CLASS]) == len(published_labels()) - 1  # a label counts more than figures
+    assert len(by_evidence[Figures.PUBLISHED]) == len(usable_models()) - 1  # a label counts more than figures
     assert len(selection.models) == len(usable_models()) + 3
     assert len({model.name for model in selection.models}) == len(selection.models)
     alone = client_of(store.folder).select(["cat", "car"])
@@ -554,7 +554,7 @@ def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)
-    assert {model.figures for model in selection.models} == {Figures.PER_CLASS, Figures.OVERALL}
+    assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
     assert selection.explain("golden retriever")[0].name == "golden retriever"
     assert selection.models[0].license
     assert "only published figures are used: hub:" in caplog.text
@@ -570,7 +570,7 @@ def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog)
             raise MissingExtraError("tokenizers", "offline")
 
     selection = Client("published", encoder=Missing()).select(["cat", "dog"])
-    assert {model.figures for model in selection.models} == {Figures.OVERALL}
+    assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
     assert "compared only by ImageNet accuracy" in caplog.text
     Missing.id = DEFAULT_MODEL  # it is said once
     caplog.clear()
@@ -589,7 +589,7 @@ def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(
         client = Client(f"{store.folder},published", graph=folder / "graph", encoder=WordEncoder())
         evidence = {model.name: model.figures for model in client.select(["cat", "car"]).models}
         assert (evidence.get("org/mine") is Figures.LABEL) == competes
-        assert Figures.OVERALL in evidence.values()
+        assert Figures.PUBLISHED in evidence.values()
         assert "org/mine" not in {
             m.name for m in Client(f"{store.folder},published", encoder=WordEncoder()).select(["cat"]).models
         }

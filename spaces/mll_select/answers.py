@@ -15,8 +15,8 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import UNPINNED, ModelRef
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import check_class_names, split_class_names
-from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
-from mll_hf.models.published import DEFAULT_LABELS, split_location
+from mll_hf.models.known import imagenet_accuracies
+from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Figures
 from mll_hf.selection.config import configured
 from mll_hf.utils.text import shortened
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import Cost, Label
-    from mll_hf.labels.store import LabelSource
     from mll_hf.matching.text_encoder import TextEncoder
 
 MAX_CLASSES = 1000
@@ -156,7 +155,6 @@ class Board:
 
     name: str  # unique name, from the graph
     graph: SemanticGraph
-    source: LabelSource  # where the labels come from
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,17 +197,16 @@ class Labels:
         """
         client = Client(settings.labels, graph=settings.graph, encoder=encoder)
         client.select(("dog", "cat"))
-        graphs = [(graph, group.source) for group in client.groups for graph in group.labels.union.graphs]
-        names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph, _ in graphs)
-        boards = tuple(Board(name, *of) for name, of in zip(names, graphs, strict=True))
-        for graph in (*(group.labels.union.graph for group in client.groups), *(board.graph for board in boards)):
+        union = client.labels.union
+        names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph in union.graphs)
+        for graph in (union.graph, *union.graphs):
             _ = graph.descendants, graph.concepts_named("")
-        return cls(settings, client, _listed(client, settings, len(boards)), boards)
+        return cls(settings, client, _listed(client), tuple(map(Board, names, union.graphs)))
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """Labels that are not in the rankings."""
-        return tuple(one for group in self.client.groups for one in group.labels.left_out)
+        return self.client.labels.left_out
 
     def select(self, question: Question) -> Selection:
         """Select models for a question.
@@ -292,32 +289,24 @@ class Labels:
                 named.setdefault(graph.concepts[v].id, len(graph.descendants[v]))
         if named:
             return sorted(named, key=lambda id: -named[id])[:_MAX_SENSES], True
-        group = self.client.groups[0]
-        graph = group.labels.union.graph
-        match = group.index.match(from_templates((name,), graph, None, None))
+        graph = self.client.labels.union.graph
+        match = self.client.index.match(from_templates((name,), graph, None, None))
         near = match.weights[0] >= _MIN_WEIGHT * match.weights[0, 0]
         return [graph.concepts[v].id for v in match.concepts[0, near][:_MAX_SENSES].tolist()], False
 
 
-def _listed(client: Client, settings: Settings, n_boards: int) -> tuple[ListedModel, ...]:
-    """The models with labels, by group and decreasing mean recall, then those with only a published overall figure."""
-    accuracies, known, found = imagenet_accuracies(), set[str](), []
-    before = 0
-    for group in client.groups:
-        after = n_boards - before - len(group.labels.union.graphs)
-        pairs = zip(group.labels.reference, group.labels.labels, strict=True)
-        for label, on in sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id)):
-            publisher = group.source.origin_of(label).publisher or "local folder"
-            labels = (*[None] * before, *on, *[None] * after)
-            accuracy = accuracies.get(label.model.repo_id)
-            found.append((label.model, label.cost, label.license, group.figures, accuracy, labels, publisher))
-            known |= ids_of(label.model.repo_id)
-        before += len(group.labels.union.graphs)
-    if split_location(settings.labels)[1] or client.groups[-1].figures is not Figures.LABEL:
-        others = [model for model in usable_models() if model.hub_id not in known]
-        for model in sorted(others, key=lambda model: (-(model.imagenet or 0), model.hub_id)):
-            ref, nothing = ModelRef(model.hub_id, UNPINNED, model.backend), (None,) * n_boards
-            found.append((ref, model.cost, model.license, Figures.OVERALL, model.imagenet, nothing, model.source))
+def _listed(client: Client) -> tuple[ListedModel, ...]:
+    """The models with labels, by decreasing mean recall, then those with only a published accuracy."""
+    accuracies, found = imagenet_accuracies(), []
+    pairs = zip(client.labels.reference, client.labels.labels, strict=True)
+    for label, on in sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id)):
+        publisher = client.source.origin_of(label).publisher or "local folder"
+        accuracy = accuracies.get(label.model.repo_id)
+        found.append((label.model, label.cost, label.license, Figures.LABEL, accuracy, on, publisher))
+    nothing = (None,) * len(client.labels.union.graphs)
+    for model in sorted(client.known_models, key=lambda model: (-model.accuracy, model.hub_id)):
+        ref = ModelRef(model.hub_id, UNPINNED, model.backend)
+        found.append((ref, model.cost, model.license, Figures.PUBLISHED, model.imagenet, nothing, model.source))
     refs = [ref for ref, *_ in found]
     names = _distinct(
         (ref.short_name if ref.is_local else ref.repo_id, f"{ref.short_name}@{ref.revision[:7]}") for ref in refs

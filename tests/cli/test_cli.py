@@ -183,6 +183,11 @@ def test_ls_and_show(world, tiny_open_clip, capsys):
     assert "has no labels" in fails(capsys, "labels", "ls", "--labels", world / "images")
 
 
+def test_published_figures_are_no_labels(capsys):
+    for command in (["ls"], ["show", "org/model"]):
+        assert "are ImageNet accuracies, not labels" in fails(capsys, "labels", *command, "--labels", "published")
+
+
 def test_check(world, tmp_path, capsys):
     label = LabelStore(world / "labels").paths()[0]
     assert run(capsys, "labels", "check", label)[0] == 0

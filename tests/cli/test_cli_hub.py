@@ -170,7 +170,7 @@ def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
     assert status == 0
     assert "hub has no labels; published figures are used instead" in err
     selection = json.loads(out)
-    assert {model["figures"] for model in selection["models"]} == {"published, per class", "published, overall only"}
+    assert {model["figures"] for model in selection["models"]} == {"published"}
     assert "not pinned" in err  # nor is the model on this Hub
 
 

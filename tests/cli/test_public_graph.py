@@ -247,7 +247,7 @@ def honest(hub, published):
 
 
 def chosen(source="hub", **settings):
-    labels = Client(source, encoder=WordEncoder(), **settings).groups[0].labels
+    labels = Client(source, encoder=WordEncoder(), **settings).labels
     return [model.repo_id for model in labels.models], labels.left_out
 
 

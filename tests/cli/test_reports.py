@@ -166,7 +166,7 @@ def test_report_of_a_verification():
 
 def test_a_class_that_the_graph_says_nothing_of_has_no_recall():
     selection = simple_selection()
-    models = (replace(selection.models[0], figures=Figures.OVERALL), *selection.models[1:])
+    models = (replace(selection.models[0], figures=Figures.PUBLISHED), *selection.models[1:])
     unseen = replace(selection, coverage=np.array([1.0, 0.0]), models=models)
     report = selection_report(unseen)
     assert cells(next(line for line in report.splitlines() if line.startswith("car")))[1] == "-"

@@ -148,4 +148,4 @@ def test_published_figures_alone_may_have_the_license(monkeypatch, license):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     selection = Client("published").select(["cat", "dog"], licenses=license)
     assert {model.license for model in selection.models} == {license}
-    assert {model.figures for model in selection.models} == {Figures.OVERALL}
+    assert {model.figures for model in selection.models} == {Figures.PUBLISHED}

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -14,7 +13,6 @@ import torch
 from mll_hf.labels.label import Cost
 from mll_hf.models.known import (
     best_paper_models,
-    class_recalls,
     ids_of,
     imagenet_accuracies,
     known_model,
@@ -94,24 +92,10 @@ def test_a_model_and_its_twin_in_another_layout_are_one():
     assert ids_of("org/unknown") == {"org/unknown"}
 
 
-def test_recall_per_class_agrees_with_published_accuracy():
-    recalls = class_recalls()
-    assert recalls.values.shape == (21, 3, len(recalls.classes))
-    assert len(set(recalls.datasets)) == 16
-    classes, values = recalls.of("imagenet-1k")
-    assert (classes[0], len(classes), values.shape) == ("tench", 1000, (21, 1000))
-    for model, accuracy in zip(recalls.models, values.mean(axis=1), strict=True):
-        assert accuracy == pytest.approx(model.imagenet, abs=0.0004), model.name
-    # 50 images a class: hits are whole numbers after rounding to 16 bits
-    assert np.abs(50 * values - np.rint(50 * values)).max() < 1e-3
-    with pytest.raises(KeyError, match="'unheard-of'"):
-        recalls.of("unheard-of")
-
-
 def test_reading_the_tables_imports_nothing_heavy():
     code = (
         "import sys; from mll_hf.models.known import *; from mll_hf.models import known as k;"
-        "k.known_models(), k.class_recalls(), k.paper_models();"
+        "k.known_models(), k.paper_models();"
         "print([m for m in ('torch', 'open_clip', 'PIL', 'pyarrow', 'huggingface_hub') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -43,20 +43,16 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     assert estimate_from_names(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
 
 
-def test_coverage_counts_class_by_class_over_all_graphs():
+def test_coverage_counts_class_by_class():
     candidates = named(random_candidates(n_classes=4))
     overall = np.linspace(0.9, 0.8, len(candidates.labels))
 
-    def errors(*coverages):
-        parts = [
-            replace(candidates, match=replace(candidates.match, coverage=np.array(coverage, np.float32)))
-            for coverage in coverages
-        ]
-        return estimate_from_names(replace(parts[0], other_groups=tuple(parts[1:])), overall, 3.0).errors[0]
+    def errors(coverage):
+        match = replace(candidates.match, coverage=np.array(coverage, np.float32))
+        return estimate_from_names(replace(candidates, match=match), overall, 3.0).errors[0]
 
     sure, half, nothing = errors([1, 1, 0.5, 0.5]), errors([1, 1, 0.4, 0]), errors([0, 0, 0.4, 0])
     assert sure < half < nothing
-    assert errors([1, 1, 0, 0], [0, 0, 0.5, 1]) == sure
     limits = (select(candidates, SelectionConfig(max_gflops=limit)).estimate for limit in (10**4, 50))
     assert len({estimate.errors[0] for estimate in limits}) == 1
 

@@ -302,7 +302,7 @@ from mll_hf.selection import SelectionConfig, select
 
 worlds = [random_joined(n_graphs, 13, 7, n_graphs, "photo") for n_graphs in (1, 2, 3)]
 worlds.append(random_candidates(n_concepts=300, n_models=21, n_classes=37))
-print(json.dumps([select(with_twins(world), SelectionConfig(strategy, k=2, max_models=3)).to_json()
+print(json.dumps([select(with_twins(world), SelectionConfig(strategy, k=2)).to_json()
                   for world in worlds for strategy in LABEL_STRATEGIES]))
 """
 

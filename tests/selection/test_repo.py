@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("clock")
 def make_selection(hub=None, licenses=("mit", "mit"), **fields):
     """A selection of two of four models; with a Hub, they are on it at its pinned commits, under these licenses."""
     candidates = random_candidates(n_models=4, n_classes=3, domain="sketch")
-    selection = select(candidates, SelectionConfig(k=2, max_models=2))
+    selection = select(candidates, SelectionConfig(k=2))
     models = list(selection.models)
     for m, license in zip(selection.chosen_models, licenses, strict=True) if hub else ():
         card = f"---\nlicense: {license}\n---\n" if license else "# no license\n"
