@@ -52,9 +52,6 @@ def contents_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-# --- sources --------------------------------------------------------------------------------------------------------
-
-
 # --- what labels mean -------------------------------------------------------------------------------------------------
 
 

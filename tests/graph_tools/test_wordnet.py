@@ -80,9 +80,6 @@ def test_the_library_gives_the_same_graph(library, folder):
     assert make_graph("mini", NAMES, find) == make_graph("mini", NAMES, find_wordnet(folder))
 
 
-# --- the classes ------------------------------------------------------------------------------------------------------
-
-
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
