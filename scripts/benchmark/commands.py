@@ -25,7 +25,24 @@ _TASKS_HELP = "a folder of tasks, a task, or an image folder"
 
 def add_tasks(command: argparse.ArgumentParser) -> None:
     """Arguments of the part ``tasks``. Embeddings of images and texts are cached, so a later run loads no model."""
-    _add_inputs(command)
+    add_source(command)
+    command.add_argument("--tasks", nargs="+", metavar="LOCATION", help=_TASKS_HELP)
+    command.add_argument(
+        "--most-images",
+        type=positive,
+        default=_MAX_IMAGES,
+        metavar="N",
+        help="maximum images per task, drawn at random (default: %(default)s)",
+    )
+    command.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("bench-cache"),
+        metavar="DIR",
+        help="folder of cached embeddings (default: %(default)s)",
+    )
+    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
+    _add_out(command)
     command.add_argument(
         "--general", metavar="LOCATION", help="task by which the baseline chooses a model, such as ImageNet"
     )
@@ -59,27 +76,6 @@ def _add_draws(command: argparse.ArgumentParser, draws: int) -> None:
     text = "draws of random scenarios (default: %(default)s)"
     command.add_argument("--draws", type=positive, default=draws, metavar="N", help=text)
     command.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of all draws (default: 0)")
-
-
-def _add_inputs(command: argparse.ArgumentParser) -> None:
-    add_source(command)
-    command.add_argument("--tasks", nargs="+", metavar="LOCATION", help=_TASKS_HELP)
-    command.add_argument(
-        "--most-images",
-        type=positive,
-        default=_MAX_IMAGES,
-        metavar="N",
-        help="maximum images per task, drawn at random (default: %(default)s)",
-    )
-    command.add_argument(
-        "--cache",
-        type=Path,
-        default=Path("bench-cache"),
-        metavar="DIR",
-        help="folder of cached embeddings (default: %(default)s)",
-    )
-    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
-    _add_out(command)
 
 
 def _bench(args: argparse.Namespace) -> int:

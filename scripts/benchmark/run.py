@@ -36,10 +36,6 @@ class BenchConfig:
     seed: int = 0
     methods: tuple[Method, ...] = METHODS
 
-    def __post_init__(self) -> None:
-        if self.draws < 1 or self.seed < 0:
-            raise InputError("draws must be at least 1 and the seed at least 0; choose others")
-
 
 @dataclass(frozen=True)
 class Suite:

@@ -32,12 +32,7 @@ def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
     """Ascending positions of at most ``limit`` of ``n_images`` images; None for all.
 
     They are drawn uniformly, so class frequencies are preserved, and a smaller sample is part of a larger one.
-
-    Raises:
-        InputError: No image is allowed.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"most_images is {limit}; allow at least 1 image")
     order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0), kind="stable")
     return np.sort(order[:limit])
 
