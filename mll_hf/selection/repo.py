@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import RevisionNotFoundError
-
 from mll_hf.errors import CardError, HubError, InputError, ModelError
 from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
@@ -181,15 +179,9 @@ def _check_pinned(selection: Selection) -> None:
 
 
 def check_models(selection: Selection, licenses: Sequence[str] = (), token: str | None = None) -> None:
-    """Check, before anything is downloaded, that the chosen models still exist and have an allowed license.
+    """Check that the chosen models still exist and have one of the licenses, if given, before any download.
 
-    Sends one request per model; results for a commit are cached. If the Hub cannot be reached, models are not checked,
-    but licenses cannot be confirmed.
-
-    Args:
-        selection: The selection.
-        licenses: Allowed licenses, such as ``apache-2.0``; empty for any.
-        token: Hub token; None for the token of the logged-in user.
+    Sends one request per model. If the Hub cannot be reached, models are not checked, but licenses cannot be confirmed.
 
     Raises:
         ModelError: A model, or its pinned commit, is no longer on the Hub.
@@ -212,9 +204,6 @@ def _check_exists(api: HfApi, ref: ModelRef) -> None:
     try:
         read_head(api, ref.repo_id, "model", ref.revision)
     except HubError as error:
-        if isinstance(error.__cause__, RevisionNotFoundError):
-            reason = f"commit {ref.revision[:12]} of the selection is no longer on the Hub; select again"
-            raise ModelError(ref.repo_id, reason) from error
         if error.status in _UNAVAILABLE:
-            reason = "model of the selection is no longer on the Hub, or private; log in, or select again"
+            reason = f"commit {ref.revision[:12]} of the selection is no longer on the Hub, or private; select again"
             raise ModelError(ref.repo_id, reason) from error

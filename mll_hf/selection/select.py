@@ -160,7 +160,7 @@ def _explain(
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """The concepts of each class, with the recall of the chosen models as used by the strategy.
 
-    ``models`` are the positions of these models, those with a label first.
+    ``models`` are their positions: of the M labeled models from 0, of the others from M.
     """
     matched, graph = candidates.match, candidates.labels.union.graph
     recall = np.full((len(models), len(matched.selected)), np.nan)
