@@ -336,9 +336,7 @@ def handler_of(folder):
             "https://user:secret@host.example/mll_hf-1.whl?token=secret#sha256=00",
             "mll-hf[models] @ https://host.example/mll_hf-1.whl#sha256=00\n",
         ),
-        ("", None),
         ("dist/mll_hf-0.1.0-py3-none-any.whl", None),
-        ("https://host/mll_hf-0.1.0-py3-none-any.whl", "mll-hf[models] @ https://host/mll_hf-0.1.0-py3-none-any.whl\n"),
     ],
 )
 def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monkeypatch, source, requirements):
