@@ -170,12 +170,6 @@ class Repo:
         files = {**self.files, **{path: theirs.get(path) for path in changed}}
         return {path: file for path, file in files.items() if file is not None}
 
-    def author_of(self, ref: str) -> str | None:
-        """Author of the open pull request of a branch, if there is one."""
-        number = int(ref.removeprefix("refs/pr/")) if re.fullmatch(r"refs/pr/\d+", ref) else 0
-        is_open = 0 < number <= len(self.discussions) and self.discussions[number - 1]["status"] == "open"
-        return self.discussions[number - 1]["author"]["name"] if is_open else None
-
     def resolve(self, revision: str) -> str | None:
         known = self.refs.get(revision) or self.tags.get(revision)
         return known or next((oid for oid in self.commits if len(revision) >= 7 and oid.startswith(revision)), None)
@@ -672,24 +666,6 @@ class Handler(BaseHTTPRequestHandler):
             paths = parse_qs(self.body.decode())["paths"]
             self.send(200, [self.file_entry(path, files[path]) for path in paths if path in files])
 
-    def list_refs(self, kind, repo_id):
-        if repo := self.repo(kind, repo_id):
-            heads = [(name, oid) for name, oid in repo.refs.items() if not name.startswith("refs/")]
-            branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in heads]
-            tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repo.tags.items()]
-            self.send(200, {"branches": branches, "converts": [], "tags": tags, "pullRequests": []})
-
-    def list_commits(self, kind, repo_id, revision):
-        repo, oid = self.repo_at(kind, repo_id, revision)
-        if repo is None:
-            return
-        log = []
-        for commit_id in repo.history(oid):
-            commit = repo.commits[commit_id]
-            entry = {"id": commit_id, "title": commit["title"], "message": "", "date": commit["date"]}
-            log.append({**entry, "authors": [{"user": commit["author"]}]})
-        self.send(200, log)
-
     def branch(self, kind, repo_id, name):
         if repo := self.own_repo(kind, repo_id):
             repo.refs[name] = repo.resolve(self.json.get("startingPoint", "main"))
@@ -702,20 +678,20 @@ class Handler(BaseHTTPRequestHandler):
 
     # ---- writing
 
-    def may_commit(self, repo: Repo, revision: str) -> bool:
+    def may_commit(self, repo: Repo) -> bool:
         """Whether the user may commit or open a pull request; otherwise prepares the error."""
         if not self.user:
             self.error(401, "", "Invalid username or password.")
             return False
         proposes = self.query.get("create_pr") == ["1"]
-        if self.may_write and (proposes or self.user in (repo.owner, repo.author_of(revision))):
+        if self.may_write and (proposes or self.user == repo.owner):
             return True
         self.error(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return False
 
     def preupload(self, kind, repo_id, revision):
         repo, oid = self.repo_at(kind, repo_id, revision)
-        if repo is None or not self.may_commit(repo, revision):
+        if repo is None or not self.may_commit(repo):
             return
         current, answer = repo.commits[oid]["files"], []
         for file in self.json["files"]:
@@ -745,7 +721,7 @@ class Handler(BaseHTTPRequestHandler):
         repo, parent = self.repo_at(kind, repo_id, revision)
         if repo is None:
             return None
-        if not self.may_commit(repo, revision):
+        if not self.may_commit(repo):
             return None
         as_pull_request = self.query.get("create_pr") == ["1"]
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
@@ -762,45 +738,11 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.base}/{repo.prefix}{repo_id}"
         answer = {"success": True, "commitUrl": f"{url}/commit/{oid}", "commitOid": oid, "hookOutput": ""}
         if as_pull_request:
-            repo.discussions.append(self.new_discussion(repo, number, header["summary"], header["description"], True))
+            repo.discussions.append({"title": header["summary"], "status": "open"})
             answer["pullRequestUrl"] = f"{url}/discussions/{number}"
         return self.send(200, answer)
 
-    # ---- discussions and pull requests
-
-    def new_discussion(self, repo, number, title, text, is_pull_request) -> dict:
-        author = {"name": self.user, "type": "user"}
-        comment = {"edited": False, "hidden": False, "latest": {"raw": text, "html": "", "updatedAt": now()}}
-        return {
-            "num": number,
-            "title": title,
-            "status": "open",
-            "isPullRequest": is_pull_request,
-            "author": author,
-            "createdAt": now(),
-            "repo": {"name": repo.id, "type": repo.kind},
-            "changes": {"base": "refs/heads/main"} if is_pull_request else None,
-            "filesWithConflicts": [],
-            "events": [{"id": "0", "type": "comment", "createdAt": now(), "author": author, "data": comment}],
-        }
-
-    def discussions(self, kind, repo_id):
-        if (repo := self.repo(kind, repo_id)) is None:
-            return
-        author, status = (self.query.get(name, [None])[0] for name in ("author", "status"))
-        found = [
-            discussion
-            for discussion in repo.discussions
-            if author in (None, discussion["author"]["name"]) and status in (None, "all", discussion["status"])
-        ]
-        start = int(self.query.get("p", ["0"])[0]) * PAGE_SIZE
-        page = found[start : start + PAGE_SIZE]
-        self.send(200, {"discussions": page, "start": start, "count": len(found)})
-
-    def discussion(self, kind, repo_id, number):
-        if repo := self.repo(kind, repo_id):
-            found = repo.discussions[int(number) - 1 :]
-            self.send(200, found[0]) if found else self.error(404, "", "Discussion not found")
+    # ---- pull requests
 
     def merge(self, kind, repo_id, number):
         if (repo := self.repo(kind, repo_id)) is None:
@@ -818,7 +760,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def xet_token(self, kind, repo_id, revision, access):
         repo = self.repo(kind, repo_id)
-        if repo is None or (access == "write" and not self.may_commit(repo, revision)):
+        if repo is None or (access == "write" and not self.may_commit(repo)):
             return None
         if not repo.is_readable_by(self.user):
             return self.error(403 if self.user else 401, "GatedRepo", f"Access to {repo_id} is restricted.")
@@ -872,8 +814,6 @@ def apply_operations(files: dict, lines: list[dict]) -> dict:
                 files[value["path"]] = {"oid": git_sha(value["oid"].encode()), "size": size, "lfs": value["oid"]}
             case "deletedFile":
                 files.pop(value["path"])
-            case "deletedFolder":
-                files = {path: file for path, file in files.items() if not path.startswith(value["path"])}
     return files
 
 
@@ -888,8 +828,6 @@ ROUTES = [
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
     (("GET",), rf"/api/{KIND}", Handler.list_repos),
     (("PUT",), rf"/api/{KIND}/{REPO}/settings", Handler.settings),
-    (("GET",), rf"/api/{KIND}/{REPO}/refs", Handler.list_refs),
-    (("GET",), rf"/api/{KIND}/{REPO}/commits/{REVISION}", Handler.list_commits),
     (("GET",), rf"/api/{KIND}/{REPO}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
     (("POST",), rf"/api/{KIND}/{REPO}/paths-info/{REVISION}", Handler.paths_info),
     (("POST",), rf"/api/{KIND}/{REPO}/preupload/{REVISION}", Handler.preupload),
@@ -897,8 +835,6 @@ ROUTES = [
     (("GET",), rf"/api/{KIND}/{REPO}/xet-(?P<access>read|write)-token/{REVISION}", Handler.xet_token),
     (("POST",), rf"/api/{KIND}/{REPO}/branch/(?P<name>[^/]+)", Handler.branch),
     (("POST",), rf"/api/{KIND}/{REPO}/tag/(?P<name>[^/]+)", Handler.tag),
-    (("GET",), rf"/api/{KIND}/{REPO}/discussions", Handler.discussions),
-    (("GET",), rf"/api/{KIND}/{REPO}/discussions/{NUMBER}", Handler.discussion),
     (("POST",), rf"/api/{KIND}/{REPO}/discussions/{NUMBER}/merge", Handler.merge),
     (("GET",), rf"/api/{KIND}/{REPO}/revision/{REVISION}", Handler.repo_info),
     (("GET",), rf"/api/{KIND}/{REPO}", Handler.repo_info),

@@ -63,18 +63,6 @@ def parse_dataset(text: str) -> DatasetLocation:
     return DatasetLocation(match[1], match[2])
 
 
-def pinned(location: str) -> DatasetLocation:
-    """The dataset repo ``hf://datasets/org/name[@revision]`` at the current commit of its revision.
-
-    Raises:
-        InputError: The location is malformed.
-        HubError: There is no such dataset or revision.
-    """
-    dataset = parse_dataset(location)
-    head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
-    return DatasetLocation(head.repo_id, head.sha)
-
-
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
@@ -151,31 +139,26 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     if not source:
         raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
     if is_on_hub(source):
-        return GraphWithImages(graph, place, *fetch_images(str(source)))
+        return GraphWithImages(graph, place, *_fetch_images(str(source)))
     return GraphWithImages(graph, place, Path(source), Path(source).absolute().name)
 
 
-def fetch_images(location: str) -> tuple[Path, str]:
-    """The folder of the probe images of ``hf://datasets/org/name[@revision]``, and this location at its current commit.
-
-    Raises:
-        InputError: The location is malformed.
-        HubError: They cannot be downloaded.
-    """
-    repo_id = parse_dataset(location).repo_id
+def _fetch_images(location: str) -> tuple[Path, str]:
+    """The folder of the probe images of a dataset, and its location at the current commit."""
+    dataset = parse_dataset(location)
     try:
-        dataset = pinned(location)
-        with hub_errors(repo_id):
+        head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
+        with hub_errors(head.repo_id):
             folder = snapshot_download(
-                repo_id, repo_type="dataset", revision=dataset.revision, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
+                head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
             )
     except HubError as error:
         if error.status not in _NO_ACCESS:
             raise
-        page = f"{constants.ENDPOINT}/datasets/{repo_id}"
+        page = f"{constants.ENDPOINT}/datasets/{dataset.repo_id}"
         reason = f"its probe images are private, gated or gone; ask for access at {page}, or give a copy with --images"
-        raise HubError(repo_id, reason, error.status) from None
-    return Path(folder), str(dataset)
+        raise HubError(dataset.repo_id, reason, error.status) from None
+    return Path(folder), str(DatasetLocation(head.repo_id, head.sha))
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:

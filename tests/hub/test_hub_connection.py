@@ -11,7 +11,6 @@ from mll_hf import __version__
 from mll_hf.errors import HubError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import Head, RepoFile, connect, download, fetch_head, map_parallel, read_head, repo_files
-from mll_hf.hub.locations import pinned
 
 __all__ = ["clock"]  # a fixture
 
@@ -209,11 +208,6 @@ def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, m
     assert download(connect(), name, "model", "README.md", sha, 100).read_bytes() == MODEL_FILES["README.md"]
     hub.down = True
     assert read_head(connect(), name, "model") == head
-
-
-def test_a_pinned_location_has_the_name_of_its_repository(hub):
-    sha = hub.put("dataset", "alice/data", {"a.txt": b"1"})
-    assert str(pinned("hf://datasets/Alice/data")) == f"hf://datasets/alice/data@{sha}"
 
 
 def test_a_pinned_commit_is_asked_for_once(hub, sha):

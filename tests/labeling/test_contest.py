@@ -211,12 +211,6 @@ def test_log_loss_of_two_concepts():
         np.testing.assert_array_equal(counts.nll[v], contests * np.rint(losses * 2**20))
 
 
-def test_relatives_are_no_rivals_in_the_log_loss():
-    graph = make_graph({"a": (), "b": ("a",)})
-    images = np.tile(np.array([[1.0, 0.0]], np.float32), (30, 1))
-    assert not count(graph, probe_set([[], range(30)], [1] * 30), np.eye(2), images).nll.any()
-
-
 def test_a_share_of_many_images_is_enough():
     graph, probes, concepts, images = clouds(n_images=12_000)
     counts = count(graph, probes, concepts, images, scale=8.0, cuts=(5000,))

@@ -20,7 +20,6 @@ from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_labels
-from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.store import LabelStore
 from worlds import probes_of_all, write_graph_folder
 
@@ -109,15 +108,6 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     assert len(hub.repos["dataset", "alice/labels"].commits) == commits
 
 
-def test_labels_go_to_the_models_own_repos_on_request(zoo, hub, home, capsys):
-    status, output, _ = main(capsys, "alice/clip", "bob/gated", "--graph", GRAPH_REPO, "--push-to", "own")
-    assert status == 1
-    label = label_from_bytes(hub.files("model", "alice/clip")[LABEL_PATH])
-    assert (label.model.repo_id, label.probes_name) == ("alice/clip", "alice/images")
-    assert "failed: bob/gated: bob/gated: belongs to others" in output
-    assert not hub.repos["model", "bob/gated"].discussions
-
-
 def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     arguments = [*zoo[:2], "--graph", GRAPH_REPO, "--push-to", LABELS, "--labels", home / "labels"]
     process = start(*arguments)
@@ -170,15 +160,6 @@ def test_a_request_that_makes_no_sense_is_refused_before_any_work(hub, home, tmp
     assert said.startswith("error: ")
     assert message in said
     assert (output, said.count("\n")) == ("", 1)
-
-
-def test_who_is_not_logged_in_is_told_before_any_work(zoo, home, monkeypatch, capsys, hub):
-    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    hub.requests.clear()
-    status, _, said = main(capsys, "alice/clip", "--graph", GRAPH_REPO, "--push-to", "own")
-    assert status == 1
-    assert "hf auth login" in said
-    assert not weights_requested(hub)
 
 
 def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(home):
