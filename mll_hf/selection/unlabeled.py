@@ -13,10 +13,8 @@
 
 The true class shares are unknown (label shift). There are three hypotheses: all classes are nearly equally frequent;
 one class is as frequent as predicted and the others are nearly equal; all classes are as frequent as predicted. The
-most probable one is chosen by how well the models agree image by image. Biases of different models agree only by
-chance. If the classes are equally frequent, assuming so removes the biases, and the models agree more. If one class is
-frequent, assuming equal shares moves some of its images to other classes, different ones for each model, and the models
-agree less.
+most probable one is chosen by how well the models agree image by image: biases of different models agree only by
+chance, so the models agree most if the biases, and only these, are removed.
 
 Images rank models and calibrate them. They make no accuracy known: models that make the same mistakes agree.
 """
