@@ -76,7 +76,7 @@ class Client:
     Args:
         labels: Source of labels: ``hub`` for all tagged models on the Hub, ``hf://datasets/org/name[@revision]`` for a
             collection, a local folder, or ``published`` for published figures. With the suffix ``,published`` a source
-            is joined with published figures, which are also used if it has no labels.
+            is joined with published figures, which are then used alone if it has no labels.
         graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default
             ``$MLL_GRAPH``, if there are labels on it.
         probes: Names or digests of preferred probe images, if labels on a graph are based on different ones.
@@ -114,7 +114,7 @@ class Client:
         Labels that are left out are logged as warnings.
 
         Raises:
-            InputError: There are no labels on the requested graph or probe images.
+            InputError: There are no labels, or none on the requested graph or probe images.
             HubError: The labels cannot be read, and published figures were not requested.
         """
         none = JoinedLabels(GraphUnion.of([published_graph()]), ())
@@ -124,6 +124,9 @@ class Client:
             if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not self.source.labels():
+                if not self._with_published:
+                    instead = f"--labels {self._location},{PUBLISHED}"
+                    raise NoLabelsError(f"{self.source.name} has no labels; to use published figures: {instead}")
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return none
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s
@@ -151,7 +154,7 @@ class Client:
     @cached_property
     def known_models(self) -> tuple[KnownModel, ...]:
         """Known models without a label, if published figures are used."""
-        if len(self.labels) and not self._with_published:
+        if self._location != PUBLISHED and not self._with_published:
             return ()
         labeled = {model.repo_id for model in self.labels.models}
         return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))

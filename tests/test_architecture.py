@@ -81,6 +81,11 @@ def test_downward_imports_wait_for_a_call():
     assert "mll_hf.selection.repo" not in run.stdout.split()
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_longer_than_a_person_reads_at_once(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
 def test_the_import_check_can_fail(tmp_path):
     file = tmp_path / "wrong.py"
     file.write_text("from mll_hf.cli import main\nimport mll_hf.client\nfrom mll_hf.matching import describe\n")

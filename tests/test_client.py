@@ -110,8 +110,10 @@ def test_no_labels(tmp_path):
     with pytest.raises(InputError, match="has no labels; make some"):
         client_of(tmp_path / "nowhere").select(["cat"])
     LabelStore(tmp_path).add_graph(GRAPH)
-    evidence = {model.figures for model in client_of(tmp_path).select(["cat"]).models}
-    assert evidence == {Figures.PUBLISHED}
+    with pytest.raises(InputError, match=r"has no labels; to use published figures: --labels .*,published"):
+        client_of(tmp_path).select(["cat"])
+    figures = {model.figures for model in client_of(f"{tmp_path},published").select(["cat"]).models}
+    assert figures == {Figures.PUBLISHED}
 
 
 def test_damaged_labels_are_left_out(store, caplog):
@@ -445,7 +447,9 @@ def test_models_of_no_known_commit_are_not_tried(tmp_path, models, monkeypatch):
     monkeypatch.setattr("mll_hf.client.why_unreachable", lambda *_: "the Hub cannot be reached")
     LabelStore(tmp_path).add_graph(GRAPH)
     with pytest.raises(ModelError, match="the Hub cannot be reached"):
-        client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: 1 / 0)
+        client_of(f"{tmp_path},published").select(
+            SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: 1 / 0
+        )
     assert models == {}
 
 
@@ -485,11 +489,12 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
         monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
     monkeypatch.setattr("mll_hf.client.resolve_model", lambda id, token: ModelRef(id, "e" * 40, "open_clip"))
     LabelStore(tmp_path).add_graph(GRAPH)
-    selection = client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
-    assert (names(selection)[0], names(client_of(tmp_path).select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
+    client = client_of(f"{tmp_path},published")
+    selection = client.select(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
+    assert (names(selection)[0], names(client.select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
     assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
     assert selection.calibration.n_images == len(PHOTOS)
-    assert client_of(tmp_path).load(selection).predict(PHOTOS).classes
+    assert client.load(selection).predict(PHOTOS).classes
 
 
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
