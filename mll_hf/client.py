@@ -300,7 +300,7 @@ class Client:
     def load(
         self,
         selection: Selection,
-        templates: Sequence[str] | None = None,
+        templates: str | Sequence[str] | None = None,
         *,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
@@ -328,7 +328,7 @@ class Client:
         return Ensemble(
             selection,
             device or self._device,
-            tuple(templates) if templates else None,
+            ((templates,) if isinstance(templates, str) else tuple(templates)) if templates else None,
             token=self._token,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,

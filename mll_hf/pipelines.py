@@ -159,18 +159,16 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
     """The selection for other classes, with the same models, weights, temperatures and prompt templates only."""
     if set(classes) == set(selection.classes):
         return selection
-    union = list(selection.chosen_models)
-    models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in union]
+    chosen = list(selection.chosen_models)
+    models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in chosen]
     per_class = np.zeros(len(classes))
     return Selection(
         classes=classes,
         strategy=selection.strategy,
         k=selection.k,
         models=tuple(models),
-        scores=np.repeat(
-            selection.weights[union, None], len(classes), axis=1
-        ),  # used as weights, as there is no calibration
-        chosen=np.ones((len(union), len(classes)), np.bool_),
+        scores=np.repeat(selection.weights[chosen, None], len(classes), axis=1),  # weights, without calibration
+        chosen=np.ones((len(chosen), len(classes)), np.bool_),
         matches=((),) * len(classes),
         coverage=per_class,
         images=per_class,

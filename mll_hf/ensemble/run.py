@@ -92,8 +92,8 @@ class Ensemble:
         """Check the attributes."""
         for name in ("batch_size", "keep_loaded"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; give at least 1")
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InputError(f"{name} is {value!r}; give at least 1")
 
     def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Classify images (paths, encoded bytes or PIL images).

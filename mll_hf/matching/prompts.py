@@ -11,7 +11,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from mll_hf.errors import InputError
 from mll_hf.utils.text import normalized_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 MAX_NAME_LENGTH = 200
 DEFAULT_TEMPLATE = "a photo of a {}."
@@ -55,7 +55,10 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
         names = names_by_number(names) or list(names)  # other mappings: a class per key
     if isinstance(names, str):
         raise InputError(f"{_show(names)} is a single string, not a list of class names; put it in a list")
-    if len(names) == 0:
+    if not isinstance(names, Iterable):
+        raise InputError(f"{_show(str(names))} is not a list of class names; give a list with at least one")
+    names = list(names)
+    if not names:
         raise InputError("no class names given; name at least one class")
     errors, seen = list[str](), dict[str, str]()
     for number, given in enumerate(names, 1):

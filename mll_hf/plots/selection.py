@@ -20,7 +20,8 @@ _MIN_GFLOPS = 1e-6  # so that the logarithm exists
 def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
     """Estimated accuracy against GFLOPs per image, with the Pareto front and the names of the chosen models.
 
-    If no accuracy is known, the axis has no numbers. None without estimates, since other scores are no accuracies.
+    If those of the chosen models are not known, the axis has no numbers; else other models whose accuracy is not known
+    are left out. None without estimates, since other scores are no accuracies.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -29,12 +30,13 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
     if estimate is None:
         return None
     costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
-    percent, is_known = 100 * estimate.accuracy, bool(estimate.known.any())
+    chosen = list(selection.chosen_models)
+    percent, is_known = 100 * estimate.accuracy, bool(estimate.known[chosen].all())
+    others = [m for m in range(len(costs)) if m not in chosen and (estimate.known[m] or not is_known)]
+    drawn = np.array(sorted([*chosen, *others]))
     low, high = float(np.log10(costs.min())), float(np.log10(costs.max()))
     room = max(0.15 * (high - low), 0.25)
-    front = pareto_front(costs, percent)
-    chosen = list(selection.chosen_models)
-    others = [m for m in range(len(selection.models)) if m not in chosen]
+    front = drawn[pareto_front(costs[drawn], percent[drawn])]
 
     def points(models: list[int], **style: Any) -> dict[str, Any]:  # noqa: ANN401 - plotly's JSON
         shown = [selection.models[m] for m in models]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.labels.label import Cost
-    from mll_hf.selection.estimate import Estimate
+    from mll_hf.selection.estimate import Estimate, Floats
 
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
@@ -37,9 +37,15 @@ class Answer:
     n_close: int
 
 
-def answer_to(estimate: Estimate, costs: Sequence[Cost]) -> Answer:
-    """The recommendation for M models with this estimate and these costs, the best model first."""
+def answer_to(estimate: Estimate, costs: Sequence[Cost], scores: Floats | None = None) -> Answer:
+    """The recommendation for M models with this estimate and these costs, the best model first.
+
+    After a trial, ``scores`` [M] are those by the images. A model is then as good only if it is so by both: the
+    estimate of the names does not know which models fail on the images.
+    """
     losses = np.round(estimate.accuracy[0] - estimate.accuracy, DIGITS)
+    if scores is not None:
+        losses = np.maximum(losses, np.round(scores[0] - scores, DIGITS))
     close = [m for m in range(len(costs)) if m == 0 or losses[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
     return Answer(0, cheapest, len(close))
@@ -62,9 +68,11 @@ def answer_lines(
     if cheapest == best:
         second = "No cheaper model is within 1 point of it."
     else:
-        cost = _saving(costs[best], costs[cheapest])
-        loss = max(100 * float(estimate.accuracy[best] - estimate.accuracy[cheapest]), 0)
-        second = f"As good and cheaper: {names[cheapest]}, {cost}, {loss:.1f} points lower."
+        second = f"As good and cheaper: {names[cheapest]}, {_saving(costs[best], costs[cheapest])}"
+        if known and estimate.known[cheapest]:
+            loss = max(100 * float(estimate.accuracy[best] - estimate.accuracy[cheapest]), 0)
+            second += f", {loss:.1f} points lower"
+        second += "."
     return first, second, _whether_it_matters(answer.n_close, len(names), known)
 
 

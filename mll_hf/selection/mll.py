@@ -132,7 +132,7 @@ def graph_mean_recall(
     return np.where(labels.known[g], measured, shift_recall(on_reference, shift)), spread
 
 
-# --- estimates --------------------------------------------------------------------------------------------------------
+# --- estimated recall -------------------------------------------------------------------------------------------------
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
@@ -142,11 +142,11 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     """
     query, labels = task_query(candidates, class_weight), candidates.labels
     odds = task_odds_ratios(labels, query, candidates.domain)
-    recall, errors = estimates(query, measure_all(labels, query), odds)
+    recall, errors = estimated_recall(query, measure_all(labels, query), odds)
     return penalize_uncertain_leads(recall, errors, best_by_mean_recall(labels.reference))
 
 
-def estimates(
+def estimated_recall(
     query: TaskQuery, measured: Sequence[Measured | None], odds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimated recall [M, C] of M models on C classes, and standard errors [M, 2] of its mean over the classes.

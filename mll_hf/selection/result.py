@@ -125,7 +125,8 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and how many are; None without an estimate."""
         if self.estimate is None:
             return None
-        return answer_to(self.estimate, [model.cost for model in self.models])
+        scores = None if self.calibration is None else self.overall
+        return answer_to(self.estimate, [model.cost for model in self.models], scores)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:

@@ -125,6 +125,8 @@ def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: Selection
     """The reason why none of the models, given by id, cost and license, can be chosen."""
     allowed = [cost for _, cost, license in claims if _is_allowed(license, config)]
     licenses = abridged(list(config.licenses), 5)
+    if not claims and not STRATEGIES[config.strategy].is_accuracy:
+        return NoModelFitsError(f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'")
     if not claims:
         return NoModelFitsError("there are no models to select from; label models, or use published figures")
     if not allowed:

@@ -91,7 +91,11 @@ class Task(ArrayFields):
             InputError: A class name, share, description, image or example cannot be used, or they are too few.
         """
         names = check_class_names(classes)
-        known = check_examples(examples, names, most_images) if len(examples) else _no_examples()
+        for option, text in (("domain", domain), ("task", task)):
+            if not isinstance(text, str | None):
+                raise InputError(f"{option} is {shortened(repr(text), 40)}; give a short text, or leave it out")
+        examples = list(examples)
+        known = check_examples(examples, names, most_images) if examples else _no_examples()
         return cls(
             names,
             domain,
@@ -134,6 +138,8 @@ def parse_shares(
             raise InputError(f"shares is '{shares}'; choose {', '.join(Shares)}, or give a share per class") from None
     if isinstance(shares, Mapping):
         by_name = {normalized_name(str(name)): value for name, value in shares.items()}
+        if len(by_name) < len(shares):
+            raise InputError("shares: two names are the same class; give one share for every class")
         if wrong := sorted(by_name.keys() ^ set(classes)):
             problem = "has no share" if wrong[0] in classes else "is not a class of the task"
             raise InputError(f"shares: '{shortened(wrong[0], 40)}' {problem}; give a share for every class")

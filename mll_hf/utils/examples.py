@@ -91,9 +91,12 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
         most: Maximum number of examples.
 
     Raises:
-        InputError: A class is not one of the task, fewer than ``MIN_EXAMPLES`` images can be read, or all are of one
-            class: a model that always predicts it would be chosen.
+        InputError: These are not pairs of an image and a name, a class is not one of the task, fewer than
+            ``MIN_EXAMPLES`` images can be read, or all are of one class: a model that always predicts it would be
+            chosen.
     """
+    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs):
+        raise InputError("examples are pairs of an image and the name of its class; give [('a.jpg', 'cat'), ...]")
     position = {name: y for y, name in enumerate(classes)}
     named = [normalized_name(name) for _, name in pairs]
     if unknown := list(dict.fromkeys(name for name in named if name not in position)):

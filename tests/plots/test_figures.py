@@ -67,6 +67,19 @@ def test_an_accuracy_that_is_not_known_is_not_shown():
         assert ("not known" in figure.data[2].hovertext[0]) == (not is_known)
 
 
+def test_a_model_of_unknown_accuracy_has_no_place_on_an_axis_with_numbers():
+    selection = make_selection()
+    errors = np.array([0.01, 0.01, 9, 0.01])
+    _, others, chosen = accuracy_by_cost(
+        replace(selection, estimate=Estimate.independent(selection.estimate.mean, errors))
+    ).data
+    assert (len(chosen.x), len(others.x)) == (1, 2)
+    errors = errors[[2, 0, 1, 3]]
+    figure = accuracy_by_cost(replace(selection, estimate=Estimate.independent(selection.estimate.mean, errors)))
+    assert not figure.layout.yaxis.showticklabels
+    assert len(figure.data[1].x) == 3
+
+
 def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
     assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(Strategy.PAPER))) is None
 

@@ -133,6 +133,12 @@ def test_caps_leave_models_out(strategy):
         names(max_gflops=0.01)
 
 
+def test_the_paper_needs_labels(monkeypatch):
+    published = known_and_unknown(monkeypatch, [0.4, 0.6], [2, 6], [0.5, 0.7]).subset([])
+    with pytest.raises(InputError, match="strategy 'paper' needs labels, and there are none; use strategy 'mll'"):
+        select(published, SelectionConfig(Strategy.PAPER))
+
+
 @pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.GENERAL])
 def test_without_a_labeled_model_left_published_ones_are_chosen(monkeypatch, strategy):
     """With labels whose licenses are not allowed, this ended in StopIteration."""

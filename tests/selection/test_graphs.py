@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from mll_hf.labels.counts import RANK_BINS, mean_chance_to_win, recall_among
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.selection.mll import concept_weights, estimates, measure_all, mll_scores, task_odds_ratios, task_query
+from mll_hf.selection.mll import (
+    concept_weights,
+    estimated_recall,
+    measure_all,
+    mll_scores,
+    task_odds_ratios,
+    task_query,
+)
 from mll_hf.selection.paper import precision_from_label, restricted_precision
 from selection_worlds import join_by_hand, make_match, random_joined
 from worlds import examples, make_graph, make_label, make_rivals
@@ -186,7 +193,7 @@ def test_our_scores_against_naive_loops(candidates, class_weight):
     np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
     query = task_query(candidates, class_weight)
     measured = measure_all(candidates.labels, query)
-    _, estimated = estimates(query, measured, task_odds_ratios(candidates.labels, query, candidates.domain))
+    _, estimated = estimated_recall(query, measured, task_odds_ratios(candidates.labels, query, candidates.domain))
     np.testing.assert_allclose(estimated, errors, atol=1e-9)
 
 

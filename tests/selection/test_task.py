@@ -76,6 +76,37 @@ def test_what_is_no_list_of_images(images, message):
     assert one_line(error)
 
 
+@pytest.mark.parametrize(
+    "examples",
+    [[(image, 1) for image in IMAGES], IMAGES, {"cat": IMAGES}, "folder", [(image, None) for image in IMAGES]],
+)
+def test_what_is_no_list_of_examples(examples):
+    with pytest.raises(InputError, match="examples are pairs of an image and the name of its class") as error:
+        Task.of(["cat", "dog"], examples=examples)
+    assert one_line(error)
+
+
+def test_any_iterable_has_classes_and_examples():
+    task = Task.of(iter(["cat", "dog"]), examples=zip(IMAGES, ["cat", "dog"] * 20, strict=True))
+    assert task.classes == ("cat", "dog")
+    assert len(task.examples.images) == 40
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"classes": None}, "'None' is not a list of class names"),
+        ({"classes": 5}, "'5' is not a list of class names"),
+        ({"domain": 5}, "domain is 5; give a short text"),
+        ({"task": ["x"]}, "task is"),
+    ],
+)
+def test_names_and_texts_of_a_wrong_type(given, message):
+    with pytest.raises(InputError, match=message) as error:
+        Task.of(**{"classes": ["cat", "dog"], **given})
+    assert one_line(error)
+
+
 def test_shares_go_by_name():
     assert Task.of(["0", "1"], shares={"1": 0.1, "0": 0.9}).shares.tolist() == [0.9, 0.1]
     assert Task.of(["0", "1"], shares={0: 9, 1: 1}).shares.tolist() == [0.9, 0.1]
@@ -89,6 +120,7 @@ def test_shares_go_by_name():
     [
         ({"a": 1}, "'b' has no share"),
         ({"a": 1, "b": 2, "c": 3}, "'c' is not a class of the task"),
+        ({"a": 1, "a\u200b": 2, "b": 3}, "two names are the same class"),
         ("many", "choose auto, equal, answers"),
         ([1], "must be 2 numbers"),
         ([0, 0], "not all 0"),

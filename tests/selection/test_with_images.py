@@ -124,6 +124,16 @@ def test_unlabeled_images_change_the_order_and_not_what_is_known():
     np.testing.assert_allclose(selection.estimate.errors, [0.8] * 4)
 
 
+def test_a_model_that_fails_on_the_images_is_not_as_good_and_cheaper():
+    """The best model on the images is the last by its names; the others then had the same estimate, cut at its own."""
+    shortlist = replace(make_shortlist(), estimate=estimate_of(0.95, 0.9, 0.85, 0.6, error=0.3))
+    selection = trial(make_logits([0, 0, 0, 9]), shortlist=shortlist)
+    assert ids(selection)[0] == "org/m3"
+    assert selection.calibration.agreement[0] > selection.calibration.agreement[1:].max() + 0.1
+    assert selection.answer.cheapest == 0
+    assert selection.answer.n_close == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_agreement_on_exchanged_class_names_is_not_shown_as_accuracy(seed):
     """All models agree, and are wrong: with names exchanged, .65 was shown as known, for a truth of .1."""
