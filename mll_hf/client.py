@@ -270,7 +270,7 @@ class Client:
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
         if strategy.needs_rivals and len(labels):
             embeddings = labels.embeddings(self.source.embeddings_of)
-            labels = labels if embeddings else labels.with_rivals(self.source.rivals_of)
+            labels = labels if embeddings else labels.read_rivals(self.source.rivals_of)
         candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)
         return self._pinned(select(candidates, config, task.task))
 

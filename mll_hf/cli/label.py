@@ -192,8 +192,15 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[L
     _check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     # the first label of a repo gets the main path: labels on graphs that extend other graphs come last
-    for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
-        model, graph = label.model.repo_id, graphs[label.graph_digest]
+    by_graph = {digest: len(graph.external) for digest, graph in graphs.items()}
+    for label in sorted(labels, key=lambda label: by_graph.get(label.graph_digest, 0)):
+        model, graph = label.model.repo_id, graphs.get(label.graph_digest)
+        if graph is None:
+            failed += print_error(
+                f"{model}: the graph of its label, {label.graph_name} ({label.graph_digest[:12]}), is not in "
+                f"{args.labels}; label it again"
+            )
+            continue
         try:
             published = publish_label(label, graph, rivals=store.rivals_of(label), create_pr=args.pr)
         except MLLError as error:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mll_hf.errors import CardError, HubError
 from mll_hf.hub.access import Access, check_contents, ensure_repo
-from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, retried, status_of
+from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, retried, status_of
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def edited_card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
     """A repo's README, edited; ``edit`` is given an empty text if there is none."""
     content = b""
     if README in head.files:
-        content = download(api, head.repo_id, head.repo_type, README, head.sha, _MAX_README_BYTES).read_bytes()
+        content = download_listed(api, head, README, _MAX_README_BYTES).read_bytes()
     try:
         return edit(content.decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:

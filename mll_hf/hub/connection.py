@@ -32,9 +32,9 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, MLLError, StorageError
-from mll_hf.labels.identity import deciding_files, model_digest
+from mll_hf.labels.identity import digest_of_files
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -225,9 +225,8 @@ class Head:
     files: Mapping[str, RepoFile]
 
     def digest(self, backend: str) -> str | None:
-        """The digest of the model that a backend loads from this commit; None if it loads none from these files."""
-        deciding = deciding_files([path for path in self.files if is_model_file(path)], backend)
-        return model_digest({path: self.files[path].oid for path in deciding}, backend) if deciding else None
+        """The digest of the model that a backend loads from this commit, see :func:`digest_of_files`."""
+        return digest_of_files({path: file.oid for path, file in self.files.items() if is_model_file(path)}, backend)
 
 
 def is_model_file(path: str) -> bool:
@@ -315,7 +314,7 @@ def _listing_file(api: HfApi, question: str) -> Path:
     """One file per user, so that nobody is shown a listing of another user's private repos."""
     token = "" if api.token is False else api.token if isinstance(api.token, str) else get_token() or ""
     key = hashlib.sha256(json.dumps([constants.ENDPOINT, token, question]).encode()).hexdigest()[:32]
-    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
+    return asset_path("answers", f"{key}.json")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -342,3 +341,8 @@ def download(
             reason = f"{path} is larger than {max_bytes / 2**20:.0f} MB and was not downloaded; tell its owner"
             raise HubError(repo_id, reason)
         return Path(fetch())
+
+
+def download_listed(api: HfApi, head: Head, path: str, max_bytes: int) -> Path:
+    """A file that a commit lists; refused without a request if it is too large. Errors as in :func:`download`."""
+    return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes, head.files[path].size)

@@ -16,7 +16,7 @@ from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
-from mll_hf.hub.connection import connect, download, hub_errors, read_head
+from mll_hf.hub.connection import connect, download_listed, hub_errors, read_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -173,7 +173,7 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
         return load_graph(location)
     api = connect(token)
     head = _graph_head(api, parse_dataset(str(location)))
-    return load_graph(download(api, head.repo_id, "dataset", GRAPH_FILE, head.sha, MAX_GRAPH_BYTES), head.repo_id)
+    return load_graph(download_listed(api, head, GRAPH_FILE, MAX_GRAPH_BYTES), head.repo_id)
 
 
 def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:

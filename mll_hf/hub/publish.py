@@ -16,12 +16,13 @@ from mll_hf.graph.probes import count_probes
 from mll_hf.hub.access import Access, check_contents, ensure_repo
 from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
 from mll_hf.hub.commits import README, Published, edited_card, publish_files
-from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, read_head
+from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_on_hub, parse_dataset
 from mll_hf.hub.sources import is_collection, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
 from mll_hf.labels.store import graph_path, label_path, read_label, rivals_path
 from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def publish_label(
     api, repo_id = connect(token), label.model.repo_id
     blob = label_to_bytes(label)
 
-    def files(head: Head) -> Mapping[str, bytes]:
+    def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_same_model(api, head, label.model):
             raise HubError(
                 repo_id,
@@ -76,8 +77,8 @@ def publish_label(
             )
         path = _path_in_repo(api, head, label.graph_digest)
         card = edited_card(api, head, lambda text: add_label(text, label, path))
-        beside = {rivals_path(Path(path)).as_posix(): rivals_to_bytes(rivals)} if rivals else {}
-        return {path: blob, README: card, **beside}
+        beside = rivals_path(Path(path)).as_posix()  # of an earlier label, unless it has new content
+        return {path: blob, README: card, beside: rivals_to_bytes(rivals) if rivals else None}
 
     return publish_files(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
 
@@ -89,7 +90,7 @@ def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
         return own
     if LABEL_PATH in head.files:
         try:
-            file = download(api, head.repo_id, "model", LABEL_PATH, head.sha, MAX_LABEL_BYTES)
+            file = download_listed(api, head, LABEL_PATH, MAX_LABEL_BYTES)
             if read_label(file).graph_digest != digest:
                 return own
         except LabelError as error:
@@ -158,14 +159,16 @@ def publish_to_collection(
     api, repo_id = connect(token), _repo_of(collection)
     ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     used = {label.graph_digest for label in labels}
-    blobs = {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
+    blobs: dict[str, bytes | None] = {
+        graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used
+    }
     for label in labels:
         path = label_path(label.model, label.key)
         blobs[path] = label_to_bytes(label)
-        if rivals := rivals_of(label):
-            blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals)
+        rivals = rivals_of(label)
+        blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals) if rivals else None
 
-    def files(head: Head) -> Mapping[str, bytes]:
+    def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_collection(head):
             check_contents(head, collection)
         return {**blobs, README: edited_card(api, head, partial(collection_card, head.repo_id))}
@@ -275,6 +278,9 @@ def _publish_images(
         check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
         new: dict[str, bytes | Path | None] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         new |= {name: folder / name for name in names}
+        for name in new.keys() & head.files & set(names):  # the client would hash them; ours are cached
+            if head.files[name].oid == file_digest(folder / name).hex():
+                del new[name]
         new |= {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
         if README not in new:
             new[README] = edited_card(api, head, lambda text: images_card(graph, graph_repo, text))

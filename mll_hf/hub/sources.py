@@ -23,6 +23,7 @@ from mll_hf.hub.connection import (
     cached_listing,
     connect,
     download,
+    download_listed,
     hub_errors,
     map_parallel,
     read_head,
@@ -56,7 +57,7 @@ A = TypeVar("A")
 
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _MAX_LABELS_PER_REPO = 20
-_MAX_LABELS = 10_000  # in a collection
+_MAX_LABELS, _MAX_GRAPHS = 10_000, 100  # in a collection
 _MAX_LOCATIONS = 10  # where a graph is searched
 _log = logging.getLogger(__name__)
 
@@ -89,10 +90,13 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
             f"hf://datasets/{head.repo_id} has no labels yet; publish some: mll-hf push MODEL --to "
             f"hf://datasets/{head.repo_id} --labels DIR"
         )
-    wanted = [*_small(head, GRAPH_PATH, MAX_GRAPH_BYTES), *_small(head, LABEL_PATH, MAX_LABEL_BYTES)[:_MAX_LABELS]]
+    wanted = [*_small(head, GRAPH_PATH, MAX_GRAPH_BYTES, _MAX_GRAPHS)]
+    wanted += _small(head, LABEL_PATH, MAX_LABEL_BYTES, _MAX_LABELS)
+    if not wanted:
+        raise InputError(f"{dataset} has no labels within the limits; name another collection")
 
     def fetch(path: str, max_bytes: int = MAX_GRAPH_BYTES) -> Path:
-        return download(api, head.repo_id, "dataset", path, head.sha, max_bytes, head.files[path].size)
+        return download_listed(api, head, path, max_bytes)
 
     files, errors = _fetch_all(fetch, wanted, str(dataset))
     if not files:
@@ -108,12 +112,15 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
     return LabelStore(folder, _owner(head.repo_id), str(place), given_graphs=given, fetch=fetch_beside)
 
 
-def _small(head: Head, pattern: re.Pattern[str], max_bytes: int) -> list[str]:
-    """Paths of a kind within the limit; larger ones are skipped with a warning."""
+def _small(head: Head, pattern: re.Pattern[str], max_bytes: int, max_files: int) -> list[str]:
+    """Paths of a kind within the limits; others are skipped with a warning."""
     found = sorted(path for path in head.files if pattern.fullmatch(path))
     if large := [path for path in found if head.files[path].size > max_bytes]:
         _log.warning("left out: %s in %s, larger than %d MB", abridged(large, 3), head.repo_id, max_bytes // 2**20)
-    return [path for path in found if path not in large]
+    small = [path for path in found if path not in set(large)]
+    if len(small) > max_files:
+        _log.warning("left out: %d more files like %s in %s", len(small) - max_files, small[max_files], head.repo_id)
+    return small[:max_files]
 
 
 def is_collection(head: Head) -> bool:
@@ -141,8 +148,8 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelS
     def fetch_beside(file: Path) -> None:
         repo_id, sha, path = places[file.with_name("label.safetensors")]
         path = rivals_path(Path(path)).as_posix()
-        if path in read_head(api, repo_id, "model", sha).files:
-            download(api, repo_id, "model", path, sha, MAX_RIVALS_BYTES)
+        if path in (head := read_head(api, repo_id, "model", sha)).files:
+            download_listed(api, head, path, MAX_RIVALS_BYTES)
 
     store = LabelStore(Path(HUB), location=HUB, files=files, given_graphs=given)
     missing: dict[str, list[Label]] = defaultdict(list)

@@ -131,13 +131,13 @@ def _existing_label(ref: ModelRef, probes: ProbeSet, path: Path, store: LabelSto
     """The label at a path; None if there is none, or if it is damaged or has fewer images."""
     try:
         label = read_label(path)
+        if label.sampling.images_per_concept < probes.sampling.images_per_concept:
+            return None
+        if label.model.repo_id != ref.repo_id:  # a folder that was moved; the path has the model's digest
+            label = replace(label, model=ref)
+            store.write(label, store.rivals_of(label), store.embeddings_of(label))
     except LabelError:
         return None
-    if label.sampling.images_per_concept < probes.sampling.images_per_concept:
-        return None
-    if label.model != ref:  # a folder that was moved, or a repo with a new head; the path has the model's digest
-        label = replace(label, model=ref)
-        store.write(label, store.rivals_of(label), store.embeddings_of(label))
     return label
 
 
@@ -152,13 +152,13 @@ def _has_embeddings(label: Label, store: LabelStore) -> bool:
 
 
 def _log_folder(store: LabelStore, ref: ModelRef, probes: ProbeSet) -> Path:
-    return store.folder / ".partial" / f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
+    return store.folder / ".partial" / f"{ref.slug}--{(ref.digest or ref.revision)[:12]}--{probes.digest[:12]}"
 
 
 def _log_key(model: VisionLanguageModel, probes: ProbeSet) -> dict[str, object]:
     """What the embeddings depend on; not the batch size, which only changes their last bits."""
     return {
-        "model": asdict(model.ref),
+        "model": model.ref.digest or asdict(model.ref),  # another commit may hold the same model
         "probes": probes.digest,
         "package_version": __version__,
         "environment": asdict(environment_of(model)),

@@ -67,6 +67,15 @@ def model_digest(files: Mapping[str, str], backend: str, architecture: str = "")
     ).hexdigest()
 
 
+def digest_of_files(files: Mapping[str, str], backend: str) -> str | None:
+    """The digest of the model that a backend loads from files, content ids by path.
+
+    None if it loads none from them, or if a content id is unknown (empty).
+    """
+    deciding = {path: files[path] for path in deciding_files(files, backend)}
+    return model_digest(deciding, backend) if deciding and all(deciding.values()) else None
+
+
 def blob_id(content: bytes) -> str:
     """Git's blob id of a file's content, as the Hub lists it for small files: 40 hex digits."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -14,14 +14,16 @@ publishers.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, LabelError
+from mll_hf.errors import GraphError, InputError, LabelError, MLLError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.store import check_label_fits
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
+
+
+_THREADS = 16  # that fetch rivals
+_log = logging.getLogger(__name__)
 
 
 class NoLabelsError(InputError):
@@ -126,6 +132,32 @@ class JoinedLabels:
         """The same labels with their rivals, where available."""
         rivals = tuple(tuple(None if label is None else rivals_of(label) for label in row) for row in self.labels)
         return replace(self, rivals=rivals)
+
+    def read_rivals(self, rivals_of: Callable[[Label], Rivals | None]) -> JoinedLabels:
+        """The models whose rivals can be read, with them; others are left out with a warning.
+
+        Raises:
+            InputError: No model is left.
+        """
+
+        def read(row: tuple[Label | None, ...]) -> tuple[Rivals | None, ...] | str:
+            try:
+                rivals = tuple(None if label is None else rivals_of(label) for label in row)
+            except MLLError as error:
+                return str(error)
+            missing = [label for label, each in zip(row, rivals, strict=True) if label and not each]
+            return f"{missing[0].model.short_name}: its rivals are not published" if missing else rivals
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(read, self.labels))
+        kept = [m for m, rivals in enumerate(found) if not isinstance(rivals, str)]
+        if left_out := [reason for reason in found if isinstance(reason, str)]:
+            _log.warning("left out: %d models without rivals (%s)", len(left_out), abridged(left_out, 3))
+        if not kept:
+            raise InputError(
+                f"strategy 'paper' needs the rivals of the labels ({left_out[0]}); use another strategy, or label again"
+            )
+        return replace(self.subset(kept), rivals=tuple(each for each in found if not isinstance(each, str)))
 
     def embeddings(self, embeddings_of: Callable[[Label], ProbeEmbeddings | None]) -> tuple[ProbeEmbeddings, ...]:
         """[M] probe embeddings of the models; empty if a model has none, or if there are several graphs."""

@@ -117,8 +117,7 @@ class LabelStore:
         folder: The folder; created on the first write.
         publisher: The user or organization that owns the collection; None for a local folder.
         location: ``hf://datasets/org/name@commit`` of a snapshot; by default the folder.
-        files: Label files outside the folder with their origins, such as those in models' own repos; the folder then
-            has only graphs.
+        files: Label files with their origins, such as those in models' own repos, instead of the folder.
         given_graphs: Graphs besides those in the folder.
         fetch: Downloads the file beside a label, if there is one on the Hub.
     """
@@ -150,7 +149,7 @@ class LabelStore:
             InputError: A local folder has no labels.
         """
         graphs = []
-        for path in sorted(self.folder.glob("graphs/*.json")):
+        for path in sorted(self.folder.glob("graphs/*.json")) if self.files is None else ():
             if GRAPH_PATH.fullmatch(f"graphs/{path.name}"):
                 try:
                     graphs.append(self._read_graph(path))

@@ -29,14 +29,14 @@ from mll_hf.hub.connection import (
     is_unreachable,
     read_head,
 )
-from mll_hf.labels.identity import blob_id, deciding_files, model_digest
+from mll_hf.labels.identity import blob_id, deciding_files, digest_of_files
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
 from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
     from huggingface_hub import CachedRevisionInfo
 
@@ -50,7 +50,7 @@ _WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _SHARD_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-_LARGE_SUFFIXES = (".safetensors", *_PICKLE_SUFFIXES)
+_LARGE_SUFFIXES = (".safetensors", ".model", *_PICKLE_SUFFIXES)  # those of every new repo's .gitattributes
 _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _PART_FILES = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")  # of another repo; no weights, no code
@@ -75,15 +75,12 @@ def resolve(spec: str, token: str | None) -> ModelRef:
             if cached is None:
                 raise
             commit, folder = cached
-            files = _content_ids(folder)
+            try:
+                files = _files_of(read_head(connect(token), repo_id, "model", commit))  # as listed at the download
+            except HubError:
+                files = _content_ids(folder)
     backend = _choose_backend(spec, files)
-    return ModelRef(repo_id, commit, backend, _digest(files, backend))
-
-
-def _digest(files: Mapping[str, str], backend: Backend) -> str | None:
-    """Digest of a model with these files, content ids by path; None if the Hub lists no content id of one."""
-    deciding = {path: files[path] for path in deciding_files(files, backend)}
-    return model_digest(deciding, backend) if all(deciding.values()) else None
+    return ModelRef(repo_id, commit, backend, digest_of_files(files, backend))
 
 
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
@@ -113,14 +110,14 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
         raise ModelError(ref.repo_id, str(error).removeprefix(f"{ref.repo_id}: ")) from error
     files = _files_of(head)
     _require_loadable(ref, backend, files)
-    listed, names = _digest(files, backend), _needed(files, backend)
+    listed, names = digest_of_files(files, backend), _needed(files, backend)
     if ref.digest and listed:
         _compare(ref, listed)
     if check:
         check(_download(ref, [name for name in names if name.endswith(".json")], token))
     folder = _download(ref, names, token)
     if ref.digest and not listed:
-        _compare(ref, _digest(_content_ids(folder), backend))
+        _compare(ref, digest_of_files(_content_ids(folder), backend))
     return folder
 
 
@@ -282,7 +279,7 @@ def _resolve_folder(spec: str) -> ModelRef:
     try:
         names = _file_names(folder)
         backend = _choose_backend(spec, names)
-        digest = _digest(_content_ids(folder), backend) or ""
+        digest = digest_of_files(_content_ids(folder), backend) or ""
     except OSError as error:
         raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
     return ModelRef(f"{LOCAL_PREFIX}{folder}", digest[:40], backend, digest)

@@ -189,6 +189,14 @@ def test_push_of_labels_refuses(world, capsys, arguments, said):
     assert said in fails(capsys, "push", "--labels", world / "labels", *arguments)
 
 
+def test_a_label_whose_graph_is_gone_is_not_pushed(world, capsys):
+    for graph in (world / "labels" / "graphs").iterdir():
+        graph.unlink()
+    status, _, err = run(capsys, "push", "clip", "--labels", world / "labels")
+    assert status == 1
+    assert "alice/clip: the graph of its label, " in err
+
+
 def test_hf_finds_the_extension(tmp_path):
     """``hf mll ...`` runs our command, as ``hf`` runs every extension that is installed."""
     home = tmp_path / "home"

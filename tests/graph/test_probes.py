@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import GraphError
+from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.utils import files
@@ -112,6 +112,24 @@ def test_the_sample_is_the_same_everywhere(tmp_path):
 
 
 # ---- files
+
+
+def test_files_may_differ_in_their_columns(tmp_path):
+    write_graph_folder(tmp_path)
+    texts = pa.array(["car", "cat"]).cast(pa.dictionary(pa.int32(), pa.string()))
+    write_table(tmp_path, node=texts, style=texts, image=pa.array([b"a", b"b"], pa.large_binary()))
+    write_table(tmp_path, "images-2.parquet", image=[b"c"], node=["corgi"], vendor=["x"])
+    probes = load(tmp_path)
+    assert [probes.domain_names[d] for d in probes.domains] == ["unknown", "car", "cat"]  # images-2 comes first
+    assert contents(probes) == [b"c", b"a", b"b"]
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    folder = write_graph_folder(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"\[models\]"):
+        load(folder)
 
 
 def test_images_as_datasets_writes_them(tmp_path):

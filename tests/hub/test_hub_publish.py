@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -282,7 +283,10 @@ def test_rivals_are_published_beside_the_label(hub):
     publish_to_collection(LABELS, [GRAPH], COLLECTION, rivals_of=lambda label: rivals_of.get(label.model))
     source = open_labels(COLLECTION)
     assert [source.rivals_of(label) for label in source.labels()] == [rivals, None, None, None]
-    assert rivals_path(source.path_of(LABELS[0])).name.endswith(".rivals.safetensors")
+    beside = rivals_path(Path(path_of(LABELS[0]))).as_posix()
+    assert beside in hub.files("dataset", REPO)
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)  # labels without rivals do not keep those of earlier ones
+    assert beside not in hub.files("dataset", REPO)
 
 
 def test_private_collections(hub):

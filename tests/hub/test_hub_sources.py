@@ -27,7 +27,9 @@ from hub_worlds import (
 )
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import save_graph
+from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.locations import fetch_graph
 from mll_hf.hub.sources import join_source, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
 from mll_hf.labels.store import LabelStore, rivals_path
@@ -171,6 +173,21 @@ def test_a_bad_graph_leaves_only_itself_out(hub, caplog):
     assert "left out: " in caplog.text
 
 
+def test_a_collection_beyond_the_limits(hub, caplog, monkeypatch):
+    put_collection(LABELS)
+    monkeypatch.setattr(sources, "_MAX_LABELS", 3)
+    assert_lists(open_labels(COLLECTION), LABELS[:3])
+    assert f"left out: 1 more files like {path_of(LABELS[3])} in {REPO}" in caplog.text
+    hub.put("dataset", "alice/large", {path_of(LABELS[0]): bytes(MAX_LABEL_BYTES + 1)})
+    said = complaint_of(lambda: open_labels("hf://datasets/alice/large"), InputError)
+    assert "has no labels within the limits" in said
+
+
+def test_a_file_whose_size_is_listed_is_asked_for_once(hub, dataset):
+    fetch_graph("hf://datasets/alice/graph")
+    assert [request.split()[0] for request in hub.requests] == ["GET", "HEAD", "GET"]
+
+
 def test_a_label_that_the_hub_refuses_is_left_out(hub, caplog):
     put_collection(LABELS)
     hub.fail(path_of(LABELS[0]), 403, times=99)
@@ -213,12 +230,18 @@ def test_tagged_models_are_found_and_read(hub, tagged, dataset):
     assert resolved(hub) == set()
 
 
-def test_rivals_in_a_models_own_repo(hub, tagged):
+def test_rivals_in_a_models_own_repo(hub, tagged, caplog):
     rivals = make_rivals(tagged[0])
     hub.put("model", "alice/model-0", {"mll/label.rivals.safetensors": rivals_to_bytes(rivals)})
+    hub.put("model", "alice/model-1", {"mll/label.rivals.safetensors": b"damaged"})
     source = open_labels("hub")
-    found = {label.model.repo_id: source.rivals_of(label) for label in source.labels()}
-    assert found == {"alice/model-0": rivals, **{f"alice/model-{i}": None for i in (1, 2, 3)}}
+    joined = join_source(source).read_rivals(source.rivals_of)  # others leave only themselves out
+    assert [(model.repo_id, found) for model, (found,) in zip(joined.models, joined.rivals, strict=True)] == [
+        ("alice/model-0", rivals)
+    ]
+    assert "left out: 3 models without rivals" in caplog.text
+    with pytest.raises(InputError, match="strategy 'paper' needs the rivals of the labels"):
+        join_source(source).read_rivals(lambda _: None)
 
 
 def test_private_and_gated_models(hub, tagged, caplog):

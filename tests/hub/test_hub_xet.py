@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from huggingface_hub.lfs import UploadInfo
 
 from hub_worlds import (
     COLLECTION,
@@ -55,6 +56,10 @@ def test_labels_and_graphs_are_published_through_xet(hub, folder):
     publish_label(put_model(), GRAPH)
     publish_to_collection(LABELS, [GRAPH], COLLECTION)
     publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UploadInfo, "from_path", lambda path: pytest.fail(f"{path} is hashed again"))
+        again = publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    assert (again.graph.changed, again.images.changed) == (False, False)
     assert len(transfers(hub, "up")) == 1 + len(LABELS) + 1  # labels, images
     assert not [request for request in hub.requests if "/_lfs/" in request]
     assert len(open_labels(COLLECTION).labels()) == len(LABELS)

@@ -1,6 +1,7 @@
 """Labeling from images to file: once per image, resumable to the byte, nothing lost."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,19 @@ def test_a_second_run_does_nothing(world):
     assert len(world.models) == 1
     assert second.path.read_bytes() == content
     assert second.path.stat().st_mtime_ns == stamp
+
+
+def test_another_commit_of_the_same_model_changes_nothing(world):
+    first, moved = (replace(REF, digest="d" * 64, revision=revision * 40) for revision in "12")
+    world.batches_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        world.label(first)
+    world.batches_left = None
+    path = world.label(moved).path  # goes on where the first stopped
+    assert sorted(world.encoded) == list(range(21))
+    content = path.read_bytes()
+    assert not world.label(first).measured  # else each label published in the model's repo would need a new one
+    assert path.read_bytes() == content
 
 
 def test_a_label_is_measured_again_on_request_or_if_it_is_damaged(world):
@@ -270,6 +284,22 @@ def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
     assert world.models[0].closed
     assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 8 * 36
     assert not world.store.paths()
+
+
+def test_a_full_disk_loses_nothing(world, tmp_path):
+    resource = pytest.importorskip("resource")
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    shutil.copytree(tmp_path / "whole" / "graphs", world.store.folder / "graphs")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (630, hard))  # four batches of 4 images, 36 bytes each, and half of one
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.log: File too large; free some space"):
+            world.label()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 630
+    assert world.label().path.read_bytes() == whole
 
 
 def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel
 
 import tiny_architectures
+import tiny_hub
 import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.hub import connection
@@ -328,6 +329,19 @@ def test_identity_survives_other_commits_and_is_checked_before_loading(folders, 
     assert other.key != ref.key
     with pytest.raises(ModelError, match="is not the model that was measured"):
         load_model(replace(other, digest=ref.digest), "cpu")
+
+
+def test_large_and_small_files_name_a_model_the_same_everywhere(folders, api, monkeypatch, tmp_path):
+    folder = shutil.copytree(folders["clip"], tmp_path / "model")
+    (folder / "spiece.model").write_bytes(b"stored by its sha256, however small")
+    upload(api, folder)
+    assert resolve_model("alice/tiny").digest == resolve_model(f"local-dir:{folder}").digest
+    monkeypatch.setattr(tiny_hub, "LFS_SUFFIXES", (*tiny_hub.LFS_SUFFIXES, "tokenizer.json"))  # as some authors choose
+    upload(api, folder, "alice/other")
+    ref = resolve_model("alice/other")
+    load_model(ref, "cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve_model("alice/other") == ref
 
 
 def test_where_the_hub_lists_no_content_ids_the_downloaded_content_is_hashed(folders, api, monkeypatch):
