@@ -37,15 +37,15 @@ class Answer:
     n_close: int
 
 
-def answer_to(estimate: Estimate, costs: Sequence[Cost], scores: Floats | None = None) -> Answer:
+def answer_to(estimate: Estimate, costs: Sequence[Cost], by_images: Floats | None = None) -> Answer:
     """The recommendation for M models with this estimate and these costs, the best model first.
 
-    After a trial, ``scores`` [M] are those by the images. A model is then as good only if it is so by both: the
-    estimate of the names does not know which models fail on the images.
+    After a trial, ``by_images`` [M] is the agreement of the models, or with examples their accuracy. A model is then as
+    good only if it is so by both: the estimate of the names does not know which models fail on the images.
     """
     losses = np.round(estimate.accuracy[0] - estimate.accuracy, DIGITS)
-    if scores is not None:
-        losses = np.maximum(losses, np.round(scores[0] - scores, DIGITS))
+    if by_images is not None:
+        losses = np.maximum(losses, np.round(by_images[0] - by_images, DIGITS))
     close = [m for m in range(len(costs)) if m == 0 or losses[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
     return Answer(0, cheapest, len(close))

@@ -13,6 +13,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
+from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.unlabeled import Calibration, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.hub.commits import Published
-    from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.strategies import Strategy
 
 
@@ -125,8 +125,10 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and how many are; None without an estimate."""
         if self.estimate is None:
             return None
-        scores = None if self.calibration is None else self.overall
-        return answer_to(self.estimate, [model.cost for model in self.models], scores)
+        by_images = None
+        if self.calibration is not None:
+            by_images = self.overall if self.estimate.basis is Basis.EXAMPLES else self.calibration.agreement
+        return answer_to(self.estimate, [model.cost for model in self.models], by_images)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:

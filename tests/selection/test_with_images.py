@@ -132,6 +132,9 @@ def test_a_model_that_fails_on_the_images_is_not_as_good_and_cheaper():
     assert selection.calibration.agreement[0] > selection.calibration.agreement[1:].max() + 0.1
     assert selection.answer.cheapest == 0
     assert selection.answer.n_close == 1
+    alike = trial(make_logits([9, 9, 9, 9]), shortlist=replace(shortlist, estimate=estimate_of(0.9, 0.9, 0.9, 0.9)))
+    assert alike.calibration.agreement.min() > 0.995
+    assert alike.answer.n_close == 4
 
 
 @pytest.mark.parametrize("seed", range(5))
