@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mll_hf.cli.options import (
-    ONE_DEVICE_HELP,
+    DEVICE_HELP,
     add_graph_choice,
     add_location,
     add_plot,
@@ -92,7 +92,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help="class frequencies among the images: 'equal', 'answers' (as in the models' predictions), or a JSON file "
         "{class: share} (default: estimated from the models' predictions)",
     )  # fmt: skip
-    trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    trial.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
     command.set_defaults(run=_select)

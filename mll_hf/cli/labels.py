@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
+    DEVICE_HELP,
     IMAGES_HELP,
-    ONE_DEVICE_HELP,
     SOURCE_VARIABLE,
     add_location,
     add_source,
@@ -63,7 +63,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )
     verify.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     verify.add_argument("--seed", type=natural, metavar="N", help="seed of the sample (default: random)")
-    verify.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    verify.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
 
 
 def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:  # noqa: ANN401

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import TASK_OPTIONS, add_task_options, flag, image_files, make_selection
-from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import note, print_error
 from mll_hf.ensemble.prediction_file import PredictionFile, image_name, json_line, rows_of
 from mll_hf.errors import InputError
@@ -47,7 +47,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         metavar="TEXT",
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
-    command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image")

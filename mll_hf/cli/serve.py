@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import ONE_DEVICE_HELP, SELECTION_HELP, listed, positive, size
+from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP, listed, positive, size
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +24,7 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0 for a free one)")
-    command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument(
         "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses"
     )
