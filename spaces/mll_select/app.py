@@ -192,7 +192,7 @@ def _build_find(library: Library, question: gr.State) -> None:
         task = gr.Textbox(label="What are they for?", info="optional", placeholder="pipe inspection", max_length=200)
     with gr.Accordion("Number of models and limits", open=False), gr.Row():
         k = gr.Slider(
-            1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="their votes are combined"
+            1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="their probabilities are combined"
         )
         gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
         parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
@@ -435,7 +435,7 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
 
         Args:
             classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
-            k: Number of models to choose; the votes of several are combined.
+            k: Number of models to choose; the probabilities of several are combined.
             domain: How the images look, for example "photo", "sketch" or "satellite image"; empty if unknown.
             task: What the images are for, for example "pipe inspection"; empty if unknown.
             max_gflops: Maximum GFLOPs per image of a model; 0 for any.
