@@ -6,6 +6,7 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
+from hypothesis import strategies as st
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.union import GraphUnion
@@ -113,6 +114,16 @@ def random_candidates(n_concepts=12, n_models=5, n_classes=4, seed=0, domain=Non
     return candidates_on(
         graph, random_labels(graph, n_models, seed), random_match(graph, n_classes, seed=seed), domain=domain
     )
+
+
+worlds = st.builds(
+    random_candidates,
+    n_concepts=st.integers(1, 15),
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
+)
 
 
 def join_by_hand(*columns):

@@ -131,9 +131,10 @@ class Ensemble:
 
     def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """[U, N, C] logits of the calibrated heads from those of the zero-shot heads."""
-        chosen, calibration = list(self.selection.chosen_models), self.selection.calibration
-        offsets = 0.0 if calibration is None else calibration.offsets[chosen][:, None]
-        return logits / self.selection.temperatures[chosen][:, None, None] + offsets
+        chosen, calibration = np.array(self.selection.chosen_models), self.selection.calibration
+        if calibration is not None:
+            return calibration.subset(chosen).applied(logits)
+        return logits / self.selection.temperatures[chosen][:, None, None]
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""

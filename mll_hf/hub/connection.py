@@ -32,7 +32,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, MLLError, StorageError
-from mll_hf.labels.identity import digest_of_files
+from mll_hf.labels.identity import digest_of_files, is_model_file
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import one_line
@@ -45,7 +45,6 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
-_MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _MAX_WAIT = 300.0  # the Hub counts requests in windows of five minutes: https://huggingface.co/docs/hub/rate-limits
@@ -224,14 +223,14 @@ class Head:
     sha: str
     files: Mapping[str, RepoFile]
 
+    @property
+    def model_files(self) -> dict[str, str]:
+        """Content ids of the files that models load, empty where the Hub lists none."""
+        return {path: file.oid for path, file in self.files.items() if is_model_file(path)}
+
     def digest(self, backend: str) -> str | None:
         """The digest of the model that a backend loads from this commit, see :func:`digest_of_files`."""
-        return digest_of_files({path: file.oid for path, file in self.files.items() if is_model_file(path)}, backend)
-
-
-def is_model_file(path: str) -> bool:
-    """Whether models load files at this path: at the root, and in the modules of sentence-transformers."""
-    return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
+        return digest_of_files(self.model_files, backend)
 
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
@@ -276,11 +275,6 @@ def _head_of(document: Any) -> Head | None:  # noqa: ANN401 - parsed JSON
         return Head(document["repo_id"], document["repo_type"], document["sha"], files)
     except (LookupError, TypeError, AttributeError):
         return None  # not cached, or written by another version
-
-
-def repo_files(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> dict[str, str]:
-    """Content ids by path of a model repo's files, without a download; see :class:`RepoFile` and :func:`read_head`."""
-    return {path: file.oid for path, file in read_head(connect(token), repo_id, "model", revision).files.items()}
 
 
 # --- cached listings, for when the Hub cannot be reached --------------------------------------------------------------

@@ -139,7 +139,13 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelS
     """All labels on the Hub that are in their model's own repo: a listing per 1,000 models, and one file per label."""
     api = connect(token)
     tagged = [(repo_id, sha, path) for repo_id, (sha, paths) in _list_tagged(api).items() for path in paths]
-    found, _ = _fetch_all(lambda place: fetch_from_model(api, *place)[0], tagged, HUB)
+    labels: dict[Path, Label] = {}
+
+    def fetch(place: tuple[str, str, str]) -> Path:
+        file, labels[file] = fetch_from_model(api, *place)
+        return file
+
+    found, _ = _fetch_all(fetch, tagged, HUB)
     places = {file: place for place, file in found}
     files = {
         file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id)) for file, (repo_id, sha, path) in places.items()
@@ -151,12 +157,12 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelS
         if path in (head := read_head(api, repo_id, "model", sha)).files:
             download_listed(api, head, path, MAX_RIVALS_BYTES)
 
-    store = LabelStore(Path(HUB), location=HUB, files=files, given_graphs=given)
     missing: dict[str, list[Label]] = defaultdict(list)
-    for label in store.labels():
-        if label.graph_digest not in {graph.digest for graph in given}:
+    for file in sorted(labels):
+        label = labels[file]
+        if not label.model.is_local and label.graph_digest not in {graph.digest for graph in given}:
             missing[label.graph_digest].append(label)
-    graphs = [graph for _, labels in sorted(missing.items()) if (graph := _find_graph(labels, token))]
+    graphs = [graph for _, of_graph in sorted(missing.items()) if (graph := _find_graph(of_graph, token))]
     return LabelStore(Path(HUB), location=HUB, files=files, given_graphs=(*given, *graphs), fetch=fetch_beside)
 
 

@@ -22,9 +22,14 @@ _WEIGHTS = {
     "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
     "sentence-transformers": ("model.safetensors", "model-*-of-*.safetensors"),
 }
-_SETTINGS = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")
+SETTINGS = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")
 _NOT_DECIDING = ("README*", "LICENSE*", "requirements.txt", "*.index.json", "mll_*.json")
-_MODULE = re.compile(r"\d+_\w*/")  # a folder of sentence-transformers, such as 0_CLIPModel
+_IN_MODULE = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
+
+
+def is_model_file(path: str) -> bool:
+    """Whether models load files at this path: at the root, and in the modules of sentence-transformers."""
+    return "/" not in path or bool(_IN_MODULE.fullmatch(path))
 
 
 def deciding_files(paths: Collection[str], backend: str) -> tuple[str, ...]:
@@ -39,14 +44,14 @@ def deciding_files(paths: Collection[str], backend: str) -> tuple[str, ...]:
         weights += [path for path, name in names.items() if fnmatch(name, pattern)]
         if weights and backend == "open_clip":
             break
-    settings = [path for path, name in names.items() if _matches(name, _SETTINGS) and not _matches(name, _NOT_DECIDING)]
+    settings = [path for path, name in names.items() if _matches(name, SETTINGS) and not _matches(name, _NOT_DECIDING)]
     return tuple(sorted([*weights, *settings])) if weights else ()
 
 
 def _name(path: str, backend: str) -> str:
     """The name of a file that may count; empty for others."""
-    name = _MODULE.sub("", path, count=1) if backend == "sentence-transformers" else path
-    return "" if "/" in name else name
+    in_module = backend == "sentence-transformers" and is_model_file(path)
+    return path.rpartition("/")[2] if in_module or "/" not in path else ""
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -191,6 +191,11 @@ class LabelStore:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return {path: label for path, label in zip(paths, pool.map(read, paths), strict=True) if label}
 
+    @cached_property
+    def _path_by_label(self) -> dict[int, Path]:
+        """Path by identity of each label; asked for every label when they are joined."""
+        return {id(label): path for path, label in self._found.items()}
+
     def _read(self, path: Path, graphs: Mapping[str, SemanticGraph]) -> Label:
         name = Path(self._name(path))
         label = read_label(path, name=name)
@@ -215,7 +220,7 @@ class LabelStore:
         """Path of a label."""
         if self.files is None:
             return self.path_for(label.model, label.key)
-        return next(path for path, found in self._found.items() if found is label)
+        return self._path_by_label[id(label)]
 
     def origin_of(self, label: Label) -> Origin:
         """Location and publisher of a label."""
@@ -278,7 +283,7 @@ class LabelStore:
 
     def _forget(self) -> None:
         """Read the folder again when it is next asked."""
-        for name in ("graphs", "_found"):
+        for name in ("graphs", "_found", "_path_by_label"):
             self.__dict__.pop(name, None)
 
 

@@ -119,11 +119,6 @@ def paper_models() -> tuple[KnownModel, ...]:
     return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
 
 
-def best_paper_models() -> tuple[KnownModel, ...]:
-    """The paper's 47 repos, each with the entry that is better on ImageNet."""
-    return _best_entries(paper_models())
-
-
 def usable_models() -> tuple[KnownModel, ...]:
     """The models that can be selected without labels: for each repo, the entry that is best on ImageNet.
 

@@ -25,11 +25,10 @@ from mll_hf.hub.connection import (
     connect,
     fetch_head,
     hub_errors,
-    is_model_file,
     is_unreachable,
     read_head,
 )
-from mll_hf.labels.identity import blob_id, deciding_files, digest_of_files
+from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files, is_model_file
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
 from mll_hf.utils.files import file_digest
@@ -53,7 +52,6 @@ _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LARGE_SUFFIXES = (".safetensors", ".model", *_PICKLE_SUFFIXES)  # those of every new repo's .gitattributes
 _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
-_PART_FILES = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")  # of another repo; no weights, no code
 _MAX_PART_BYTES = 100 * 10**6  # tokenizers of many languages have up to 40 MB
 _BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # errors of malformed settings
 
@@ -69,14 +67,14 @@ def resolve(spec: str, token: str | None) -> ModelRef:
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
             repo_id, commit = head.repo_id, head.sha
-            files = _files_of(head)
+            files = head.model_files
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
                 raise
             commit, folder = cached
             try:
-                files = _files_of(read_head(connect(token), repo_id, "model", commit))  # as listed at the download
+                files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
             except HubError:
                 files = _content_ids(folder)
     backend = _choose_backend(spec, files)
@@ -108,7 +106,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
         if cached := _newest_cached(ref.repo_id, ref.revision):
             return cached[1]
         raise ModelError(ref.repo_id, str(error).removeprefix(f"{ref.repo_id}: ")) from error
-    files = _files_of(head)
+    files = head.model_files
     _require_loadable(ref, backend, files)
     listed, names = digest_of_files(files, backend), _needed(files, backend)
     if ref.digest and listed:
@@ -124,11 +122,6 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
 def _require_loadable(ref: ModelRef, backend: Backend, names: Collection[str]) -> None:
     if backend not in _loadable(names):
         raise ModelError(ref.repo_id, _why_unusable(names))
-
-
-def _files_of(head: Head) -> dict[str, str]:
-    """Content ids of a repo's model files, empty where the Hub lists none."""
-    return {path: file.oid for path, file in head.files.items() if is_model_file(path)}
 
 
 def _needed(files: Collection[str], backend: Backend) -> list[str]:
@@ -153,7 +146,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    size = _missing_bytes(head, _needed(_files_of(head), backend))
+    size = _missing_bytes(head, _needed(head.model_files, backend))
     config = try_to_load_from_cache(ref.repo_id, _OPEN_CLIP_CONFIG, revision=head.sha)
     if backend is Backend.OPEN_CLIP and isinstance(config, str):
         with contextlib.suppress(*_BROKEN, HubError):  # loading says what is wrong
@@ -212,7 +205,7 @@ def _parts(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
     text = json.loads((folder / _OPEN_CLIP_CONFIG).read_bytes())["model_cfg"]["text_cfg"]
     parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
     if not (folder / "tokenizer_config.json").is_file():
-        parts[text.get("hf_tokenizer_name")] = _PART_FILES
+        parts[text.get("hf_tokenizer_name")] = SETTINGS  # no weights, no code
     return [(name, patterns) for name, patterns in parts.items() if name]
 
 

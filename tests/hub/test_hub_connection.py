@@ -10,7 +10,7 @@ from hub_worlds import MODEL_FILES, READER, clock, complaint_of, sha256_of
 from mll_hf import __version__
 from mll_hf.errors import HubError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import Head, RepoFile, connect, download, fetch_head, map_parallel, read_head, repo_files
+from mll_hf.hub.connection import Head, RepoFile, connect, download, fetch_head, map_parallel, read_head
 
 __all__ = ["clock"]  # a fixture
 
@@ -179,7 +179,6 @@ def test_head_has_sizes_and_hashes(sha):
     assert head.files[BIG] == RepoFile(3_000_000, sha256_of(bytes(3_000_000)))
     assert head.files["README.md"].size == len(MODEL_FILES["README.md"])
     assert len(head.files["README.md"].oid) == 40
-    assert repo_files(MODEL) == {path: file.oid for path, file in head.files.items()}
 
 
 def test_the_digest_of_a_model_outlives_commits_of_other_files(hub, sha):

@@ -23,18 +23,18 @@ from mll_hf.selection import (
     choose_with_images,
     select,
 )
-from selection_worlds import LABEL_STRATEGIES, candidates_on, join_by_hand, make_match, random_candidates, random_match
+from selection_worlds import (
+    LABEL_STRATEGIES,
+    candidates_on,
+    join_by_hand,
+    make_match,
+    random_candidates,
+    random_match,
+    worlds,
+)
 from worlds import ANIMAL, CAR, CAT, DOG, PET, VEHICLE, examples, know_only, make_graph, make_known, make_label
 
 GRAPH = make_graph()
-worlds = st.builds(
-    random_candidates,
-    n_concepts=st.integers(1, 15),
-    n_models=st.integers(1, 7),
-    n_classes=st.integers(1, 5),
-    seed=st.integers(0, 10_000),
-    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
-)
 
 
 @examples

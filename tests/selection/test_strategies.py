@@ -25,18 +25,10 @@ from mll_hf.selection.paper import paper_scores, precision_from_label, restricte
 from mll_hf.selection.probabilities import DIGITS
 from mll_hf.selection.recall import graph_query, measure
 from mll_hf.selection.strategies import general_scores
-from selection_worlds import candidates_on, forest, make_match, random_candidates, random_labels, random_match
+from selection_worlds import candidates_on, forest, make_match, random_labels, random_match, worlds
 from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
-worlds = st.builds(
-    random_candidates,
-    n_concepts=st.integers(1, 15),
-    n_models=st.integers(1, 7),
-    n_classes=st.integers(1, 5),
-    seed=st.integers(0, 10_000),
-    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
-)
 
 
 def shrunk_recall(labels, graph, selected, n_candidates):
