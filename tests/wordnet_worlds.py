@@ -1,4 +1,4 @@
-"""A miniature WordNet of our own in WordNet's formats: a folder with data.noun, and a lexicon for the library wn."""
+"""A miniature WordNet of our own in WordNet's format: a folder with data.noun."""
 
 from __future__ import annotations
 
@@ -54,31 +54,3 @@ def imagenet_nouns(names: Mapping[str, Sequence[str]]) -> dict[str, tuple]:
         words = tuple(name.replace(" ", "_") for name in of_class)
         synsets[wnid] = (words, f"class number {number}", (kinds[number % 3],), ())
     return synsets
-
-
-def lexicon(synsets: Mapping[str, tuple] = MINI, lexicon_id: str = "omw-en", version: str = "1.4") -> str:
-    """The same as an LMF file, which the library wn reads; ids as those of the Open Multilingual Wordnet."""
-    entries, nodes = [], []
-    for wnid, (words, gloss, above, instance_of) in synsets.items():
-        synset = f"{lexicon_id}-{wnid[1:]}-n"
-        senses = [f"{synset}-{number}" for number in range(len(words))]
-        for word, sense in zip(words, senses, strict=True):
-            entries.append(
-                f'<LexicalEntry id="{sense}-entry"><Lemma writtenForm="{word.replace("_", " ")}" partOfSpeech="n"/>'
-                f'<Sense id="{sense}" synset="{synset}"/></LexicalEntry>'
-            )
-        relations = [("hypernym", target) for target in above] + [("instance_hypernym", t) for t in instance_of]
-        definition = gloss.split('; "')[0]
-        nodes.append(
-            f'<Synset id="{synset}" ili="" partOfSpeech="n" members="{" ".join(senses)}">'
-            f"<Definition>{definition}</Definition>"
-            + "".join(f'<SynsetRelation relType="{kind}" target="{lexicon_id}-{t[1:]}-n"/>' for kind, t in relations)
-            + "</Synset>"
-        )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-1.0.dtd">\n'
-        '<LexicalResource xmlns:dc="http://purl.org/dc/elements/1.1/">\n'
-        f'<Lexicon id="{lexicon_id}" label="ours" language="en" email="a@b.c" license="ours" version="{version}">'
-        f"{''.join(entries)}{''.join(nodes)}</Lexicon></LexicalResource>\n"
-    )

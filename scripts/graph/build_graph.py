@@ -16,7 +16,7 @@ known. Both are columns of the dataset, or come from a file that Open Images or 
         --source 'open-images?credits=test-images-with-rotation.csv' \\
         --source 'hf://datasets/ORG/COCO?labels=wnids.csv&domain=photo&objects=objects&label=category&key=image_id&credits=instances_val2017.json'
 
-Install WordNet with Debian's package wordnet-base, or with: python -m wn download omw-en:1.4
+WordNet 3.0 is Debian's package wordnet-base, or a folder: --wordnet DIR
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from command_line import script_parser
 from graph.gathering import HarvestConfig, open_all
 from graph.harvest import check_same_graph, finished_build, harvest
 from graph.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, pin_all
-from graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
+from graph.wordnet import DEBIAN, LEAVES, ClassList, leaf_names, make_graph, read_nouns
 from mll_hf.cli.options import add_images_destination, natural, positive
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
@@ -82,7 +82,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     if args.text_only and args.redistributable:
         raise InputError("--redistributable is about images; remove it, or remove --text-only")
     name = args.name or f"wordnet-{args.leaves}"
-    visual = make_graph(name, leaf_names(ClassList(args.leaves)), find_wordnet(args.wordnet))
+    visual = make_graph(name, leaf_names(ClassList(args.leaves)), read_nouns(args.wordnet))
     graph, report = visual.graph, {"graph": figures(visual), "dry_run": args.dry_run}
     if visual.missing:
         missing = abridged(visual.missing, 10)
@@ -195,9 +195,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="classes that are the leaves; ImageNet's 1,000 are always included (default: %(default)s)",
     )  # fmt: skip
     concepts.add_argument(
-        "--wordnet", metavar="WHERE",
-        help=f"folder of WordNet 3.0, or '{LIBRARY}' for the Python library (default: Debian's, else the library)",
-    )  # fmt: skip
+        "--wordnet", type=Path, default=DEBIAN, metavar="DIR", help="folder of WordNet 3.0 (default: %(default)s)"
+    )
     concepts.add_argument("--name", help="name of the graph (default: wordnet-LEAVES)")
     images = parser.add_argument_group("images")
     images.add_argument("--text-only", action="store_true", help=f"only write {GRAPH_FILE}")

@@ -3,9 +3,8 @@
     python scripts/graph/build_published_graph.py [--check]
 
 They are mll_hf/models/data/imagenet_graph.json, as build_graph.py --text-only --leaves imagenet-1k makes it, and
-scripts/known_models/figures/imagenet_synsets.json. WordNet is Debian's wordnet-base, or: python -m wn download
-omw-en:1.4. The order of ImageNet's classes comes from timm. With --check nothing is written, and the exit status is 1
-if anything would change.
+scripts/known_models/figures/imagenet_synsets.json. WordNet is Debian's wordnet-base. The order of ImageNet's classes
+comes from timm. With --check nothing is written, and the exit status is 1 if anything would change.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmark.recall_labels import SOURCES
 from command_line import script_parser
-from graph.wordnet import ClassList, class_wnids, find_wordnet, leaf_names, make_graph
+from graph.wordnet import ClassList, class_wnids, leaf_names, make_graph, read_nouns
 from known_models.figures import FOLDER as FIGURES
 from known_models.figures import class_recalls
 from mll_hf.graph.concepts import graph_to_bytes, normalize_lemma
@@ -45,7 +44,7 @@ def main() -> int:
     parser = script_parser(str(__doc__))
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
     check = parser.parse_args().check
-    graph = make_graph("wordnet-imagenet-1k", leaf_names(ClassList.IMAGENET_1K), find_wordnet()).graph
+    graph = make_graph("wordnet-imagenet-1k", leaf_names(ClassList.IMAGENET_1K), read_nouns()).graph
     synsets = synsets_of(class_recalls(), graph, class_wnids(ClassList.IMAGENET_1K))
     files = {
         DATA / "imagenet_graph.json": graph_to_bytes(graph),

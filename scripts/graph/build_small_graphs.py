@@ -1,8 +1,8 @@
-"""Build six small graphs besides WordNet's objects: letters, digits, flags, traffic signs, textures, land from above.
+"""Build five small graphs besides WordNet's objects: letters, digits, flags, traffic signs, land from above.
 
-All images come from packages of PyPI, npm and Debian, or are computed; the column ``source`` names package, version and
+All images come from packages of PyPI, npm and Debian; the column ``source`` names package, version and
 license. The concepts are complete lists (the alphabet, the digits, the countries of ISO 3166, all signs of a
-collection, the words of a published study), chosen without looking at any task's images.
+collection), chosen without looking at any task's images.
 
     python scripts/graph/build_small_graphs.py --base GRAPH GRAPHS        # writes GRAPHS/letters, GRAPHS/digits ...
     python scripts/graph/build_small_graphs.py --base GRAPH GRAPHS --only flags
@@ -25,7 +25,6 @@ from graph.small.glyphs import digits, letters
 from graph.small.packages import Packages
 from graph.small.scenes import scenes
 from graph.small.signs import signs
-from graph.small.textures import textures
 from mll_hf.errors import MLLError
 from mll_hf.graph.authoring import NewConcept, add_to_graph
 from mll_hf.hub.locations import fetch_graph
@@ -38,7 +37,6 @@ BUILDERS: dict[str, Callable[[Packages], Iterator[NewConcept]]] = {
     "digits": digits,
     "flags": flags,
     "traffic-signs": signs,
-    "textures": textures,
     "land-from-above": scenes,
 }
 

@@ -12,7 +12,6 @@ Synsets are looked up by wnid, not by name. A wnid is a file offset in one versi
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -23,14 +22,12 @@ from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from timm.data import ImageNetInfo
 
 NOUN_FILE = "data.noun"
 DEBIAN = Path("/usr/share/wordnet")
-LIBRARY = "wn"
-LEXICON = "omw-en:1.4"
 WNID = re.compile(r"n[0-9]{8}")
 _EXAMPLE = re.compile(r'[;:] *"')
 _HYPERNYM_SYMBOLS = ("@", "@i")  # hypernym, instance hypernym
@@ -83,42 +80,17 @@ class VisualGraph:
 # --- WordNet ----------------------------------------------------------------------------------------------------------
 
 
-def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | None]:
-    """Open WordNet.
-
-    Args:
-        where: A folder with ``data.noun`` or ``dict/data.noun``; ``"wn"`` for the Python library wn; None for Debian's
-            ``wordnet-base`` or, if not installed, wn.
-
-    Returns:
-        A function that returns the synset of a wnid, or None.
-
-    Raises:
-        InputError: WordNet is not found or cannot be read.
-        MissingExtraError: wn is not installed.
-    """
-    if where is None:
-        where = DEBIAN if (DEBIAN / NOUN_FILE).exists() else LIBRARY
-    return _open_library() if where == LIBRARY else read_nouns(Path(where)).get
-
-
-def read_nouns(folder: Path) -> dict[str, Synset]:
+def read_nouns(folder: Path = DEBIAN) -> dict[str, Synset]:
     """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (format: man page wndb(5)).
 
     An InputError if the file cannot be read or has another format.
     """
-    with _lines(folder, NOUN_FILE) as lines:
-        return dict(map(_parse, lines))
-
-
-@contextmanager
-def _lines(folder: Path, name: str) -> Iterator[list[str]]:
-    """Lines of a WordNet file without the license, which is indented."""
-    file = next((file for file in (folder / name, folder / "dict" / name) if file.exists()), None)
+    file = next((file for file in (folder / NOUN_FILE, folder / "dict" / NOUN_FILE) if file.exists()), None)
     if file is None:
-        raise InputError(f"cannot read {folder / name} (no such file); give the folder of WordNet")
+        raise InputError(f"there is no {folder / NOUN_FILE}; install Debian's wordnet-base, or give a folder with it")
     try:
-        yield [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("  ")]
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("  ")]
+        return dict(map(_parse, lines))  # without the license, which is indented
     except OSError as error:
         raise InputError(f"cannot read {file} ({error.strerror}); give the folder of WordNet") from None
     except (ValueError, IndexError):
@@ -138,34 +110,6 @@ def _parse(line: str) -> tuple[str, Synset]:
     if not WNID.fullmatch(f"n{fields[0]}") or not synset.lemmas or len(fields) <= first + 4 * int(fields[first]):
         raise ValueError(line)
     return f"n{fields[0]}", synset
-
-
-def _open_library() -> Callable[[str], Synset | None]:
-    try:
-        import wn
-    except ImportError:
-        raise MissingExtraError("wn", "build") from None
-    try:
-        wordnet = wn.Wordnet(LEXICON, expand="")
-    except wn.Error:
-        raise InputError(
-            f"WordNet is not installed; run python -m wn download {LEXICON}, install Debian's wordnet-base, or give a "
-            f"folder with {NOUN_FILE}"
-        ) from None
-    prefix = f"{LEXICON.partition(':')[0]}-"
-
-    def find(wnid: str) -> Synset | None:
-        try:
-            synset = wordnet.synset(f"{prefix}{wnid[1:]}-n")
-        except wn.Error:
-            return None
-        return Synset(
-            lemmas=tuple(synset.lemmas()),
-            definition=(synset.definition() or "").strip(" ;"),
-            hypernyms=tuple(f"n{above.id.removeprefix(prefix).removesuffix('-n')}" for above in synset.hypernyms()),
-        )
-
-    return find
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -203,18 +147,18 @@ def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[str], Synset | None]) -> VisualGraph:
+def make_graph(name: str, leaves: Mapping[str, Sequence[str]], nouns: Mapping[str, Synset]) -> VisualGraph:
     """Build a graph of leaves and all their hypernyms.
 
     Args:
         name: Name of the graph.
         leaves: Names of each leaf, by wnid; checked against the lemmas in WordNet.
-        find: Result of :func:`find_wordnet`.
+        nouns: Result of :func:`read_nouns`.
 
     Raises:
         InputError: Too many leaves are missing or have other names, so this is not WordNet 3.0.
     """
-    found = {wnid: synset for wnid in leaves if (synset := find(wnid))}
+    found = {wnid: synset for wnid in leaves if (synset := nouns.get(wnid))}
     matching = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
     if len(matching) < _MIN_AGREEMENT * len(leaves):
         raise InputError(
@@ -225,7 +169,7 @@ def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[s
     waiting = sorted(matching)
     while waiting:
         wnid = waiting.pop()
-        synset = find(wnid)
+        synset = nouns.get(wnid)
         if synset is None:
             raise InputError(f"WordNet is incomplete: the hypernym {wnid} is missing; reinstall it")
         concepts[wnid] = Concept(wnid, synset.lemmas[0], synset.lemmas, synset.definition, synset.hypernyms)

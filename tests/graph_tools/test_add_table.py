@@ -1,14 +1,11 @@
-"""Concepts from tables, and the pictures that formulas draw."""
+"""Concepts from tables."""
 
 import csv
-import hashlib
 import json
 
-import numpy as np
 import pytest
 
 from graph import add_table
-from graph.small import textures
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import load_graph
 from worlds import picture, write_graph_folder
@@ -99,17 +96,3 @@ def test_a_table_is_added_to_a_graph(tmp_path, capsys):
     assert load_graph(tmp_path / "p").external == {"animal"}
     assert add_table.main([str(tmp_path / "none.csv"), "--graph", str(tmp_path / "p")]) == 1
     assert "cannot be read as a table" in capsys.readouterr().err
-
-
-def test_textures_are_drawn_by_formulas():
-    assert len(textures.WORDS) == 47
-    seen = set()
-    for word in textures.WORDS:
-        draw = getattr(textures, f"_{word.replace('-', '_')}")
-        first, second = (draw(textures.Field(np.random.default_rng([n, *word.encode()]))) for n in (0, 1))
-        assert first.shape[:2] == (textures.N, textures.N)
-        assert np.isfinite(first).all(), word
-        assert np.broadcast_to(first, (textures.N, textures.N, 3)).std() > 0.01, word
-        assert np.abs(first - second).mean() > 0.01, word
-        seen.add(hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest())
-    assert len(seen) == 47

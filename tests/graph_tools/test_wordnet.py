@@ -5,17 +5,15 @@ import pytest
 from graph.wordnet import (
     DEBIAN,
     LEAVES,
-    LIBRARY,
     NOUN_FILE,
     ClassList,
     Synset,
-    find_wordnet,
     leaf_names,
     make_graph,
     read_nouns,
 )
 from mll_hf.errors import InputError
-from wordnet_worlds import LICENSE, MINI, NAMES, lexicon, write_nouns
+from wordnet_worlds import LICENSE, MINI, NAMES, write_nouns
 
 
 @pytest.fixture
@@ -54,37 +52,11 @@ def test_a_file_in_another_format_is_refused(tmp_path, line):
         read_nouns(tmp_path)
 
 
-# --- the library ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """Adds lexicons to an empty database of the library wn."""
-    wn = pytest.importorskip("wn")
-    monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn")
-    monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn" / "wn.db")
-
-    def add(text):
-        file = tmp_path / "lexicon.xml"
-        file.write_text(text)
-        wn.add(file, progress_handler=None)
-
-    return add
-
-
-def test_the_library_gives_the_same_graph(library, folder):
-    library(lexicon())
-    find = find_wordnet(LIBRARY)
-    assert find("n00000007") == Synset(("Rex",), "the hound of the neighbors", ("n00000003",))
-    assert find("n00000099") is None
-    assert make_graph("mini", NAMES, find) == make_graph("mini", NAMES, find_wordnet(folder))
-
-
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
 def test_a_graph_has_the_leaves_and_all_their_hypernyms(folder):
-    visual = make_graph("mini", NAMES, find_wordnet(folder))
+    visual = make_graph("mini", NAMES, read_nouns(folder))
     assert visual.leaves == ("n00000005", "n00000006", "n00000007")
     assert visual.missing == ()
     assert {c.id: c.hypernyms for c in visual.graph.concepts} == {
@@ -109,7 +81,7 @@ def many(names, count=40):
 
 def test_a_few_missing_or_renamed_leaves_are_skipped_and_reported(tmp_path):
     leaves, synsets = many({**NAMES, "n00000077": ("gone",), "n00000004": ("pillow",)})
-    visual = make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **synsets})))
+    visual = make_graph("mini", leaves, read_nouns(write_nouns(tmp_path, {**MINI, **synsets})))
     assert visual.missing == ("n00000004", "n00000077")
     assert "n00000004" in visual.graph.index  # as a hypernym
     assert "n00000004" not in visual.leaves
@@ -127,7 +99,7 @@ needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Deb
 def test_the_real_wordnet(classes, leaves, concepts, edges):
     assert classes in LEAVES
     names = leaf_names(ClassList(classes))
-    visual = make_graph("real", names, find_wordnet())
+    visual = make_graph("real", names, read_nouns())
     graph = visual.graph
     assert (len(visual.leaves), len(graph), sum(map(len, graph.parents))) == (leaves, concepts, edges)
     assert visual.missing == ()
