@@ -103,7 +103,12 @@ def pick_device(device: str | None = None) -> str:
 
 
 def load_model(
-    ref: ModelRef, device: str | None = None, token: str | None = None, dtype: str | None = None
+    ref: ModelRef,
+    device: str | None = None,
+    token: str | None = None,
+    dtype: str | None = None,
+    *,
+    texts: bool = True,
 ) -> VisionLanguageModel:
     """Download and load a model at its pinned revision, in evaluation mode.
 
@@ -112,6 +117,7 @@ def load_model(
         device: As for `pick_device`.
         token: Hub token; default: the saved one.
         dtype: Precision of the image tower: one of `DTYPES`; default: half precision on CUDA, float32 elsewhere.
+        texts: Load the text tower. Without it, of a few architectures (CoCa) the whole model is loaded all the same.
 
     Raises:
         ModelError: The files are missing, changed, damaged or not an image-text model, or memory is full.
@@ -128,16 +134,17 @@ def load_model(
             case Backend.OPEN_CLIP:
                 from mll_hf.models.open_clip import OpenClipModel
 
-                return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype, token)
+                return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype, token, texts)
             case Backend.TRANSFORMERS:
                 from mll_hf.models.transformers import TransformersModel, check_type
 
-                return TransformersModel(ref, source.fetch(ref, token, partial(check_type, ref)), chosen, dtype)
+                folder = source.fetch(ref, token, partial(check_type, ref))
+                return TransformersModel(ref, folder, chosen, dtype, texts)
             case Backend.SENTENCE_TRANSFORMERS:
                 from mll_hf.models.sentence_transformers import SentenceTransformersModel, check_first_module
 
                 folder = source.fetch(ref, token, partial(check_first_module, ref))
-                return SentenceTransformersModel(ref, folder, chosen, dtype)
+                return SentenceTransformersModel(ref, folder, chosen, dtype, texts)
     except ModuleNotFoundError as error:
         extra = "match" if error.name == "sentence_transformers" else "models"
         raise MissingExtraError(error.name or ref.backend, extra) from error

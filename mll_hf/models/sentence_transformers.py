@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
-from mll_hf.models.transformers import check_type, load_network, quiet
+from mll_hf.models.transformers import NO_TEXTS, check_type, drop_texts, load_network, quiet
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class SentenceTransformersModel(VisionLanguageModel):
     """A model of sentence-transformers. Embeds as its ``encode`` does, with the default prompt for texts."""
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None, texts: bool) -> None:
         with one_line_errors(ref), quiet():
-            super().__init__(ref, _load(ref, folder), device, dtype)
+            super().__init__(ref, _load(ref, folder, texts), device, dtype, texts)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""
@@ -60,13 +60,22 @@ def _first_module(folder: Path) -> Path:
     return folder / path
 
 
-def _load(ref: ModelRef, folder: Path) -> SentenceTransformer:
-    load_network(ref, _first_module(folder))  # sentence-transformers does not report missing weights
-    return SentenceTransformer(
+def _load(ref: ModelRef, folder: Path, texts: bool) -> SentenceTransformer:
+    load_network(ref, _first_module(folder), texts)  # sentence-transformers does not report missing weights
+    model = SentenceTransformer(
         str(folder),
         device="cpu",
         trust_remote_code=False,
         local_files_only=True,
         # the attention is the config's, which was checked, not one named in the module's settings
-        model_kwargs={"use_safetensors": True, "dtype": torch.float32, "attn_implementation": None},
+        model_kwargs={
+            "use_safetensors": True,
+            "dtype": torch.float32,
+            "attn_implementation": None,
+            "ignore_mismatched_sizes": not texts,
+        },
+        config_kwargs=None if texts else NO_TEXTS,
     )
+    if not texts:
+        drop_texts(model.transformers_model)
+    return model

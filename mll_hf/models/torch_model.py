@@ -57,6 +57,7 @@ class VisionLanguageModel(ABC):
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``.
         batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
+        has_texts: Whether the text tower is loaded; without it ``cost`` is that of the image tower.
     """
 
     ref: ModelRef
@@ -68,14 +69,17 @@ class VisionLanguageModel(ABC):
     device: str
     dtype: str
     batch_size: int
+    has_texts: bool
     _mean: torch.Tensor  # [3, 1, 1] on the device, and so is _std
     _std: torch.Tensor
     _half: torch.dtype | None  # of the image tower, None for float32
     _max_images: int  # per batch; halved when memory runs out
     _network: Any  # libraries name the towers differently
 
-    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
-        self.ref = ref
+    def __init__(
+        self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None, has_texts: bool
+    ) -> None:
+        self.ref, self.has_texts = ref, has_texts
         self._resized: Callable[[Image.Image], torch.Tensor] | None = None
         self._network = network.eval().requires_grad_(False)  # else FLOPs of attention pools are not counted
         self._place(device, dtype)
@@ -164,7 +168,10 @@ class VisionLanguageModel(ABC):
 
         Raises:
             ModelError: An embedding is zero or not finite.
+            ValueError: The text tower is not loaded.
         """
+        if not self.has_texts:
+            raise ValueError("the text tower is not loaded")
         parts = [np.empty((0, self.embedding_size), np.float32)]
         with torch.inference_mode(), self._running():
             for start in range(0, len(texts), TEXT_BATCH):
@@ -226,7 +233,7 @@ class VisionLanguageModel(ABC):
         self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:
-        """Run both towers once to get cost and embedding size, and to fail early."""
+        """Run the towers once to get cost and embedding size, and to fail early."""
         # noise, because half precision may overflow where a gray picture does not
         pixels = self.preprocess(_noise(64, 64))
         batch = pixels[None].to(self._device)
@@ -241,7 +248,7 @@ class VisionLanguageModel(ABC):
             self.batch_size = self._largest_batch()
         else:
             self.batch_size = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
-        text_size = self.encode_texts(["a photo"]).shape[1]
+        text_size = self.encode_texts(["a photo"]).shape[1] if self.has_texts else self.embedding_size
         if text_size != self.embedding_size:
             reason = f"embeds images in {self.embedding_size} and texts in {text_size} dimensions; use another model"
             raise ModelError(self.ref.repo_id, reason)

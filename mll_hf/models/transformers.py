@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 # a config may name a repo of attention kernels, which transformers runs regardless of trust_remote_code
 _KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
+# settings with which a network is built without a text tower, but for one token and the positions
+NO_TEXTS = {"text_config": {"num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": 0}}
+_TEXT_PARTS = ("text_model", "text_projection")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -42,19 +45,23 @@ class TransformersModel(VisionLanguageModel):
     punctuation; transformers' tokenizer of SigLIP 2 does not do this (12 points on ImageNet, NVlabs/RADIO#142).
     """
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None, texts: bool) -> None:
         with one_line_errors(ref), quiet():
-            network = load_network(ref, folder)
+            network = load_network(ref, folder, texts)
             # PIL, as in training, gives the same pixels as open_clip
             self._processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            if self._tokenizer.pad_token is None:
-                self._tokenizer.pad_token = self._tokenizer.eos_token
-            self._text_inputs = _text_inputs(network)
-            # SigLIP was trained without a mask, on texts padded to the full context
-            self._padded = "attention_mask" not in self._text_inputs
-            self._context_length = min(_positions(network), self._tokenizer.model_max_length)
-            super().__init__(ref, network, device, dtype)
+            if texts:
+                self._prepare_texts(network, folder)
+            super().__init__(ref, network, device, dtype, texts)
+
+    def _prepare_texts(self, network: PreTrainedModel, folder: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._text_inputs = _text_inputs(network)
+        # SigLIP was trained without a mask, on texts padded to the full context
+        self._padded = "attention_mask" not in self._text_inputs
+        self._context_length = min(_positions(network), self._tokenizer.model_max_length)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`.
@@ -115,8 +122,8 @@ def check_type(ref: ModelRef, folder: Path) -> str:
     return kind
 
 
-def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
-    """Load a complete network that embeds images and texts.
+def load_network(ref: ModelRef, folder: Path, texts: bool = True) -> PreTrainedModel:
+    """Load a complete network that embeds images and texts, or only images.
 
     Raises:
         ModelError: It lacks weights, or is of another type.
@@ -129,9 +136,13 @@ def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
         dtype=torch.float32,
         ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
+        **({} if texts else NO_TEXTS),
     )
     # transformers initializes missing weights at random and only prints a report
     unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if not texts:
+        unfit = [name for name in unfit if not name.startswith(_TEXT_PARTS)]
+        drop_texts(network)
     if unfit:
         reason = f"lacks weights for {len(unfit)} tensors, such as {unfit[0]}; use a complete model"
         raise ModelError(ref.repo_id, reason)
@@ -139,6 +150,13 @@ def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
         reason = f"is of type '{kind}', which has no single embedding of an image; use a CLIP or SigLIP model"
         raise ModelError(ref.repo_id, reason)
     return network
+
+
+def drop_texts(network: torch.nn.Module) -> None:
+    """Remove what :data:`NO_TEXTS` leaves of a text tower."""
+    for name, _ in list(network.named_children()):
+        if name.startswith(_TEXT_PARTS):
+            delattr(network, name)
 
 
 def _text_inputs(network: PreTrainedModel) -> list[str]:

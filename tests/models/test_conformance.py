@@ -88,6 +88,23 @@ def refusal(folder):
     return str(caught.value).partition("': ")[2]
 
 
+def check_image_tower(model, has_texts=False):
+    """Loaded without its text tower, a model embeds images the same, with fewer parameters."""
+    tower = load_model(model.ref, "cpu", texts=False)
+    for image in conformance.images():
+        pixels = model.compact(image)
+        assert torch.equal(tower.compact(image), pixels)
+        np.testing.assert_array_equal(tower.encode_pixels(pixels[None]), model.encode_pixels(pixels[None]))
+    for name in ("logit_scale", "logit_bias", "link", "embedding_size", "batch_size"):
+        assert getattr(tower, name) == getattr(model, name)
+    assert tower.has_texts == has_texts
+    if not has_texts:
+        assert not any("text" in name or name.startswith("transformer.") for name in tower._network.state_dict())
+        assert tower.cost.parameters < 0.9 * model.cost.parameters
+        with pytest.raises(ValueError, match="the text tower is not loaded"):
+            tower.encode_texts(["a cat"])
+
+
 # ---- what each library gives
 
 
@@ -97,6 +114,7 @@ def test_open_clips_architectures(name, tmp_path):
         folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES[name]))
         model = conformance.load(folder)
         assert conformance.difference(model, conformance.open_clip_outputs(folder)) < conformance.TOLERANCE
+        check_image_tower(model, has_texts=name.startswith("coca"))
     assert model.ref.backend == Backend.OPEN_CLIP
 
 
@@ -106,6 +124,7 @@ def test_transformers_types(variant, transformers_model):
     assert conformance.difference(model, conformance.pipeline_outputs(folder)) < conformance.TOLERANCE
     assert model.ref.backend == Backend.TRANSFORMERS
     assert model.link is (Link.SIGMOID if "siglip" in variant[0] else Link.SOFTMAX)
+    check_image_tower(model)
 
 
 @pytest.mark.parametrize("layout", tiny.SENTENCE_LAYOUTS)
@@ -116,6 +135,7 @@ def test_layouts_of_sentence_transformers(layout, sentence_models):
     assert model.ref.backend == Backend.SENTENCE_TRANSFORMERS
     assert model.link is (Link.SIGMOID if "SigLIP" in layout else Link.SOFTMAX)
     assert model.embedding_size == (24 if "Dense" in layout else tiny.WIDTH)
+    check_image_tower(model)
 
 
 @pytest.mark.parametrize("kind", REFUSED)
