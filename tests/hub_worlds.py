@@ -16,11 +16,10 @@ from mll_hf.hub import commits, connection
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import graph_path, label_path
-from worlds import SHA, make_graph, make_label
+from worlds import make_graph, make_label
 
 GRAPH = make_graph()
 OTHER_GRAPH = make_graph({"a": (), "b": ("a",), "c": ("a",)}, "other")
-STEM, OTHER_STEM = (f"{graph.digest[:12]}-{SHA[:12]}" for graph in (GRAPH, OTHER_GRAPH))  # of labels by make_label
 REPO = "alice/labels"
 COLLECTION = f"hf://datasets/{REPO}"
 READER, THIRD, READ_ONLY = "hf_reader_token", "hf_third_token", "hf_read_only_token"

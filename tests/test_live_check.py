@@ -100,18 +100,6 @@ def test_ctrl_c(run, hub, monkeypatch):
     assert outcomes(rows)["interrupted"] == ["label"]
 
 
-def test_what_escapes_the_library_is_named(run, monkeypatch):
-    def escapes(check):
-        raise KeyError("id")
-
-    steps = [live_check.Step("one", escapes), live_check.Step("two", escapes, ("one",))]
-    monkeypatch.setattr(live_check, "STEPS", steps)
-    status, rows, _ = run("--yes")
-    assert status == 1
-    assert (rows["one"][0], rows["one"][-1]) == ("failed", "KeyError: 'id'")
-    assert rows["two"][-1] == "needs: one"
-
-
 def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live_check, "STEPS", [step for step in live_check.STEPS if step.name == "upload a model"])
     hub.fail("/api/repos/delete", 403)
@@ -120,15 +108,6 @@ def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, 
     said = rows_of(capsys.readouterr().out)["clean up"]
     assert said[0] == "failed"
     assert f"hf repo delete {left} --repo-type model" in said[-1]
-
-
-def test_keep(hub, published, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(live_check, "STEPS", live_check.STEPS[:3])
-    assert live_check.main(["--yes", "--keep"]) == 0
-    assert {repo_id.rpartition("-")[2] for _, repo_id in set(hub.repos) - published} == {"graph", "images", "model"}
-    assert "clean up" not in rows_of(capsys.readouterr().out)
-    (folder,) = tmp_path.iterdir()
-    assert (folder / "graph" / "graph.json").exists()
 
 
 def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
@@ -145,15 +124,3 @@ def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
     assert "-images (private dataset)" in said
     assert "download org/other (size unknown), one of them twice" in said
     assert {str(request) for request in hub.requests} == {"GET /api/whoami-v2"}
-
-
-def test_only_in_a_namespace_of_yours(run, monkeypatch):
-    assert run("--yes", "--namespace", "bob")[2] == (
-        "live_check: error: bob is not your namespace; give one of: alice\n"
-    )
-    monkeypatch.delenv("HF_TOKEN")
-    status, _, said = run("--yes")
-    assert status == 1
-    assert said == (
-        "live_check: error: hub: you are not logged in, or your token is invalid; log in with: hf auth login\n"
-    )

@@ -61,10 +61,6 @@ def test_the_program_of_a_user_runs():
     assert re.fullmatch(r"\S+/\S+: \d+ M parameters, (mit|apache-2.0)", model)
 
 
-def test_type_information_is_shipped():
-    assert (ROOT / "mll_hf" / "py.typed").is_file()
-
-
 def test_a_release_has_its_notes():
     """The changelog has a section for what is not released yet or for the version of the package."""
     sections = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)

@@ -56,22 +56,7 @@ def test_nobody_changes_the_repo_of_another(hub, reader):
     assert reader.create_commit("alice/model", add, commit_message="b", create_pr=True).pr_num == 1
 
 
-def test_a_token_that_nobody_has_is_refused_even_for_what_is_public(hub):
-    hub.put("model", "alice/model", {"a.txt": b"1"})
-    assert ANONYMOUS.model_info("alice/model")
-    assert refusal(lambda: HfApi(token="hf_expired").model_info("alice/model")) == 401
-
-
 # ---- listings
-
-
-def test_the_limit_is_the_size_of_a_page(hub):
-    for name in "abcde":
-        hub.put("model", f"alice/{name}", {})
-    first = get_session().get(f"{ANONYMOUS.endpoint}/api/models", params={"limit": 2})
-    assert [model["id"] for model in first.json()] == ["alice/a", "alice/b"]
-    second = get_session().get(first.links["next"]["url"])
-    assert [model["id"] for model in second.json()] == ["alice/c", "alice/d"]
 
 
 def test_listings_are_sorted_and_filtered(hub, api):
@@ -102,43 +87,3 @@ def test_requests_to_api_and_resolvers_are_counted_apart_and_by_user(hub, api):
     assert ask("api/models", "hf_reader_token").status_code == 200
     hub.elapsed += limit.reset_in_seconds
     assert ask("api/models").status_code == 200
-
-
-# ---- Xet
-
-
-def test_large_files_go_through_xet(hub, api, xet):
-    content = b"weights" * 100
-    hub.put("model", "alice/model", {})
-    api.upload_file(path_or_fileobj=content, path_in_repo="a.safetensors", repo_id="alice/model")
-    assert "XET up" in hub.requests
-    assert "GET /api/models/alice/model/xet-write-token/main" in hub.requests
-    path = hf_hub_download("alice/model", "a.safetensors")
-    assert "XET down" in hub.requests
-    assert not [request for request in hub.requests if "/_cdn/" in request or "/_lfs/" in request]
-    with open(path, "rb") as file:
-        assert file.read() == content
-
-
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("error", [RuntimeError("Data processing error"), ConnectionError("Network error")])
-def test_xet_fails_as_planned_and_once(hub, api, xet, error, half):
-    hub.put("model", "alice/model", {"a.safetensors": b"weights" * 100})
-    hub.fail_xet("down", error, half=half)
-    with pytest.raises(type(error)):
-        hf_hub_download("alice/model", "a.safetensors")
-    assert hf_hub_download("alice/model", "a.safetensors")
-    hub.fail_xet("up", error, half=half)
-    with pytest.raises(type(error)):
-        api.upload_file(path_or_fileobj=b"1", path_in_repo="b.safetensors", repo_id="alice/model")
-    assert list(hub.files("model", "alice/model")) == ["a.safetensors"]
-
-
-def test_a_refused_token_of_xet_is_no_error_of_the_hub_s_client(hub, api, xet):
-    hub.put("model", "alice/model", {})
-    upload = {"path_or_fileobj": b"1", "path_in_repo": "a.safetensors", "repo_id": "alice/model"}
-    for status, error in ((403, PermissionError), (503, ConnectionError)):
-        hub.fail("xet-write-token", status)
-        with pytest.raises(error):
-            api.upload_file(**upload)
-    assert not hub.files("model", "alice/model")

@@ -68,14 +68,6 @@ def make_graph(hypernyms=HYPERNYMS, name="tiny"):
     return SemanticGraph(name, tuple(Concept(c, c, (c,), f"the kind {c}", tuple(h)) for c, h in hypernyms.items()))
 
 
-def two_branches(n_dogs=12, n_cars=10):
-    """thing > (animal > dogs, artifact > vehicle > cars)"""
-    hypernyms = {"thing": (), "animal": ("thing",), "artifact": ("thing",), "vehicle": ("artifact",)}
-    hypernyms |= {f"dog{i:02}": ("animal",) for i in range(n_dogs)}
-    hypernyms |= {f"car{i:02}": ("vehicle",) for i in range(n_cars)}
-    return make_graph(hypernyms)
-
-
 @st.composite
 def dags(draw, max_size=9):
     """{id: hypernyms}, in an order of ids that is independent of the edges."""

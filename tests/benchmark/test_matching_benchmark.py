@@ -5,18 +5,15 @@ import pytest
 
 from benchmark.matching_benchmark import (
     Gold,
-    calibration_table,
     detection,
     imagenet_gold,
     leave_concepts_out,
     top_accuracy,
     without,
 )
-from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching.concept_index import COVERED, ConceptIndex
 from mll_hf.matching.describe import Description
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from selection_worlds import WordEncoder
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +29,6 @@ def test_gold_data(gold):
     assert crane.lemmas == ("crane",)
     assert crane.definition.startswith("large long-necked wading bird")
     assert crane.hypernyms == ()
-
-
-def chain(*edges):
-    ids = sorted({id for edge in edges for id in edge})
-    return SemanticGraph(
-        "g",
-        tuple(Concept(i, f"{i} name", (f"{i} name",), f"about {i}", tuple(h for c, h in edges if c == i)) for i in ids),
-    )
-
-
-def test_left_out_concepts_include_relatives():
-    graph = chain("ba", "cb", "dx", "ex")
-    gold = Gold(graph, ("b name", "d name"), np.array([graph.index["b"], graph.index["d"]]))
-    covered, uncovered, right = leave_concepts_out(gold, WordEncoder())
-    assert (covered >= 0.8).all()
-    assert right.all()
-    assert (uncovered < 1).all()  # only e is left, and it has another name
-
-
-def test_calibration_compares_predictions_with_what_came_true():
-    predicted, actual = np.array([0.1, 0.1, 0.9, 1.0], np.float32), np.array([False, True, True, True])
-    *rows, error = calibration_table(predicted, actual).splitlines()
-    assert [row.split() for row in rows[-2:]] == [
-        ["0.0", "to", "0.2", "2", "0.10", "0.50"],
-        ["0.8", "to", "1.0", "2", "0.95", "1.00"],
-    ]
-    assert error == "expected calibration error 0.225"
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from benchmark.metrics import (
     accuracy,
-    bootstrap_tasks,
     kendall,
-    mean_difference,
     mean_gap_closed,
     mean_per_class_recall,
-    ranking_quality,
     spearman,
     top_kendall,
-    top_l1,
     top_models,
     top_overlap,
     wilcoxon,
@@ -49,30 +45,6 @@ def test_gap_closed():
 # --- rankings ---------------------------------------------------------------------------------------------------------
 
 
-def test_top_five_by_hand():
-    truth = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
-    scores = np.array([3.0, 4.0, 2.0, 0.0, 0.1, 9.0, 8.0])  # ranks 5, 6, 1, 0, 2 first
-    assert top_overlap(scores, truth) == pytest.approx(3 / 5)
-    assert top_kendall(scores, truth) == pytest.approx(1 / 3)  # of 0, 1, 2 only the pair (0, 1) is reversed
-    assert top_kendall(scores, truth, top=4) == 0.0  # 0 and 1 alone are too few
-    assert top_overlap(scores, truth, top=4) == pytest.approx(2 / 4)
-
-
-def test_l1_is_of_the_mean_over_the_models_predicted_best():
-    predicted, truth = np.array([0.9, 0.8, 0.1]), np.array([0.7, 0.9, 0.9])
-    assert top_l1(predicted, truth, top=2) == pytest.approx(abs(0.2 - 0.1) / 2)
-    assert top_l1(predicted, truth, top=1) == pytest.approx(0.2)
-
-
-def test_a_ranking_compares_scores_with_the_truth():
-    truth = np.array([0.5, 0.9, 0.9])
-    quality = ranking_quality(np.array([3.0, 2.0, 1.0]), truth, predicted=truth - 0.1)
-    assert [quality[name] for name in ("regret", "Hit@1", "L1")] == pytest.approx([0.4, 0, 0.1])
-    quality = ranking_quality(np.array([1.0, 2.0, 3.0]), truth, None)
-    assert quality["Hit@1"] == 1
-    assert "L1" not in quality
-
-
 def naive_tau_b(left, right):
     pairs = list(itertools.combinations(range(len(left)), 2))
     signs = [(np.sign(left[i] - left[j]), np.sign(right[i] - right[j])) for i, j in pairs]
@@ -98,14 +70,6 @@ def test_rank_correlations_against_loops(data):
 
 
 # --- how sure ---------------------------------------------------------------------------------------------------------
-
-
-def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
-    values = np.random.default_rng(1).normal(0.3, 0.1, 200)
-    interval = bootstrap_tasks(mean_difference, [values, np.zeros(200)])
-    half = 1.96 * values.std() / np.sqrt(200)
-    assert interval.estimate == pytest.approx(values.mean())
-    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 20)
 
 
 def exact_p_value(differences):

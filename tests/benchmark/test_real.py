@@ -61,17 +61,6 @@ def test_labels_have_the_published_recall():
         assert label.support[graph.index["n00001740"]] <= 60_000
 
 
-def test_synsets_are_those_of_the_classes():
-    synsets, graph = imagenet_synsets(), published_graph()
-    names = [graph.concepts[graph.index[id]].name for id in synsets["imagenet-1k"]]
-    assert (names[0], names[207], names[-1]) == ("tench", "golden retriever", "toilet tissue")
-    assert {dataset: len(set(ids)) for dataset, ids in synsets.items()} == {
-        "imagenet-1k": 1000,
-        "imagenet-sketch": 1000,
-        "imagenet-r": 200,
-    }
-
-
 def test_outcomes_are_within_what_the_hub_can_reach(world):
     hub = np.arange(len(world.labels))
     for task in world.tasks:
@@ -84,23 +73,6 @@ def test_outcomes_are_within_what_the_hub_can_reach(world):
             assert found.accuracy[method] <= task.recall.max(axis=0).mean()
         assert len(found.estimates) == len(hub)
         assert found.estimated == pytest.approx(found.estimates.max())
-
-
-def test_a_hub_of_one_model_leaves_no_choice(world):
-    found = real.outcome(world, world.tasks[0], np.array([7]))
-    assert {round(value, 9) for value in found.accuracy.values()} == {round(float(world.tasks[0].accuracy[7]), 9)}
-
-
-def test_hubs_are_within_their_caps_and_drawn_again_alike():
-    gflops, strong = np.arange(0.0, 300, 10), np.arange(12, 30)
-    hubs = real.hubs_of(gflops, {"strong": strong}, draws=3)
-    assert [len(hubs[f"at most {cap} GFLOPs"][0]) for cap in real.CAPS] == [21, 11, 3]
-    assert len(hubs["5 at random of all"]) == 3
-    assert all(len(hub) == 10 and set(hub) <= set(strong) for hub in hubs["10 at random of strong"])
-    again, others = (real.hubs_of(gflops, {"strong": strong}, 3, seed) for seed in (0, 1))
-    np.testing.assert_array_equal(hubs["5 at random of all"], again["5 at random of all"])
-    assert not np.array_equal(hubs["5 at random of all"], others["5 at random of all"])
-    assert not any(name.startswith("at most") for name in real.hubs_of(gflops + 1000, {}, 1))
 
 
 def test_tables(world):

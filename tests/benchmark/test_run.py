@@ -15,25 +15,18 @@ from benchmark.methods import (
     ORACLE,
     OURS,
     PAPER,
-    Group,
     methods_named,
 )
-from benchmark.metrics import top_l1
 from benchmark.run import BenchConfig, Suite, run
 from benchmark.scenarios import (
     Kind,
-    generator,
-    labeled_sample,
-    long_tail,
     one_frequent,
-    without_classes,
 )
 from benchmark.world import open_task
 from benchmark_worlds import LABEL_FREE, N_IMAGES, filled_cache, make_index, make_suite, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
-from mll_hf.errors import InputError
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder
@@ -148,15 +141,6 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.gflops == pytest.approx(selection.cost.gflops)
 
 
-def test_methods_by_name_come_with_those_that_all_are_compared_with():
-    assert methods_named([]) == METHODS
-    assert {m.name for m in methods_named(["MI"])} == {"MI", GENERAL, PAPER, ORACLE}
-    few = methods_named(["few labeled images"])
-    assert {m.group for m in few} == {Group.FEW_LABELS, Group.LABELS, Group.HINDSIGHT}
-    with pytest.raises(InputError, match=r"no method 'nonsense'.*best fixed"):
-        methods_named(["MI", "nonsense"])
-
-
 # --- hubs -------------------------------------------------------------------------------------------------------------
 
 
@@ -176,22 +160,6 @@ def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
 
 
 # --- scenarios --------------------------------------------------------------------------------------------------------
-
-
-@examples
-@given(st.integers(2, 12), st.integers(0, 9))
-def test_a_long_tail_falls_a_hundredfold(n_classes, seed):
-    labels = np.repeat(np.arange(n_classes), 200)
-    kept = np.sort(np.bincount(labels[long_tail(labels, np.random.default_rng(seed))], minlength=n_classes))[::-1]
-    expected = 200 * 100 ** (-np.arange(n_classes) / (n_classes - 1))
-    assert kept[0] == 200
-    assert np.abs(kept - expected).max() <= 1
-
-
-def test_a_third_of_the_classes_is_absent():
-    labels = np.repeat(np.arange(9), 5)
-    kept = labels[without_classes(labels, np.random.default_rng(0))]
-    assert np.bincount(np.bincount(kept, minlength=9)).tolist() == [3, 0, 0, 0, 0, 6]
 
 
 @examples
@@ -216,20 +184,3 @@ def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
     done = run(make_suite(broken=5), make_index(), broken, config)
     assert [facts.n_images for facts in done.facts] == [N_IMAGES - 5] * 2
     assert all(0 <= record.accuracy <= 1 for record in done.records)
-
-
-def test_a_task_without_a_readable_image_is_refused(tmp_path, monkeypatch):
-    broken = filled_cache(tmp_path / "cache", monkeypatch, broken=N_IMAGES)
-    with pytest.raises(InputError, match="no image of the task 'first'"):
-        run(make_suite(broken=N_IMAGES), make_index(), broken, CONFIG)
-
-
-@pytest.mark.parametrize("draw", [0, 1])
-def test_labeled_images_are_those_of_the_draw(draw, results, opened):
-    view, labels = opened
-    method = find("accuracy, 50 labels")
-    sample = labeled_sample(method.sample, labels, generator(0, "labeled", draw, "first"))
-    right = view.answers[:, sample.images] == sample.labels
-    record = record_of(results, method.name, draw=draw)
-    assert record.models == (int(right.mean(axis=1).argmax()),)
-    assert record.ranking["L1"] == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))

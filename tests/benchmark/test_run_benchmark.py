@@ -102,12 +102,6 @@ def test_tables_and_a_summary(world, tmp_path, capsys, monkeypatch):
     }
 
 
-def test_some_methods(world, tmp_path, capsys):
-    status, out, _ = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
-    assert status == 0
-    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["general, k=1", "paper, k=1", "MI", "oracle"]
-
-
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -7,19 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.scores import leep, mean_confidence
+from benchmark.scores import leep
 from worlds import examples
 
 
 def predictions(seed, shape):
     exponentials = np.exp(3 * np.random.default_rng(seed).normal(size=shape))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def test_confidence_is_the_mean_of_the_highest_probability():
-    probabilities = predictions(0, (3, 6, 4))
-    expected = [np.mean([max(row) for row in of_model]) for of_model in probabilities]
-    assert mean_confidence(probabilities) == pytest.approx(expected)
 
 
 @examples

@@ -11,7 +11,6 @@ import pytest
 from benchmark.suites import (
     load_tasks,
     read_image_folder,
-    read_task,
     sampled,
 )
 from mll_hf.errors import InputError
@@ -45,15 +44,6 @@ def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
     assert first.labels.tolist() == [0, 2, 1, 1]
     assert list(first.batches(3)) == [(picture(0), picture(1), picture(2)), (picture(3),)]
     assert first.revision == second.revision  # of what is in it, not of its name
-
-
-def test_a_capped_task_keeps_image_and_label_together(tmp_path):
-    write_task(tmp_path / "a", labels=[n % 3 for n in range(50)])
-    task = read_task(tmp_path / "a", 12)
-    numbers = [int(image.split()[1]) for image in task.images]
-    assert numbers == sampled(50, 12).tolist()
-    assert task.labels.tolist() == [n % 3 for n in numbers]
-    assert task.revision != read_task(tmp_path / "a", 13).revision
 
 
 @pytest.mark.parametrize(
@@ -95,16 +85,3 @@ def test_folders_are_classes_and_what_is_no_image_does_not_count(tmp_path):
     some = sampled(5, 2)
     assert capped.images == tuple(task.images[n] for n in some)
     assert capped.labels.tolist() == task.labels[some].tolist()
-
-
-def test_any_location_is_recognized(tmp_path):
-    write_task(tmp_path / "suite" / "a")
-    write_task(tmp_path / "suite" / "b")
-    (tmp_path / "animals").mkdir()
-    fill_folder(tmp_path / "animals")
-    found = [
-        load_tasks(place, 1) for place in (tmp_path / "suite", str(tmp_path / "suite" / "b"), tmp_path / "animals")
-    ]
-    assert [len(tasks) for tasks in found] == [2, 1, 1]
-    assert all(len(task) == 1 for tasks in found for task in tasks)
-    assert found[2][0].classes == ("001.cat", "dog")

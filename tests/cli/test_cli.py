@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cli_worlds import NODES, fails, run, write_graph
+from cli_worlds import fails, run
 from mll_hf.cli import build_parser, main
 from mll_hf.cli.output import logged_notes
 from mll_hf.errors import StorageError
@@ -132,23 +132,6 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     assert "Traceback" not in err
     assert "4 of 5 labels failed" in err
     assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [f"local-dir:{tiny_open_clip}"]
-
-
-def test_undecodable_images_are_counted_and_reported(tmp_path, tiny_open_clip, capsys):
-    graph = write_graph(tmp_path / "graph", broken_images=1)
-    status, out, err = run(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", graph, "--labels", tmp_path / "l")
-    assert status == 0
-    assert "1 of 25 probe images of graph cannot be decoded" in err
-    assert out.startswith(f"labeled: local-dir:{tiny_open_clip} on graph (mean recall ")
-
-
-def test_bad_graphs(tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    cyclic = write_graph(tmp_path / "cyclic", [{**NODES[0], "hypernyms": ["n2"]}, *NODES[1:]])
-    for folder, words in ((tmp_path / "empty", "graph.json"), (cyclic, "cycle")):
-        line = fails(capsys, "label", "a/b", "--graph", folder, "--labels", tmp_path / "labels")
-        assert words in line
-        assert str(folder) in line
 
 
 def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monkeypatch):

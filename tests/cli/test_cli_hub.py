@@ -14,10 +14,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 import tiny_hub
-from cli_worlds import WordEncoder, encoded, fails, run, write_graph
-from mll_hf import client
+from cli_worlds import encoded, fails, run, write_graph
 from mll_hf.cli import main
-from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import SelectionConfig, select
 from selection_worlds import random_candidates
 
@@ -25,14 +23,6 @@ MODELS = ("alice/clip", "alice/siglip")
 CARD = "---\nlicense: {}\ntags:\n  - clip # mine\n---\n# My model\n"
 LICENSES = ("mit", "apache-2.0")
 CACHES = ("HF_HUB_CACHE", "HF_ASSETS_CACHE")
-
-
-@pytest.fixture(autouse=True)
-def _surroundings(monkeypatch, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("encoder") / "embeddings.sqlite"
-    monkeypatch.setattr(client, "default_encoder", WordEncoder)
-    monkeypatch.setattr(client, "CachedEncoder", lambda encoder: CachedEncoder(encoder, cache))
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +90,6 @@ def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub
     status, out, err = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")
     assert status == 0, err
     assert json.loads(out)["label"] in ("cat", "car")
-
-
-def test_only_models_with_an_allowed_license(world, capsys):
-    base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
-    status, out, err = run(capsys, *base, "--license", " Apache-2.0, gpl-3.0")
-    assert status == 0, err
-    assert {name for names in json.loads(out)["chosen"].values() for name in names} == {MODELS[1]}
-    with pytest.raises(SystemExit):
-        main([*map(str, base), "--license", ","])
-    assert "',' is an empty list" in capsys.readouterr().err
 
 
 def test_push_to_a_collection_and_use_it(world, capsys, api):

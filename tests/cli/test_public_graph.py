@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from cli_worlds import WordEncoder, fails, run, write_graph
 from hub_worlds import READ_ONLY, READER, THIRD, clock, put_labeled_model
-from mll_hf import Client, client
+from mll_hf import Client
 from mll_hf.cli import main
 from mll_hf.cli.options import ACCESS
 from mll_hf.errors import GraphError, HubError, InputError
@@ -29,13 +29,6 @@ __all__ = ["clock"]  # a fixture
 GRAPH, IMAGES, MODEL = "hf://datasets/alice/graph", "hf://datasets/alice/images", "alice/clip"
 CLASSES = "cat, car"
 PUSH = ["--to", GRAPH, "--images-to", IMAGES]
-
-
-@pytest.fixture(autouse=True)
-def _surroundings(monkeypatch):
-    monkeypatch.setattr(client, "default_encoder", WordEncoder)
-    monkeypatch.setattr(client, "CachedEncoder", lambda encoder: encoder)
-    monkeypatch.delenv("MLL_GRAPH", raising=False)
 
 
 @pytest.fixture

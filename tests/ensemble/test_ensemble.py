@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, residents, run
 from mll_hf.ensemble.residents import free_memory
-from mll_hf.ensemble.run import Ensemble, Prediction
+from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, select
@@ -325,12 +325,6 @@ def test_a_list_of_images_is_wanted(diary, images):
     assert diary == []
 
 
-def test_predictions_know_their_classes():
-    prediction = Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan], [0.5, 0.5]]), ("org/m",))
-    assert prediction.classes == ("b", None, "a")
-    assert prediction.unreadable == (1,)
-
-
 @pytest.mark.parametrize("rule", Rule)
 def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
     """The pool takes heads with temperature and offsets; the paper's rules take zero-shot heads and Eq. 7's mask."""
@@ -356,15 +350,6 @@ def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
     expected = combine(rule, logits, chosen[[0, 2]], selection.weights[[0, 2]])
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(ensemble.combine(ensemble.logits(images), rule).probabilities, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("keep", [1, 2, None])
-def test_predictions_are_the_same_twice_and_after_close(diary, keep):
-    images = [png(COLORS[color]) for color in ("green", "red", "blue")]
-    ensemble = Ensemble(make_selection(), device="somewhere", keep_loaded=keep)
-    first, second = ensemble.predict(images), ensemble.predict(images)
-    ensemble.close()
-    assert first == second == ensemble.predict(images)
 
 
 def test_fingerprints_tell_apart_what_predicts_differently():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -53,13 +52,6 @@ def test_linear_pool_by_hand():
     np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
     # weights that are all zero are equal
     np.testing.assert_allclose(linear_pool(logits_of(A, B), np.zeros(2)), [[0.65, 0.35]])
-
-
-@pytest.mark.parametrize("rule", Rule)
-def test_models_that_are_certain_and_disagree(rule):
-    # H = 0 for both models, one certain of each class: nothing tells them apart
-    logits = np.array([[[1e4, 0.0]], [[0.0, 1e4]]])
-    np.testing.assert_allclose(combine(rule, logits, BOTH, np.ones(2)), [[0.5, 0.5]])
 
 
 def naive(rule, logits, chosen, weights):
@@ -148,14 +140,3 @@ def test_a_model_given_twice_shares_its_weight(pool, share):
     split = weights[first]
     split[:2] = weights[0] * share, weights[0] * (1 - share)
     np.testing.assert_allclose(linear_pool(logits[first], split), linear_pool(logits, weights), atol=1e-9)
-
-
-@examples
-@given(pool=pools())
-def test_the_paper_prefers_uncertain_models_and_its_code_certain_ones(pool):
-    logits = np.concatenate([pool[0][:1], 0 * pool[0][:1]])  # the second model knows nothing
-    chosen, n_classes = np.ones((2, logits.shape[2]), bool), logits.shape[2]
-    equal = (softmax(logits[0]) + 1 / n_classes) / 2
-    distance = np.abs(equal - 1 / n_classes).sum(axis=1)
-    assert (np.abs(entropy(logits, chosen) - 1 / n_classes).sum(axis=1) <= distance + 1e-9).all()
-    assert (np.abs(inverse_entropy(logits, chosen) - 1 / n_classes).sum(axis=1) >= distance - 1e-9).all()

@@ -20,13 +20,6 @@ def nodes_of(graph):
 # ---- the graph as a value
 
 
-def test_concepts_are_in_id_order():
-    graph = make_graph()
-    assert [c.id for c in graph.concepts] == ["animal", "car", "cat", "corgi", "dog", "pet", "vehicle"]
-    assert graph.index["corgi"] == CORGI
-    assert len(graph) == 7
-
-
 @examples
 @given(dags())
 def test_relatives_agree_with_a_naive_search(hypernyms):
@@ -172,11 +165,6 @@ def test_invalid_json(tmp_path, content):
     with pytest.raises(GraphError, match="cannot be read as JSON") as caught:
         load_graph(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_the_name_must_be_the_first_lemma():
-    with pytest.raises(GraphError, match="name is not their first lemma: a"):
-        SemanticGraph("g", (Concept("a", "dog", ("hound", "dog"), "", ()),))
 
 
 def test_a_graph_that_would_fill_the_memory_is_refused():

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import GraphError, MissingExtraError
+from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.utils import files
@@ -96,15 +96,6 @@ def test_samples_are_balanced_and_capped(sources, cap):
         assert exhausted or taken[source] >= max(taken.values()) - 1
 
 
-def test_a_sample_does_not_depend_on_the_other_concepts(tmp_path):
-    probes = [Probe("car", CAR, source=str(i % 3), content=b"x") for i in range(60)]
-    alone = load(write_graph_folder(tmp_path / "a", probes), 10)
-    more = {**{c.id: c.hypernyms for c in make_graph().concepts}, "aaa": (), "truck": ("vehicle",)}
-    folder = write_graph_folder(tmp_path / "b", [*probes, Probe("cat", CAT, content=b"x")], make_graph(more))
-    both = load(folder, 10)
-    assert rows_of(alone, CAR) == rows_of(both, load_graph(folder).index["car"])
-
-
 def test_the_sample_is_the_same_everywhere(tmp_path):
     # labels of the same revision and cap must rest on the same images, whoever measured them
     folder = write_graph_folder(tmp_path, [Probe("car", CAR, source=str(i % 2), content=b"x") for i in range(30)])
@@ -122,14 +113,6 @@ def test_files_may_differ_in_their_columns(tmp_path):
     probes = load(tmp_path)
     assert [probes.domain_names[d] for d in probes.domains] == ["unknown", "car", "cat"]  # images-2 comes first
     assert contents(probes) == [b"c", b"a", b"b"]
-
-
-def test_without_pyarrow(tmp_path, monkeypatch):
-    folder = write_graph_folder(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"\[models\]"):
-        load(folder)
 
 
 def test_images_as_datasets_writes_them(tmp_path):

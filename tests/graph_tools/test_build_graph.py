@@ -1,11 +1,6 @@
 """The script that builds the graph, run as a user does, with datasets on the in-process Hub."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -148,26 +143,3 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     done = [line.split(":")[0] for line in said.splitlines()[-2:]]
     assert (status, done) == (0, ["images published already", "graph published already"])
     assert not streamed(".tar")  # no source is opened
-
-
-def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):
-    common = ["--leaves", "imagenet-1k", "--wordnet", str(wordnet), "--images-per-concept", "5"]
-    assert script(capsys, *common, "--out", tmp_path / "undisturbed")[0] == 0
-
-    started, processes = threading.Event(), []
-
-    def kill():  # while the second shard of the second source is under way
-        started.wait()
-        os.kill(processes[0].pid, signal.SIGKILL)
-
-    hub.before("wds_imagenetv2/resolve/.*/test/1.tar", kill)
-    command = [sys.executable, str(SCRIPT), *common, "--out", str(tmp_path / "out")]
-    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-    started.set()
-    processes[0].communicate(timeout=120)
-    assert processes[0].returncode == -signal.SIGKILL
-    hub.wait_until_idle()
-    assert files_of(tmp_path / "out") == {}
-
-    assert script(capsys, *common, "--out", tmp_path / "out")[0] == 0
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")

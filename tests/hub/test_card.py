@@ -130,12 +130,6 @@ def test_labels_on_several_graphs():
     assert added(second) == second
 
 
-@pytest.mark.parametrize("entry", ["3", "{}", "[1]", "null", '{"graph": "x"}'])
-def test_entries_that_are_not_ours_are_dropped(entry):
-    edited = added(f'---\nmll: {{"labels": {{"{"0" * 12}": {entry}, 5: 6}}}}\n---\n')
-    assert set(hub_view(edited)[0]["mll"]["labels"]) == {SHORT}
-
-
 # ---- what is refused
 
 

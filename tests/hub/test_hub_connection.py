@@ -96,12 +96,6 @@ def test_missing_or_private_repository(hub):
     assert ask().sha
 
 
-def test_local_folder_of_the_same_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path(MODEL).mkdir(parents=True)
-    assert complaint_of(ask).endswith("for the local folder write local-dir:alice/model")
-
-
 def test_missing_revision(sha):
     assert "no such revision" in complaint_of(lambda: ask("v9"))
     assert "no such revision" in complaint_of(lambda: ask("f" * 40))
@@ -113,11 +107,6 @@ def test_gated_repository(hub, sha):
     said = complaint_of(lambda: download(reader, MODEL, "model", "README.md", sha, 1000))
     assert f"is gated; accept its terms at {constants.ENDPOINT}/alice/model and log in" in said
     assert read_head(reader, MODEL, "model").sha == sha  # what it holds is public
-
-
-def test_disabled_repository(hub, sha):
-    hub.repos["model", MODEL].disabled = True
-    assert "disabled" in complaint_of(ask)
 
 
 def test_missing_file(sha):
@@ -218,13 +207,6 @@ def test_a_pinned_commit_is_asked_for_once(hub, sha):
     assert len(hub.requests) == 2
 
 
-def test_a_new_commit_is_seen(hub, sha):
-    ask()
-    newer = hub.put("model", MODEL, {"README.md": b"other"})
-    assert ask().sha == newer
-    assert ask(sha).sha == sha
-
-
 def go_offline(monkeypatch, _):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
@@ -290,13 +272,3 @@ def test_malformed_answers_are_one_line_errors(hub, sha, body):
 def test_a_large_file_is_refused_before_the_download(hub, sha):
     assert "big.safetensors is larger than 1 MB and was not downloaded" in complaint_of(lambda: fetch(sha, BIG))
     assert not [request for request in hub.requests if "/_cdn/" in request]
-
-
-def test_a_pinned_file_is_downloaded_once(hub, sha):
-    assert fetch(sha).read_bytes() == MODEL_FILES["README.md"]
-    hub.requests.clear()
-    fetch(sha)
-    assert hub.requests == []
-    hub.down = True
-    fetch(sha)
-    assert "the Hub answered with status 503" in complaint_of(lambda: fetch(sha, "config.json"))

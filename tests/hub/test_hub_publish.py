@@ -194,14 +194,6 @@ def test_tokens_without_rights_publish_nothing(hub, label):
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
-def test_private_and_gated_models(hub, label):
-    hub.repos["model", MODEL].private = True
-    hub.repos["model", MODEL].gated = "manual"
-    publish_label(label, GRAPH)
-    assert_published(hub, label)
-    assert "is not on the Hub" in complaint_of(lambda: publish_label(label, GRAPH, create_pr=True, token=READER))
-
-
 # ---- conflicts and faults
 
 
@@ -239,14 +231,6 @@ def test_faults_at_any_step_are_retried(hub, label, step, fault):
     publish_label(label, GRAPH)
     assert_published(hub, label)
     assert commits(hub).count("Add MLL label") == 1
-
-
-@pytest.mark.parametrize("step", ["/_lfs/", COMMIT])
-def test_a_lasting_error_changes_nothing(hub, label, step):
-    before = hub.files("model", MODEL)
-    hub.fail(step, 500, times=999)
-    complaint_of(lambda: publish_label(label, GRAPH))
-    assert hub.files("model", MODEL) == before
 
 
 @pytest.mark.parametrize("path", ["models/alice/model$", "/preupload/", "/batch", COMMIT])

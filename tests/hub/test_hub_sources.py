@@ -29,7 +29,6 @@ from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.locations import fetch_graph
 from mll_hf.hub.sources import join_source, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
 from mll_hf.labels.store import LabelStore, rivals_path
@@ -183,18 +182,6 @@ def test_a_collection_beyond_the_limits(hub, caplog, monkeypatch):
     assert "has no labels within the limits" in said
 
 
-def test_a_file_whose_size_is_listed_is_asked_for_once(hub, dataset):
-    fetch_graph("hf://datasets/alice/graph")
-    assert [request.split()[0] for request in hub.requests] == ["GET", "HEAD", "GET"]
-
-
-def test_a_label_that_the_hub_refuses_is_left_out(hub, caplog):
-    put_collection(LABELS)
-    hub.fail(path_of(LABELS[0]), 403, times=99)
-    assert_lists(open_labels(COLLECTION), LABELS[1:])
-    assert "your token may not do this" in caplog.text
-
-
 def test_rivals_are_fetched_only_when_asked_for(hub):
     rivals, beside = make_rivals(LABELS[0]), rivals_path(Path(path_of(LABELS[0]))).as_posix()
     put_collection(LABELS)
@@ -308,13 +295,6 @@ def test_after_one_query_everything_works_without_the_hub(tagged, lose_the_hub, 
     lose_the_hub()
     after = open_labels(location)
     assert (after.labels(), digests_of(after)) == (before.labels(), digests_of(before))
-
-
-@pytest.mark.parametrize("location", [COLLECTION, "hub"])
-def test_without_the_hub_and_a_query_before_the_error_says_so(tagged, lose_the_hub, location):
-    put_collection(tagged)
-    lose_the_hub()
-    complaint_of(lambda: open_labels(location))
 
 
 def test_nobody_is_shown_the_listing_of_another_user(hub, tagged):

@@ -66,14 +66,6 @@ def test_a_log_with_the_same_key_is_resumed_and_another_deleted_with_a_warning(t
     assert not log.file.exists()
 
 
-def test_a_removed_log_leaves_its_neighbors(tmp_path):
-    logs = [open_log(tmp_path / ".partial" / name) for name in "ab"]
-    logs[0].remove()
-    assert logs[1].folder.exists()
-    logs[1].remove()
-    assert not (tmp_path / ".partial").exists()
-
-
 def test_embeddings_of_another_run_are_never_taken_for_those_of_this_one(tmp_path):
     log = open_log(tmp_path / "log")
     with log.writing() as write:

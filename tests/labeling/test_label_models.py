@@ -20,7 +20,6 @@ from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_labels
-from mll_hf.labels.store import LabelStore
 from worlds import probes_of_all, write_graph_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,19 +125,6 @@ def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     assert not any("/alice/open-clip/" in request for request in weights_requested(hub))
 
 
-def test_a_full_disk_ends_the_run(zoo, home, monkeypatch, capsys):
-    def full(self, label, *_):
-        from mll_hf.errors import StorageError
-
-        raise StorageError(self.folder, OSError(28, "No space left on device"))
-
-    monkeypatch.setattr(LabelStore, "write", full)
-    status, _, said = main(capsys, "alice/broken", "alice/clip", "alice/open-clip", "--graph", GRAPH_REPO)
-    assert status == 1
-    assert "free some space" in said
-    assert "1 failed, 2 not run" in said
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,16 +148,6 @@ def test_a_request_that_makes_no_sense_is_refused_before_any_work(hub, home, tmp
     assert (output, said.count("\n")) == ("", 1)
 
 
-def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(home):
-    graph = write_graph_folder(home / "graph", probes_of_all(1))
-    process = start("local-dir:nothing", "--graph", graph, "--json")
-    process.stdout.close()
-    said = process.stderr.read()
-    assert process.wait(60) == 1
-    assert "nobody reads the results any more" in said
-    assert "Traceback" not in said
-
-
 # --- which models
 
 
@@ -183,13 +159,6 @@ def test_a_list_is_text(tmp_path):
         file.write_bytes(content)
         with pytest.raises(InputError, match=said):
             label_models.read_models(file)
-
-
-def test_tags_list_models_and_touch_none(zoo, hub):
-    hub.requests.clear()
-    assert set(label_models.list_models(["zoo"])) == {"alice/open-clip", "alice/clip", "bob/gated"}
-    assert len(label_models.list_models(["zoo"], 1)) == 1
-    assert {request.split("?")[0] for request in hub.requests} == {"GET /api/models"}
 
 
 # --- in a job

@@ -1,26 +1,20 @@
 """Labeling from images to file: once per image, resumable to the byte, nothing lost."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mll_hf.errors import GraphError, InputError, ModelError, StorageError
-from mll_hf.graph.concepts import load_graph
+from mll_hf.errors import GraphError, InputError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import encoding, run
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
-from mll_hf.models import environment_of, resolve_model
-from mll_hf.models.open_clip import OpenClipModel
+from mll_hf.models import environment_of
 from mll_hf.utils import images
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
 
@@ -183,16 +177,6 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     assert not (world.store.folder / ".partial").exists()
 
 
-def test_a_log_of_other_images_is_not_used(world):
-    world.batches_left = 2
-    with pytest.raises(KeyboardInterrupt):
-        world.label()
-    world.batches_left = None
-    world.folder = write_graph_folder(world.folder, probes_of_all(8))
-    world.label()
-    assert sorted(world.models[-1].encoded) == list(range(24))
-
-
 def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path, monkeypatch, caplog):
     world.batches_left = 2
     with pytest.raises(KeyboardInterrupt):
@@ -271,21 +255,6 @@ def test_another_run_in_the_same_folder_does_not_mix_with_this_one(world, monkey
     assert read_label(*world.store.paths()).mean_recall == 1
 
 
-def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
-    def fail(self, pixels):
-        if len(self.encoded) == 8:
-            raise ModelError("org/model", "gives non-finite embeddings")
-        return plain(self, pixels)
-
-    plain = FakeModel.encode_pixels
-    monkeypatch.setattr(FakeModel, "encode_pixels", fail)
-    with pytest.raises(ModelError, match="non-finite"):
-        world.label()
-    assert world.models[0].closed
-    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 8 * 36
-    assert not world.store.paths()
-
-
 def test_a_full_disk_loses_nothing(world, tmp_path):
     resource = pytest.importorskip("resource")
     whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
@@ -300,24 +269,6 @@ def test_a_full_disk_loses_nothing(world, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 630
     assert world.label().path.read_bytes() == whole
-
-
-def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
-    plain = os.replace
-
-    def no_space(source, target):
-        if str(target).endswith(".safetensors"):
-            raise OSError(28, "No space left on device")
-        plain(source, target)
-
-    monkeypatch.setattr(os, "replace", no_space)
-    with pytest.raises(StorageError, match=r"\.safetensors: No space left"):
-        world.label()
-    monkeypatch.setattr(os, "replace", plain)
-    assert [path.name for path in world.store.folder.rglob("*.log")] == ["embeddings.log"]
-    assert not world.store.paths()
-    assert world.label().measured
-    assert sorted(world.encoded) == list(range(21))
 
 
 def test_embeddings_are_kept_on_request(world):
@@ -336,66 +287,3 @@ def test_embeddings_are_kept_on_request(world):
     assert not world.label(keep_embeddings=True).measured
     world.label(sampling=SamplingConfig(2), overwrite=True)
     assert read_embeddings(embeddings_path(again.path)) is None
-
-
-def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
-    world.folder = write_graph_folder(world.folder, [Probe("car", CAR, content=b"x" * 50_000)] * 60)
-    probes = load_probes(GRAPH, world.folder, SAMPLING)
-    file = world.folder / "images.parquet"
-    file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(GraphError, match=r"images\.parquet: is not a readable parquet file"):
-        label_model(REF, GRAPH, probes, world.store)
-    assert world.models[0].closed
-
-
-KILLED = """
-import sys, os, signal
-from pathlib import Path
-from mll_hf.models import resolve_model
-from mll_hf.models.open_clip import OpenClipModel
-from mll_hf.graph.concepts import load_graph
-from mll_hf.labeling.run import label_model
-from mll_hf.graph.probes import load_probes
-from mll_hf.labels.store import LabelStore
-
-model, graph_folder, labels = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-plain, encoded = OpenClipModel.encode_pixels, []
-
-def encode(self, pixels):
-    if len(pixels) == 4 or encoded:
-        if len(encoded) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        encoded.append(len(pixels))
-    return plain(self, pixels)
-
-OpenClipModel.encode_pixels = encode
-graph = load_graph(graph_folder)
-probes = load_probes(graph, graph_folder)
-label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4)
-"""
-
-
-def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip, monkeypatch):
-    folder, model = write_graph_folder(tmp_path / "graph", probes_of_all(7)), f"local-dir:{tiny_open_clip}"
-    plain, encoded = OpenClipModel.encode_pixels, []
-
-    def encode(self, pixels):
-        if len(pixels) == 4 or encoded:  # not the one with which the model is tried
-            encoded.append(len(pixels))
-        return plain(self, pixels)
-
-    monkeypatch.setattr(OpenClipModel, "encode_pixels", encode)
-
-    def run(labels):
-        encoded.clear()
-        graph = load_graph(folder)
-        probes = load_probes(graph, folder)
-        return label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4).path.read_bytes()
-
-    whole = run(tmp_path / "whole")
-    assert encoded == [4, 4, 4, 4, 4, 1]
-    words = [sys.executable, "-c", KILLED, model, str(folder), str(tmp_path / "killed")]
-    killed = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert run(tmp_path / "killed") == whole
-    assert encoded == [4, 4, 1]  # three batches were done

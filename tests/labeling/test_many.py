@@ -9,7 +9,6 @@ from huggingface_hub import HfApi, constants
 from mll_hf.errors import GraphError, HubError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.hub.access import own_names, repos_of_others
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
@@ -138,19 +137,6 @@ def test_downloads_are_freed_on_request(world):
     world.run(names[1:], free_cache=True)
     cached = [str(path) for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if path.exists()]
     assert {"models--alice--a" in path for path in cached} == {True}
-
-
-def test_a_device_that_is_not_there_is_refused_before_any_work(world):
-    with pytest.raises(InputError, match="no device 'abacus'"):
-        world.run(world.add("alice/a"), device="abacus")
-
-
-def test_own_repos_are_those_of_the_user_and_of_the_organizations(hub, monkeypatch):
-    assert "alice" in own_names()
-    assert repos_of_others(["alice/a@v1", "bob/b", "bob/b", "local-dir:/x"]) == ("bob/b",)
-    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    with pytest.raises(HubError, match="hf auth login"):
-        own_names()
 
 
 # --- on Ray

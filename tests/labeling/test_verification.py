@@ -76,13 +76,6 @@ def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
     assert 0 < sizes[-1][1] <= 64
 
 
-def test_samples_differ_with_the_seed_alone(world):
-    graph, probes, label, _ = world
-    samples = [verify_label(label, graph, probes, n_concepts=8, seed=seed).concepts.tolist() for seed in (1, 1, 2)]
-    assert samples[0] == samples[1] != samples[2]
-    assert samples[0] == sorted(set(samples[0]))
-
-
 def test_a_label_that_boasts_disagrees(world):
     graph, probes, label, _ = world
     perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_digest=probes.digest)

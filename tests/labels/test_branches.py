@@ -40,13 +40,3 @@ def test_top_branches_are_few_and_none_is_small():
     fan |= {f"leaf{i}-{j}": (f"part{i}",) for i in range(5) for j in range(1 if i == 0 else 30)}
     graph = make_graph(fan)
     assert {graph.concepts[v].id for v in top_branches(graph)} == {"part1", "part2", "part3", "part4"}
-
-
-@given(dags())
-@examples
-def test_top_branches_do_not_lie_within_one_another_in_a_tree(parents):
-    tree = {name: above[:1] for name, above in parents.items()}
-    graph = make_graph(tree)
-    top = top_branches(graph)
-    assert len(top) <= 12
-    assert not any(set(graph.descendants[v].tolist()) & set(top) for v in top)

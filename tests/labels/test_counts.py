@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from mll_hf.labeling.contest import Contest
 from mll_hf.labels.counts import (
-    NO_RIVAL,
     RANK_BINS,
-    RIVALS,
     TEMPERATURES,
     LabelCounts,
     chance_to_win,
@@ -25,18 +23,6 @@ from mll_hf.labels.counts import (
 from worlds import examples, make_graph, pools_of, probe_set
 
 # ---- adding up
-
-
-def random_counts(rng, n_concepts=5, n_domains=2):
-    empty = LabelCounts.zeros(n_concepts, n_domains)
-    return LabelCounts(
-        *(
-            rng.integers(0, 50, getattr(empty, f.name).shape).astype(getattr(empty, f.name).dtype)
-            for f in fields(empty)
-            if f.name != "undecodable"
-        ),
-        undecodable=int(rng.integers(5)),
-    )
 
 
 def assert_same_counts(left, right):
@@ -63,22 +49,6 @@ def test_counts_of_disjoint_images_add_up_to_those_of_the_whole(data):
 
 def counts_with(n_concepts=5, **arrays):
     return replace(LabelCounts.zeros(n_concepts, 1), **arrays)
-
-
-# ---- rivals
-
-
-def test_rivals_by_wins_then_by_number():
-    outscored = np.zeros((5, 5), np.uint16)
-    outscored[0] = [0, 3, 7, 3, 0]
-    outscored[4] = [1, 1, 1, 1, 0]
-    indices, wins = counts_with(outscored=outscored).rivals()
-    assert indices.shape == wins.shape == (5, RIVALS)
-    assert indices[0].tolist() == [2, 1, 3] + [NO_RIVAL] * (RIVALS - 3)
-    assert wins[0].tolist() == [7, 3, 3] + [0] * (RIVALS - 3)
-    assert indices[4, :5].tolist() == [0, 1, 2, 3, NO_RIVAL]
-    assert (indices[1:4] == NO_RIVAL).all()
-    assert indices.dtype == wins.dtype == np.uint16
 
 
 # ---- temperature

@@ -21,7 +21,7 @@ from mll_hf.labels.file_format import (
     rivals_from_bytes,
     rivals_to_bytes,
 )
-from mll_hf.labels.label import Cost, LabelKey, ModelRef
+from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.utils.files import canonical_json
 from worlds import SHA, examples, make_graph, make_label, make_rivals
 
@@ -37,15 +37,6 @@ def changed(label, metadata=None, tensors=None):
     arrays = {**load(blob), **(tensors or {})}
     document["sha256"] = _checksum(document, arrays)
     return save(arrays, metadata={METADATA_KEY: canonical_json(document)})
-
-
-def test_statistics_by_hand():
-    label = make_label(GRAPH, hits=[5, 0, 10, 0, 0, 0, 0], support=[10, 10, 10, 0, 0, 0, 0])
-    assert label.support.tolist() == [10, 10, 10, 0, 0, 0, 0]
-    assert label.node_precision.tolist() == pytest.approx([0.5, 0, 1, 0, 0, 0, 0])
-    assert label.mean_recall == pytest.approx(0.5)
-    assert label.n_tested == 3
-    assert label.key == LabelKey(GRAPH.digest, SHA)
 
 
 def test_a_label_of_9000_concepts_and_5_domains_has_at_most_half_a_megabyte():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mll_hf.errors import InputError, LabelError, StorageError
+from mll_hf.errors import LabelError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
@@ -94,12 +92,6 @@ def test_other_files_are_no_labels(store):
     assert not LABEL_PATH.fullmatch(f"labels/a--b/{SHA}/{STEM}.rivals.safetensors")
 
 
-def test_an_empty_store_and_no_store(store, tmp_path):
-    assert store.labels() == ()
-    with pytest.raises(InputError, match=r"has no labels; make some: mll-hf label MODEL --graph DIR --labels"):
-        LabelStore(tmp_path / "nowhere").labels()
-
-
 def test_a_snapshot_names_its_publisher_and_location(store):
     path = store.write(make_label(GRAPH))
     location = "hf://datasets/org/labels@" + SHA
@@ -174,23 +166,6 @@ def test_what_is_no_file_of_a_label(tmp_path):
         file.truncate(MAX_LABEL_BYTES + 1)
     with pytest.raises(LabelError, match="is larger than"):
         read_label(path)
-
-
-# ---- writing
-
-
-def test_a_full_disk_leaves_the_old_label(store, monkeypatch):
-    path = store.write(make_label(GRAPH, temperature=2.0))
-    before = files_in(store.folder)
-
-    def no_space(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(StorageError):
-        store.write(make_label(GRAPH, temperature=3.0))
-    assert read_label(path).temperature == [2.0]
-    assert files_in(store.folder) == before
 
 
 # ---- files beside a label

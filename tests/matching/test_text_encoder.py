@@ -134,13 +134,6 @@ def test_a_damaged_cache_gives_one_warning_and_the_same_result(path, caplog, spo
     assert str(path) in caplog.text
 
 
-def test_a_cache_folder_that_cannot_be_created(tmp_path, caplog):
-    (tmp_path / "file").write_text("in the way")
-    encoder = CachedEncoder(FakeEncoder(), tmp_path / "file" / "e.sqlite")
-    assert encoder.encode(["a"]).shape == (1, 8)
-    assert len(caplog.records) == 1
-
-
 def test_a_locked_cache(path, monkeypatch, caplog):
     right = CachedEncoder(FakeEncoder(), path).encode(["a"])
     monkeypatch.setattr(text_encoder, "_BUSY_SECONDS", 0.1)
@@ -233,14 +226,6 @@ def test_changed_files_are_refused(tmp_path, monkeypatch, file):
     (package / "model" / file).unlink()
     with pytest.raises(EncoderError, match="cannot read"):
         default_encoder().encode(["a"])
-
-
-def test_another_folder_as_encoder():
-    encoder = SentenceEncoder("minilm@1", lambda: PACKAGED)
-    assert encoder.id == "minilm@1"
-    dog, puppy = encoder.encode(["a dog", "a puppy"])
-    assert dog @ puppy == pytest.approx(0.769, abs=2e-3)
-    assert encoder.encode([]).shape[0] == 0
 
 
 def test_missing_packages_are_named(monkeypatch, path):

@@ -101,18 +101,6 @@ def test_a_background_thread_gives_the_same_items_and_errors_and_ends_with_its_u
     assert closed.wait(5)
 
 
-def test_only_a_few_batches_are_prepared_ahead():
-    drawn = []
-
-    def batches():
-        for number in range(100):
-            drawn.append(number)
-            yield [number]
-
-    for number, _ in enumerate(prepared_batches(batches(), tensor_of)):
-        assert len(drawn) <= number + 18
-
-
 def test_an_error_reaches_the_caller_and_threads_end():
     def fail(item):
         if item == 5:

@@ -27,7 +27,7 @@ import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
 import tiny_models  # noqa: E402
 from mll_hf.ensemble.residents import Residents  # noqa: E402
-from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
+from mll_hf.errors import ModelError  # noqa: E402
 from mll_hf.labels.label import Cost  # noqa: E402
 from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source  # noqa: E402
 
@@ -220,16 +220,6 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     np.testing.assert_array_equal(predicted(0, first.compact(picture)), before)
     with pytest.raises(ModelError, match="cannot be run"):
         first.encode_pixels(first.preprocess(picture)[None])
-
-
-# ---- sentence-transformers on the Hub
-
-
-def test_sentence_transformers_is_an_extra(sentence_models, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    monkeypatch.delitem(sys.modules, "mll_hf.models.sentence_transformers", raising=False)
-    with pytest.raises(MissingExtraError, match=r"\[match\]"):
-        conformance.load(sentence_models["0_CLIPModel"])
 
 
 # ---- what is refused

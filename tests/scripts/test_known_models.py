@@ -66,11 +66,6 @@ def test_a_table_with_impossible_figures_is_one_line(value, complaint, tmp_path,
     assert (said.out, said.err.count("\n")) == ("", 1)
 
 
-def test_a_folder_without_tables_is_one_line(tmp_path, capsys):
-    assert build.main(["--tables", str(tmp_path)]) == 2
-    assert "openclip_results.csv" in capsys.readouterr().err
-
-
 FIGURES = {
     "imagenet": "0.701", "parameters": "151M", "image-gflops": "8.8", "text-gflops": "5.9", "download": "605M",
     "license": "mit", "page": "https://huggingface.co/org/new",

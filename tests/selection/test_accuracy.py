@@ -22,7 +22,6 @@ from mll_hf.selection.accuracy import (
 )
 from mll_hf.selection.probabilities import logit, sigmoid
 
-TRAITS = TaskTraits(n_classes=10, similarity=0.3, nearest=0.55, specialized=False, things=0.1)
 PLAIN = task_traits(100, None, None)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "known_models" / "fit_accuracy.py"
 

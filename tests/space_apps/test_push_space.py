@@ -1,6 +1,5 @@
 """Publishing a Space: what it installs this package from is never a name on a registry by default."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -68,15 +67,3 @@ def test_what_cannot_be_published_is_refused_in_one_line(hub, wheel, monkeypatch
     assert "is not on a package registry; build a wheel" in complaint()
     assert hub.files("space", "alice/hidden") == {"app.py": b"old"}
     assert ("space", SPACE) not in hub.repos
-
-
-@pytest.mark.parametrize("name", ["mll_autolabel", "mll_select"])
-def test_the_requirements_as_they_are_install_nothing_from_a_registry(name):
-    """Whoever uploads the folder by hand gets an error of pip, before it asks any registry."""
-    file = push_space.SPACES / name / "requirements.txt"
-    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--index-url", "http://127.0.0.1:9"]
-    run = subprocess.run([*pip, "-r", str(file)], capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
-    assert run.returncode != 0
-    assert "MLL_HF_PACKAGE" in run.stderr
-    asked = [line for line in (run.stderr + run.stdout).splitlines() if not line.startswith("Looking in ")]
-    assert not any("127.0.0.1" in line for line in asked)

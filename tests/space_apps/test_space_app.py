@@ -90,14 +90,6 @@ def put_cards(hub):
         hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
 
 
-def test_explain_class(client):
-    answer = client.predict("cat", ["dog", "car"], api_name="/explain_class")
-    assert answer["concepts"][0]["name"] == "cat"
-    assert len(answer["concepts"][0]["recall"]) == len(answer["models"]) == 3
-    assert answer["coverage"] > 0.95
-    assert client.predict("cat", api_name="/explain_class")["class"] == "cat"
-
-
 @pytest.mark.parametrize(
     ("arguments", "name", "reason"),
     [
@@ -226,15 +218,6 @@ def fits(page):
     return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
-def nameless(page):
-    """Visible controls without a name for those who cannot see them."""
-    return page.evaluate("""() => [...document.querySelectorAll('button, input, textarea, select')].filter(e =>
-        e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden' && !e.closest('[aria-hidden=true]') &&
-        !(e.innerText || '').trim() && !e.getAttribute('aria-label') && !e.getAttribute('title') &&
-        !(e.labels && [...e.labels].some(l => l.innerText.trim())) && !e.getAttribute('aria-labeledby') &&
-        !e.querySelector('img[alt]')).map(e => e.outerHTML.slice(0, 160))""")
-
-
 def hard_to_reach(page):
     """What axe-core finds serious or worse, without Gradio's footer and its filter of tables."""
     found = importlib.util.find_spec("axe_playwright_python")  # brings axe-core
@@ -254,12 +237,11 @@ def hard_to_reach(page):
 
 
 def check_tab(page, name):
-    """Nothing is cut off, every control has a name, and axe-core finds nothing serious.
+    """Nothing is cut off, and axe-core finds nothing serious, such as a control without a name.
 
     MLL_SCREENSHOTS=DIR keeps a picture, for people to look at.
     """
     assert fits(page)
-    assert nameless(page) == []
     assert hard_to_reach(page) == []
     if folder := os.environ.get("MLL_SCREENSHOTS"):
         page.wait_for_timeout(800)

@@ -99,9 +99,3 @@ def test_damage_never_raises(kind):
         assert image is None or image.mode == "RGB"
         failed += image is None
     assert failed
-
-
-def test_a_truncated_picture_is_no_picture():
-    for kind in ("PNG", "JPEG", "WEBP"):
-        content = encoded(PHOTO, kind)
-        assert decode_image(content[: len(content) // 2]) is None
