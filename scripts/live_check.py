@@ -10,6 +10,9 @@ caches.
 
     python scripts/live_check.py > live_check.md
     python scripts/live_check.py --yes --namespace my-org --model org/a --model org/b > live_check.md
+    python scripts/live_check.py --known-models > known_models.md
+
+The last creates nothing: it compares the table of known models with the Hub, one request per model.
 
 Needs a login (hf auth login) with a token that can write, and the extra mll-hf[models].
 """
@@ -39,6 +42,7 @@ from huggingface_hub import constants
 
 import mll_hf
 from command_line import script_parser
+from known_models import check_hub
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
@@ -373,7 +377,9 @@ def size_of(folder: Path) -> int:
 
 def default_models() -> tuple[str, ...]:
     """The two smallest models with an open license that can be selected without labels."""
-    known = [m for m in usable_models() if m.safetensors and m.license in OPEN_LICENSES and m.download_bytes]
+    known = [
+        m for m in usable_models() if m.weights == "safetensors" and m.license in OPEN_LICENSES and m.download_bytes
+    ]
     return tuple(model.hub_id for model in sorted(known, key=lambda model: (model.download_bytes, model.hub_id))[:2])
 
 
@@ -386,7 +392,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--keep", action="store_true", help="delete nothing: neither the repos nor the local folder")
+    parser.add_argument("--known-models", action="store_true", help="only compare the known models with the Hub")
     args = parser.parse_args(arguments)
+    if args.known_models:
+        text, is_right = check_hub.report(connect())
+        print(text)
+        return 0 if is_right else 1
     try:
         with hub_errors("hub"):
             user = connect().whoami()

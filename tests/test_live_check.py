@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import live_check
+from mll_hf.models.known import known_model
 from tiny_models import make_open_clip
 
 PICTURE = cache(live_check.picture)  # drawn once for all tests
@@ -124,3 +125,16 @@ def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
     assert "-images (private dataset)" in said
     assert "download org/other (size unknown), one of them twice" in said
     assert {str(request) for request in hub.requests} == {"GET /api/whoami-v2"}
+
+
+def test_known_models_are_compared_with_the_hub(hub, monkeypatch, capsys):
+    known = [known_model(name) for name in ("imageomics/bioclip-2", "vinid/plip", "suinleelab/monet")]
+    monkeypatch.setattr(live_check.check_hub, "known_models", lambda: known)
+    card = b"---\nlicense: mit\n---\n"
+    hub.put("model", "imageomics/bioclip-2", {"open_clip_model.safetensors": b"weights", "README.md": card})
+    hub.put("model", "suinleelab/monet", {"pytorch_model.bin": b"weights", "README.md": card})
+    assert live_check.main(["--known-models"]) == 1
+    rows = capsys.readouterr().out.splitlines()
+    assert "| vinid/plip | exists | yes | no |" in rows  # neither the repo nor the pull request
+    assert "| suinleelab/monet | weights | safetensors | pickle only |" in rows
+    assert not any("bioclip-2 | weights" in row or "license" in row for row in rows)

@@ -37,7 +37,11 @@ _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
     "int | None": lambda text: int(text) if text else None,
     "float | None": lambda text: float(text) if text else None,
     "str | None": lambda text: text or None,
+    "tuple[str, ...]": lambda text: tuple(filter(None, text.split("|"))),
 }
+PICKLE_ONLY = "pickle only"
+MANY_LANGUAGES = "many"
+_AT_REFERENCE = "safetensors at "
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +52,21 @@ class KnownModel:
         name: Unique name: ``architecture/tag`` of open_clip, else the Hub id; ``research/...`` if never released.
         hub_id: Repo on the Hub; empty if there is none, or none is known.
         twin: Repo with the same weights in another layout (transformers or the authors' own); may be empty.
-        architecture: Name of the architecture in open_clip; empty for other libraries.
+        architecture: Name of the architecture in open_clip, or of the one there with the same towers; may be empty.
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
-        backend: Library that loads ``hub_id``: ``open_clip``, or ``other`` for custom code and libraries that we do not
-            use.
+        backend: Library that loads ``hub_id``: ``open_clip``, ``transformers``, or ``other`` for custom code and
+            libraries that we do not use.
         loadable: A Hub repo exists, and open_clip, transformers or sentence-transformers loads it without custom
-            code.
-        safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if not checked.
+            code, once its weights are in safetensors.
+        weights: How they come: ``safetensors``, ``safetensors at refs/pr/12`` (only in that pull request, see
+            `spec`), ``pickle only`` (never loaded) or ``not checked``.
+        gated: Whether the Hub asks to accept conditions first; None if not checked.
+        domains: What the model was made for, such as ``dermatology``; empty for general models.
+        languages: Codes of the languages of its texts, or ``many`` for more than a hundred.
+        prompt: Template of texts as in its training, if its authors use a particular one.
         parameters: Of both towers (for CoCa also of the caption decoder); None if unknown.
         gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as
-            two. For CoCa more than the sum of the towers, because of its caption decoder.
+            two; None if unknown. For CoCa more than the sum of the towers, because of its caption decoder.
         image_gflops: Of the image tower for one image, as in a label's `Cost`.
         download_bytes: Size of the weights: as the Hub shows it, else parameters times bytes per parameter.
         license: Lower-case id of the Hub; None if unknown.
@@ -74,7 +83,11 @@ class KnownModel:
     tag: str
     backend: str
     loadable: bool
-    safetensors: bool | None
+    weights: str
+    gated: bool | None
+    domains: tuple[str, ...]
+    languages: tuple[str, ...]
+    prompt: str
     parameters: int | None
     gflops: float | None
     image_gflops: float | None
@@ -89,6 +102,12 @@ class KnownModel:
     def cost(self) -> Cost:
         """Cost as in a label; 0 where it is unknown."""
         return Cost(self.parameters or 0, self.image_gflops or 0.0)
+
+    @property
+    def spec(self) -> str:
+        """What loads it: the repo, with the reference of the pull request that has the weights in safetensors."""
+        reference = self.weights.partition(_AT_REFERENCE)[2]
+        return f"{self.hub_id}@{reference}" if reference else self.hub_id
 
     @property
     def accuracy(self) -> float:
@@ -122,14 +141,15 @@ def paper_models() -> tuple[KnownModel, ...]:
 def usable_models() -> tuple[KnownModel, ...]:
     """The models that can be selected without labels: for each repo, the entry that is best on ImageNet.
 
-    open_clip or transformers loads them from safetensors, and ImageNet accuracy and cost are known.
+    They are general models: those of `loadable_models` whose ImageNet accuracy and cost are known.
     """
-    return _best_entries(
-        model
-        for model in known_models()
-        if model.loadable and model.hub_id and model.safetensors is not False
-        if model.imagenet and model.parameters and model.image_gflops
-    )
+    usable = (model for model in loadable_models() if model.imagenet and model.parameters and model.image_gflops)
+    return _best_entries(usable)
+
+
+def loadable_models() -> tuple[KnownModel, ...]:
+    """The models that open_clip or transformers loads without custom code, unless they come as pickles only."""
+    return tuple(model for model in known_models() if model.loadable and model.weights != PICKLE_ONLY)
 
 
 def ids_of(repo_id: str) -> frozenset[str]:

@@ -11,10 +11,12 @@ come from the installed open_clip; scripts/known_models/ has facts that were loo
 - aliases.csv: names of models in a source that differ from the names used here;
 - counted.csv: parameters and GFLOPs of architectures that are not in open_clip's profile, counted on models without
   weights;
+- languages.csv: languages that families of models were trained for, "many" for more than a hundred; English otherwise;
 - families.csv: license and bytes per parameter of families of repositories; the first matching pattern applies
   (the EVA repositories have 16-bit weights, as all six that were checked);
 - mteb_models.csv: parameters, size in memory and license of the models that MTEB measured;
-- pages.csv: models that are in no table, with the figures on their pages;
+- pages.csv: models that are in no table, with what their pages say; ``architecture`` names one of open_clip with the
+  same towers, ``image_tower`` one with the same image tower;
 - paper.csv: the 49 models of the paper's Table 6, in its order;
 - twins.csv: repositories with the same weights in another layout;
 - weights.csv: sizes of weights as shown on the Hub.
@@ -48,14 +50,18 @@ RECALL_SCALE = 65535
 BYTES_PER_PARAMETER = 4  # float32, unless families.csv says otherwise
 
 MODEL_COLUMNS = (
-    *("name", "hub_id", "twin", "architecture", "tag", "backend", "loadable", "safetensors"),
+    *("name", "hub_id", "twin", "architecture", "tag", "backend", "loadable", "weights", "gated"),
+    *("domains", "languages", "prompt"),
     *("parameters", "parameters_source", "gflops", "image_gflops", "text_gflops", "gflops_source"),
     *("download_bytes", "download_is_estimate", "download_source", "license", "license_source"),
     *("imagenet", "imagenet_source", "revision", "twin_revision", "paper_place", "source", "readme"),
 )
 PAGE_COLUMNS = (
-    *("hub_id", "twin", "parameters", "image_gflops", "text_gflops", "download_bytes", "license", "imagenet", "page"),
+    *("name", "hub_id", "twin", "architecture", "image_tower", "backend", "loadable", "weights", "gated"),
+    *("parameters", "image_gflops", "text_gflops", "download_bytes", "license"),
+    *("domains", "languages", "prompt", "imagenet", "page"),
 )
+WEIGHTS = {"yes": "safetensors", "no": "pickle only", "": "not checked"}
 FIGURE_ORDER = {
     "parameters": ("open_clip", "profile", "counted", "readmes", "mteb"),
     "imagenet": ("open_clip", "mobileclip", "readmes", "frequency", "clip_benchmark"),
@@ -114,20 +120,41 @@ def build_pages() -> dict[str, bytes]:
 def with_pages(rows: Iterable[Row]) -> list[Row]:
     """The rows of models in a table, then those that are only in pages.csv."""
     rows = [row for row in rows if row["source"] != "hub"]
-    names = {row["hub_id"] for row in rows}
-    return [*rows, *(row_of_page(entry) for entry in looked_up("pages") if entry["hub_id"] not in names)]
+    ids = {row["hub_id"] for row in rows}
+    costs = costs_by_architecture(rows)
+    return [*rows, *(row_of_page(entry, costs) for entry in looked_up("pages") if entry["hub_id"] not in ids - {""})]
 
 
-def row_of_page(entry: Row) -> Row:
-    """The row of a model from its page; open_clip or transformers loads it from safetensors."""
-    gflops = f"{float(entry['image_gflops']) + float(entry['text_gflops']):.2f}"
+def costs_by_architecture(rows: Iterable[Row]) -> dict[str, Row]:
+    """Parameters and GFLOPs of each architecture: of a model that has it, else as counted."""
+    columns = ("parameters", "image_gflops", "text_gflops")
+    known = {row["architecture"]: row for row in [*looked_up("counted"), *rows] if row["image_gflops"]}
+    return {name: {column: row[column] for column in columns} for name, row in known.items()}
+
+
+def row_of_page(entry: Row, costs: dict[str, Row]) -> Row:
+    """The row of a model from its page; what the page does not say follows from its architecture or image tower."""
+    same = costs[entry["architecture"]] if entry["architecture"] else {}
+    tower = costs[entry["image_tower"]] if entry["image_tower"] else {}
+    found = {column: entry[column] or same.get(column, "") for column in ("parameters", "image_gflops", "text_gflops")}
+    found["image_gflops"] = found["image_gflops"] or tower.get("image_gflops", "")
+    if found["image_gflops"] and found["text_gflops"]:
+        found["gflops"] = f"{float(found['image_gflops']) + float(found['text_gflops']):.2f}"
+    size, origin, counted = entry["download_bytes"], "hub", "architecture"
+    if found["parameters"] and not size:
+        size, origin = str(int(found["parameters"]) * BYTES_PER_PARAMETER), f"parameters x {BYTES_PER_PARAMETER} bytes"
+    elif size and entry["image_tower"] and not found["parameters"]:
+        found["parameters"], counted = str(int(size) // BYTES_PER_PARAMETER), f"bytes / {BYTES_PER_PARAMETER}"
+    copied = ("name", "hub_id", "twin", "architecture", "backend", "loadable", "weights", "gated", "license")
     return dict.fromkeys(MODEL_COLUMNS, "") | {
-        **{column: entry[column] for column in ("hub_id", "twin", "parameters", "image_gflops", "text_gflops")},
-        **{column: entry[column] for column in ("download_bytes", "license")},
-        **{f"{figure}_source": "hub" for figure in ("parameters", "gflops", "license", "imagenet")},
-        **{"name": entry["hub_id"], "backend": "open_clip", "loadable": "yes", "safetensors": "yes"},
-        **{"gflops": gflops, "imagenet": fraction(entry["imagenet"])},
-        **{"download_is_estimate": "no", "download_source": "hub", "source": "hub", "readme": entry["page"]},
+        **{column: entry[column] for column in (*copied, "domains", "languages", "prompt")},
+        **found,
+        **{f"{figure}_source": "hub" for figure in ("parameters", "license", "imagenet") if entry[figure]},
+        **({"parameters_source": counted} if found["parameters"] and not entry["parameters"] else {}),
+        **({"gflops_source": "hub" if entry["image_gflops"] else "architecture"} if found["image_gflops"] else {}),
+        **{"imagenet": fraction(entry["imagenet"]) if entry["imagenet"] else "", "download_bytes": size},
+        **({"download_is_estimate": "no" if origin == "hub" else "yes", "download_source": origin} if size else {}),
+        **{"source": "hub", "readme": entry["page"]},
     }
 
 
@@ -151,6 +178,7 @@ class Models:
         self._add_costs(read(tables / "openclip_model_profile.csv"))
         self._choose_figures()
         self._add_facts_of_repositories()
+        self._add_languages()
         for row in looked_up("paper"):
             self.rows[f"{row['architecture']}/{row['tag']}"]["paper_place"] = row["place"]
 
@@ -175,7 +203,8 @@ class Models:
     def _add(self, name: str, source: str, **columns: str) -> Row:
         row = self.rows.get(name)
         if row is None:
-            row = self.rows[name] = dict.fromkeys(MODEL_COLUMNS, "") | {"name": name, "loadable": "no"} | columns
+            row = self.rows[name] = dict.fromkeys((*MODEL_COLUMNS, "safetensors"), "")
+            row |= {"name": name, "loadable": "no"} | columns
             row["backend"] = row["backend"] or "open_clip"
             if row["hub_id"]:
                 self._by_hub_id[row["hub_id"]].append(name)
@@ -340,6 +369,15 @@ class Models:
                 row["download_bytes"] = str(int(row["parameters"]) * size)
                 row["download_is_estimate"] = "yes"
                 row["download_source"] = f"parameters x {size} bytes"
+
+    def _add_languages(self) -> None:
+        claims = looked_up("languages")
+        for row in self.rows.values():
+            names = (row["hub_id"], row["name"])
+            claim = next((c for c in claims if any(fnmatchcase(name, c["pattern"]) for name in names)), {})
+            row["languages"] = claim.get("languages", "en")
+            weights = row.pop("safetensors")
+            row["weights"] = WEIGHTS.get(weights, weights)
 
 
 def measurements(tables: Path, models: Models) -> list[Row]:

@@ -15,6 +15,7 @@ from mll_hf.models.known import (
     imagenet_accuracies,
     known_model,
     known_models,
+    loadable_models,
     paper_models,
     usable_models,
 )
@@ -61,8 +62,8 @@ def test_figures_are_in_range():
         assert bool(model.imagenet_source) == (model.imagenet is not None)
         assert model.parameters is None or 10**7 < model.parameters < 10**10
         assert model.loadable <= bool(model.hub_id)
-        assert model.image_gflops is None or model.gflops > model.image_gflops
-        if model.download_bytes is not None:
+        assert model.gflops is None or model.gflops > model.image_gflops
+        if model.download_bytes is not None and model.parameters is not None:
             assert 1.9 < model.download_bytes / model.parameters < 9, model.name
         if model.name.startswith("research/"):  # never released
             assert not any((model.hub_id, model.loadable, model.download_bytes))
@@ -89,6 +90,22 @@ def test_a_model_and_its_twin_in_another_layout_are_one():
         assert ids_of(repo) == repos
         assert imagenet_accuracies()[repo] == known_model("ViT-SO400M-14-SigLIP-384/webli").imagenet
     assert ids_of("org/unknown") == {"org/unknown"}
+
+
+def test_specialists_and_models_of_other_languages_load_by_configuration():
+    loadable = loadable_models()
+    specialists = [model for model in loadable if model.domains]
+    other_languages = [m for m in loadable if m.languages != ("en",) and "SigLIP2" not in m.name]
+    assert len({model.hub_id for model in loadable}) >= 176
+    assert sum(model.weights.startswith("safetensors") for model in specialists) >= 20
+    assert len(other_languages) >= 18
+    assert not any(model.weights == "pickle only" for model in loadable)
+    for model in known_models():
+        assert re.fullmatch(r"safetensors( at refs/pr/\d+)?|pickle only|not checked", model.weights)
+        assert model.languages
+        assert "{" in model.prompt or not model.prompt
+    assert known_model("imageomics/bioclip").spec == "imageomics/bioclip@refs/pr/12"
+    assert known_model("imageomics/bioclip-2").spec == "imageomics/bioclip-2"
 
 
 def test_usable_models_can_be_loaded_and_compared():

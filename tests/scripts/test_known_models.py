@@ -79,7 +79,7 @@ def words(hub_id, **changed):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     """Copies of the tables, which the scripts may write."""
-    for path in (DATA / "known_models.csv", PAGES):
+    for path in (DATA / "known_models.csv", PAGES, PAGES.with_name("counted.csv")):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(build, "LOOKED_UP", tmp_path)
     monkeypatch.setattr(build, "DATA", tmp_path)
@@ -104,6 +104,16 @@ def test_adding_a_model_is_one_command(data, capsys):
     shutil.copy(PAGES, data)
     assert build.main([]) == 0  # what is no longer on a page goes
     assert (data / "known_models.csv").read_bytes() == before
+
+
+def test_a_specialist_needs_no_figure_of_imagenet(data):
+    without = [word for word in words("org/skin") if word not in ("--imagenet", FIGURES["imagenet"])]
+    assert (
+        add.main([*without, "--domain", "dermatology", "--domain", "medicine", "--prompt", "a skin image of {}"]) == 0
+    )
+    (new,) = [model for model in known_models.__wrapped__() if model.hub_id == "org/skin"]
+    assert (new.domains, new.languages, new.imagenet) == (("dermatology", "medicine"), ("en",), None)
+    assert new.prompt == "a skin image of {}"
 
 
 def test_figures_of_a_table_are_not_replaced(data):
