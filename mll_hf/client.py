@@ -15,6 +15,7 @@ from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import bytes_to_fetch, resolve_model
 from mll_hf.models.known import ids_of, usable_models
@@ -230,12 +231,18 @@ class Client:
             classes, domain=domain, task=task, shares=shares, descriptions=descriptions, images=images,
             examples=examples, most_images=config.most_images,
         )  # fmt: skip
-        decide = partial(self._from_names, given)
-        if not given.has_images:
+        selection = self._select(given, config, approve)
+        for line in lint(given.classes, self.labels.union.graph):
+            _log.warning(line)
+        return selection
+
+    def _select(self, task: Task, config: SelectionConfig, approve: Callable[[TrialPlan], bool] | None) -> Selection:
+        decide = partial(self._from_names, task)
+        if not task.has_images:
             return self._licensed(decide, config)
         shortlisted = shortlist_config(config)
         shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
-        selection = self._after_trial(shortlist, config, given, approve)
+        selection = self._after_trial(shortlist, config, task, approve)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
 
     def _licensed(self, decide: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> Selection:

@@ -111,9 +111,12 @@ def _select(args: argparse.Namespace) -> int:
         return 0
     print(selection_report(selection))
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    if len(selection.classes) == 1:
-        note("with one class every prediction is correct; also name what else the images show")
-    elif uncovered and selection.strategy is Strategy.MLL and selection.calibration is None:
+    if (
+        len(selection.classes) > 1
+        and uncovered
+        and selection.strategy is Strategy.MLL
+        and selection.calibration is None
+    ):
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
             "level. Check their spelling (names are compared in English), or give unlabeled images with --images"

@@ -35,7 +35,8 @@ _FIGURES = {
 
 def selection_report(selection: Selection) -> str:
     """The answer, the models with accuracy and cost, and, unless they were tried on images, the matched concepts."""
-    parts = ["\n".join(selection.answer_lines)] if selection.answer_lines else []
+    lines = [*selection.notes, *selection.answer_lines]
+    parts = ["\n".join(lines)] if lines else []
     parts += [_headline(selection), _model_table(selection)]
     if selection.calibration is None:
         strategy = STRATEGIES[selection.strategy]

@@ -50,6 +50,11 @@ def stems(text: str) -> tuple[str, ...]:
     return tuple(map(_stem, _WORD.findall(_POSSESSIVE.sub("", text.lower()))))
 
 
+def name_key(name: str) -> str:
+    """What all spellings of a class name have in common: its joined stems."""
+    return "".join(stems(clean_class_name(name)))
+
+
 def number_variants(word: str) -> Iterator[str]:
     """Possible singulars of a noun, then its regular plural; some are not words."""
     lower = word.lower()
@@ -113,7 +118,7 @@ class WordIndex:
 
     def concepts_named(self, name: str) -> NDArray[np.int64]:
         """Indices of the concepts with this name, in any spelling."""
-        return self.named.get("".join(stems(clean_class_name(name))), _NONE)
+        return self.named.get(name_key(name), _NONE)
 
     def word_shares(self, name: str) -> NDArray[np.float32]:
         """[V] weighted share of a name's words found in a concept's lemmas, gloss, or ancestors' lemmas."""

@@ -35,6 +35,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "domain": selection.domain,
         "task": selection.task,
         "templates": list(selection.templates),
+        "notes": list(selection.notes),
         "answer": answer and {**asdict(answer), **names, "lines": list(selection.answer_lines)},
         "models": [_model_to_json(selection, m) for m in range(len(selection.models))],
         "chosen": {
@@ -102,6 +103,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
         calibration=_calibration_from_json(document.get("calibration"), *chosen.shape),
         estimate=_estimate_from_json(document.get("estimate"), len(models)),
         templates=_templates(document.get("templates", [])),
+        notes=tuple(map(_text, document.get("notes", []))),
     )
 
 

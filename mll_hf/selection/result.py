@@ -98,6 +98,7 @@ class Selection(ArrayFields):
         estimate: Estimated accuracies of the M models on the task; None if the strategy's scores are no accuracies.
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
+        notes: What else is known about the classes, one line each.
     """
 
     classes: tuple[str, ...]
@@ -114,6 +115,7 @@ class Selection(ArrayFields):
     calibration: Calibration | None = None
     estimate: Estimate | None = None
     templates: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """The chosen models and the number of classes, in one line without arrays."""

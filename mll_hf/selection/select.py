@@ -11,6 +11,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
+from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import usable_models
 from mll_hf.selection.candidates import Candidates, Figures, effective_images
 from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, published_scores
@@ -44,6 +45,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
     strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
+    known = recognize(classes)
     within = within_limits(candidates, config)
     labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
     if labels:
@@ -71,6 +73,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         domain=candidates.domain,
         task=task,
         estimate=estimate and estimate.subset(order),
+        notes=(str(known),) if known else (),
     )
 
 

@@ -223,6 +223,6 @@ def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, example
     assert "or give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
     one = run(capsys, "select", "--classes", "zzyzx", "--labels", world / "labels")[2]
-    assert one == "mll-hf: note: with one class every prediction is correct; also name what else the images show\n"
+    assert one == "mll-hf: note: With one class every prediction is correct; also name what else the images show.\n"
     command[2] = "cat, dog, car, zzyzx"
     assert run(capsys, *command, "--examples", examples_by_class)[2] == ""

@@ -267,7 +267,7 @@ MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 CALIBRATION = make_selection(tried=True).to_json()["calibration"]
 DROPPED = object()
-OPTIONAL = ("calibration", "estimate", "answer", "templates")
+OPTIONAL = ("calibration", "estimate", "answer", "templates", "notes")
 HOSTILE = [
     *(((key,), DROPPED) for key in make_selection().to_json() if key not in OPTIONAL),
     *(
@@ -284,6 +284,7 @@ HOSTILE = [
     (("calibration", "shares"), [0.5, 0.5]),
     (("calibration", "n_images"), 15),
     (("calibration", "templates"), ["no place"]),
+    (("notes",), [1]),
     (("estimate", "basis"), "hope"),
     (("estimate", "mean"), [0.5]),
     (("estimate", "mean"), [0.5, 0.5, 0.5, math.nan]),

@@ -1,0 +1,130 @@
+"""Recognize the classes of a known dataset in a list of class names.
+
+``data/class_lists.json`` has the lists with their sources. Names are compared by their stems, so case, separators and
+plurals do not matter.
+
+A list is that of a dataset if most of its names are classes of it, and most of its classes are in the list; or if
+nearly all names are classes of it, and these are half of its classes or more. At least :data:`MIN_SHARED` names must
+agree, so datasets of fewer classes (yes and no, cats and dogs) are never recognized: too many lists have these names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.words import name_key
+from mll_hf.utils.text import abridged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CLASS_LISTS = Path(__file__).parent / "data" / "class_lists.json"
+MIN_SHARED = 5
+MOST = 0.75
+HALF, NEARLY_ALL, MIN_OF_SUBSET = 0.5, 0.95, 10
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDataset:
+    """The classes of a dataset, in all their spellings, and the source of these."""
+
+    id: str  # as in the tables of published figures
+    title: str
+    source: str
+    classes: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """A list of classes is that of a known dataset, or a large part of it."""
+
+    datasets: tuple[KnownDataset, ...]  # several if the names do not tell them apart
+    shared: int  # number of their classes in the list
+    present: float  # share of their classes that are in the list
+    inside: float  # share of the list that is in the datasets
+
+    @property
+    def is_subset(self) -> bool:
+        """Whether the list has only classes of the dataset, and not all of them."""
+        return self.inside == 1 and self.present < 1
+
+    def __str__(self) -> str:
+        """One line for people."""
+        titles, size = abridged([dataset.title for dataset in self.datasets], 3), len(self.datasets[0].classes)
+        if self.present == self.inside == 1:
+            return f"These are the classes of {titles}."
+        part = f"{self.shared} of the {size} classes of {titles}"
+        if self.is_subset:
+            return f"These are {part}: with fewer classes to confuse, expect no less than on all."
+        return f"These are {part}, and others: figures for it say little about those."
+
+
+def recognize(classes: Sequence[str]) -> Recognized | None:
+    """The known dataset whose classes these are, up to spelling and words that all names share; None if none is."""
+    return _recognize({name_key(name) for name in classes}) or _recognize(
+        {name_key(name) for name in _without_common_words(classes)}
+    )
+
+
+def _recognize(keys: set[str]) -> Recognized | None:
+    hits: defaultdict[int, set[int]] = defaultdict(set)
+    inside: Counter[int] = Counter()
+    for key in keys:
+        places = _places().get(key, ())
+        inside.update({d for d, _ in places})
+        for d, y in places:
+            hits[d].add(y)
+    best: defaultdict[float, list[Recognized]] = defaultdict(list)
+    for d, shared in hits.items():
+        dataset = known_datasets()[d]
+        found = Recognized((dataset,), len(shared), len(shared) / len(dataset.classes), inside[d] / len(keys))
+        if _is_enough(found, len(keys)):
+            best[round(2 / (1 / found.present + 1 / found.inside), 9)].append(found)
+    if not best:
+        return None
+    equal = best[max(best)]
+    return replace(equal[0], datasets=tuple(found.datasets[0] for found in equal))
+
+
+def _is_enough(found: Recognized, n_names: int) -> bool:
+    if found.shared < MIN_SHARED:
+        return False
+    most_classes = found.present >= MOST or len(found.datasets[0].classes) - found.shared <= 1
+    most_names = found.inside >= MOST or n_names - found.shared <= 1
+    is_part = found.present >= HALF and found.inside >= NEARLY_ALL and found.shared >= MIN_OF_SUBSET
+    return (most_classes and most_names) or is_part
+
+
+def _without_common_words(classes: Sequence[str]) -> list[str]:
+    """The names without words that all of them begin or end with, such as "digit" or "traffic sign"."""
+    words = [clean_class_name(name).split() for name in classes]
+    for at in (0, -1):
+        while len(words) > 1 and all(len(w) > 1 and w[at].lower() == words[0][at].lower() for w in words):
+            words = [w[1:] if at == 0 else w[:-1] for w in words]
+    return [" ".join(w) for w in words]
+
+
+@cache
+def known_datasets() -> tuple[KnownDataset, ...]:
+    """The datasets whose classes are known."""
+    lists = json.loads(CLASS_LISTS.read_text(encoding="utf-8"))
+    return tuple(
+        KnownDataset(**entry | {"classes": tuple(tuple(y.split("|")) for y in entry["classes"])}) for entry in lists
+    )
+
+
+@cache
+def _places() -> Mapping[str, set[tuple[int, int]]]:
+    """Key of a name -> the datasets and classes with this name."""
+    places: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
+    for d, dataset in enumerate(known_datasets()):
+        for y, spellings in enumerate(dataset.classes):
+            for spelling in spellings:
+                places[name_key(spelling)].add((d, y))
+    return places

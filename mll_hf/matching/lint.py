@@ -1,0 +1,117 @@
+"""What in a list of class names is likely to be a mistake, or to be misread by models of text and images.
+
+Notes only: nothing is refused or changed.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mll_hf.matching.datasets import known_datasets
+from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.words import name_key
+from mll_hf.utils.text import abridged, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mll_hf.graph.concepts import SemanticGraph
+
+_LONG = 60  # letters
+_MIN_TYPO = 6  # letters of a name that is compared with names one letter away; shorter ones are other words too often
+_SHOWN = 3
+_NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
+_PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*[;|]\s*")
+_ABBREVIATED = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def lint(classes: Sequence[str], graph: SemanticGraph) -> tuple[str, ...]:
+    """Notes on class names, one line each; ``graph`` gives further known names and synonyms."""
+    return tuple(_notes(classes, graph))
+
+
+def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
+    if len(classes) == 1:
+        yield "With one class every prediction is correct; also name what else the images show."
+    if negated := [name for name in classes if _NEGATION.search(name)]:
+        yield f"{_shown(negated)}: models hardly read 'no' and 'without'; name what is seen instead (bare head)."
+    if joined := [name for name in classes if _SEPARATOR.search(name)]:
+        yield f"{_shown(joined)}: looks like several classes in one name; separate classes with commas."
+    if prompts := [name for name in classes if _PROMPT.match(name)]:
+        yield f"{_shown(prompts)}: prompts are made from names; give the name alone, and the kind of image as domain."
+    if emoji := [name for name in classes if any(unicodedata.category(c) == "So" for c in name)]:
+        yield f"{_shown(emoji)}: symbols are not read by most models; write the name in words."
+    if long := [name for name in classes if len(name) > _LONG]:
+        yield f"{_shown(long)}: long names are cut off by many models; give a short name and a description."
+    if all(re.fullmatch(r"\d+|[^\W\d_]", clean_class_name(name)) for name in classes) and len(classes) > 1:
+        yield "The names are numbers or letters: say what they are, in the names (digit 7) or as task."
+    yield from _scripts(classes)
+    yield from _synonyms(classes, graph)
+    yield from _typos(classes, graph)
+
+
+def _scripts(classes: Sequence[str]) -> Iterator[str]:
+    """Names in other scripts than Latin, which English models do not read."""
+    by_script = defaultdict(list)
+    for name in classes:
+        scripts = Counter(unicodedata.name(c, "").split(" ")[0] for c in name if c.isalpha())
+        if scripts:
+            script = scripts.most_common(1)[0][0]
+            by_script[_ABBREVIATED.get(script, script.capitalize())].append(name)
+    for script, names in by_script.items():
+        if script != "Latin":
+            yield f"{_shown(names)}: in {script} script; most models read English only."
+    if len(by_script) > 1:
+        yield f"The names are in several scripts ({', '.join(by_script)}): use one language for all classes."
+
+
+def _synonyms(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
+    meanings = _spellings(graph)
+    by_meaning: defaultdict[int, list[str]] = defaultdict(list)
+    for name in classes:
+        for meaning in meanings.get(name_key(name), ("", ()))[1]:
+            by_meaning[meaning].append(name)
+    pairs = dict.fromkeys(tuple(names) for names in by_meaning.values() if len(names) > 1)
+    for names in list(pairs)[:_SHOWN]:
+        yield f"{_shown(names)}: names of one thing in WordNet; if so, no model can tell them apart."
+
+
+def _typos(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
+    known = _spellings(graph)
+    for name in classes:
+        key = name_key(name)
+        if len(key) >= _MIN_TYPO and key not in known and key.isalpha():
+            near = {known[edit][0] for edit in _edits(key) if edit in known}
+            if len(near) == 1:
+                yield f"'{name}' is not a known name; did you mean '{near.pop()}'?"
+
+
+def _edits(word: str) -> set[str]:
+    """Strings one letter away within the word: its ends differ between words and their inflections, too."""
+    splits = [(word[:at], word[at:]) for at in range(1, len(word))]
+    deleted = {a + b[1:] for a, b in splits if b[1:]}
+    exchanged = {a + b[1] + b[0] + b[2:] for a, b in splits if len(b) > 1}
+    replaced = {a + c + b[1:] for a, b in splits if b[1:] for c in _LETTERS}
+    return deleted | exchanged | replaced | {a + c + b for a, b in splits for c in _LETTERS}
+
+
+@lru_cache(4)
+def _spellings(graph: SemanticGraph) -> Mapping[str, tuple[str, frozenset[int]]]:
+    """Key of each known name -> how it is written, and the concepts it names."""
+    classes = [names for dataset in known_datasets() for names in dataset.classes]
+    known = {name_key(name): (name, frozenset[int]()) for names in classes for name in names}
+    for v, concept in enumerate(graph.concepts):
+        for lemma in concept.lemmas:
+            name, concepts = known.get(name_key(lemma), (lemma, frozenset[int]()))
+            known[name_key(lemma)] = (name, concepts | {v})
+    return known
+
+
+def _shown(names: Sequence[str]) -> str:
+    return abridged([f"'{shortened(name, 30)}'" for name in names], _SHOWN)
