@@ -32,6 +32,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
     "str": str,
     "float": float,
+    "int": int,
     "bool": "yes".__eq__,
     "bool | None": {"yes": True, "no": False}.get,
     "int | None": lambda text: int(text) if text else None,
@@ -118,7 +119,7 @@ class KnownModel:
 @cache
 def known_models() -> tuple[KnownModel, ...]:
     """All known models, those with open_clip's results first."""
-    return _records(KnownModel, "known_models.csv")
+    return records(KnownModel, "known_models.csv")
 
 
 @cache
@@ -187,7 +188,7 @@ def _rows(name: str) -> csv.DictReader[str]:
     return csv.DictReader(_file(name).read_text(encoding="utf-8").splitlines())
 
 
-def _records(kind: type[Record], name: str) -> tuple[Record, ...]:
+def records(kind: type[Record], name: str) -> tuple[Record, ...]:
     """A dataclass instance per row of a table; the columns are its fields."""
     parsers = {field.name: _PARSERS[str(field.type)] for field in fields(kind)}
     return tuple(kind(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in _rows(name))

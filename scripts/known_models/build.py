@@ -5,7 +5,8 @@
     python scripts/known_models/build.py --tables DIR --check
 
 DIR holds the published tables: openclip_results.csv, openclip_model_profile.csv, clip_benchmark.csv,
-mobileclip_results.csv, models_2026.csv, mteb_zeroshot.csv and per_class_recall.parquet. Names of pretrained weights
+mobileclip_results.csv, models_2026.csv, mteb_zeroshot.csv, babel_imagenet_12models.csv, specialist_tables.csv,
+whu_rs19_accuracy_by_prompt.csv, biobench_probe_means.csv and per_class_recall.parquet. Names of pretrained weights
 come from the installed open_clip; scripts/known_models/ has facts that were looked up by hand, with their sources:
 
 - aliases.csv: names of models in a source that differ from the names used here;
@@ -17,6 +18,7 @@ come from the installed open_clip; scripts/known_models/ has facts that were loo
 - mteb_models.csv: parameters, size in memory and license of the models that MTEB measured;
 - pages.csv: models that are in no table, with what their pages say; ``architecture`` names one of open_clip with the
   same towers, ``image_tower`` one with the same image tower;
+- stated.csv: figures of specialists beside general models on their pages;
 - paper.csv: the 49 models of the paper's Table 6, in its order;
 - twins.csv: repositories with the same weights in another layout;
 - weights.csv: sizes of weights as shown on the Hub.
@@ -38,6 +40,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from known_models import domain_figures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def place(name: str) -> Path:
     """Path of a generated file: in the package, or among the figures that only scripts read."""
-    return (DATA if name == "known_models.csv" else FIGURES) / name
+    return (DATA if name in ("known_models.csv", "figures.csv") else FIGURES) / name
 
 
 def build(tables: Path) -> dict[str, bytes]:
@@ -103,8 +109,12 @@ def build(tables: Path) -> dict[str, bytes]:
     names = set(models.rows)
     if unknown := {row["model"] for row in measured} - names:
         raise ValueError(f"figures of unknown models {sorted(unknown)}; add them to aliases.csv")
+    rows = with_pages(models.rows.values())
+    datasets = read(FIGURES / "datasets.csv")
+    figures = domain_figures.figure_rows(tables, measured, rows, datasets, looked_up("stated"), models.aliases)
     return {
-        "known_models.csv": to_csv(MODEL_COLUMNS, with_pages(models.rows.values())),
+        "known_models.csv": to_csv(MODEL_COLUMNS, rows),
+        "figures.csv": to_csv(domain_figures.COLUMNS, figures),
         "accuracies.csv": to_csv(("source", "model", "dataset", "metric", "value"), measured),
         "stated_figures.csv": to_csv(("model", "figure", "value", "source"), models.stated_rows()),
         "class_recalls.npy": to_npy(recall),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mll_hf.labels.label import Cost
+from mll_hf.models.figures import figures, figures_by_language, figures_of_dataset
 from mll_hf.models.known import (
     _best_entries,
     ids_of,
@@ -118,3 +119,17 @@ def test_usable_models_can_be_loaded_and_compared():
         same = [m.imagenet for m in known_models() if m.hub_id == model.hub_id and m.loadable and m.imagenet]
         assert model.imagenet == max(same)
     assert not any(model.name.startswith("research/") for model in usable)
+
+
+def test_figures_by_domain_and_language():
+    names = {model.name for model in known_models()}
+    general = {"OpenAI CLIP", "general CLIP", "SigLIP2 SO400M"}  # without a repo in their sources
+    for figure in figures():
+        assert figure.model in names | general
+        assert 0 <= figure.value <= 1
+        assert figure.sets >= 1
+    (cifar,) = [f for f in figures_of_dataset("cifar-10") if f.model == "EVA02-E-14-plus/laion2b_s9b_b144k"]
+    assert (cifar.metric, cifar.value) == ("accuracy", 0.9934)
+    japanese = figures_by_language()["ja"]
+    assert japanese["xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k"] == 0.3986
+    assert len(figures_by_language()) == 77

@@ -11,6 +11,7 @@ import pytest
 from known_models import add, build
 from known_models.figures import accuracies, known_datasets, rows
 from mll_hf.models import known
+from mll_hf.models.figures import figures
 from mll_hf.models.known import known_models, usable_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,5 +149,6 @@ def test_no_figures_of_tables_without_a_license():
     sources = {row["id"] for row in build.read(DATA / "sources.csv")}
     named = {row["source"] for name in ("accuracies", "stated_figures") for row in rows(f"{name}.csv")}
     named |= {source for model in known_models() for source in model.source.split()}
+    named |= {figure.source for figure in figures()}
     assert named <= sources
     assert not named & {"ostb", "lovm", "mll_hub49"}
