@@ -46,7 +46,7 @@ from known_models import check_hub
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
-from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept
+from mll_hf.graph.authoring import NewConcept, NewImage, make_graph, new_concept
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.models.known import known_models, usable_models
@@ -106,8 +106,8 @@ class Check:
                     images = (NewImage(each, name, "drawing", "live_check") for each in drawn)
                     yield new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"], images)
 
-        added = add_to_graph(self.folder / "graph", concepts())
-        return f"{added.concepts} concepts, {added.images} images, {megabytes(size_of(self.folder / 'graph'))}"
+        graph = make_graph(self.folder / "graph", concepts())
+        return f"{len(graph)} concepts, {graph.probes.total} images, {megabytes(size_of(self.folder / 'graph'))}"
 
     def push_graph(self) -> str:
         to = ["--to", self.dataset("graph"), "--images-to", self.dataset("images")]

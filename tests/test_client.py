@@ -6,7 +6,6 @@ import io
 import json
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import HubError, InputError, LabelError, MissingExtraError, ModelError
+from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
-from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
@@ -90,13 +88,6 @@ def test_each_strategy_from_class_names_to_models(store):
     assert sum(concept.weight for concept in mll.explain("cat")) == pytest.approx(1)
 
 
-def test_own_descriptions_replace_the_templates(store):
-    client = client_of(store.folder)
-    said = Description("Felix", ("cat which is the kind cat", "the kind cat"), "file")
-    selection = client.select(["Felix"], SelectionConfig(Strategy.PAPER), descriptions=[said])
-    assert selection.explain("Felix")[0].id == "cat"
-
-
 def test_no_labels(tmp_path):
     with pytest.raises(InputError, match="has no labels; make some"):
         client_of(tmp_path / "nowhere").select(["cat"])
@@ -146,16 +137,6 @@ def test_another_reference_graph(with_wheels, tmp_path, caplog):
         client_of(with_wheels.folder, graph=tmp_path / "other").select(["tire"])
 
 
-def test_other_probe_images(store, caplog):
-    label = store.labels()[0]
-    store.write(replace(label, probes_digest="f" * 40, probes_location="drawings"))
-    assert len(client_of(store.folder).select(["cat"]).models) == 3
-    assert "org/all on graph tiny: measured on other probe images (drawings) than the rest" in caplog.text
-    caplog.clear()
-    assert names(client_of(store.folder, probes=["drawings"]).select(["cat"])) == ["all"]
-    assert "org/all, org/cars, org/cats on graph tiny: measured on other probe images (tiny)" in caplog.text
-
-
 # --- Eq. 5 with and without embeddings --------------------------------------------------------------------------------
 
 
@@ -192,15 +173,6 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     assert precision_of_cat() == pytest.approx(estimates)
     write_sidecar(store, last)
     assert precision_of_cat() == dict.fromkeys(labels, 0)
-
-
-def test_embeddings_of_another_graph_are_refused(store):
-    label = store.labels()[0]
-    embeddings = write_sidecar(store, label)
-    fewer = replace(embeddings, concepts=embeddings.concepts[:3], offsets=np.array([0, 1, 2, 3]))
-    write_embeddings(fewer, embeddings_path(store.path_of(label)))
-    with pytest.raises(LabelError, match="has 3 concepts, but the label has 7"):
-        client_of(store.folder).select(["cat"], SelectionConfig(Strategy.PAPER))
 
 
 # --- from a selection to predictions ----------------------------------------------------------------------------------
@@ -405,15 +377,6 @@ def test_examples_join_the_choice(store, models):
         client.select(SHOWN, examples=[*examples, (photo(1), "dog")])
 
 
-def test_only_the_shortlist_is_tried(store, models):
-    client = client_of(store.folder)
-    best = names(client.select(SHOWN, SelectionConfig(k=3)))
-    selection = client.select(SHOWN, SelectionConfig(shortlist=2), images=PHOTOS)
-    assert list(models) == best[:2]
-    assert set(names(selection)) == set(best[:2])
-    assert len(selection.chosen_models) == 1
-
-
 def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": ModelError("org/cars", "is broken"), "all": None}
     models.skills["all"] = TriedModel(ModelRef("org/all", "0" * 40, "open_clip"), logit_scale=math.inf)
@@ -425,19 +388,6 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     assert any("org/cars" in message and "is broken" in message for message in left_out)
     assert any("org/all" in message and "logit scale or bias is not finite" in message for message in left_out)
     assert models["all"].closed
-
-
-def test_models_of_no_known_commit_are_not_tried(tmp_path, models, monkeypatch):
-    table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars")]
-    for module in ("mll_hf.client", "mll_hf.selection.select"):
-        monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
-    monkeypatch.setattr("mll_hf.client.why_unreachable", lambda *_: "the Hub cannot be reached")
-    LabelStore(tmp_path).add_graph(GRAPH)
-    with pytest.raises(ModelError, match="the Hub cannot be reached"):
-        client_of(f"{tmp_path},published").select(
-            SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: 1 / 0
-        )
-    assert models == {}
 
 
 def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_path):

@@ -1,4 +1,4 @@
-"""The command ``graph``: add concepts to your own graph, show, check and publish graphs."""
+"""The command ``graph``: make your own graph, show, check and publish graphs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import GRAPH_HELP, IMAGES_HELP, add_images_destination
 from mll_hf.cli.output import print_row
-from mll_hf.errors import InputError
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
     import argparse
-
-    from mll_hf.graph.authoring import NewConcept
 
 _BASE_HELP = f"another graph that has the parents: {GRAPH_HELP}"
 
@@ -29,7 +26,7 @@ def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         "be in another graph. 'mll-hf label --graph' measures models on it.",
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_add(actions)
+    _add_make(actions)
     _add_push(actions)
     show = actions.add_parser("show", help="list the concepts of a graph", description="List the concepts of a graph.")
     check = actions.add_parser(
@@ -46,38 +43,28 @@ def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         action.set_defaults(run=run)
 
 
-def _add_add(actions: Any) -> None:  # noqa: ANN401
-    add = actions.add_parser(
-        "add",
-        help="add concepts with images to a graph, or make a new graph",
-        description="Add one concept with --id, or one per subfolder of --images-root. A concept that exists gets "
-        "the new names, description and parents, and keeps its images. Images that a concept already has are skipped.",
-        epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id gasket-a7 --name 'gasket A7' "
-        "--description 'a flat rubber ring' --parent n03427296 --images photos/a7",
+def _add_make(actions: Any) -> None:  # noqa: ANN401
+    make = actions.add_parser(
+        "make",
+        help="make a graph from a folder of images per concept",
+        description="Make a graph with one concept per subfolder of a folder of images; the name of a subfolder is the "
+        "id and the name of its concept.",
+        epilog="Example: mll-hf graph make photos --to my-parts --base GRAPH --parent n03427296",
     )
-    add.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
-    add.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
-    add.add_argument(
+    make.add_argument("images", type=Path, metavar="DIR", help="folder with one subfolder of images per concept")
+    make.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
+    make.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
+    make.add_argument(
         "--parent",
         action="append",
         default=[],
         metavar="ID",
-        help="a more general concept, in this graph or in --base; may be repeated",
+        help="a more general concept in --base; may be repeated",
     )
-    add.add_argument("--source", metavar="TEXT", help="where the images are from (default: the folder's name)")
-    one = add.add_argument_group("one concept")
-    one.add_argument("--id", help="unique id; two graphs with the same id have the same concept")
-    one.add_argument("--name", help="most common name")
-    one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
-    one.add_argument("--description", metavar="TEXT", help="definition; leave it out if it only repeats the name")
-    one.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
-    many = add.add_argument_group("many concepts")
-    many.add_argument(
-        "--images-root", type=Path, metavar="DIR", help="folder with one subfolder of images per concept, named like it"
-    )
-    add.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
-    add.add_argument("--json", action="store_true", help="print JSON")
-    add.set_defaults(run=_add)
+    make.add_argument("--source", metavar="TEXT", help="where the images are from (default: the subfolder's name)")
+    make.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
+    make.add_argument("--json", action="store_true", help="print JSON")
+    make.set_defaults(run=_make)
 
 
 def _add_push(actions: Any) -> None:  # noqa: ANN401
@@ -110,38 +97,16 @@ def _push(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add(args: argparse.Namespace) -> int:
-    from mll_hf.graph.authoring import add_to_graph, read_folders
+def _make(args: argparse.Namespace) -> int:
+    from mll_hf.graph.authoring import make_graph, read_folders
     from mll_hf.hub.locations import fetch_graph
 
-    if (args.images_root is None) == (args.id is None):
-        raise InputError("give either one concept with --id, or a folder of many with --images-root")
-    if args.images_root:
-        new = read_folders(args.images_root, args.parent, args.domain, args.source)
-    else:
-        new = (_one_concept(args),)
-    addition = add_to_graph(args.graph, new, fetch_graph(args.base) if args.base else None)
-    graph = addition.graph
-    record = {
-        "graph": graph.name,
-        "digest": graph.digest,
-        "concepts": len(graph),
-        "new_concepts": addition.concepts,
-        "new_images": addition.images,
-    }
-    text = f"added to {args.graph}: {addition.concepts} concepts, {addition.images} images"
-    print_row(args, record, f"{text} (now {len(graph)} concepts, digest {graph.digest[:12]})")
+    concepts = read_folders(args.images, args.parent, args.domain, args.source)
+    graph = make_graph(args.to, concepts, fetch_graph(args.base) if args.base else None)
+    images = graph.probes.total if graph.probes else 0
+    record = {"graph": graph.name, "digest": graph.digest, "concepts": len(graph), "images": images}
+    print_row(args, record, f"made: {args.to} ({len(graph)} concepts, {images} images, digest {graph.digest[:12]})")
     return 0
-
-
-def _one_concept(args: argparse.Namespace) -> NewConcept:
-    from mll_hf.graph.authoring import new_concept, read_images
-
-    for option in ("name", "images"):
-        if not getattr(args, option):
-            raise InputError(f"a concept needs --{option}")
-    images = read_images(args.images, args.domain, args.source)
-    return new_concept(args.id, args.name, args.lemma, args.description or "", args.parent, images)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -1,12 +1,11 @@
-"""Create or extend a graph of concepts, each with a folder of images.
+"""Make a graph of concepts, each with a folder of images, and check graphs.
 
-Images are first written to new files; then ``graph.json``, which lists the files of the graph, is replaced atomically.
-So a graph is never partially updated, and repeating the command completes an interrupted run.
+Images are written first, then ``graph.json``. A folder without ``graph.json`` is not a graph, so none is ever half
+written, and repeating the command completes an interrupted run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
-from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_json, load_graph
-from mll_hf.graph.files import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
+from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_bytes
+from mll_hf.graph.files import IMAGE_FILES, image_schema, iter_filed_images
+from mll_hf.graph.probes import count_probes
 from mll_hf.graph.union import GraphUnion
-from mll_hf.utils.files import canonical_json, write_atomically
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.images import decode_image
 from mll_hf.utils.text import abridged
 
@@ -32,7 +32,7 @@ _ROWS_PER_GROUP = 100
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image to add.
+    """An image of a concept.
 
     Attributes:
         content: The encoded image.
@@ -49,25 +49,10 @@ class NewImage:
 
 @dataclass(frozen=True, slots=True)
 class NewConcept:
-    """A concept to add, with its images."""
+    """A concept with its own images."""
 
     concept: Concept
     images: tuple[NewImage, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """Result of adding to a graph.
-
-    Attributes:
-        graph: The new graph.
-        concepts: Number of new and changed concepts.
-        images: Number of new images.
-    """
-
-    graph: SemanticGraph
-    concepts: int
-    images: int
 
 
 # --- input ------------------------------------------------------------------------------------------------------------
@@ -111,123 +96,51 @@ def read_folders(
 def new_concept(
     id: str, name: str, lemmas: Iterable[str], description: str, parents: Iterable[str], images: Iterable[NewImage] = ()
 ) -> NewConcept:
-    """A concept to add; its name is added to the lemmas."""
+    """A concept with images; its name is added to the lemmas."""
     concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
     return NewConcept(concept, tuple(images))
 
 
-# --- adding -----------------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
-def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | None = None) -> Addition:
-    """Add concepts and images to a graph, or create it. Images that the graph already has are skipped.
+def make_graph(folder: Path, concepts: Iterable[NewConcept], base: SemanticGraph | None = None) -> SemanticGraph:
+    """Write a graph with its images to a folder; images that a concept has twice are written once.
 
-    Existing concepts get the new texts and hypernyms and keep their images.
+    Args:
+        folder: The folder; created if missing.
+        concepts: The concepts. Their hypernyms are among them or in ``base``.
+        base: Another graph with hypernyms of the concepts.
 
-    Hypernyms may be in ``base``. Without it, they must be in the graph, or already be hypernyms of its concepts.
+    Returns:
+        The graph, with the counts of its images.
 
     Raises:
-        GraphError: A hypernym is missing, hypernyms form a cycle, an image cannot be decoded, or a new concept has too
-            few images.
+        GraphError: As for :func:`check_graph`, or the folder holds another graph.
         StorageError: The folder cannot be written.
     """
-    new = tuple(new)
-    old = load_graph(folder) if (folder / GRAPH_FILE).exists() else None
-    before = {concept.id: concept for concept in old.concepts} if old else {}
-    concepts = before | {each.concept.id: each.concept for each in new}
+    concepts = tuple(concepts)
+    images = {(each.concept.id, image.content): image for each in concepts for image in each.images}
     try:
-        graph = SemanticGraph(old.name if old else folder.absolute().name, tuple(concepts.values()))
-        check_hypernyms(graph, base, old.external if old else frozenset())
+        graph = SemanticGraph(folder.absolute().name, tuple(each.concept for each in concepts))
+        check_hypernyms(graph, base)
+        _check_images(graph, [(id, image.name, content) for (id, content), image in images.items()])
     except GraphError as error:
         raise GraphError(str(error), folder) from None
-    present = {(node, _hash(content or b"")) for node, content in iter_filed_images(folder)} if old else set()
-    images = _new_images(new, present)
-    counts = pooled_counts(graph, Counter(id for id, _ in present) + Counter(id for id, _ in images))
-    _check_counts({each.concept.id: counts[each.concept.id] for each in new}, folder)
-    files = [path.name for path in image_files(folder)] if old else []
-    if images:
-        files.append(_write_images(images, folder))
-    document = {**graph_to_json(graph), IMAGE_LIST: sorted(files)}
-    write_atomically(folder / GRAPH_FILE, canonical_json(document).encode())
-    changed = sum(before.get(id) != concept for id, concept in concepts.items())
-    return Addition(graph, changed, len(images))
+    files = {
+        IMAGE_FILES.replace("*", ""): _parquet([(id, image) for (id, _), image in images.items()]),
+        GRAPH_FILE: graph_to_bytes(graph),
+    }
+    if (folder / GRAPH_FILE).exists():
+        if any(not (folder / name).exists() or (folder / name).read_bytes() != files[name] for name in files):
+            raise GraphError("holds another graph; choose a new folder", folder)
+    else:
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+    return graph.with_probes(count_probes(graph, folder))
 
 
-def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
-    """Check that a graph and its images in a folder can be used for labels.
-
-    Hypernyms that are not in the graph must be in ``base``, if given.
-
-    Raises:
-        GraphError: An image cannot be decoded, a concept has too few images, no concept has rivals, or hypernyms are
-            missing or form a cycle.
-    """
-    own: Counter[str] = Counter()
-    undecodable = 0
-    for node, content in iter_filed_images(folder):
-        own[node] += 1
-        undecodable += decode_image(content) is None
-    if undecodable:
-        raise GraphError(f"{undecodable} images cannot be decoded; build the graph again without them", folder)
-    if unknown := own.keys() - graph.index.keys():
-        raise GraphError(f"images of unknown nodes: {abridged(sorted(unknown), 3)}; add these concepts", folder)
-    counts = pooled_counts(graph, own)
-    _check_counts(counts, folder)
-    if not graph.rival_counts.any():
-        raise GraphError("has no concepts that can be confused; add more concepts", folder)
-    if base:
-        check_hypernyms(graph, base)
-
-
-def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: frozenset[str] = frozenset()) -> None:
-    """Raise a GraphError if hypernyms are neither in the graph nor in ``base``, or form a cycle.
-
-    Without ``base``, the ids in ``known`` are accepted.
-    """
-    if missing := graph.external - (base.index.keys() if base else known):
-        where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
-        named = abridged(sorted(missing), 3)
-        raise GraphError(f"unknown parents: {named} ({where}); give the graph with these concepts as base")
-    if base:
-        GraphUnion.of([base, graph])
-
-
-def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
-    """Number of images of each concept, by id, including those of its descendants."""
-    counts = graph.pooled(np.array([own.get(id, 0) for id in graph.index], np.int64))
-    return dict(zip(graph.index, counts.tolist(), strict=True))
-
-
-def _hash(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
-
-
-def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> list[tuple[str, NewImage]]:
-    """Images that are not in the graph yet, with the ids of their concepts."""
-    seen, images = set(present), []
-    for each in new:
-        for image in each.images:
-            key = each.concept.id, _hash(image.content)
-            if key in seen:
-                continue
-            if decode_image(image.content) is None:
-                raise GraphError(f"image {image.name} of {each.concept.id} cannot be decoded; leave it out")
-            seen.add(key)
-            images.append((each.concept.id, image))
-    return images
-
-
-def _check_counts(counts: Mapping[str, int], folder: Path) -> None:
-    if few := [id for id, count in sorted(counts.items()) if count < MIN_CONCEPT_IMAGES]:
-        raise GraphError(
-            f"{len(few)} concepts have fewer than {MIN_CONCEPT_IMAGES} images, such as {few[0]} ({counts[few[0]]}); "
-            "add images, or leave them out",
-            folder,
-        )
-
-
-def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
-    """Write images to a file named by its hash; returns its name."""
+def _parquet(images: Sequence[tuple[str, NewImage]]) -> bytes:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -241,7 +154,61 @@ def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, image_schema(("node", "style", "source")))
     pq.write_table(table, buffer, row_group_size=_ROWS_PER_GROUP)
-    content = buffer.getvalue()
-    name = IMAGE_FILES.replace("*", f"-{hashlib.sha256(content).hexdigest()[:16]}")
-    write_atomically(folder / name, content)
-    return name
+    return buffer.getvalue()
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
+    """Check that a graph and its images in a folder can be used for labels.
+
+    Hypernyms that are not in the graph must be in ``base``, if given.
+
+    Raises:
+        GraphError: An image cannot be decoded, a concept has too few images, no concept has rivals, or hypernyms are
+            missing or form a cycle.
+    """
+    try:
+        _check_images(graph, ((node, f"one of {node}", content) for node, content in iter_filed_images(folder)))
+    except GraphError as error:
+        raise GraphError(str(error), folder) from None
+    if base:
+        check_hypernyms(graph, base)
+
+
+def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None) -> None:
+    """Raise a GraphError if hypernyms are neither in the graph nor in ``base``, or form a cycle."""
+    if missing := graph.external - (base.index.keys() if base else set()):
+        where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
+        named = abridged(sorted(missing), 3)
+        raise GraphError(f"unknown parents: {named} ({where}); give the graph with these concepts as base")
+    if base:
+        GraphUnion.of([base, graph])
+
+
+def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
+    """Number of images of each concept, by id, including those of its descendants."""
+    counts = graph.pooled(np.array([own.get(id, 0) for id in graph.index], np.int64))
+    return dict(zip(graph.index, counts.tolist(), strict=True))
+
+
+def _check_images(graph: SemanticGraph, images: Iterable[tuple[str, str, bytes | None]]) -> None:
+    """Check images, each with the id of its concept and its name."""
+    own, undecodable = Counter[str](), list[str]()
+    for id, name, content in images:
+        own[id] += 1
+        if content is None or decode_image(content) is None:
+            undecodable.append(name)
+    if undecodable:
+        raise GraphError(f"{len(undecodable)} images cannot be decoded: {abridged(undecodable, 3)}; leave them out")
+    if unknown := own.keys() - graph.index.keys():
+        raise GraphError(f"images of unknown nodes: {abridged(sorted(unknown), 3)}; add these concepts")
+    counts = pooled_counts(graph, own)
+    if few := [id for id, count in sorted(counts.items()) if count < MIN_CONCEPT_IMAGES]:
+        raise GraphError(
+            f"{len(few)} concepts have fewer than {MIN_CONCEPT_IMAGES} images, such as {few[0]} ({counts[few[0]]}); "
+            "add images, or leave them out"
+        )
+    if not graph.rival_counts.any():
+        raise GraphError("has no concepts that can be confused; add more concepts")

@@ -6,14 +6,12 @@ Functions raise a GraphError if a file is missing, damaged or lacks a column, an
 from __future__ import annotations
 
 import json
-import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.errors import GraphError, MissingExtraError
-from mll_hf.graph.concepts import GRAPH_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,11 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE_FILES = "images*.parquet"
-IMAGE_LIST = "images"
 DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
-_IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
 _BATCH = 64
 
 
@@ -46,21 +42,8 @@ def image_schema(text_columns: Sequence[str]) -> pa.Schema:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """Image files of a graph's folder, sorted: the list ``images`` in ``graph.json``, or else all in the folder.
-
-    Raises:
-        GraphError: The list contains anything but files such as ``images-1.parquet``.
-    """
-    try:
-        document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # load_graph reports it
-        document = None
-    names = document.get(IMAGE_LIST) if isinstance(document, dict) else None
-    if names is None:
-        return tuple(sorted(folder.glob(IMAGE_FILES)))
-    if not isinstance(names, list) or not all(isinstance(name, str) and _IMAGE_FILE.fullmatch(name) for name in names):
-        raise GraphError(f"'{IMAGE_LIST}' must be a list of files such as images-1.parquet", folder / GRAPH_FILE)
-    return tuple(folder / name for name in sorted(set(names)))
+    """Image files of a graph's folder, sorted."""
+    return tuple(sorted(folder.glob(IMAGE_FILES)))
 
 
 def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:

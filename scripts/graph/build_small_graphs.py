@@ -8,7 +8,7 @@ collection), chosen without looking at any task's images.
     python scripts/graph/build_small_graphs.py --base GRAPH GRAPHS --only flags
 
 Needs the packages babel, resvg-py and scikit-learn, and the clients ``pip``, ``npm`` and, for land from above,
-``apt-get``. A second run downloads and adds nothing.
+``apt-get``. A second run downloads and changes nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from graph.small.packages import Packages
 from graph.small.scenes import scenes
 from graph.small.signs import signs
 from mll_hf.errors import MLLError
-from mll_hf.graph.authoring import NewConcept, add_to_graph
+from mll_hf.graph.authoring import NewConcept, make_graph
 from mll_hf.hub.locations import fetch_graph
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def main() -> int:
     try:
         base = fetch_graph(args.base)
         for name in args.only or BUILDERS:
-            added = add_to_graph(args.graphs / name, BUILDERS[name](packages), base)
-            print(f"{name}: {len(added.graph)} concepts, {added.images} new images, {added.graph.digest[:12]}")
+            graph = make_graph(args.graphs / name, BUILDERS[name](packages), base)
+            print(f"{name}: {len(graph)} concepts, {graph.probes.total} images, {graph.digest[:12]}")
     except MLLError as error:
         print(f"build_small_graphs: error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,5 @@
 """The benchmark on real models: labels from published recall per class, and choices among them."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -73,17 +72,3 @@ def test_outcomes_are_within_what_the_hub_can_reach(world):
             assert found.accuracy[method] <= task.recall.max(axis=0).mean()
         assert len(found.estimates) == len(hub)
         assert found.estimated == pytest.approx(found.estimates.max())
-
-
-def test_tables(world):
-    results = real.run_real(world, draws=2)
-    report = real.real_report([results], {"command": "x"})
-    tables = {table.name: table for table in report.tables}
-    choice = tables["choice_ensemble"]
-    assert (np.array(choice.column("general")) <= np.array(choice.column("best per data set")) + 1e-12).all()
-    estimates = tables["estimates_ensemble"]
-    assert estimates.column("data set") == [*(task.dataset for task in world.tasks), "mean error", "bias"]
-    truth, guess = (np.array(estimates.column(name)[:3]) for name in ("accuracy", "ImageNet"))
-    assert estimates.column("ImageNet")[3:] == pytest.approx([np.abs(guess - truth).mean(), (guess - truth).mean()])
-    assert report.to_markdown().count("\n## ") == len(tables)
-    assert json.loads(report.to_json())["tables"].keys() == tables.keys()

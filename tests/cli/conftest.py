@@ -8,6 +8,8 @@ from PIL import Image
 from cli_worlds import COLORS, WordEncoder, encoded, write_graph
 from mll_hf import client
 from mll_hf.cli import main
+from mll_hf.graph.authoring import make_graph, new_concept, read_images
+from mll_hf.graph.concepts import load_graph
 from mll_hf.matching.text_encoder import CachedEncoder
 
 
@@ -64,17 +66,17 @@ def write_images(folder, color, first=0):
 
 @pytest.fixture(scope="session")
 def own(world):
-    """Two graphs whose parents are in the world's graph: one made concept by concept, one from a folder per concept."""
+    """Two graphs whose parents are in the world's graph: one with all texts, one from a folder per concept."""
     root = world / "own"
+    concepts = []
     for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
-        images = write_images(root / "pictures" / id, (grey, grey, grey))
-        words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
-        words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
-        assert main(["graph", "add", "--graph", str(root / "apes"), "--base", str(world / "graph"), *words]) == 0
+        images = read_images(write_images(root / "pictures" / id, (grey, grey, grey)), "sketch")
+        concepts.append(new_concept(id, id, [f"the {id}"], f"a clever {id}", [parent], images))
+    make_graph(root / "apes", concepts, load_graph(world / "graph"))
     write_images(root / "roads" / "bus", (220, 30, 30), 50)
     write_images(root / "roads" / "tram", (30, 30, 220), 60)
-    words = ["--images-root", str(root / "roads"), "--parent", "n5"]
-    assert main(["graph", "add", "--graph", str(root / "buses"), "--base", str(world / "graph"), *words]) == 0
+    words = ["--to", root / "buses", "--base", world / "graph", "--parent", "n5"]
+    assert main(["graph", "make", *map(str, (root / "roads", *words))]) == 0
     return root
 
 

@@ -103,17 +103,6 @@ def test_a_closed_pipe_is_no_error(world):
 # --- label ---
 
 
-def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
-    files = sorted((world / "labels").rglob("*.safetensors"))
-    before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr("mll_hf.labeling.run.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
-    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", world / "labels"]
-    status, out, _ = run(capsys, *command, "--json")
-    assert status == 0
-    assert json.loads(out)["measured"] is False
-    assert [file.stat().st_mtime_ns for file in files] == before
-
-
 def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip, capsys):
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
@@ -207,29 +196,13 @@ def test_graphs_are_shown_and_checked(world, own, capsys):
     assert "unknown parents: n5" in fails(capsys, "graph", "check", own / "buses", "--base", graph)
 
 
-def test_what_graph_add_needs(world, own, tmp_path, capsys):
-    def complaint(*words):
-        return fails(capsys, "graph", "add", "--graph", tmp_path / "g", "--base", world / "graph", *words)
-
-    assert "either one concept with --id" in complaint()
-    assert "either one concept with --id" in complaint("--id", "x", "--images-root", own / "roads")
-    words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", own / "pictures" / "ape"]
-    for option in ("--name", "--images"):
-        at = words.index(option)
-        assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
-    assert "unknown parents: n77" in complaint(*["n77" if word == "n2" else word for word in words])
+def test_a_graph_of_a_folder_per_concept(world, own, tmp_path, capsys):
+    make = ["graph", "make", own / "roads", "--to", tmp_path / "g", "--base", world / "graph", "--parent"]
+    assert "unknown parents: n77" in fails(capsys, *make, "n77")
     assert not (tmp_path / "g").exists()
-    assert run(capsys, "graph", "add", "--graph", tmp_path / "g", "--base", world / "graph", *words)[0] == 0
-
-
-def test_labels_on_several_graphs_are_written_and_listed(on_three_graphs, tiny_open_clip, capsys):
-    status, out, _ = run(capsys, "labels", "check", on_three_graphs)
-    assert (status, len(out.splitlines())) == (0, 4)
-    records = json.loads(run(capsys, "labels", "ls", "--labels", on_three_graphs, "--json")[1])
-    assert [record["graph"]["name"] for record in records] == ["apes", "buses", "graph", "graph"]
-    header, *rows = run(capsys, "labels", "ls", "--labels", on_three_graphs)[1].splitlines()
-    assert "graph" in header.split()
-    assert all(str(tiny_open_clip) in row for row in rows[:2])
+    status, out, _ = run(capsys, *make, "n5", "--json")
+    assert (status, json.loads(out)["concepts"], json.loads(out)["images"]) == (0, 2, 10)
+    assert "holds another graph" in fails(capsys, *make, "n2")
 
 
 def test_the_reference_graph_can_be_chosen(on_three_graphs, own, tiny_open_clip, tiny_siglip, capsys):

@@ -111,15 +111,6 @@ def test_push_to_a_collection_and_use_it(world, capsys, api):
     assert "summary.csv" in api.list_repo_files("alice/labels", repo_type="dataset")
 
 
-def test_verify_measures_again(world, capsys):
-    push(capsys, world, "--all", "--to", COLLECTION)
-    status, out, _ = run(capsys, "labels", "verify", "clip", "--labels", COLLECTION, "--json", "--seed", 3)
-    result = json.loads(out)
-    assert result["claimed"] == result["measured"]
-    assert (status, result["verdict"]) == (1, "undecided")  # six concepts are too few to be sure
-    assert "too small to tell" in run(capsys, "labels", "verify", "clip", "--labels", COLLECTION)[1]
-
-
 def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
     command = ["push", "clip", "--labels", str(world / "labels")]

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.rules import entropy, inverse_entropy, linear_pool
-from mll_hf.selection.probabilities import softmax
 from worlds import examples
 
 # One image, two classes: model A says .8, .2 and model B .5, .5.
@@ -111,32 +110,3 @@ def test_probabilities_whatever_the_logits(logits, rule):
     assert np.isfinite(p).all()
     assert (p >= 0).all()
     np.testing.assert_allclose(p.sum(axis=1), 1)
-
-
-@examples
-@given(pool=pools(), data=st.data(), rule=st.sampled_from(Rule), shift=st.floats(-100, 100))
-def test_order_and_constants_change_nothing(pool, data, rule, shift):
-    logits, chosen, weights = pool
-    models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
-    expected = combine(rule, *pool)[images][:, classes]
-    permuted = shift + logits[models][:, images][:, :, classes]  # as the logit bias of sigmoid models
-    actual = combine(rule, permuted, chosen[models][:, classes], weights[models])
-    np.testing.assert_allclose(actual, expected, atol=1e-9)
-
-
-@examples
-@given(pool=pools(), rule=st.sampled_from(Rule))
-def test_one_model_for_all_classes_is_left_as_it_is(pool, rule):
-    logits = pool[0][:1]
-    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), np.ones(1))
-    np.testing.assert_allclose(alone, softmax(logits[0]), atol=1e-9)
-
-
-@examples
-@given(pool=pools(), share=st.floats(0, 1))
-def test_a_model_given_twice_shares_its_weight(pool, share):
-    logits, _, weights = pool
-    first = [0, *range(len(logits))]
-    split = weights[first]
-    split[:2] = weights[0] * share, weights[0] * (1 - share)
-    np.testing.assert_allclose(linear_pool(logits[first], split), linear_pool(logits, weights), atol=1e-9)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -160,23 +159,6 @@ def test_digests_of_files_are_cached(tmp_path, monkeypatch):
         if entry.is_file():
             entry.write_text("damaged")
     assert revision(reads=1) == fresh
-
-
-def test_files_that_the_graph_does_not_list_are_ignored(tmp_path):
-    folder = write_graph_folder(tmp_path, PROBES)
-    whole, document = load(folder), json.loads((folder / "graph.json").read_text())
-    write_table(folder, "images-interrupted.parquet", node=["car"], image=[b"c"])
-    assert len(load(folder)) == len(whole) + 1
-    (folder / "graph.json").write_text(json.dumps(document | {"images": ["images.parquet"]}))
-    assert load(folder).digest == whole.digest
-    assert len(load(folder)) == len(whole)
-    for wrong in ("images.parquet", [7], ["../images.parquet"], ["other.parquet"]):
-        (folder / "graph.json").write_text(json.dumps(document | {"images": wrong}))
-        with pytest.raises(GraphError, match="'images' must be a list of files"):
-            load(folder)
-    (folder / "graph.json").write_text(json.dumps(document | {"images": ["images-gone.parquet"]}))
-    with pytest.raises(GraphError, match="not a readable parquet"):
-        load(folder)
 
 
 def test_a_concept_without_rivals_is_not_tested_in_a_graph_below_another(tmp_path):

@@ -118,18 +118,6 @@ def test_a_new_label_replaces_the_old_one_in_place():
     assert added(second) == first  # and back
 
 
-def test_labels_on_several_graphs():
-    first = added("---\nlicense: mit # x\n---\n# Title\n")
-    graph = make_graph({"animal": (), "cat": ("animal",), "dog": ("animal",)}, name="other")
-    path = f"mll/{graph.digest[:12]}/label.safetensors"
-    second = add_label(first, make_label(graph, hits=[1, 2, 3]), path)
-    entries = hub_view(second)[0]["mll"]["labels"]
-    assert entries[SHORT] == hub_view(first)[0]["mll"]["labels"][SHORT]
-    assert entries[graph.digest[:12]]["file"] == path
-    assert f"| label | `{path}` |" in second
-    assert added(second) == second
-
-
 # ---- what is refused
 
 

@@ -233,13 +233,6 @@ def test_faults_at_any_step_are_retried(hub, label, step, fault):
     assert commits(hub).count("Add MLL label") == 1
 
 
-@pytest.mark.parametrize("path", ["models/alice/model$", "/preupload/", "/batch", COMMIT])
-@pytest.mark.parametrize("body", [b"<html>", b"[]"])
-def test_malformed_answers_are_one_line_errors(hub, label, path, body):
-    hub.fail(path, times=99, alter=lambda _: body)
-    complaint_of(lambda: publish_label(label, GRAPH))
-
-
 # ---- in a collection
 
 

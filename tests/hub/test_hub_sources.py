@@ -111,13 +111,6 @@ def test_requests_of_a_collection(hub):
     assert hub.requests == []
 
 
-def test_many_labels_are_read_within_the_rate_limit(hub, xet, clock, caplog):
-    put_collection(some_labels(100))
-    hub.limit(api=20, resolvers=150)
-    assert len(open_labels(COLLECTION).labels()) == 100
-    assert all(wait <= 301 for wait in clock.waits)
-
-
 def test_private_and_gated_collections(hub):
     put_collection(LABELS)
     hub.repos["dataset", REPO].gated = "auto"

@@ -13,7 +13,6 @@ from hub_worlds import (
     clock,
     complaint_of,
     graph_file,
-    path_of,
     put_collection,
     put_labeled_model,
     put_model,
@@ -115,21 +114,6 @@ def test_a_fault_of_a_download_is_one_line_and_the_next_attempt_works(hub, tiny_
     ref = resolve_model("alice/tiny")
     assert "the transfer failed (" in complaint_of(lambda: load_model(ref, "cpu"), ModelError)
     assert load_model(ref, "cpu")
-
-
-def test_two_authors_push_at_once_and_meet_the_rate_limit(hub, clock):
-    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
-    hub.limit(api=1000)
-
-    def push_and_use_up_the_quota():
-        publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION)
-        hub.used["api", "alice"] = 1000
-
-    hub.before("/commit/", push_and_use_up_the_quota)
-    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
-    assert 290 < max(clock.waits) <= 300
-    assert {path_of(label) for label in LABELS} < set(hub.files("dataset", REPO))
-    assert len(open_labels(COLLECTION).labels()) == 3
 
 
 def test_a_token_without_rights_is_refused_before_anything_is_sent(hub):

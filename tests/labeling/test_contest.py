@@ -10,13 +10,6 @@ from hypothesis import strategies as st
 from mll_hf.labeling.contest import Contest
 from mll_hf.labels.counts import RANK_BINS, TEMPERATURES
 from worlds import (
-    ANIMAL,
-    CAR,
-    CAT,
-    CORGI,
-    DOG,
-    PET,
-    VEHICLE,
     dags,
     examples,
     make_graph,
@@ -25,8 +18,6 @@ from worlds import (
     probe_set,
     unit,
 )
-
-EYE = np.eye(7, dtype=np.float32)
 
 
 def count(graph, probes, concepts, images, scale=1.0, cuts=()):
@@ -103,38 +94,6 @@ def test_counts_are_those_of_the_definition(world):
     assert counts.undecodable == int(np.isnan(images).any(axis=1).sum())
 
 
-def test_worked_by_hand():
-    graph = make_graph()
-    nodes = [CORGI, CORGI, CAT, CAR]
-    members = [[0, 1, 2], [3], [2], [0, 1], [0, 1], [0, 1, 2], [3]]
-    probes = probe_set(members, nodes, domains=[0, 1, 0, 1], domain_names=("icon", "photo"))
-    #                   animal car cat corgi dog pet vehicle
-    images = np.array(
-        [
-            [0.1, 0.0, 0.4, 0.9, 0.5, 0.2, 0.0],  # corgi: seen as corgi and dog; its pet and animal yield to no rival
-            [0.1, 0.3, 0.4, 0.3, 0.5, 0.2, 0.0],  # corgi: cat wins it over corgi, car wins it over pet and animal
-            [0.1, 0.0, 0.4, 0.4, 0.2, 0.2, 0.0],  # cat: corgi ties with it, and ties are lost
-            [0.0, 0.5, 0.4, 0.0, 0.0, 0.0, 0.4],  # car: recognized; as a vehicle it ties with cat, and is lost
-        ],
-        np.float32,
-    )
-    counts = count(graph, probes, EYE, images)
-    # for animal, rivals of any image are car and vehicle only (all others are below animal)
-    # for dog they are car, cat and vehicle; for pet, car and vehicle on a corgi (dog is shown), on a cat also dog
-    assert counts.support.tolist() == [3, 1, 1, 2, 2, 3, 1]
-    #                 animal 0, 2   car 3   cat   corgi 0   dog 0, 1   pet 0   vehicle
-    assert counts.hits.tolist() == [2, 1, 0, 1, 2, 1, 0]
-    losses = {(ANIMAL, CAR): 1, (CAT, CORGI): 1, (CORGI, CAT): 1, (CORGI, CAR): 1, (VEHICLE, CAT): 1}
-    losses |= {(PET, CAR): 1, (PET, DOG): 1}
-    assert {(v, u): n for (v, u), n in np.ndenumerate(counts.outscored) if n} == losses
-    # lost contests were won by car (animal 1, pet 1), corgi (cat 2), cat (corgi 1, vehicle 3) and dog (pet 2)
-    assert counts.domain_support.tolist() == [[2, 0, 1, 1, 1, 2, 0], [1, 1, 0, 1, 1, 1, 1]]
-    assert counts.domain_hits.tolist() == [[2, 0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 0, 0]]
-    assert counts.ranks[:, :3].tolist() == [[2, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [2, 0, 0], [1, 2, 0], [0, 1, 0]]
-    assert counts.domain_ranks[:, :3].tolist() == [[5, 2, 0], [2, 3, 1]]
-    assert counts.undecodable == 0
-
-
 # ---- temperature
 
 
@@ -159,19 +118,6 @@ def test_temperature_goes_with_the_scale_of_the_logits(factor):
     world = clouds(n_images=1000)
     once, scaled = count(*world, scale=8.0).temperature, count(*world, scale=8.0 * factor).temperature
     assert scaled / once == pytest.approx(factor, rel=0.01)
-
-
-def test_log_loss_of_two_concepts():
-    graph = make_graph({"a": (), "b": ()})
-    nodes = [0] * 40 + [1] * 10
-    images = np.array([[0.5, 0.25]] * 50, np.float32)
-    counts = count(graph, probe_set([range(40), range(40, 50)], nodes), np.eye(2), images, scale=4.0)
-    # the own concept of a scores 1 more than b; some images drew no rival and lose nothing
-    for v, margin, n in ((0, -1.0, 40), (1, 1.0, 10)):
-        losses = np.logaddexp(0, margin / TEMPERATURES)
-        contests = round(counts.nll[v, -1] * 2.0**-20 / losses[-1])
-        assert 0.5 * n < contests <= n
-        np.testing.assert_array_equal(counts.nll[v], contests * np.rint(losses * 2**20))
 
 
 def test_a_share_of_many_images_is_enough():

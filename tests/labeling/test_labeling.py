@@ -1,7 +1,6 @@
 """Labeling from images to file: once per image, resumable to the byte, nothing lost."""
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,12 @@ import pytest
 
 from mll_hf.errors import GraphError, InputError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling import encoding, run
+from mll_hf.labeling import run
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
 from mll_hf.models import environment_of
-from mll_hf.utils import images
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
 
 GRAPH = make_graph()
@@ -80,22 +78,6 @@ def test_a_label_by_hand(tmp_path, monkeypatch):
     assert read_label(result.path).hits.tolist() == label.hits.tolist()
 
 
-def test_each_image_is_decoded_and_encoded_once(world, monkeypatch):
-    decoded = Counter()
-
-    def counting(content):
-        decoded[content] += 1
-        return images.decode_image(content)
-
-    monkeypatch.setattr(encoding, "decode_image", counting)
-    result = world.label()
-    assert int(result.label.support.sum()) > 21  # images serve several concepts
-    assert sorted(world.encoded) == list(range(21))
-    assert set(decoded.values()) == {1}
-    assert len(decoded) == 21
-    assert all(model.closed for model in world.models)
-
-
 def test_a_second_run_does_nothing(world):
     first = world.label()
     content, stamp = first.path.read_bytes(), first.path.stat().st_mtime_ns
@@ -143,18 +125,6 @@ def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
     with pytest.raises(InputError, match="was measured on 75 images per concept and has no embeddings"):
         world.label(sampling=SamplingConfig(2), keep_embeddings=True)
     assert path.read_bytes() == content
-
-
-def test_a_store_holds_labels_on_several_graphs(world, monkeypatch):
-    first = world.label()
-    content = first.path.read_bytes()
-    other = make_graph({"animal": (), "car": (), "cat": ("animal",), "corgi": ("animal",)})
-    probes = load_probes(other, write_graph_folder(world.folder.parent / "other", probes_of_all(), other), SAMPLING)
-    monkeypatch.setattr(run, "load_model", lambda ref, _: FakeModel(other, ref))
-    second = label_model(REF, other, probes, world.store)
-    assert first.path.read_bytes() == content
-    assert second.path.parent == first.path.parent
-    assert {graph.digest for graph in LabelStore(world.store.folder).graphs} == {GRAPH.digest, other.digest}
 
 
 @pytest.mark.parametrize(("batches", "torn"), [(0, 0), (2, 27), (5, 1)])

@@ -45,26 +45,6 @@ def test_embeddings_are_kept_to_half_a_step(seed, size):
     assert not stored.images[2].any()
 
 
-# ---- Eq. 5
-
-
-@examples
-@given(st.integers(0, 2**32))
-def test_precision_is_that_of_the_definition(seed):
-    rng = np.random.default_rng(seed)
-    n_images, n_concepts = 12, 6
-    members = [sorted(rng.choice(n_images, rng.integers(0, 6), replace=False)) for _ in range(n_concepts)]
-    images, concepts = unit(rng.normal(size=(n_images, 4))), unit(rng.normal(size=(n_concepts, 4)))
-    stored = ProbeEmbeddings.quantize(images, concepts, probe_set(members, [0] * n_images))
-    selected = rng.permutation(n_concepts)[: rng.integers(1, n_concepts + 1)]
-    for v, precision in zip(selected, stored.restricted_precision(selected), strict=True):
-        hits = 0
-        for x in members[v]:
-            cosines = {u: sum(stored.images[x].astype(float) * stored.concepts[u].astype(float)) for u in selected}
-            hits += max(cosines, key=cosines.get) == v
-        assert precision == pytest.approx(hits / len(members[v]) if members[v] else 0)
-
-
 # ---- files
 
 

@@ -101,16 +101,6 @@ def test_a_snapshot_names_its_publisher_and_location(store):
     assert snapshot.origin_of(label) == Origin(f"{location}/{path.relative_to(store.folder).as_posix()}", "org")
 
 
-def test_label_files_from_elsewhere(store, tmp_path):
-    path = tmp_path / "cache" / "label.safetensors"
-    path.parent.mkdir()
-    path.write_bytes(label_to_bytes(make_label(GRAPH)))
-    origin = Origin(f"hf://org/model@{SHA}/mll/label.safetensors", "org")
-    tagged = LabelStore(tmp_path / "none", files={path: origin}, given_graphs=(GRAPH,))
-    (label,) = tagged.labels()
-    assert (tagged.origin_of(label), tagged.graphs) == (origin, (GRAPH,))
-
-
 # ---- labels that fail
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import sqlite3
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -144,22 +143,6 @@ def test_a_locked_cache(path, monkeypatch, caplog):
     assert encoder.encode(["b"]).shape == (1, 8)
     assert len(caplog.records) == 1
     lock.close()
-
-
-def test_many_threads_agree(path):
-    results = [None] * 8
-
-    def work(at):
-        results[at] = CachedEncoder(FakeEncoder(), path).encode([f"t{(at + i) % 40}" for i in range(40)])
-
-    threads = [threading.Thread(target=work, args=(at,)) for at in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    kept = CachedEncoder(FakeEncoder(), path).encode([f"t{i}" for i in range(40)])
-    for at, result in enumerate(results):
-        np.testing.assert_array_equal(result, kept[[(at + i) % 40 for i in range(40)]])
 
 
 # ----------------------------------------------------------------------------------- embeddings in the package

@@ -22,7 +22,6 @@ from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import (
     Backend,
-    Link,
     bytes_to_fetch,
     environment_of,
     load_model,
@@ -73,15 +72,6 @@ def copy_of(folder, tmp_path):
 
 
 # ---- what a loaded model does
-
-
-def test_a_model_describes_itself(kind, model, folders):
-    sigmoid = kind in ("open_clip_sigmoid", "siglip")
-    assert model.ref == resolve_model(f"local-dir:{folders[kind]}")
-    assert model.embedding_size == {"siglip": 32, "open_clip_sigmoid": 64}.get(kind, 24)
-    assert model.link is (Link.SIGMOID if sigmoid else Link.SOFTMAX)
-    assert model.logit_bias == (-10.0 if sigmoid else 0.0)
-    assert model.logit_scale == pytest.approx(np.exp(2.0) if kind == "siglip" else 1 / 0.07, rel=1e-3)
 
 
 def test_embeddings_are_unit_norm_float32_in_order(model):

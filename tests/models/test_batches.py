@@ -54,17 +54,6 @@ def test_processes_prepare_the_same_as_threads(batches):
             assert torch.equal(inputs, expected)
 
 
-def pid_of(item):
-    return torch.tensor([os.getpid()])
-
-
-def test_processes_serve_all_runs_of_a_model():
-    with closing(Decoders(pid_of, 2)) as decoders:
-        pids = [{int(pid) for inputs, _ in decoders.batches([range(70)] * 4) for pid in inputs} for _ in range(3)]
-    assert len(set.union(*pids)) <= 2
-    assert os.getpid() not in set.union(*pids)
-
-
 def test_processes_end_when_their_parent_is_killed():
     code = """
 import os, signal

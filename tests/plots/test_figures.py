@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import InputError, MissingExtraError, StorageError
-from mll_hf.labels.label import Cost
 from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.plots.style import check_page, pareto_front, plain, save_page
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
-from selection_worlds import candidates_on, forest, random_candidates, random_match
-from worlds import examples, make_label
+from selection_worlds import random_candidates
+from worlds import examples
 
 HARM = '<img src=x onerror="harm()">'
 
@@ -47,15 +46,6 @@ def test_costs_and_their_front():
     assert max(front.y) == pytest.approx(100 * selection.estimate.accuracy.max())
     assert chosen.text[0] == selection.models[0].ref.short_name
     assert json.loads(accuracy_by_cost(selection).to_json())["data"]
-
-
-@pytest.mark.parametrize("gflops", [0.0, 3.0])
-def test_costs_that_are_all_the_same_or_nothing(gflops):
-    graph = forest(30)
-    labels = tuple(make_label(graph, [n] * 30, repo_id=f"org/m{n}", cost=Cost(1, gflops)) for n in range(3))
-    figure = accuracy_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
-    low, high = figure.layout.xaxis.range
-    assert low < high
 
 
 def test_an_accuracy_that_is_not_known_is_not_shown():

@@ -81,27 +81,6 @@ def test_questions_that_cannot_be_used(classes, options, reason):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("cat, dog", ("cat", "dog")),
-        ("cat\ndog\n", ("cat", "dog")),
-        (" cat,\n\n dog,\n", ("cat", "dog")),
-        ('"cat, tabby", dog', ("cat, tabby", "dog")),
-        ("🐈, <b>dog</b>", ("🐈", "<b>dog</b>")),
-        ("/etc/passwd, ~/.ssh/id", ("/etc/passwd", "~/.ssh/id")),
-    ],
-)
-def test_names_in_a_text(text, names):
-    assert answers.names_in_text(text) == names
-
-
-@pytest.mark.parametrize("text", [None, "", " \n", ",", 'cat, "dog'])
-def test_texts_without_names(text):
-    with pytest.raises(InputError):
-        answers.names_in_text(text)
-
-
 # --- the labels ---
 
 
@@ -218,15 +197,6 @@ def test_models_with_the_same_name_are_told_apart(tmp_path):
     assert labels.find("same@fffffff").ref.revision == "f" * 40
     with pytest.raises(InputError, match="several"):
         labels.find("same")
-
-
-def test_concepts_by_name_and_the_nearest(labels):
-    assert labels.senses(" Cat ") == labels.senses("cat") == (["cat"], True)
-    nearest, named = labels.senses("big dog")
-    assert not named
-    assert "dog" in nearest
-    with pytest.raises(InputError, match="no concept yet"):
-        labels.senses(" ")
 
 
 # --- several graphs ---

@@ -74,22 +74,6 @@ def test_select_models(client):
     assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
 
 
-def test_select_models_by_license(client, hub):
-    put_cards(hub)
-    answer = client.predict(["cat", "dog"], licenses=["mit", "Apache-2.0"], api_name="/select_models")
-    assert [model["id"] for model in answer["models"] if model["chosen"]] == ["org/dogs"]
-    assert "licenses=('mit', 'apache-2.0')" in answer["code"]
-    for licenses, reason in ((["gpl-3.0"], "no model has an allowed license"), (["a b"], "is not a Hub id")):
-        with pytest.raises(gradio_client.exceptions.AppError, match=reason) as caught:
-            client.predict(["cat", "dog"], licenses=licenses, api_name="/select_models")
-        assert "\n" not in str(caught.value)
-
-
-def put_cards(hub):
-    for name, license in (("even", "cc-by-nc-4.0"), ("cats", "openrail"), ("dogs", "mit")):
-        hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
-
-
 @pytest.mark.parametrize(
     ("arguments", "name", "reason"),
     [

@@ -1,6 +1,6 @@
-"""Add the concepts of a table to a graph, or make a new graph; `mll-hf graph add` does it for folders of images.
+"""Make a graph of the concepts of a table; `mll-hf graph make` does it for folders of images alone.
 
-    python scripts/graph/add_table.py parts.csv --graph parts [--base my-graph] [--images-root photos]
+    python scripts/graph/from_table.py parts.csv --to parts [--base my-graph] [--images-root photos]
 
 The table is JSON (a list of objects) or CSV (with a header; lists separated by semicolons). Fields: ``id``, ``name``,
 ``lemmas``, ``description``, ``parents``, ``images`` (a folder, relative to the table; by default the subfolder of
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import script_parser
 from mll_hf.errors import InputError, MLLError
-from mll_hf.graph.authoring import add_to_graph, new_concept, read_images
+from mll_hf.graph.authoring import make_graph, new_concept, read_images
 from mll_hf.hub.locations import fetch_graph
 from mll_hf.utils.text import abridged, one_line
 
@@ -37,18 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = script_parser(str(__doc__))
     parser.add_argument("table", type=Path, metavar="FILE", help="JSON or CSV")
-    parser.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
     parser.add_argument("--base", metavar="GRAPH", help="another graph that has the parents")
     parser.add_argument("--images-root", type=Path, metavar="DIR", help="folder with one subfolder of images per id")
     parser.add_argument("--domain", default="photo", metavar="NAME", help="default domain (default: photo)")
     args = parser.parse_args(arguments)
     try:
         concepts = read_table(args.table, args.images_root, args.domain)
-        added = add_to_graph(args.graph, concepts, fetch_graph(args.base) if args.base else None)
+        graph = make_graph(args.to, concepts, fetch_graph(args.base) if args.base else None)
     except MLLError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"added to {args.graph}: {added.concepts} concepts, {added.images} images")
+    print(f"made: {args.to} ({len(graph)} concepts, {graph.probes.total} images)")
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from graph import add_table
+from graph import from_table
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import load_graph
 from worlds import picture, write_graph_folder
@@ -42,7 +42,7 @@ def test_a_table(tmp_path, kind):
             for row in ROWS
         ]
         file.write_text(json.dumps(lists))
-    bird, duck = add_table.read_table(file, tmp_path / "root", "sketch")
+    bird, duck = from_table.read_table(file, tmp_path / "root", "sketch")
     assert bird.concept.lemmas == ("bird", "fowl")
     assert bird.concept.hypernyms == ("animal", "pet")
     assert bird.concept.caption == "bird which is it flies"
@@ -67,7 +67,7 @@ def test_invalid_rows(tmp_path, change, complaint):
     file = tmp_path / "concepts.json"
     file.write_text(json.dumps([{**ROWS[0], **change}]))
     with pytest.raises(InputError, match=complaint) as caught:
-        add_table.read_table(file)
+        from_table.read_table(file)
     assert "\n" not in str(caught.value)
 
 
@@ -76,23 +76,25 @@ def test_unreadable_tables(tmp_path, content):
     file = tmp_path / "concepts.json"
     file.write_text(content)
     with pytest.raises(InputError) as caught:
-        add_table.read_table(file)
+        from_table.read_table(file)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(InputError, match="cannot be read as a table"):
-        add_table.read_table(file)
+        from_table.read_table(file)
     with pytest.raises(InputError, match="cannot be read as a table"):
-        add_table.read_table(tmp_path / "gone.csv")
+        from_table.read_table(tmp_path / "gone.csv")
 
 
-def test_a_table_is_added_to_a_graph(tmp_path, capsys):
+def test_a_table_becomes_a_graph(tmp_path, capsys):
     base = write_graph_folder(tmp_path / "base")
-    write_images(tmp_path / "root" / "duck", 5)
-    (tmp_path / "c.json").write_text(json.dumps([{"id": "duck", "name": "duck", "parents": ["animal"]}]))
-    words = [tmp_path / "c.json", "--graph", tmp_path / "p", "--images-root", tmp_path / "root"]
-    assert add_table.main([*map(str, words), "--base", str(base)]) == 0
-    assert "1 concepts, 5 images" in capsys.readouterr().out
+    rows = [{"id": id, "name": id, "parents": ["animal"]} for id in ("duck", "emu")]
+    for n, row in enumerate(rows):
+        write_images(tmp_path / "root" / row["id"], 5, first=9 * n)
+    (tmp_path / "c.json").write_text(json.dumps(rows))
+    words = [tmp_path / "c.json", "--to", tmp_path / "p", "--images-root", tmp_path / "root"]
+    assert from_table.main([*map(str, words), "--base", str(base)]) == 0
+    assert "(2 concepts, 10 images)" in capsys.readouterr().out
     assert load_graph(tmp_path / "p").external == {"animal"}
-    assert add_table.main([str(tmp_path / "none.csv"), "--graph", str(tmp_path / "p")]) == 1
+    assert from_table.main([str(tmp_path / "none.csv"), "--to", str(tmp_path / "p")]) == 1
     assert "cannot be read as a table" in capsys.readouterr().err
