@@ -136,6 +136,8 @@ class Pipeline:
 
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
         selection = self.ensemble.selection
+        if template is None and (classes is None or set(classes) == set(selection.classes)):
+            return self.ensemble
         if classes is not None:
             selection = _with_classes(selection, classes)
         if template is not None:

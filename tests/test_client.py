@@ -184,7 +184,7 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device, token, dtype):
+    def load(ref, device, token, dtype, texts):
         asked.append((ref, device, token))
         raise InputError("enough seen")
 
@@ -239,7 +239,7 @@ class TriedModel:
     """Recognizes the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
 
     logit_bias = 0.0
-    batch_size = 16
+    batch_size, embedding_size, has_texts = 16, 2, True
 
     def __init__(self, ref, skill=1.0, logit_scale=50.0):
         self.ref, self.skill, self.logit_scale = ref, skill, logit_scale
@@ -279,7 +279,7 @@ def models(monkeypatch):
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
     models.sizes = {}  # bytes to fetch; models that are not named are in the cache
 
-    def load(ref, device, token=None, dtype=None):
+    def load(ref, device, token=None, dtype=None, texts=True):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill

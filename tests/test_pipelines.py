@@ -114,11 +114,11 @@ def test_answers_are_those_of_transformers(tiny_transformers_clip, tmp_path):
 class Colors:
     """Says which of the colors a picture has; other classes are nothing to it."""
 
-    logit_scale, logit_bias, batch_size = 10.0, 0.0, 16
+    logit_scale, logit_bias, batch_size, embedding_size = 10.0, 0.0, 16, 3
     texts = ()
 
-    def __init__(self, ref):
-        self.ref = ref
+    def __init__(self, ref, has_texts):
+        self.ref, self.has_texts = ref, has_texts
 
     def preprocess(self, image):
         import torch
@@ -144,7 +144,7 @@ COLORS = ("red", "green", "blue")
 
 @pytest.fixture
 def classifier(monkeypatch):
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: Colors(ref, texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
     return Pipeline(run.Ensemble(replace(chosen, classes=COLORS), batch_size=2))
 

@@ -71,7 +71,7 @@ class Counting:
 @pytest.fixture
 def classifier(monkeypatch):
     """Says which color a picture has."""
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: Colors(ref, texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
     return Counting(Pipeline(Ensemble(replace(chosen, classes=COLORS))))
 

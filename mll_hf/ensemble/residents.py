@@ -1,4 +1,4 @@
-"""Keep models loaded while memory allows, and make their zero-shot heads."""
+"""Keep models loaded while memory allows, without their text towers, and make zero-shot heads."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Residents:
     has_evicted: bool = False  # whether a model was evicted to load another one
     _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # least recently used first
     _known: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # every model, loaded or closed
-    _heads: dict[int, Head] = field(default_factory=dict)  # zero-shot; small, so never evicted
+    _zero_shot: dict[int, Head] = field(default_factory=dict)  # small, so never evicted
 
     def __contains__(self, m: int) -> bool:
         """Whether a model is loaded."""
@@ -48,10 +48,16 @@ class Residents:
 
     def for_prompts(self, models: Sequence[SelectedModel], prompts: Sequence[Sequence[str]]) -> Residents:
         """Residents for other classes; they share the loaded models."""
-        return replace(self, models=models, prompts=prompts, _heads={})
+        return replace(self, models=models, prompts=prompts, _zero_shot={})
 
-    def use(self, m: int, work: Callable[[VisionLanguageModel, Head], Result]) -> Result:
-        """Call ``work`` with a model and its zero-shot head.
+    def zero_shot(self, m: int) -> Head:
+        """The zero-shot head of a model, made with its text tower. Raises like :meth:`use`."""
+        if m not in self._zero_shot:
+            self._zero_shot[m] = self.use(m, lambda model: zero_shot_head(model, self.prompts), texts=True)
+        return self._zero_shot[m]
+
+    def use(self, m: int, work: Callable[[VisionLanguageModel], Result], *, texts: bool = False) -> Result:
+        """Call ``work`` with a model, whose text tower is loaded if ``texts``.
 
         If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
         again, and fewer models are kept loaded from then on.
@@ -62,7 +68,7 @@ class Residents:
             MissingExtraError: A package that the model needs is not installed.
         """
         try:
-            return work(*self._get(m))
+            return work(self._get(m, texts))
         except ModelError:
             ref = self.models[m].ref
             others = len(self._loaded.keys() - {ref})
@@ -71,32 +77,32 @@ class Residents:
                 raise
         self.max_loaded = others  # after the except block, in which the exception keeps tensors alive
         self.close()
-        return self.use(m, work)
+        return self.use(m, work, texts=texts)
 
     def loaded_once(self, m: int) -> VisionLanguageModel:
         """A model that may be closed by now; it still preprocesses images. Raises like :meth:`use`."""
         ref = self.models[m].ref
-        return self._known.get(ref) or self.use(m, lambda model, _: model)
+        return self._known.get(ref) or self.use(m, lambda model: model)
 
     def close(self) -> None:
         """Evict all models."""
         for ref in list(self._loaded):
             self._evict(ref)
 
-    def _get(self, m: int) -> tuple[VisionLanguageModel, Head]:
+    def _get(self, m: int, texts: bool) -> VisionLanguageModel:
         ref = self.models[m].ref
-        model = self._loaded.pop(ref, None) or self._load(m)
+        if ref in self._loaded and texts and not self._loaded[ref].has_texts:
+            self._evict(ref)
+        model = self._loaded.pop(ref, None) or self._load(m, texts)
         self._loaded[ref] = self._known[ref] = model
-        if m not in self._heads:
-            self._heads[m] = zero_shot_head(model, self.prompts)
-        return model, self._heads[m]
+        return model
 
-    def _load(self, m: int) -> VisionLanguageModel:
+    def _load(self, m: int, texts: bool) -> VisionLanguageModel:
         needed = _BYTES_TO_LOAD * self.models[m].cost.parameters
         while self._loaded and (len(self._loaded) >= (self.max_loaded or np.inf) or free_memory(self.device) < needed):
             self.has_evicted = True
             self._evict(next(iter(self._loaded)))
-        model = load_model(self.models[m].ref, self.device, token=self.token, dtype=self.dtype)
+        model = load_model(self.models[m].ref, self.device, token=self.token, dtype=self.dtype, texts=texts)
         if not np.isfinite([model.logit_scale, model.logit_bias]).all():
             model.close()
             reason = "logit scale or bias is not finite; its files may be damaged: use another model"

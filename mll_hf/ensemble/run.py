@@ -19,6 +19,8 @@ from mll_hf.ensemble.residents import Residents
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import in_background, use_one_torch_thread
+from mll_hf.selection.repo import cached_heads, keep_heads
+from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import is_one_image, open_image, usable_cores
 
@@ -73,11 +75,12 @@ class Prediction(ArrayFields):
 class Ensemble:
     """The U chosen models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
 
-    A model is loaded when first used, and gets a head for the classes. Models stay loaded while memory allows; the
-    least recently used is evicted first.
+    A model is loaded when first used, without its text tower if there is a head for the classes: that of the selection,
+    or one that was made earlier. Models stay loaded while memory allows; the least recently used is evicted first.
 
     Attributes:
         token: Hub token, for private and gated models; None for the token of the logged-in user.
+        keeps_heads: Save heads that are made.
     """
 
     selection: Selection
@@ -87,6 +90,7 @@ class Ensemble:
     dtype: str | None = None
     batch_size: int | None = None
     keep_loaded: int | None = None
+    keeps_heads: bool = True
 
     def __post_init__(self) -> None:
         """Check the attributes."""
@@ -121,8 +125,7 @@ class Ensemble:
             InputError: A template is invalid.
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
-        head_of = self._calibrated if rule.is_calibrated else _zero_shot
-        for logits in self._run(self.selection.chosen_models, images, open_image, head_of):
+        for logits in self._run(self.selection.chosen_models, images, open_image, self._heads(rule)):
             yield self._pooled(logits, rule)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
@@ -139,7 +142,9 @@ class Ensemble:
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""
         self._check(images)
-        return np.concatenate(list(self._run(self.selection.chosen_models, images, open_image, _zero_shot)), axis=1)
+        chosen = self.selection.chosen_models
+        heads = [self._residents.zero_shot(m) for m in chosen]
+        return np.concatenate(list(self._run(chosen, images, open_image, heads)), axis=1)
 
     def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """Return a function that runs one model at a time on these images, which are decoded once for all models.
@@ -156,15 +161,16 @@ class Ensemble:
 
         def run(m: int) -> NDArray[np.float32]:
             try:
-                return np.concatenate(list(self._run([m], range(len(images)), source.decode, _zero_shot)), axis=1)[0]
+                heads = [self._residents.zero_shot(m)]
+                return np.concatenate(list(self._run([m], range(len(images)), source.decode, heads)), axis=1)[0]
             finally:
                 self.close()
 
         return run
 
     def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
-        """An ensemble for another selection, with its own heads; loaded models are shared."""
-        other = replace(self, selection=selection, templates=templates)
+        """An ensemble for another selection, with its own heads, which are not saved; loaded models are shared."""
+        other = replace(self, selection=selection, templates=templates, keeps_heads=False)
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
@@ -175,6 +181,9 @@ class Ensemble:
         numbers = [selection.temperatures, selection.weights, selection.chosen.astype(np.float64)]
         numbers += [] if calibration is None else [calibration.offsets]
         digest = hashlib.sha256(b"".join(np.round(part[chosen], 9).tobytes() for part in numbers))
+        for head in selection.heads:
+            if head.is_fitted:  # others are made from what is here
+                digest.update(head.weights.tobytes() + head.bias.tobytes())
         refs = [selection.models[m].ref for m in chosen]
         return {
             "models": [f"{ref.repo_id}@{ref.revision} ({ref.backend})" for ref in refs],
@@ -199,24 +208,43 @@ class Ensemble:
             probabilities[readable] = combine(rule, logits[:, readable], is_chosen, weights)
         return Prediction(selection.classes, probabilities, tuple(selection.models[m].ref.repo_id for m in chosen))
 
-    def _calibrated(self, m: int, head: Head) -> Head:
-        """The head of a model with its temperature and class offsets."""
-        calibration = self.selection.calibration
-        return head.calibrated(self.selection.temperatures[m], 0.0 if calibration is None else calibration.offsets[m])
+    def _heads(self, rule: Rule) -> Sequence[Head]:
+        """The heads of the chosen models that a rule takes."""
+        selection, is_zero_shot = self.selection, self.selection.strategy is Strategy.PAPER
+        if rule.is_calibrated != is_zero_shot:
+            return self._final_heads
+        if rule.is_calibrated:
+            temperatures = selection.temperatures[list(selection.chosen_models)]
+            return [head.calibrated(t) for head, t in zip(self._final_heads, temperatures, strict=True)]
+        return [self._residents.zero_shot(m) for m in selection.chosen_models]
+
+    @cached_property
+    def _final_heads(self) -> tuple[Head, ...]:
+        """The heads of the selection, or those for other templates; made if they are not there."""
+        selection = replace(self.selection, templates=self.templates, heads=()) if self.templates else self.selection
+        heads = cached_heads(selection)
+        if not heads:
+            heads = tuple(selection.final_head(m, self._residents.zero_shot(m)) for m in selection.chosen_models)
+            if self.keeps_heads:
+                keep_heads(replace(selection, heads=heads))
+        return heads
 
     def _run(
         self,
         models: Sequence[int],
         images: Iterable[Item],
         decode: Callable[[Item], Image.Image | None],
-        head_of: Callable[[int, Head], Head],
+        heads: Sequence[Head],
     ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded.
-
-        ``head_of`` returns the head to use from a model's position and its zero-shot head.
-        """
+        """[M, n, C] logits of models' heads on the next n images, batch by batch; NaN if an image cannot be decoded."""
         residents, remaining = self._residents, iter(images)
         known = [residents.loaded_once(m) for m in models]
+        for model, head in zip(known, heads, strict=True):
+            if head.weights.shape[1] != model.embedding_size:
+                raise InputError(
+                    f"the head of {model.ref.short_name} has {head.weights.shape[1]} dimensions, the model "
+                    f"{model.embedding_size}; make the selection again"
+                )
         size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else max(m.batch_size for m in known))
         batches = iter(lambda: list(islice(remaining, size)), [])
         progress = tqdm(  # type: ignore[no-untyped-call]
@@ -236,10 +264,10 @@ class Ensemble:
             except MemoryError:
                 return None
 
-        def run(m: int, pixels: torch.Tensor, model: VisionLanguageModel, zero_shot: Head) -> NDArray[np.float32]:
+        def run(head: Head, pixels: torch.Tensor, model: VisionLanguageModel) -> NDArray[np.float32]:
             size = self.batch_size or model.batch_size
             parts = [model.encode_pixels(pixels[first : first + size]) for first in range(0, len(pixels), size)]
-            return head_of(m, zero_shot).logits(np.concatenate(parts))
+            return head.logits(np.concatenate(parts))
 
         with progress, closing(_in_threads(prepare, batches)) as prepared:
             for batch in prepared:
@@ -248,8 +276,8 @@ class Ensemble:
                 progress.update(len(batch))
                 by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
                 for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):
-                    m = models[row]
-                    logits[row, readable] = residents.use(m, partial(run, m, _stacked(by_model[row])))
+                    work = partial(run, heads[row], _stacked(by_model[row]))
+                    logits[row, readable] = residents.use(models[row], work)
                 yield logits
 
     def _check(self, images: Sequence[ImageLike]) -> None:
@@ -272,10 +300,6 @@ class Ensemble:
     def _residents(self) -> Residents:
         models = self.selection.models
         return Residents(models, self._prompts, self.keep_loaded, self.device, self.dtype, self.token)
-
-
-def _zero_shot(m: int, head: Head) -> Head:
-    return head
 
 
 def _in_threads(

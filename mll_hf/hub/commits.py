@@ -143,7 +143,7 @@ def edited_card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
 
 def publish_repo(
     repo_id: str,
-    content: Mapping[str, bytes],
+    content: Mapping[str, bytes | None],
     marker: str,
     edit: Callable[[str], str],
     title: str,
@@ -152,7 +152,7 @@ def publish_repo(
     private: bool = False,
     token: str | None = None,
 ) -> Published:
-    """Publish files and their card in a dedicated model repo, in one commit.
+    """Publish files (None to delete one) and their card in a dedicated model repo, in one commit.
 
     Creates the repo if it does not exist, ``private`` or not. ``edit`` maps the current README, which may be empty, to
     the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty.
@@ -165,7 +165,7 @@ def publish_repo(
     api = connect(token)
     ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
 
-    def files(head: Head) -> Mapping[str, bytes]:
+    def files(head: Head) -> Mapping[str, bytes | None]:
         if marker not in head.files:
             check_contents(head, repo_id)
         return {**content, README: edited_card(api, head, edit)}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "mll"  # a single key, because safetensors does not write several in a fixed order
 MAX_LABEL_BYTES = 4 * 2**20
 MAX_RIVALS_BYTES = 8 * 2**20
-_UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # for invalid files
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # for invalid files
 
 
 def label_to_bytes(label: Label) -> bytes:
@@ -60,8 +60,8 @@ def label_metadata(label: Label) -> dict[str, Any]:
 def label_from_bytes(blob: bytes, path: Path | None = None) -> Label:
     """Parse and validate the content of a label file; the path is used in messages."""
     try:
-        metadata, tensors = _read_metadata(blob), load(blob)
-    except _UNREADABLE as error:
+        metadata, tensors = read_metadata(blob), load(blob)
+    except UNREADABLE as error:
         reason = f"not a readable label ({one_line(error)}); fetch it again or label the model again"
         raise LabelError(reason, path) from None
     try:
@@ -105,13 +105,13 @@ def rivals_from_bytes(blob: bytes, label: Label, path: Path | None = None) -> Ri
         check_rivals(tensors, label.ranks)
     except LabelError as error:
         raise LabelError(f"not the rivals of its label: {error.reason}; label the model again", path) from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise LabelError(f"not a readable file of rivals ({one_line(error)}); label the model again", path) from None
     return Rivals(tensors["rivals"], tensors["wins"])
 
 
-def _read_metadata(blob: bytes) -> dict[str, Any]:
-    """Read our metadata from an untrusted safetensors header; raises one of _UNREADABLE."""
+def read_metadata(blob: bytes) -> dict[str, Any]:
+    """Read our metadata from an untrusted safetensors header; raises one of UNREADABLE."""
     length = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or length > len(blob) - 8:
         raise ValueError("the file is truncated")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 SELECTION_TAG = "mll-selection"
 _CLASSES_SHOWN = 200
 _CLASSES_TO_TRY = 10
+_FITTED = (
+    "The heads were fitted to images: anyone who has them can tell what the images of each class look like on average "
+    "(they reveal the mean of their embeddings), and how frequent each class is."
+)
 _SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat-dog-music.png"
 
 
@@ -85,8 +89,8 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
     models = f"{n_models} models together" if n_models > 1 else "one model"
     return [
         f"Zero-shot classification of images into {n_classes} classes by {models}, chosen for these classes with "
-        "`mll-hf`. This repo contains a selection and its calibration but no weights: each model is loaded from "
-        "its own repo, at the commit below.",
+        "`mll-hf`. This repo contains a selection and its heads (linear classifiers) but no weights of models: each "
+        "model is loaded from its own repo, at the commit below.",
         "",
         "```python",
         "from mll_hf import pipeline",
@@ -104,6 +108,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         *(["## Expected accuracy", "", *answer, ""] if answer else []),
         f"{_evidence(selection)} Check the estimates on your own examples.",
         "",
+        *([_FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
         "## Models",
         "",
         *markdown_table(

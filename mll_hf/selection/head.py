@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +20,12 @@ class Head(ArrayFields):
     Attributes:
         weights: [C, D] float32.
         bias: [C] float32.
+        is_fitted: Whether it was fitted to images, which it reveals something about.
     """
 
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
+    is_fitted: bool = False
 
     @classmethod
     def zero_shot(cls, texts: NDArray[np.floating], scale: float, bias: float = 0.0) -> Head:
@@ -33,7 +35,8 @@ class Head(ArrayFields):
     def calibrated(self, temperature: float, offsets: NDArray[np.floating] | float = 0.0) -> Head:
         """The head whose logits are divided by a temperature, then shifted by offsets [C]."""
         bias = self.bias / temperature + np.asarray(offsets)
-        return Head((self.weights / temperature).astype(np.float32), bias.astype(np.float32))
+        weights = self.weights / temperature
+        return replace(self, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
 
     def logits(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
         """[N, C] logits of unit-norm embeddings [N, D]."""

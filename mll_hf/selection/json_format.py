@@ -67,6 +67,7 @@ def _model_to_json(selection: Selection, m: int) -> dict[str, Any]:
         "id": model.ref.repo_id,
         "revision": model.ref.revision,
         "backend": model.ref.backend,
+        "digest": model.ref.digest,
         "parameters": model.cost.parameters,
         "gflops": model.cost.gflops,
         "temperature": model.temperature,
@@ -109,7 +110,9 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
 
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     return SelectedModel(
-        ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
+        ref=ModelRef(
+            _text(model["id"]), _text(model["revision"]), _text(model["backend"]), _optional_text(model.get("digest"))
+        ),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MAX),
         general=_number(model["general"], 0, 1),

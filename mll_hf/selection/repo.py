@@ -7,6 +7,7 @@ existing files. The methods of :class:`~mll_hf.selection.result.Selection` have 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,14 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import CardError, HubError, InputError, ModelError
+from mll_hf.errors import CardError, HubError, InputError, ModelError, StorageError
 from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.card import selection_card
+from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
 from mll_hf.selection.result import Selection
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import asset_path, storage_errors, write_atomically
 from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
 from mll_hf.utils.text import abridged, shortened
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from mll_hf.hub.commits import Published
     from mll_hf.labels.label import ModelRef
+    from mll_hf.selection.head import Head
 
 SELECTION_FILE = "mll_selection.json"
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
@@ -64,8 +67,13 @@ def save_selection(selection: Selection, folder: str | Path, token: str | None) 
     except (OSError, ValueError):
         raise CardError(f"{readme} cannot be read; repair it, or choose another folder") from None
     card = selection_card(selection, str(folder), _licenses(selection, token), old)
+    heads = _heads_of(selection)
+    with storage_errors(folder / HEADS_FILE):
+        (folder / HEADS_FILE).unlink(missing_ok=True)  # of an earlier selection
     write_atomically(folder / SELECTION_FILE, _to_bytes(selection))
     write_atomically(readme, card.encode())
+    if heads:
+        write_atomically(folder / HEADS_FILE, heads)
 
 
 def push_selection(
@@ -83,7 +91,12 @@ def push_selection(
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
     return publish_repo(
         repo_id,
-        {SELECTION_FILE: _to_bytes(selection), HANDLER_FILE: _HANDLER.encode(), **_requirements()},
+        {
+            SELECTION_FILE: _to_bytes(selection),
+            HEADS_FILE: _heads_of(selection),
+            HANDLER_FILE: _HANDLER.encode(),
+            **_requirements(),
+        },
         SELECTION_FILE,
         card,
         commit_message,
@@ -131,7 +144,13 @@ def read_selection(location: str | Path, revision: str | None = None, token: str
     path, (repo_id, _, suffix) = Path(location), str(location).partition("@")
     if not os.path.exists(path) and REPO_ID.fullmatch(repo_id) and path.suffix != ".json":
         return _read_from_hub(repo_id, revision or suffix or None, token)
-    return _parse_file(path / SELECTION_FILE if os.path.isdir(path) else path, shortened(str(location), 200))
+    name = shortened(str(location), 200)
+    selection = _parse_file(path / SELECTION_FILE if os.path.isdir(path) else path, name)
+    folder = path if os.path.isdir(path) else path.parent
+    if path != folder and path.name != SELECTION_FILE:
+        return selection
+    heads = _read_heads(folder / HEADS_FILE, selection, name) if (folder / HEADS_FILE).exists() else ()
+    return replace(selection, heads=heads, folder=folder)
 
 
 def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:
@@ -145,7 +164,23 @@ def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Sel
         _check_pinned(selection)
     except InputError as error:
         raise InputError(f"{repo_id}: {error}") from None
-    return selection
+    if HEADS_FILE not in head.files:
+        return selection
+    most = max_heads_bytes(len(selection.chosen_models), len(selection.classes))
+    file = download(api, repo_id, "model", HEADS_FILE, head.sha, most)
+    return replace(selection, heads=_read_heads(file, selection, repo_id))
+
+
+def _read_heads(path: Path, selection: Selection, name: str) -> tuple[Head, ...]:
+    refs = _chosen(selection)
+    try:
+        if path.stat().st_size > max_heads_bytes(len(refs), len(selection.classes)):
+            raise InputError("larger than heads of its models can be; delete it")
+        return heads_from_bytes(path.read_bytes(), refs, selection.classes)
+    except OSError as error:
+        raise InputError(f"cannot read {HEADS_FILE} of {name} ({error.strerror}); check its permissions") from None
+    except InputError as error:
+        raise InputError(f"{HEADS_FILE} of {name}: {error}") from None
 
 
 def _parse_file(path: Path, name: str) -> Selection:
@@ -159,6 +194,40 @@ def _parse_file(path: Path, name: str) -> Selection:
         raise InputError(f"{name}: {error}") from None
     except (ValueError, RecursionError):
         raise InputError(f"{name}: this is not a selection; {_HOW_TO_MAKE}") from None
+
+
+# --- heads that were made from names alone ---------------------------------------------------------------------------
+
+
+def cached_heads(selection: Selection) -> tuple[Head, ...]:
+    """The heads of a selection, or those that were made earlier from its class names; empty if there are none."""
+    path = _cache_of(selection)
+    if selection.heads or not path.exists():
+        return selection.heads
+    with contextlib.suppress(InputError):  # damaged: they are made again
+        return _read_heads(path, selection, str(path))
+    return ()
+
+
+def keep_heads(selection: Selection) -> None:
+    """Save heads that were made from class names: in the selection's folder, or else in the cache."""
+    content = heads_to_bytes(selection.heads, _chosen(selection), selection.classes)
+    with contextlib.suppress(InputError, StorageError):  # another selection by now, or a folder of someone else
+        if selection.folder and heads_key(_parse_file(selection.folder / SELECTION_FILE, "")) == heads_key(selection):
+            write_atomically(selection.folder / HEADS_FILE, content)
+            return
+    with contextlib.suppress(StorageError):  # they can be made again
+        write_atomically(_cache_of(selection), content)
+
+
+def _cache_of(selection: Selection) -> Path:
+    return asset_path("heads", f"{heads_key(selection)}.safetensors")
+
+
+def _heads_of(selection: Selection) -> bytes | None:
+    """The file of a selection's heads; None if they are not made."""
+    heads = cached_heads(selection)
+    return heads_to_bytes(heads, _chosen(selection), selection.classes) if heads else None
 
 
 # --- check ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mll_hf.matching.prompts import templates_for
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
 from mll_hf.selection.estimate import Basis, Estimate
+from mll_hf.selection.strategies import Strategy
 from mll_hf.selection.unlabeled import Calibration, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.hub.commits import Published
-    from mll_hf.selection.strategies import Strategy
+    from mll_hf.selection.head import Head
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,9 @@ class Selection(ArrayFields):
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
         notes: What else is known about the classes, one line each.
+        heads: Of the chosen models, in their order; empty until made. For strategy ``paper`` zero-shot heads, for
+            others calibrated ones: the softmax of their logits gives probabilities.
+        folder: Local folder that the selection was read from, where heads are saved that are made later.
     """
 
     classes: tuple[str, ...]
@@ -116,6 +120,8 @@ class Selection(ArrayFields):
     estimate: Estimate | None = None
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
+    folder: Path | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """The chosen models and the number of classes, in one line without arrays."""
@@ -163,6 +169,13 @@ class Selection(ArrayFields):
         if self.calibration is None:
             return np.array([model.temperature for model in self.models])
         return self.calibration.temperatures
+
+    def final_head(self, m: int, zero_shot: Head) -> Head:
+        """The head to save of a model, from its zero-shot head; see the attribute ``heads``."""
+        if self.strategy is Strategy.PAPER:
+            return zero_shot
+        offsets = 0.0 if self.calibration is None else self.calibration.offsets[m]
+        return zero_shot.calibrated(float(self.temperatures[m]), offsets)
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
@@ -232,7 +245,9 @@ class Selection(ArrayFields):
         return read_selection(location, revision, token)
 
     def save_pretrained(self, folder: str | Path, *, token: str | None = None) -> None:
-        """Write the selection and its card into a folder. Requests the licenses of the chosen models from the Hub.
+        """Write the selection, its heads if made, and its card into a folder.
+
+        Requests the licenses of the chosen models from the Hub.
 
         Args:
             folder: Created if it does not exist; its README.md is updated.
@@ -257,8 +272,8 @@ class Selection(ArrayFields):
     ) -> Published:
         """Publish the selection as a small model repo that anyone can load by its id; no weights are uploaded.
 
-        The repo is created if it does not exist. Selection and card are written in one commit; the rest of an existing
-        card is kept. Without write access only ``create_pr`` is possible.
+        The repo is created if it does not exist. Selection, heads if made, and card are written in one commit; the rest
+        of an existing card is kept. Without write access only ``create_pr`` is possible.
 
         Args:
             repo_id: ``org/name`` of a new repo, an empty one, or one with an earlier selection.

@@ -37,7 +37,7 @@ class ArrayFields:
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
             return False
-        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return all(_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)  # type: ignore[arg-type]
 
     __hash__ = None  # type: ignore[assignment]
 

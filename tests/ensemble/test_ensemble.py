@@ -16,7 +16,8 @@ from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models import Link
-from mll_hf.selection import SelectionConfig, Strategy, select
+from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, select
+from mll_hf.selection.heads_file import HEADS_FILE
 from mll_hf.selection.unlabeled import Calibration
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
@@ -29,8 +30,10 @@ class ColorModel:
 
     link = Link.SOFTMAX
     batch_size = 64
+    embedding_size = 3
 
-    def __init__(self, ref, diary, bias=0.0, scale=10.0, fails=False, takes_bytes=False):
+    def __init__(self, ref, diary, has_texts=True, bias=0.0, scale=10.0, fails=False, takes_bytes=False):
+        self.has_texts = has_texts
         self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
         self.batches, self.takes_bytes = [], takes_bytes
         diary.append(("load", ref.short_name))
@@ -54,6 +57,7 @@ class ColorModel:
         return (pixels / pixels.norm(dim=1, keepdim=True)).numpy()
 
     def encode_texts(self, texts):
+        assert self.has_texts
         self.diary.append(("texts", self.ref.short_name, tuple(texts)))
         rows = [next((c for word, c in COLORS.items() if word in text), (1, 1, 1)) for text in texts]
         rows = np.array(rows, np.float32)
@@ -82,9 +86,9 @@ def diary(monkeypatch):
     """Models are ColorModels, and they and the decoder write into a diary."""
     diary = Diary()
 
-    def load(ref, device, token=None, dtype=None):
+    def load(ref, device, token=None, dtype=None, texts=True):
         assert device == "somewhere"
-        model = ColorModel(ref, diary, **diary.options.get(ref.short_name, {}))
+        model = ColorModel(ref, diary, texts, **diary.options.get(ref.short_name, {}))
         diary.models[ref.short_name] = model
         return model
 
@@ -350,6 +354,70 @@ def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
     expected = combine(rule, logits, chosen[[0, 2]], selection.weights[[0, 2]])
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(ensemble.combine(ensemble.logits(images), rule).probabilities, expected, atol=1e-5)
+
+
+IMAGES = [png(color) for color in ((200, 90, 10), (10, 200, 30), (90, 90, 200))]
+
+
+def texts_read(diary):
+    """Names of the models that have read texts since the last call; the diary begins again."""
+    read = [entry[1] for entry in diary if entry[0] == "texts"]
+    diary.clear()
+    return read
+
+
+@pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.PAPER])
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_heads_from_names_are_made_once_and_then_no_text_tower_is_loaded(diary, tmp_path, strategy, is_saved):
+    selection, rules = make_selection(strategy=strategy), (Rule.LINEAR_POOL, Rule.ENTROPY)
+    if is_saved:
+        selection.save_pretrained(tmp_path)
+    location = tmp_path if is_saved else None
+    first = Ensemble(Selection.from_pretrained(location) if location else selection, device="somewhere")
+    fresh = {rule: first.predict(IMAGES, rule) for rule in rules}
+    assert sorted(texts_read(diary)) == sorted(names_of(selection))
+    assert (tmp_path / HEADS_FILE).exists() == is_saved
+    again = Ensemble(Selection.from_pretrained(location) if location else selection, device="somewhere")
+    assert again.predict(IMAGES).classes == fresh[Rule.LINEAR_POOL].classes
+    assert not any(model.has_texts for model in diary.models.values())
+    for rule in rules:
+        np.testing.assert_allclose(again.predict(IMAGES, rule).probabilities, fresh[rule].probabilities, atol=1e-6)
+    # the paper's rules take zero-shot heads, which only its strategy saves
+    assert len(texts_read(diary)) == (0 if strategy is Strategy.PAPER else 3)
+
+
+def test_other_classes_and_templates_need_the_text_tower_and_do_not_replace_heads(diary):
+    selection = make_selection(k=1)
+    name = names_of(selection)[0]
+    expected = Ensemble(selection, device="somewhere").predict(IMAGES)
+    assert texts_read(diary) == [name]
+    ensemble = Ensemble(selection, device="somewhere")
+    assert ensemble.predict(IMAGES) == expected
+    other = ensemble.for_selection(replace(selection, classes=("blue", "green", "red")))
+    assert other.predict(IMAGES).classes == expected.classes
+    assert loads(diary) == [("load", name), ("close", name), ("load", name)]  # without, then with its text tower
+    assert ensemble.predict(IMAGES) == expected
+    assert texts_read(diary) == [name]
+    fresh = Ensemble(replace(selection, classes=("blue", "green", "red")), device="somewhere")
+    fresh.predict(IMAGES)  # heads for a request were not saved
+    assert texts_read(diary) == [name]
+    for _ in range(2):
+        Ensemble(selection, device="somewhere", templates=("so {}",)).predict(IMAGES)
+    assert texts_read(diary) == [name]
+    assert Ensemble(selection, device="somewhere").predict(IMAGES) == expected
+    assert texts_read(diary) == []
+
+
+def test_fitted_heads_decide_and_are_checked(diary):
+    selection = make_selection(k=1)
+    turned = Head(np.eye(3, dtype=np.float32)[[1, 2, 0]], np.zeros(3, np.float32), is_fitted=True)
+    fitted = replace(selection, heads=(turned,))
+    assert Ensemble(selection, device="somewhere").predict(IMAGES).classes == ("red", "green", "blue")
+    assert Ensemble(fitted, device="somewhere").predict(IMAGES).classes == ("blue", "red", "green")
+    assert Ensemble(fitted).fingerprint() != Ensemble(selection).fingerprint()
+    wrong = replace(turned, weights=np.ones((3, 4), np.float32))
+    with pytest.raises(InputError, match=r"the head of m\d+ has 4 dimensions, the model 3; make the selection again"):
+        Ensemble(replace(selection, heads=(wrong,)), device="somewhere").predict(IMAGES)
 
 
 def test_fingerprints_tell_apart_what_predicts_differently():

@@ -210,11 +210,12 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
 
     def predicted(m, pixels):
-        return residents.use(m, lambda model, head: head.logits(model.encode_pixels(pixels[None])))
+        head = residents.zero_shot(m)
+        return residents.use(m, lambda model: head.logits(model.encode_pixels(pixels[None])))
 
-    first = residents.use(0, lambda model, head: model)
+    first = residents.use(0, lambda model: model)
     before = predicted(0, first.compact(picture))
-    residents.use(1, lambda model, head: None)
+    residents.use(1, lambda model: None)
     assert 0 not in residents
     assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
     np.testing.assert_array_equal(predicted(0, first.compact(picture)), before)
