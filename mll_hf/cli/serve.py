@@ -15,11 +15,11 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command = commands.add_parser(
         "serve",
         help="classify images over HTTP with a selection",
-        description="Classify images in HTTP requests with the models of a selection; concurrent requests share "
-        "batches. POST / takes the bytes of an image, several images as multipart/form-data, or JSON {inputs: base64, "
-        "parameters: {candidate_labels, hypothesis_template, top_k}} like Inference Endpoints; GET /health and GET "
-        "/ready are health checks. SIGTERM or Ctrl+C stops the server after the requests in progress.",
-        epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg 'http://127.0.0.1:8000/?top_k=3'",
+        description="Classify images in HTTP requests with the models of a selection. POST / takes the bytes of an "
+        "image, or JSON {inputs: base64 or a list of them, parameters: {candidate_labels, hypothesis_template, top_k}} "
+        "like Inference Endpoints; GET /health and GET /ready are health checks. SIGTERM or Ctrl+C stops the server "
+        "after the requests in progress.",
+        epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg http://127.0.0.1:8000/",
     )
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
@@ -29,7 +29,6 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses"
     )
     limits = command.add_argument_group("limits")
-    limits.add_argument("--batch-size", type=positive, metavar="N", help="images per batch (default: 64)")
     limits.add_argument("--max-images", type=positive, metavar="N", help="images per request (default: 32)")
     limits.add_argument("--max-bytes", type=size, metavar="SIZE", help="bytes per request: 500K, 32M (default: 33.5M)")
     limits.add_argument("--max-pixels", type=size, metavar="N", help="pixels per image (default: 50M)")
@@ -42,7 +41,6 @@ def _serve(args: argparse.Namespace) -> int:
 
     given = {"images": args.max_images, "bytes": args.max_bytes, "pixels": args.max_pixels}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
-    options = {"batch_size": args.batch_size} if args.batch_size else {}
     classifier = pipeline(args.selection, licenses=args.license, device=args.device)
-    serve(classifier, args.host, args.port, limits=limits, **options)
+    serve(classifier, args.host, args.port, limits=limits)
     return 0

@@ -61,7 +61,7 @@ def test_a_graph_with_images_as_they_are(tmp_path):
         ([*BIRDS, new("animal", ["cat"], first=90)], "tiny and .* cannot be used together: the hypernyms form a cycle"),
         ([new("a", ["b", "animal"]), new("b", ["a"])], "form a cycle"),
         ([*BIRDS, new("emu", ["bird"], 4, first=90)], r"1 concepts have fewer than 5 images, such as emu \(4\)"),
-        ([new_concept("x", "x", (), "", ["animal"], [NewImage(b"x", "x.png", "", "")])], "1 images cannot be decoded: x.png"),
+        ([new_concept("x", "x", (), "", [], [NewImage(b"x", "x.png", "", "")])], "1 images cannot be decoded: x.png"),
         ([new("duck", ["animal"])], "has no concepts that can be confused"),
         ([], "has no concepts"),
     ],
