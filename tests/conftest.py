@@ -71,20 +71,6 @@ class _ByGroups(LoadScopeScheduling):
         file = nodeid.split("::")[0]
         return next((group[0] for group in GROUPS if file.startswith(group)), file)
 
-    def remove_node(self, node):
-        """A test that ends its worker fails once; xdist would run it again, on up to eight more workers."""
-        groups = self.assigned_work.pop(node)
-        to_do = [(group, test) for group, tests in groups.items() for test, done in tests.items() if not done]
-        for group, test in to_do[1:]:
-            self.workqueue.setdefault(group, {})[test] = False
-        for other in self.assigned_work if to_do else ():
-            self._reschedule(other)
-        return to_do[0][1] if to_do else None
-
-    def _reschedule(self, node):
-        if node in self.registered_collections:  # or it has taken the place of a lost worker and gets work later
-            super()._reschedule(node)
-
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):

@@ -92,15 +92,6 @@ def test_a_failure_in_the_middle(run, hub):
     assert [request for request in hub.requests if "-images/commit/" in request]
 
 
-def test_ctrl_c(run, hub, monkeypatch):
-    command = live_check.mll_hf_command
-    monkeypatch.setattr(live_check, "mll_hf_command", lambda words: 130 if words[0] == "label" else command(words))
-    status, rows, _ = run("--yes")
-    assert status == 130
-    assert list(rows) == [*STEPS[:4], "clean up"]
-    assert outcomes(rows)["interrupted"] == ["label"]
-
-
 def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live_check, "STEPS", [step for step in live_check.STEPS if step.name == "upload a model"])
     hub.fail("/api/repos/delete", 403)

@@ -159,17 +159,6 @@ class Repo:
             oid = self.commits[oid]["parent"]
         return found
 
-    def merged(self, ref: str) -> dict | None:
-        """Files of main merged with the changes of a branch; None if both changed the same path."""
-        on_main = set(self.history(self.refs["main"]))
-        fork = next(oid for oid in self.history(self.refs[ref]) if oid in on_main)
-        base, theirs = self.commits[fork]["files"], self.commits[self.refs[ref]]["files"]
-        changed = [path for path in {*base, *theirs} if base.get(path) != theirs.get(path)]
-        if any(self.files.get(path) not in (base.get(path), theirs.get(path)) for path in changed):
-            return None
-        files = {**self.files, **{path: theirs.get(path) for path in changed}}
-        return {path: file for path, file in files.items() if file is not None}
-
     def resolve(self, revision: str) -> str | None:
         known = self.refs.get(revision) or self.tags.get(revision)
         return known or next((oid for oid in self.commits if len(revision) >= 7 and oid.startswith(revision)), None)
@@ -742,20 +731,6 @@ class Handler(BaseHTTPRequestHandler):
             answer["pullRequestUrl"] = f"{url}/discussions/{number}"
         return self.send(200, answer)
 
-    # ---- pull requests
-
-    def merge(self, kind, repo_id, number):
-        if (repo := self.repo(kind, repo_id)) is None:
-            return None
-        discussion = repo.discussions[int(number) - 1]
-        if self.user != repo.owner:
-            return self.error(403, "", "You may not merge here")
-        if (files := repo.merged(f"refs/pr/{number}")) is None:
-            return self.error(409, "", "The pull request conflicts with main")
-        repo.commit("main", files, f"merge #{number}", repo.refs["main"], self.user)
-        discussion["status"] = "merged"
-        return self.send(200, {})
-
     # ---- Xet
 
     def xet_token(self, kind, repo_id, revision, access):
@@ -820,7 +795,6 @@ def apply_operations(files: dict, lines: list[dict]) -> dict:
 KIND = r"(?P<kind>models|datasets|spaces)"
 REPO = r"(?P<repo_id>[^/]+/[^/]+?)"
 REVISION = r"(?P<revision>[^/]+)"
-NUMBER = r"(?P<number>\d+)"
 ROUTES = [
     (("GET",), r"/api/whoami-v2", Handler.whoami),
     (("POST",), r"/api/repos/create", Handler.create),
@@ -835,7 +809,6 @@ ROUTES = [
     (("GET",), rf"/api/{KIND}/{REPO}/xet-(?P<access>read|write)-token/{REVISION}", Handler.xet_token),
     (("POST",), rf"/api/{KIND}/{REPO}/branch/(?P<name>[^/]+)", Handler.branch),
     (("POST",), rf"/api/{KIND}/{REPO}/tag/(?P<name>[^/]+)", Handler.tag),
-    (("POST",), rf"/api/{KIND}/{REPO}/discussions/{NUMBER}/merge", Handler.merge),
     (("GET",), rf"/api/{KIND}/{REPO}/revision/{REVISION}", Handler.repo_info),
     (("GET",), rf"/api/{KIND}/{REPO}", Handler.repo_info),
     (("POST",), rf"/(?:datasets/|spaces/)?{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),

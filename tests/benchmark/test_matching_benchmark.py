@@ -21,16 +21,6 @@ def gold():
     return imagenet_gold()
 
 
-def test_gold_data(gold):
-    assert (len(gold.names), len(gold.graph), len(set(gold.concepts.tolist()))) == (1000, 11828, 1000)
-    ids = {name: gold.graph.concepts[v].id for name, v in zip(gold.names, gold.concepts, strict=True)}
-    assert (ids["tench"], ids["crane bird"], ids["construction crane"]) == ("n01440764", "n02012849", "n03126707")
-    crane = gold.graph.concepts[gold.graph.index["n02012849"]]
-    assert crane.lemmas == ("crane",)
-    assert crane.definition.startswith("large long-necked wading bird")
-    assert crane.hypernyms == ()
-
-
 @pytest.fixture(scope="module")
 def sample(gold):
     """80 of the names, with their concepts, others of the same name, and 100 at random."""

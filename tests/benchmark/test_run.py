@@ -15,15 +15,14 @@ from benchmark.methods import (
     ORACLE,
     OURS,
     PAPER,
-    methods_named,
 )
-from benchmark.run import BenchConfig, Suite, run
+from benchmark.run import BenchConfig, run
 from benchmark.scenarios import (
     Kind,
     one_frequent,
 )
 from benchmark.world import open_task
-from benchmark_worlds import LABEL_FREE, N_IMAGES, filled_cache, make_index, make_suite, tasks
+from benchmark_worlds import LABEL_FREE, filled_cache, make_index, make_suite, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
@@ -141,24 +140,6 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.gflops == pytest.approx(selection.cost.gflops)
 
 
-# --- hubs -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
-    suite, scenario = make_suite(), "random hubs 3"
-    models = record_of(results, "uniform, all", scenario=scenario, draw=1).models
-    part = Suite(suite.hub.of_models(np.array(models)), suite.tasks, suite.general)
-    again = run(part, make_index(), cache, replace(CONFIG, draws=2))
-    drawn = [r for r in results.records if r.scenario == scenario and r.draw == 1 and r.task == "first"]
-    assert {r.method for r in drawn} == {m.name for m in METHODS}
-    for record in drawn:
-        draw = 1 if find(record.method).sample else 0
-        whole = record_of(again, record.method, draw=draw)
-        assert record.accuracy == pytest.approx(whole.accuracy), record.method
-        assert record.models == tuple(models[m] for m in whole.models), record.method
-        assert record.gflops == pytest.approx(whole.gflops)
-
-
 # --- scenarios --------------------------------------------------------------------------------------------------------
 
 
@@ -173,14 +154,3 @@ def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
         assert counts.max() / len(kept) == pytest.approx(share, abs=0.02)
     # as many images as there can be: all of the class, or all others
     assert 50 in counts
-
-
-# --- the runner -------------------------------------------------------------------------------------------------------
-
-
-def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
-    broken = filled_cache(tmp_path / "cache", monkeypatch, broken=5)
-    config = BenchConfig(draws=1, methods=methods_named(["MI"]))
-    done = run(make_suite(broken=5), make_index(), broken, config)
-    assert [facts.n_images for facts in done.facts] == [N_IMAGES - 5] * 2
-    assert all(0 <= record.accuracy <= 1 for record in done.records)

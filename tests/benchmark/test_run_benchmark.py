@@ -44,14 +44,6 @@ def run(capsys, *arguments):
     return status, captured.out, captured.err
 
 
-def fails(capsys, *arguments):
-    """Run a part that must fail with one line, which is returned."""
-    status, _, err = run(capsys, *arguments)
-    assert status == 1
-    assert len(err.splitlines()) == 1
-    return err
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
     """A graph, two tiny models labeled on it, two tasks and a general benchmark."""
@@ -100,16 +92,3 @@ def test_tables_and_a_summary(world, tmp_path, capsys, monkeypatch):
         for name, table in report["tables"].items()
         if name != "cost"  # seconds differ
     }
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--methods", "nonsense"], "no method 'nonsense'"),
-        (["--general", "tasks"], "has 2 tasks"),
-        (["--tasks", "nowhere"], "nowhere"),
-    ],
-)
-def test_refusals(more, words, world, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(world)
-    assert words in fails(capsys, *bench(world, tmp_path, *more))

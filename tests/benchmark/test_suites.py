@@ -6,14 +6,12 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from benchmark.suites import (
     load_tasks,
     read_image_folder,
     sampled,
 )
-from mll_hf.errors import InputError
 
 CLASSES = ["cat", "dog", "red_fox"]
 
@@ -44,16 +42,6 @@ def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
     assert first.labels.tolist() == [0, 2, 1, 1]
     assert list(first.batches(3)) == [(picture(0), picture(1), picture(2)), (picture(3),)]
     assert first.revision == second.revision  # of what is in it, not of its name
-
-
-@pytest.mark.parametrize(
-    ("facts", "message"),
-    [({"labels": (0, 3)}, "not indices"), ({"labels": ()}, "not indices"), ({"domain": 3}, "'domain' is not text")],
-)
-def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
-    write_task(tmp_path / "a", **facts)
-    with pytest.raises(InputError, match=message):
-        load_tasks(tmp_path)
 
 
 # --- image folders ----------------------------------------------------------------------------------------------------

@@ -230,13 +230,3 @@ def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_cl
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
     assert len(json.loads(out)["concepts"]) == 2  # nothing contests an ape
     assert "graph is a local folder (graph); give it with --graph" in fails(capsys, *verify[:-2])
-
-
-def test_the_summary_of_a_folder(on_three_graphs, tmp_path, capsys):
-    labels = shutil.copytree(on_three_graphs, tmp_path / "labels")
-    status, out, _ = run(capsys, "labels", "summary", "--labels", labels, "--json")
-    assert (status, json.loads(out)["labels"]) == (0, 4)
-    header, *rows = (labels / "summary.csv").read_text().splitlines()
-    assert header.startswith("model,")
-    assert len(rows) == 4
-    assert "only collections and folders have a summary" in fails(capsys, "labels", "summary", "--labels", "hub")

@@ -3,15 +3,12 @@
 import csv
 import io
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cli_worlds import encoded, fails, run
-from mll_hf.cli import main
-from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 
 
@@ -29,18 +26,6 @@ def test_predict_prints_json_lines_or_a_table(world, capsys):
     status, out, _ = run(capsys, *base)
     assert status == 0
     assert len(out.splitlines()) == 4
-
-
-@pytest.mark.parametrize("rule", [str(rule) for rule in Rule])
-def test_predict_from_a_selection(world, tmp_path, rule, capsys):
-    task = ["--classes", "cat, dog", "--labels", world / "labels", "-k", 2]
-    choice = tmp_path / "choice.json"
-    choice.write_text(run(capsys, "select", *task, "--json")[1])
-    images = [world / "images" / "a.png", world / "images" / "b.png"]
-    direct = run(capsys, "predict", *images, *task, "--rule", rule, "--json")[1]
-    status, out, _ = run(capsys, "predict", *images, "--selection", choice, "--rule", rule, "--json")
-    assert status == 0
-    assert out == direct
 
 
 def test_predict_goes_on_after_an_unreadable_image(world, tmp_path, capsys):
@@ -117,17 +102,6 @@ def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys)
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(encoded((1, 2, 3), 0))
     assert words in fails(capsys, "predict", *(world / "labels" if word == "LABELS" else word for word in arguments))
-
-
-def test_predict_refuses_a_model_that_changed(world, tmp_path, tiny_open_clip, capsys):
-    model = tmp_path / "model"
-    shutil.copytree(tiny_open_clip, model)
-    labels = tmp_path / "labels"
-    assert main(["label", f"local-dir:{model}", "--graph", str(world / "graph"), "--labels", str(labels)]) == 0
-    config = model / "open_clip_config.json"
-    config.write_text(config.read_text() + "\n")
-    task = ["--classes", "cat, dog", "--labels", labels]
-    assert "label it again" in fails(capsys, "predict", world / "images", *task)
 
 
 @pytest.mark.parametrize("more", [["--classes", "cat, car"], ["-k", "2"]])

@@ -92,25 +92,6 @@ def test_select_refuses(world, extra, words, capsys):
     assert words in fails(capsys, "select", "--labels", world / "labels", *extra)
 
 
-def test_local_models_without_a_license_are_left_out(world, capsys):
-    status, _, err = run(
-        capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--license", "apache-2.0"
-    )
-    assert status == 1
-    assert "left out because no license is known: local-dir:" in err
-    assert "no model has an allowed license (apache-2.0): the models have unknown (2)" in err
-
-
-@pytest.mark.parametrize("strategy", ["mll", "paper"])
-def test_selection_joins_labels_over_graphs(on_three_graphs, strategy, capsys):
-    task = ["--classes", "chimp, bus, cat", "--labels", on_three_graphs]
-    status, out, err = run(capsys, "select", *task, "--strategy", strategy, "--json")
-    assert (status, err) == (0, "")
-    selection = json.loads(out)
-    assert {"chimp", "bus", "n3"} <= {c["id"] for matched in selection["matches"].values() for c in matched}
-    assert len(selection["models"]) == 2
-
-
 # --- with images ---
 
 

@@ -167,12 +167,6 @@ def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_lo
         assert loads(diary)[:5] == [("load", a), ("load", b), ("close", a), ("load", c), ("close", b)]
 
 
-@pytest.mark.parametrize("option", ["batch_size", "keep_loaded"])
-def test_numbers_below_one_are_refused(option):
-    with pytest.raises(InputError, match=f"{option} is 0"):
-        Ensemble(make_selection(), **{option: 0})
-
-
 def test_a_container_bounds_the_free_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(residents, "_CGROUP", tmp_path)
     whole = free_memory("cpu")

@@ -11,7 +11,6 @@ from graph.sources import PAPER_SOURCES
 from graph.wordnet import ClassList, class_wnids, leaf_names
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
-from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.labels.store import LabelStore
@@ -56,42 +55,8 @@ def script(capsys, *arguments):
     return status, said.out, said.err
 
 
-def refused(capsys, *arguments):
-    """The error of a failed run, one line."""
-    status, out, err = script(capsys, *arguments)
-    assert (status, out) == (1, "")
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
-
-
 def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-# --- the graph alone --------------------------------------------------------------------------------------------------
-
-
-def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
-    out = tmp_path / "graph"
-    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
-    assert script(capsys, *arguments, "--dry-run")[0] == 0
-    assert not out.exists()
-    status, said, err = script(capsys, *arguments)
-    assert (status, err) == (0, "")
-    assert said.startswith(
-        "wordnet-imagenet-1k: 1,004 concepts (1,000 classes and 4 above them), 1,003 edges, depth 2, "
-    )
-    assert list(files_of(out)) == ["graph.json"]
-    graph = load_graph(out)
-    assert graph.name == "wordnet-imagenet-1k"
-    assert graph.concepts[graph.index["n02113023"]].lemmas == ("Pembroke", "Pembroke Welsh corgi")
-    report = json.loads(script(capsys, *arguments, "--json", "--name", "mine")[1])
-    assert report["graph"] == {
-        "name": "mine", "digest": graph.digest, "concepts": 1004, "leaves": 1000, "ancestors": 4, "edges": 1003,
-        "roots": ["thingummy"], "depth": 2, "missing": [],
-    }  # fmt: skip
-    assert not hub.requests
 
 
 # --- with images ------------------------------------------------------------------------------------------------------

@@ -71,21 +71,6 @@ def test_invalid_rows(tmp_path, change, complaint):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "7", "[]", "{}", "[7]", "[" * 100_000, "\ufffe"])
-def test_unreadable_tables(tmp_path, content):
-    file = tmp_path / "concepts.json"
-    file.write_text(content)
-    with pytest.raises(InputError) as caught:
-        from_table.read_table(file)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-    file.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        from_table.read_table(file)
-    with pytest.raises(InputError, match="cannot be read as a table"):
-        from_table.read_table(tmp_path / "gone.csv")
-
-
 def test_a_table_becomes_a_graph(tmp_path, capsys):
     base = write_graph_folder(tmp_path / "base")
     rows = [{"id": id, "name": id, "parents": ["animal"]} for id in ("duck", "emu")]

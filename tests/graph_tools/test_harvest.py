@@ -6,14 +6,13 @@ from itertools import count
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from graph.dataset import BUILD_FILE, build_from_bytes, build_to_bytes
+from graph.dataset import BUILD_FILE, build_from_bytes
 from graph.gathering import HarvestConfig, open_all, prepared
 from graph.harvest import harvest
 from graph.sources import ImageSource, parse_source, pin_all
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
-from mll_hf.errors import HubError, InputError, MLLError
+from mll_hf.errors import HubError, MLLError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 
 __all__ = ["no_waits"]  # a fixture
@@ -57,13 +56,6 @@ def contents_of(folder):
 
 def nodes_of(folder):
     return Counter(row["node"] for row in rows_of(folder))
-
-
-def test_labels_that_are_wnids(tmp_path):
-    put_parquet("org/birds", pictures([DOG, CAT, CAT, "n00000099"]))
-    folder = gathered(tmp_path, [BY_WNID])
-    assert nodes_of(folder) == {DOG: 1, CAT: 2}
-    assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]["outside"] == 1
 
 
 def test_classes_by_name_and_by_number_in_a_file(tmp_path):
@@ -131,57 +123,6 @@ def test_the_sample_depends_on_the_images_only(tmp_path, many):
     (tmp_path / "l.json").write_text(json.dumps({"0": CORGI, "1": CAT, "2": CAR}))
     source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
     assert ids(gathered(tmp_path, [source], config, name="wds")) == ids(found[0])
-
-
-def test_sources_take_turns_until_they_have_no_more_images(tmp_path):
-    put_parquet("org/a", pictures([CAT] * 20 + [CAR] * 20 + [CORGI] * 3))
-    put_parquet("org/b", pictures([CAT] * 20 + [CAR] * 2, start=100))
-    put_parquet("org/c", pictures([CAT] * 20, start=200))
-    sources = [ImageSource(name, f"org/{name}", "wnid", f"style of {name}") for name in "abc"]
-    folder = gathered(tmp_path, sources, HarvestConfig(images_per_concept=9))
-    found = Counter((row["node"], row["source"], row["style"]) for row in rows_of(folder))
-    assert found == {
-        (CAT, "a", "style of a"): 3,
-        (CAT, "b", "style of b"): 3,
-        (CAT, "c", "style of c"): 3,
-        (CAR, "a", "style of a"): 7,
-        (CAR, "b", "style of b"): 2,
-        (CORGI, "a", "style of a"): 3,
-    }
-
-
-# --- the files --------------------------------------------------------------------------------------------------------
-
-
-def test_the_record_and_the_card(tmp_path, hub, many):
-    sha = put_parquet("org/birds", many)
-    put_parquet("alice/art", pictures([CAT], start=400))
-    hub.repos["dataset", "alice/art"].gated = "manual"  # she has access
-    sources = [BY_WNID, ImageSource("art", "alice/art", "wnid", "sketch", "CC0")]
-    folder = gathered(tmp_path, sources, HarvestConfig(9, max_side=None))
-    content = (folder / BUILD_FILE).read_bytes()
-    build = build_from_bytes(content)
-    assert build_to_bytes(build) == content
-    assert str(tmp_path) not in content.decode()
-    assert (build.images, build.concepts_with_images, build.concepts_tested) == (27, 3, 4)
-    columns = ("name", "is_gated", "images", "concepts", "seen")
-    assert [tuple(source[column] for column in columns) for source in build.sources] == [
-        ("birds", False, 26, 3, 63),
-        ("art", True, 1, 1, 1),
-    ]
-    card = (folder / "README.md").read_text()
-    assert (
-        f"| birds | [org/birds](https://huggingface.co/datasets/org/birds) | `{sha[:12]}` | photo | 26 | 3 | 63 |"
-        in card
-    )
-    assert "| sketch | 1 |" in card
-    assert "- art: CC0 (gated)" in card
-    metadata = yaml.safe_load(card.split("---")[1])
-    assert metadata["configs"][0]["data_files"] == [{"split": "test", "path": "images-*.parquet"}]
-    assert f"mll-graph-{GRAPH.digest[:12]}" in metadata["tags"]
-    for other in (b"{}", b"[1]", b"{", content.replace(b'"files"', b'"flies"')):
-        with pytest.raises(InputError, match=r"build\.json is not from this version"):
-            build_from_bytes(other)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

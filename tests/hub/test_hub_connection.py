@@ -130,13 +130,6 @@ def test_transient_statuses_are_retried(hub, sha, status, clock):
     assert clock.waits == [0.5, 1, 2]
 
 
-@pytest.mark.parametrize("status", [400, 409])
-def test_other_statuses_are_not_retried(hub, sha, status):
-    hub.fail(INFO, status, times=2)
-    complaint_of(ask)
-    assert len(hub.requests) == 1
-
-
 @pytest.mark.parametrize("how", [{"drop": "before"}, {"drop": "after"}, {"cut": 10}])
 def test_a_lost_connection_is_retried(hub, sha, how):
     hub.fail(INFO, times=2, **how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -132,15 +131,6 @@ def test_labels_on_unknown_graphs_are_left_out():
         join_labels([label("x")], [SIGNS])
     with pytest.raises(InputError, match="there are no labels to select from; label models first"):
         join_labels([], GRAPHS)
-
-
-def test_domains_are_those_that_have_images():
-    hits = np.array([[3] * 7, [0] * 7])
-    photos = label("x", domain_names=("photo", "sketch"), domain_hits=hits, domain_support=hits)
-    signs = label("x", SIGNS, domain_names=("icon",))
-    joined = join_labels([photos, signs, label("y", domain_names=("render",))], GRAPHS)
-    assert joined.domains_of(0) == {"photo", "render"}
-    assert joined.domains_of(1) == {"icon"}
 
 
 # ---- whose probe images

@@ -69,22 +69,6 @@ def test_encoders_share_a_file_but_not_embeddings(path):
     assert (len(one.calls), len(other.calls)) == (1, 1)
 
 
-def test_odd_texts(path):
-    texts = ["", "ä\n\0", "x" * 100_000, "'; DROP TABLE embeddings; --"]
-    first = CachedEncoder(FakeEncoder(), path).encode(texts)
-    np.testing.assert_array_equal(CachedEncoder(FakeEncoder(), path).encode(texts), first)
-
-
-def test_the_default_file_is_in_the_assets_cache(tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    encoder = CachedEncoder(FakeEncoder())
-    encoder.encode(["a"])
-    assert encoder.path == tmp_path / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
-    assert encoder.path.exists()
-
-
 def spoil_header(path):
     path.write_bytes(b"no database" * 1000)
 

@@ -46,8 +46,3 @@ def test_names_in_any_spelling():
     assert INDEX.concepts_named("Crane").tolist() == [1, 2]
     assert INDEX.concepts_named("001.BellPeppers").tolist() == INDEX.concepts_named("bell-pepper").tolist() == [3]
     assert INDEX.concepts_named("belle").tolist() == []
-
-
-def test_a_name_without_words():
-    for shares in (INDEX.word_shares("???"), INDEX.head_shares("???")):
-        assert shares.tolist() == [0] * 5

@@ -4,12 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import open_clip
 import pytest
 
 from known_models import add, build
-from known_models.figures import accuracies, known_datasets, rows
+from known_models.figures import rows
 from mll_hf.models import known
 from mll_hf.models.figures import figures
 from mll_hf.models.known import known_models, usable_models
@@ -109,21 +108,6 @@ def test_impossible_figures_are_refused(data, capsys):
         add.main(words("org/new", imagenet="70.1"))
     assert "70.1 is not between 0 and 1" in capsys.readouterr().err
     assert (data / "pages.csv").read_bytes() == PAGES.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("source", "n_models", "n_datasets"),
-    [("open_clip", 121, 31), ("mteb", 49, 22), ("mobileclip", 14, 35), ("clip_benchmark", 13, 35)],
-)
-def test_accuracies_of_each_source_stand_apart(source, n_models, n_datasets):
-    table = accuracies(source)
-    assert table.values.shape == (len(table.models), len(table.datasets)) == (n_models, n_datasets)
-    assert np.nanmin(table.values) >= 0
-    assert np.nanmax(table.values) <= 1
-    assert source == "mteb" or not np.isnan(table.values).any()
-    kin = {dataset.id: dataset.kin for dataset in known_datasets()}
-    assert set(table.datasets) <= set(kin)
-    assert kin["cifar-10"] == kin["stl-10"] != kin["imagenet-1k"] == kin["imagenet-r"]
 
 
 def test_no_figures_of_tables_without_a_license():

@@ -12,31 +12,20 @@ from hypothesis import strategies as st
 
 from mll_hf.labels.counts import chance_to_win
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, choose, select
+from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, select
 from mll_hf.selection.mll import (
     best_by_mean_recall,
     domain_odds_ratios,
     mll_scores,
     penalize_uncertain_leads,
-    shrink_to_hypernyms,
-    standard_errors,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from mll_hf.selection.probabilities import DIGITS
-from mll_hf.selection.recall import graph_query, measure
 from mll_hf.selection.strategies import general_scores
 from selection_worlds import candidates_on, forest, make_match, random_labels, random_match, worlds
 from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
-
-
-def shrunk_recall(labels, graph, selected, n_candidates):
-    """[M, K] shrunk recall on some concepts of one graph."""
-    rows = np.full(len(graph), -1, np.int32)
-    rows[selected] = selected
-    query = graph_query(graph, rows, n_candidates)
-    return shrink_to_hypernyms(query, measure(labels, query))[:, np.searchsorted(np.sort(selected), selected)]
 
 
 # --- the paper --------------------------------------------------------------------------------------------------------
@@ -156,17 +145,6 @@ def test_the_paper_against_a_naive_loop(n_concepts, n_models, n_classes, seed):
         assert all(r[m, y] >= r[n, y] - 1e-9 for m in chosen for n in left)
 
 
-def test_each_class_has_its_own_best_models():
-    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.8, 0.5], [0.1, 0.7, 0.6]])
-    config = SelectionConfig(Strategy.PAPER)
-    # k = 1: class 0 -> model 0; class 1 -> model 1; class 2 -> model 2
-    assert choose(scores, config).tolist() == np.eye(3, dtype=bool).tolist()
-    # k = 2: class 0 -> 0, 1; class 1 -> 1, 2; class 2 -> 2 and, of the tied 0 and 1, the first
-    two = choose(scores, replace(config, k=2))
-    assert two.T.tolist() == [[True, True, False], [False, True, True], [True, False, True]]
-    assert choose(scores, replace(config, k=5)).all()
-
-
 def rivals_in(graph):
     """[V] concepts that are neither the concept itself nor above or below it."""
     return np.array([len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))])
@@ -189,25 +167,6 @@ def test_precision_from_the_label_by_hand():
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
-
-
-def test_shrinkage_by_hand():
-    # 3 candidates, so 2 rivals take part. An image that one of R rivals beats is won with C(R - 1, 2) / C(R, 2): of
-    # animal (R = 2) never, of corgi and pet (3) with 1/3, of cat and dog (4) with 1/2, of car and vehicle (5) with .6.
-    #   animal .6, dog (5 + 5 / 2) / 10 = .75, corgi 1
-    #   mean share of images that nothing beats .7, that one beats .3, won with (0 + 2/3 + 1 + 1.2) / 7 = .409524
-    #   on average over concepts; level .7 + .3 * .409524 = .822857
-    # The prior weighs as much as 10 images.
-    #   animal (root): (6 + 8.22857) / 20 = .711429      pet, cat: no images, so their hypernym's
-    #   dog: (7.5 + 7.11429) / 20 = .730714      corgi: prior (.730714 + .711429) / 2; (2 + 7.210714) / 12 = .767560
-    #   vehicle (root without images): .822857       car: its hypernym's
-    label = make_label(GRAPH, hits=[6, 0, 0, 2, 5, 0, 0], support=[10, 0, 0, 2, 10, 0, 0])
-    shrunk = shrunk_recall([label], GRAPH, np.arange(7), 3)
-    expected = [0.711429, 0.822857, 0.711429, 0.767560, 0.730714, 0.711429, 0.822857]
-    np.testing.assert_allclose(shrunk, [expected], atol=1e-6)
-    # fewer concepts wanted, the same values
-    some = shrunk_recall([label], GRAPH, np.array([CORGI, CAR]), 3)
-    np.testing.assert_allclose(some, [[0.767560, 0.822857]], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -250,14 +209,6 @@ def test_our_scores_by_hand():
     match = make_match([[1, 2], [0, 2]], [[3, 1], [6, 2]], coverage=[1, 0.2])
     candidates = candidates_on(make_graph({"car": (), "cat": (), "dog": ()}), (label,), match)
     np.testing.assert_allclose(mll_scores(candidates, 0.7), [[0.7984375, 0.7465625]], atol=1e-7)
-
-
-def test_the_standard_error_by_hand():
-    # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
-    # The second model was not measured; such guesses are wrong by .1 and .2 on the concepts: .6 * .1 + .4 * .2 = .14
-    images, recall, weights = np.array([[20, 100], [0, 0]]), np.array([[0.5, 0.2]] * 2), np.array([0.6, 0.4])
-    errors = standard_errors(images, recall, weights, np.array([0.1, 0.2]))
-    np.testing.assert_allclose(errors, [[math.sqrt(0.004756), 0], [0, 0.14]])
 
 
 def test_caution_by_hand():

@@ -186,19 +186,6 @@ def test_no_accuracy_is_shown_where_none_is_known(published):
     assert json.dumps(record)
 
 
-def test_models_with_the_same_name_are_told_apart(tmp_path):
-    graph = make_graph()
-    both = [
-        make_label(graph, repo_id="local-dir:/a/same"),
-        make_label(graph, repo_id="local-dir:/b/same", revision="f" * 40),
-    ]
-    labels = make_library(make_store(tmp_path, both, graph)).labels
-    assert [model.name for model in labels.models] == ["same@0123456", "same@fffffff"]
-    assert labels.find("same@fffffff").ref.revision == "f" * 40
-    with pytest.raises(InputError, match="several"):
-        labels.find("same")
-
-
 # --- several graphs ---
 
 
@@ -219,27 +206,6 @@ def joined(tmp_path_factory):
         ),
     ]
     return make_library(make_store(tmp_path_factory.mktemp("joined"), everything, graph, signs)).labels
-
-
-def test_a_model_on_each_graph(joined):
-    cats, dogs = joined.find("cats"), joined.find("dogs")
-    label, graph = joined.read_label(cats, "signs")
-    assert (label.graph_digest, len(graph)) == (graph.digest, 4)
-    assert joined.read_label(cats, None)[1].name == "tiny"
-    with pytest.raises(InputError, match="org/dogs was not measured on signs"):
-        joined.read_label(dogs, "signs")
-    with pytest.raises(InputError, match="no graph is named 'x'; choose one of: tiny, signs"):
-        joined.read_label(cats, "x")
-
-
-def test_a_concept_of_two_graphs_has_two_tables(joined):
-    (concept,), named = joined.senses("cat")
-    assert named
-    html = pages.concept_html(joined, [concept], named, "cat")
-    assert "Best at cat on tiny" in html
-    assert "Best at cat on signs" in html
-    assert html.count(">org/dogs<") == 1  # in the first table only
-    assert "No images test this concept itself" not in html
 
 
 def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
