@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import TASK_OPTIONS, add_task_options, flag, image_files, make_selection
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, SELECTION_HELP, positive
+from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP
 from mll_hf.cli.output import note, print_error
 from mll_hf.ensemble.prediction_file import PredictionFile, image_name, json_line, rows_of
+from mll_hf.ensemble.score import Score
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection
-from mll_hf.utils.tables import table
+from mll_hf.utils.examples import class_positions, read_examples
+from mll_hf.utils.tables import MISSING, table
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -30,9 +33,17 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         "predict",
         help="classify images with the chosen models",
         description="Classify images with the models of a selection: one made earlier (--selection), or one made now "
-        "for --classes. 'mll-hf select' has more options for the choice.",
+        "for --classes. 'mll-hf select' has more options for the choice. With --truth, the predictions are scored.",
     )
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
+    command.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE",
+        help="an image, or a folder of images (default: those of --truth)",
+    )  # fmt: skip
+    command.add_argument(
+        "--truth", type=Path, metavar="PATH",
+        help="images with their true class, to score the predictions: a folder per class, or a CSV file with path and "
+        "class. Prints accuracy, recall per class and confusion instead of the predictions",
+    )  # fmt: skip
     add_task_options(command, required=False)
     command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument(
@@ -48,9 +59,8 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
-    command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     output = command.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print one JSON line per image")
+    output.add_argument("--json", action="store_true", help="print one JSON line per image, or the score as JSON")
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
         help="write predictions to a .csv, .jsonl or .parquet file, batch by batch; the same command resumes an "
@@ -67,11 +77,19 @@ def _predict(args: argparse.Namespace) -> int:
     given = [flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
     if args.selection and given:
         raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
-    images = image_files(args.images)
+    if not (args.images or args.truth):
+        raise InputError("give images, or folders of images, or --truth")
+    pairs = read_examples(args.truth) if args.truth else []
+    images = image_files(args.images) if args.images else list(dict.fromkeys(path for path, _ in pairs))
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
+    truth = _truth(pairs, selection.classes)
+    if args.truth and truth.keys().isdisjoint(image.resolve() for image in images):
+        raise InputError(f"none of the images is in {args.truth}; its paths are relative to the file")
     templates = tuple(args.template) if args.template else None
-    ensemble, rule = Ensemble(selection, args.device, templates, batch_size=args.batch_size), Rule(args.rule)
-    output = PredictionFile(args.output, ensemble.fingerprint(rule)) if args.output else _Stdout(args.json)
+    ensemble, rule = Ensemble(selection, args.device, templates), Rule(args.rule)
+    fingerprint = ensemble.fingerprint(rule)
+    output = PredictionFile(args.output, fingerprint) if args.output else _Stdout(args.json, is_shown=not truth)
+    predicted = dict(output.done) if truth else {}
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
         done = len(images) - len(todo)
@@ -79,25 +97,57 @@ def _predict(args: argparse.Namespace) -> int:
     first = failed = 0
     for prediction in ensemble.stream(todo, rule) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
-        output.write([image_name(image) for image in batch], prediction)
+        names = [image_name(image) for image in batch]
+        output.write(names, prediction)
+        if truth:
+            predicted.update(zip(names, prediction.classes, strict=True))
         for n in prediction.unreadable:
             print_error(f"{batch[n]} cannot be read as an image; convert or remove it")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
     output.finish()
+    if truth:
+        known = [(truth[path], predicted[image_name(image)]) for image in images if (path := image.resolve()) in truth]
+        score = Score.of(selection.classes, known)
+        print(json.dumps(score.to_json()) if args.json else _report(score))
     return 1 if failed else 0
+
+
+def _truth(pairs: Sequence[tuple[Path, str]], classes: tuple[str, ...]) -> dict[Path, str]:
+    """The true class of each image."""
+    truth: dict[Path, str] = {}
+    for (image, _), y in zip(pairs, class_positions([name for _, name in pairs], classes), strict=True):
+        if truth.setdefault(image.resolve(), classes[y]) != classes[y]:
+            raise InputError(f"{image} has two classes; keep one")
+    return truth
+
+
+def _report(score: Score) -> str:
+    """Accuracy, and recall of each class with the classes that it is taken for."""
+    total, (low, high) = int(score.images.sum()), score.interval
+    if not total:
+        return "no image can be read"
+    rows = []
+    for y in score.images.nonzero()[0]:
+        taken_for = sorted((-n, name) for name, n in zip(score.class_names, score.confusion[y].tolist(), strict=True))
+        wrong = [f"{name} ({-n})" for n, name in taken_for if n and name != score.class_names[y]]
+        recall = f"{100 * score.recall[y]:.1f} %"
+        rows.append([score.class_names[y], str(score.images[y]), recall, abridged(wrong, 3) or MISSING])
+    accuracy = f"accuracy {100 * score.accuracy:.1f} % (95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
+    unreadable = f"; {score.unreadable:,} unreadable" if score.unreadable else ""
+    lines = [f"{accuracy}, {score.correct:,} of {total:,} images{unreadable}", ""]
+    return "\n".join([*lines, table(["class", "images", "recall", "taken for"], rows)])
 
 
 class _Stdout:
     """Predictions on stdout: lines batch by batch, or a table at the end. Unreadable images are skipped."""
 
-    done: frozenset[str] = frozenset()
-
-    def __init__(self, is_json: bool) -> None:
-        self._is_json = is_json
+    def __init__(self, is_json: bool, is_shown: bool) -> None:
+        self.done: dict[str, str | None] = {}
+        self._is_json, self._is_shown = is_json, is_shown
         self._rows: list[list[str]] = []
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        for row in rows_of(images, prediction):
+        for row in rows_of(images, prediction) if self._is_shown else ():
             image, label, probability, _ = row
             if label is None:
                 continue

@@ -70,7 +70,7 @@ class PredictionFile:
     prediction.
 
     Attributes:
-        done: Names of the images that have a prediction.
+        done: Predicted class of the images that are done, by name; None for unreadable images.
 
     Args:
         path: The file.
@@ -95,7 +95,7 @@ class PredictionFile:
         with storage_errors(self._lines):
             self._lines.parent.mkdir(parents=True, exist_ok=True)
         self._check_run(fingerprint)
-        self.done = set(self._names_in_table()) if self._is_parquet else set()
+        self.done = dict(self._rows_in_table()) if self._is_parquet else {}
         with storage_errors(self._lines), self._lines.open("a+b") as file:
             file.seek(0)
             end = 0
@@ -104,7 +104,7 @@ class PredictionFile:
                     break  # partial
                 end += len(line)
                 if number or not self._is_csv:
-                    self.done.add(self._name_in(line))
+                    self.done.update([self._parsed(line)])
             file.truncate(end)
             if self._is_csv and not end:
                 file.write(csv_header(self._classes).encode())
@@ -114,7 +114,7 @@ class PredictionFile:
         line = (lambda row: csv_line(row, len(self._classes))) if self._is_csv else json_line
         with storage_errors(self._lines), self._lines.open("ab") as file:
             file.write("".join(map(line, rows_of(images, prediction))).encode())
-        self.done.update(images)
+        self.done.update(zip(images, prediction.classes, strict=True))
 
     def finish(self) -> None:
         """Add the JSON lines to the Parquet file; does nothing for other formats.
@@ -127,7 +127,7 @@ class PredictionFile:
         import pyarrow.parquet
 
         new = self._path.with_name(f".{self._path.name}.new")
-        written = set(self._names_in_table())  # a run may have been killed before it deleted the JSON lines
+        written = dict(self._rows_in_table())  # a run may have been killed before it deleted the JSON lines
         with storage_errors(self._path), self._lines.open("rb") as file:
             rows = (tuple(json.loads(line).values()) for line in file)
             with pyarrow.parquet.ParquetWriter(new, _schema(len(self._classes))) as writer:
@@ -154,19 +154,21 @@ class PredictionFile:
         else:
             write_atomically(record, json.dumps(fingerprint, indent=1).encode())
 
-    def _name_in(self, line: bytes) -> str:
-        """The image of a prediction."""
+    def _parsed(self, line: bytes) -> tuple[str, str | None]:
+        """The image of a prediction, and the predicted class."""
         try:
             if not self._is_csv:
-                return str(json.loads(line)[_COLUMNS[0]])
-            ((name, *cells),) = csv.reader([line.decode()])
-            if len(cells) == len(_COLUMNS) - 2 + len(self._classes):
-                return name
+                row = json.loads(line)
+                return str(row[_COLUMNS[0]]), row[_COLUMNS[1]]
+            ((name, label, *cells),) = csv.reader([line.decode()])
+            if len(cells) == len(_COLUMNS) - 3 + len(self._classes):
+                return name, label or None
         except (ValueError, TypeError, LookupError):
             pass
         raise InputError(_mismatch(self._path))
 
-    def _names_in_table(self) -> Iterator[str]:
+    def _rows_in_table(self) -> Iterator[tuple[str, str | None]]:
+        """Image and predicted class of each row of the Parquet file."""
         try:
             import pyarrow
             import pyarrow.parquet
@@ -178,8 +180,8 @@ class PredictionFile:
             table = pyarrow.parquet.ParquetFile(self._path)
         except (pyarrow.ArrowException, OSError):
             raise InputError(_mismatch(self._path)) from None
-        for batch in table.iter_batches(columns=[_COLUMNS[0]]):
-            yield from batch.column(0).to_pylist()
+        for batch in table.iter_batches(columns=list(_COLUMNS[:2])):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _mismatch(path: Path, found: str = "other content") -> str:

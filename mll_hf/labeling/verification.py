@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -13,6 +12,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.run import embedded_images
+from mll_hf.labels.counts import wilson_interval
 from mll_hf.models import load_model
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds 
 _RANK_TOLERANCE = 0.1  # ranks change more easily than hits
 _REQUIRED_SHARE = 0.9
 _COUNTS = ("concepts", "support", "claimed", "measured", "moved")
-_Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
 
 
 class Verdict(StrEnum):
@@ -169,13 +168,3 @@ def _check_graph_and_images(label: Label, graph: SemanticGraph, probes: ProbeSet
             )
         )
         raise InputError(f"the label was measured on {measured}, not on {given}; give its images with --images")
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson, 1927); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, z2 = successes / trials, _Z**2
-    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    margin = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return max(center - margin, 0.0), min(center + margin, 1.0)

@@ -21,6 +21,7 @@ RIVALS = 24
 NO_RIVAL = 65535
 RANK_BINS = 14
 TEMPERATURES = np.geomspace(0.05, 20.0, 41)
+_Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
 _NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up exactly
 
 
@@ -183,3 +184,13 @@ def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) 
 def recall_of(hits: NDArray[np.integer[Any]], support: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 without images."""
     return (hits / np.maximum(support, 1)).astype(np.float32)
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson, 1927); (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = successes / trials, _Z**2
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    margin = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    return max(center - margin, 0.0), min(center + margin, 1.0)

@@ -42,7 +42,7 @@ class Examples(ArrayFields):
     classes: NDArray[np.int64]
 
 
-def read_examples(location: Path) -> list[tuple[ImageLike, str]]:
+def read_examples(location: Path) -> list[tuple[Path, str]]:
     """Read images and the names of their classes.
 
     Args:
@@ -64,11 +64,11 @@ def read_examples(location: Path) -> list[tuple[ImageLike, str]]:
     return pairs
 
 
-def _read_folder(folder: Path) -> list[tuple[ImageLike, str]]:
+def _read_folder(folder: Path) -> list[tuple[Path, str]]:
     return [(file, name) for name, files in images_by_class(folder).items() for file in files]
 
 
-def _read_table(path: Path) -> list[tuple[ImageLike, str]]:
+def _read_table(path: Path) -> list[tuple[Path, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if missing := [column for column in _COLUMNS if column not in (rows.fieldnames or ())]:
@@ -97,11 +97,7 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
     """
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs):
         raise InputError("examples are pairs of an image and the name of its class; give [('a.jpg', 'cat'), ...]")
-    position = {name: y for y, name in enumerate(classes)}
-    named = [normalized_name(name) for _, name in pairs]
-    if unknown := list(dict.fromkeys(name for name in named if name not in position)):
-        nearest = abridged([f"'{name}' (nearest: '{_nearest(name, classes)}')" for name in unknown], 3)
-        raise InputError(f"examples of unknown classes: {nearest}; use the class names of the task")
+    positions = class_positions([name for _, name in pairs], classes)
     kept: list[int] = []
     skipped: list[str] = []
     for n in np.random.default_rng(0).permutation(len(pairs)).tolist():
@@ -113,13 +109,25 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
         _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(sorted(skipped), 3))
     if len(kept) < MIN_EXAMPLES:
         raise InputError(f"{len(kept)} readable examples are too few to compare models; give at least {MIN_EXAMPLES}")
-    found = Examples(
-        tuple(pairs[n][0] for n in sorted(kept)), np.array([position[named[n]] for n in sorted(kept)], np.int64)
-    )
+    found = Examples(tuple(pairs[n][0] for n in sorted(kept)), np.array([positions[n] for n in sorted(kept)], np.int64))
     if len(classes) > 1 and len(set(found.classes.tolist())) == 1:
         only = shortened(classes[found.classes[0]], 40)
         raise InputError(f"all examples are of class '{only}', which compares no models; give examples of others, too")
     return found
+
+
+def class_positions(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Positions of class names among a task's classes, which are normalized.
+
+    Raises:
+        InputError: A class is not one of the task.
+    """
+    position = {name: y for y, name in enumerate(classes)}
+    named = [normalized_name(name) for name in names]
+    if unknown := list(dict.fromkeys(name for name in named if name not in position)):
+        nearest = abridged([f"'{name}' (nearest: '{_nearest(name, classes)}')" for name in unknown], 3)
+        raise InputError(f"examples of unknown classes: {nearest}; use the class names of the task")
+    return [position[name] for name in named]
 
 
 def _nearest(name: str, classes: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graph.wordnet import DEBIAN
 from known_models.figures import accuracies, class_recalls, known_datasets
-from mll_hf.labeling.verification import wilson_interval
+from mll_hf.labels.counts import wilson_interval
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.selection.accuracy import MIN_ACCURACY, MIN_ESTIMATE, AccuracyModel, is_specialized, task_traits

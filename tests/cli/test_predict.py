@@ -10,6 +10,7 @@ import pytest
 
 from cli_worlds import encoded, fails, run
 from mll_hf.ensemble.run import Ensemble
+from mll_hf.labels.counts import wilson_interval
 
 
 def test_predict_prints_json_lines_or_a_table(world, capsys):
@@ -55,7 +56,8 @@ def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, caps
             yield prediction
 
     stream = Ensemble.stream
-    command = [*task, "--batch-size", 4, "-o", output]
+    monkeypatch.setattr("mll_hf.models.torch_model._CPU_BATCH", 4)
+    command = [*task, "-o", output]
     with monkeypatch.context() as patch:
         patch.setattr(Ensemble, "stream", stopping)
         for n in range(2):
@@ -87,9 +89,62 @@ def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
     assert ".csv, .jsonl, .parquet" in fails(capsys, *task, "cat, dog")
 
 
+def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, tmp_path, capsys):
+    """From a folder per class or a CSV file, into a file that is resumed, with an image that cannot be read."""
+    task = ["predict", "--classes", "cat, dog, car", "--labels", world / "labels"]
+    images = sorted(examples_by_class.glob("*/*.png"))
+    lines = [json.loads(line) for line in run(capsys, *task, examples_by_class, "--json")[1].splitlines()]
+    label = {Path(line["image"]): line["label"] for line in lines}
+    right = sum(label[image] == image.parent.name for image in images)
+    status, out, _ = run(capsys, *task, "--truth", examples_by_class, "--json")
+    score = json.loads(out)
+    assert (status, score["images"], score["unreadable"]) == (0, 18, 0)
+    assert score["accuracy"] == right / 18
+    assert score["interval"] == pytest.approx(wilson_interval(right, 18))
+    assert [(entry["class"], entry["images"]) for entry in score["classes"]] == [("cat", 6), ("dog", 6), ("car", 6)]
+    for y, (entry, row) in enumerate(zip(score["classes"], score["confusion"], strict=True)):
+        labels = [label[image] for image in images if image.parent.name == entry["class"]]
+        assert row == [labels.count(name) for name in ("cat", "dog", "car")]
+        assert entry["recall"] == row[y] / 6
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    truth = tmp_path / "truth.csv"
+    truth.write_text(
+        "path,class\n" + "".join(f"{image},{image.parent.name}\n" for image in images) + "broken.png,cat\n"
+    )
+    output = ["-o", tmp_path / "answers.csv"]
+    assert run(capsys, *task, examples_by_class / "cat", *output)[0] == 0
+    for _ in range(2):
+        status, out, err = run(capsys, *task, "--truth", truth, *output)
+        assert status == 1 or "19 of 19" in err
+        assert out.splitlines()[0].startswith(f"accuracy {100 * right / 18:.1f} % (95 % interval: ")
+        assert out.splitlines()[0].endswith(f", {right} of 18 images; 1 unreadable")
+        assert [line.split()[:2] for line in out.splitlines()[3:]] == [["cat", "6"], ["dog", "6"], ["car", "6"]]
+    some = run(capsys, *task, examples_by_class / "dog", world / "images", "--truth", truth, "--json")[1]
+    assert [entry["images"] for entry in json.loads(some)["classes"]] == [0, 6, 0]
+    assert json.loads(some)["classes"][0]["recall"] is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.png,bird", "examples of unknown classes: 'bird' (nearest: "),
+        ("a.png,cat\na.png,dog", "a.png has two classes; keep one"),
+        ("b.png,cat", "none of the images is in "),
+        ("a.png,", "row 1 lacks a path or a class"),
+    ],
+)
+def test_truths_that_cannot_be_used(world, tmp_path, rows, said, capsys):
+    (tmp_path / "a.png").write_bytes(encoded((1, 2, 3), 0))
+    (tmp_path / "truth.csv").write_text(f"path,class\n{rows}\n")
+    task = ["--classes", "cat, dog", "--labels", world / "labels", "--truth", tmp_path / "truth.csv"]
+    assert said in fails(capsys, "predict", tmp_path / "a.png", *task)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--classes", "a, b"], "give images"),
         (["nowhere.png", "--classes", "a, b", "--labels", "nowhere"], "nowhere.png"),
         (["a.png"], "--classes"),
         (["a.png", "--selection", "nowhere.json"], "nowhere.json"),

@@ -35,7 +35,7 @@ def write_all(path, step=3):
     for first in range(0, len(todo), step):
         batch = todo[first : first + step]
         file.write(batch, answers_to(batch))
-    assert file.done == set(IMAGES)
+    assert set(file.done) == set(IMAGES)
     file.finish()
     return todo
 
@@ -122,11 +122,11 @@ def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix,
     with pytest.raises(InputError, match=f"predictions with other {name}; choose another file, or delete it"):
         PredictionFile(path, RUN | change)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
-    assert PredictionFile(path, RUN).done == set(IMAGES[:2])
+    assert set(PredictionFile(path, RUN).done) == set(IMAGES[:2])
     for file in before:
         if not file.name.startswith("."):
             file.unlink()
-    assert PredictionFile(path, RUN | change).done == set()
+    assert PredictionFile(path, RUN | change).done == {}
 
 
 @pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
@@ -168,4 +168,4 @@ def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
         file = PredictionFile(tmp_path / f"answers{suffix}", RUN)
         file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",)))
         file.finish()
-        assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name}
+        assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name: CLASSES[PROBABILITIES[0].argmax()]}

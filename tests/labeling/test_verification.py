@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import verification
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_model
-from mll_hf.labeling.verification import Verdict, Verification, verify_label, wilson_interval
+from mll_hf.labeling.verification import Verdict, Verification, verify_label
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 from worlds import SHA, FakeModel, Probe, make_graph, make_label, write_graph_folder
@@ -134,14 +133,3 @@ def test_a_label_that_boasts_of_ranks_alone_disagrees(world):
 )
 def test_verdicts(wrong, total, verdict):
     assert verification_of([20] * wrong + [0] * (total - wrong)).verdict == verdict
-
-
-def test_wilson_interval_against_its_equation():
-    assert wilson_interval(0, 0) == (0, 1)
-    for successes, trials in ((0, 10), (3, 10), (10, 10), (49, 50), (500, 1000)):
-        share = successes / trials
-        for bound in wilson_interval(successes, trials):
-            if 1e-9 < bound < 1 - 1e-9:  # the interval's ends are where the share is 1.96 standard errors away
-                assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / trials))
-        lower, upper = wilson_interval(successes, trials)
-        assert lower - 1e-12 <= share <= upper + 1e-12

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from fractions import Fraction
 from functools import reduce
@@ -19,6 +20,7 @@ from mll_hf.labels.counts import (
     chance_to_win,
     log_loss_units,
     rank_bin,
+    wilson_interval,
 )
 from worlds import examples, make_graph, pools_of, probe_set
 
@@ -103,3 +105,14 @@ def test_chance_to_win_against_all_draws(n_rivals, n_candidates):
 def test_chance_to_win_is_accurate_in_large_graphs():
     exact = [Fraction(comb(13_000 - r, 99), comb(13_000, 99)) for r in range(512, 1024)]
     assert chance_to_win(13_000, 100)[10] == pytest.approx(float(sum(exact) / 512), rel=1e-9)
+
+
+def test_wilson_interval_against_its_equation():
+    assert wilson_interval(0, 0) == (0, 1)
+    for successes, trials in ((0, 10), (3, 10), (10, 10), (49, 50), (500, 1000)):
+        share = successes / trials
+        for bound in wilson_interval(successes, trials):
+            if 1e-9 < bound < 1 - 1e-9:  # the interval's ends are where the share is 1.96 standard errors away
+                assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / trials))
+        lower, upper = wilson_interval(successes, trials)
+        assert lower - 1e-12 <= share <= upper + 1e-12
