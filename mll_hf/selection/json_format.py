@@ -111,7 +111,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     return SelectedModel(
         ref=ModelRef(
-            _text(model["id"]), _text(model["revision"]), _text(model["backend"]), _optional_text(model.get("digest"))
+            _text(model["id"]), _text(model["revision"]), _text(model["backend"]), _optional_text(model["digest"])
         ),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MAX),
