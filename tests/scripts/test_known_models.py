@@ -7,7 +7,7 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from known_models import add, build
+from known_models import add, build, domain_words
 from known_models.figures import rows
 from mll_hf.models import known
 from mll_hf.models.figures import figures
@@ -45,6 +45,13 @@ def test_a_table_with_impossible_figures_is_one_line(value, complaint, tmp_path,
     said = capsys.readouterr()
     assert complaint in said.err
     assert (said.out, said.err.count("\n")) == ("", 1)
+
+
+@pytest.mark.skipif(not domain_words.DEBIAN.is_dir(), reason="needs Debian's wordnet-base to rebuild domain_words.csv")
+def test_words_of_domains_are_rebuilt(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "DATA", tmp_path)
+    assert domain_words.main([]) == 0
+    assert (tmp_path / "domain_words.csv").read_bytes() == (DATA / "domain_words.csv").read_bytes()
 
 
 FIGURES = {

@@ -1,0 +1,108 @@
+"""The language of class names: by their script, else with py3langid."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.matching.words import stems
+from mll_hf.models.domains import domain_words, is_binomial
+from mll_hf.models.known import records
+from mll_hf.models.published import published_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENGLISH = "en"
+_LATIN = "LATIN"
+_AMBIGUOUS = ("LATIN", "CYRILLIC", "ARABIC")  # scripts in which the detector tells languages apart
+_ENGLISH_SHARE = 0.5  # of the words; more are English
+_ENGLISH_MARGIN = (5.0, 20.0)  # log-likelihood by which another language must be likelier: at least, times that share
+_PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
+_FEW_NAMES, _FEW_MARGIN = 2, 2.0  # of so few names, a language is only told by that log-likelihood
+_MOST_NAMES = 200
+_MOST_LETTERS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A language with published figures.
+
+    Attributes:
+        code: Of ISO 639.
+        name: In English.
+        scripts: As in the names of Unicode's characters.
+        classes: How many of ImageNet's classes have a name in it in Babel-ImageNet.
+    """
+
+    code: str
+    name: str
+    scripts: tuple[str, ...]
+    classes: int
+
+
+@cache
+def languages() -> tuple[Language, ...]:
+    """Languages with published figures, those with the most named classes first."""
+    return records(Language, "languages.csv")
+
+
+def language_of(classes: Sequence[str]) -> str:
+    """Code of the language of class names; empty if it is none that figures are known for, or cannot be told."""
+    names = [name for name in classes if any(map(str.isalpha, name))][:_MOST_NAMES]
+    if 2 * sum(map(is_binomial, names)) >= len(names):
+        return ENGLISH
+    scripts = Counter(script for name in names if (script := _script(name)))
+    (script, _), *_ = scripts.most_common()
+    if script == "CJK" and any(scripts[kana] for kana in ("HIRAGANA", "KATAKANA")):
+        script = "KATAKANA"
+    share = _english_share(names) if script == _LATIN else 0.0
+    if share > _ENGLISH_SHARE:
+        return ENGLISH
+    written = [language for language in languages() if script in language.scripts]
+    if script in _AMBIGUOUS:
+        return _detect(names, written, share)
+    return written[0].code if written else ""
+
+
+def _script(name: str) -> str:
+    counts = Counter(unicodedata.name(c, " ").split()[0].partition("-")[0] for c in name if c.isalpha())
+    return next(iter(counts.most_common(1)), ("", 0))[0] if counts else ""
+
+
+def _english_share(names: Sequence[str]) -> float:
+    words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
+    return sum(word in _english() for word in words) / len(words) if words else 1.0
+
+
+@cache
+def _english() -> frozenset[str]:
+    """Stems of the published graph's names and glosses, and of the words of domains."""
+    texts = (text for concept in published_graph().concepts for text in (*concept.lemmas, concept.definition))
+    kinds = ("inside", "heads", "option")
+    words = (text for kind in kinds for _, _, names in domain_words(kind) for text in names)
+    return frozenset(word for text in texts for word in stems(text)) | {word for text in words for word in text.split()}
+
+
+def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:
+    """The likeliest of some languages; empty if that is unsure."""
+    texts = (" ".join(dict.fromkeys(name.split()))[:_MOST_LETTERS] for name in names)  # no word counts twice
+    found = dict(_identifier().rank(". ".join(texts) + "."))
+    scores = {each.code: found[each.code] + _PRIOR * math.log(each.classes) for each in written if each.code in found}
+    best, second = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
+    least, per_share = _ENGLISH_MARGIN
+    margin = scores[best] - scores.get(ENGLISH, -math.inf)
+    if margin < max(least, per_share * english_share):
+        return ENGLISH
+    return best if len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN else ""
+
+
+@cache
+def _identifier() -> Any:  # noqa: ANN401 - py3langid has no types
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # takes half a second
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE)

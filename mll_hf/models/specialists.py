@@ -1,0 +1,147 @@
+"""Models made for the domain or the language of a task: which ones claim it, and what is published about them.
+
+Names and cards nominate, they do not decide: a model is recommended only where published figures stand beside those of
+general models, else it is named.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from mll_hf.models.domains import domains_of
+from mll_hf.models.figures import PROBE, figures, figures_by_language
+from mll_hf.models.known import MANY_LANGUAGES, PICKLE_ONLY, known_models
+from mll_hf.models.language import ENGLISH, language_of, languages
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from mll_hf.models.figures import Figure
+    from mll_hf.models.known import KnownModel
+
+RARE = 10
+_MIN_GAIN = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Nominee:
+    """A model that claims a domain or the language of a task.
+
+    Attributes:
+        model: The model.
+        claim: The domain, or the code of the language.
+        gain: How much better than the best general model it was on average over the published sets of the domain, in
+            accuracy or whatever else they measured; None without figures.
+        accuracy: Published accuracy on ImageNet's classes with names in the language; None without a figure. For a
+            language without figures, the mean over the `RARE` languages with the fewest named classes.
+        sets: Number of data sets behind the gain.
+        sources: Ids of the sources of these figures.
+        recommended: Whether the figures speak for it, and it loads without conditions or a conversion.
+    """
+
+    model: KnownModel
+    claim: str
+    gain: float | None = None
+    accuracy: float | None = None
+    sets: int = 0
+    sources: tuple[str, ...] = ()
+    recommended: bool = False
+
+    @property
+    def obstacle(self) -> str:
+        """What must be done before it can be loaded; empty if nothing."""
+        if self.model.gated:
+            return f"accept its conditions on https://huggingface.co/{self.model.hub_id}"
+        if not self.model.loadable:
+            return "it needs a library or code of its own"
+        return "convert its pickle to safetensors" if self.model.weights == PICKLE_ONLY else ""
+
+
+def nominate(
+    classes: Sequence[str],
+    domain: str | None = None,
+    task: str | None = None,
+    branches: Sequence[Collection[str]] = (),
+    language: str | None = None,
+) -> tuple[Nominee, ...]:
+    """The models that claim a domain or the language of a task, recommended ones first, then by their gain.
+
+    Args:
+        classes: C class names.
+        domain: How the images look, as the user says it.
+        task: What is recognized, as the user says it.
+        branches: [C] names of the hypernyms of each class's concept, where there is one.
+        language: Code of the language of the names, instead of detecting it.
+    """
+    language = language_of(classes) if language is None else language
+    found = [nominee for claim in domains_of(classes, domain, task, branches) for nominee in _of_domain(claim)]
+    found += _of_language(language) if language != ENGLISH else ()
+    return tuple(sorted(found, key=_order))
+
+
+def _of_domain(domain: str) -> Iterable[Nominee]:
+    gains = _gains(domain)
+    for model in known_models():
+        if domain in model.domains:
+            gain, sets, better, sources = gains.get(model.name, (None, 0, 0, ()))
+            recommended = gain is not None and gain >= _MIN_GAIN and 2 * better >= sets and _is_ready(model)
+            yield Nominee(model, domain, gain, sets=sets, sources=sources, recommended=recommended)
+
+
+@cache
+def _gains(domain: str) -> Mapping[str, tuple[float, int, int, tuple[str, ...]]]:
+    """Mean gain over the best general model, sets, sets with a gain, and sources, by specialist."""
+    special = {model.name for model in known_models() if model.domains}
+    groups: dict[tuple[str, str, str], list[Figure]] = defaultdict(list)
+    for figure in figures():
+        if figure.domain == domain and figure.metric != PROBE:
+            groups[figure.dataset, figure.metric, figure.source].append(figure)
+    found: dict[str, list[tuple[float, Figure]]] = defaultdict(list)
+    for group in groups.values():
+        general = [figure.value for figure in group if figure.model not in special]
+        for figure in group if general else ():
+            if figure.model in special:
+                found[figure.model].append((figure.value - max(general), figure))
+    return {
+        name: (
+            sum(gain * figure.sets for gain, figure in rows) / sum(figure.sets for _, figure in rows),
+            sum(figure.sets for _, figure in rows),
+            sum(figure.sets for gain, figure in rows if gain > 0),
+            tuple(sorted({figure.source for _, figure in rows})),
+        )
+        for name, rows in found.items()
+    }
+
+
+def _of_language(language: str) -> Iterable[Nominee]:
+    table = language_figures(language)
+    claiming = [m for m in known_models() if language in m.languages or MANY_LANGUAGES in m.languages]
+    best = max((table[model.name] for model in claiming if model.name in table and _is_ready(model)), default=0.0)
+    for model in claiming:
+        if model.name in table:
+            recommended = table[model.name] >= best - _MIN_GAIN and _is_ready(model)
+            yield Nominee(model, language, accuracy=table[model.name], sources=("babel",), recommended=recommended)
+        else:
+            yield Nominee(model, language)
+
+
+@cache
+def language_figures(language: str) -> Mapping[str, float]:
+    """Published accuracy by model with class names in a language; the mean of the `RARE` ones if there is none."""
+    tables = figures_by_language()
+    if language in tables:
+        return tables[language]
+    rare = [tables[each.code] for each in languages()[-RARE:]]
+    return {name: sum(table[name] for table in rare) / len(rare) for name in rare[0]}
+
+
+def _is_ready(model: KnownModel) -> bool:
+    return model.loadable and model.weights != PICKLE_ONLY and not model.gated
+
+
+def _order(nominee: Nominee) -> tuple[bool, bool, float, str]:
+    figure = next((value for value in (nominee.gain, nominee.accuracy) if value is not None), float("-inf"))
+    return not nominee.recommended, bool(nominee.obstacle), -figure, nominee.model.name

@@ -1,0 +1,162 @@
+"""Nominations of specialists and of models for other languages: are the right domain and language named, and what for?
+
+    python scripts/benchmark/nominations.py --tables DIR > scripts/benchmark/results/nominations.md
+
+DIR has babel_imagenet_12models.csv and ostb.csv, which are for evaluation only. Without it, only the lists are judged.
+
+- data/nomination_lists.csv: 30 lists, written before anything named a domain; data/nomination_lists_later.csv: 52 more,
+  written when the 30 were known, to judge the words and thresholds; some of both were changed since.
+- Languages: Babel-ImageNet, 76 languages besides English in which at least 200 classes have a name.
+- Remote sensing: 9 models on 10 data sets of OSTB, each left out in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mll_hf.models.domains import domains_of
+from mll_hf.models.language import language_of
+from mll_hf.models.specialists import RARE, nominate
+from mll_hf.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    Scores = Mapping[str, Mapping[str, float]]  # by what is judged, and by model
+
+DATA = Path(__file__).resolve().parent / "data"
+LISTS = ("nomination_lists", "nomination_lists_later")
+ENGLISH, EVERYWHERE = "en", "ViT-B-16-SigLIP-i18n-256@webli"
+PROMPTS = ("label", "nllb_dist13b_prompts")
+MIN_CLASSES = 200
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", type=Path, metavar="DIR", help="folder of the published tables")
+    tables = parser.parse_args(arguments).tables
+    print("# Nominations\n")
+    for name in LISTS:
+        print(f"## {name}.csv\n")
+        print("\n".join(judged_lists(name)))
+    if tables:
+        print("## Loss against the best model, in points\n")
+        rows = [*languages(read(tables / "babel_imagenet_12models.csv")), *aerial(read(tables / "ostb.csv"))]
+        print("\n".join(markdown_table(("choice", "judged on", "loss"), rows)))
+    return 0
+
+
+def judged_lists(name: str) -> list[str]:
+    """A line per kind of list, and a table of them all."""
+    rows, right = [], defaultdict(list)
+    for row in read(DATA / f"{name}.csv"):
+        classes = row["classes"].split("|")
+        domains, language = domains_of(classes), language_of(classes)
+        expected = (row["expected_domain"],) if row["expected_domain"] else ()
+        is_right = domains[:1] == expected and language == row["expected_language"]
+        right[row["kind"]].append(is_right)
+        first = next(iter(nominate(classes)), None)
+        nominee = f"{first.model.name}{'' if first.recommended else ' (named)'}" if first else ""
+        rows.append([row["id"], ", ".join(domains), language, nominee, "" if is_right else "wrong"])
+    lines = [f"- {kind}: {sum(found)} of {len(found)} right" for kind, found in right.items()]
+    return [*lines, "", *markdown_table(("list", "domains", "language", "first nominee", ""), rows), ""]
+
+
+def languages(table: Iterable[Mapping[str, str]]) -> list[list[str]]:
+    """Rows of the losses over languages."""
+    accuracies: dict[str, dict[str, dict[str, float]]] = {prompt: defaultdict(dict) for prompt in PROMPTS}
+    classes = {}
+    for row in table:
+        code = "yue" if row["lang"] == "ZH_YUE" else row["lang"].lower()
+        if int(row["num_classes"]) >= MIN_CLASSES:
+            accuracies[row["prompt"]][code][row["model"]] = float(row["accuracy"])
+            classes[code] = int(row["num_classes"])
+    label, translated = (accuracies[prompt] for prompt in PROMPTS)
+    family = {
+        code: row["family"] for row in read(DATA / "language_families.csv") for code in row["languages"].split("|")
+    }
+    codes = [code for code in classes if code != ENGLISH]
+    both = [code for code in codes if code in translated]
+    best_in_english = best(label[ENGLISH])
+
+    def of_other_families(code: str) -> str:
+        others = [other for other in codes if family[other] != family[code]]
+        return best(mean_scores(label, others))
+
+    def of_similar_size(code: str) -> str:
+        others = [other for other in codes if family[other] != family[code]]
+        return best(mean_scores(label, sorted(others, key=lambda c: abs(classes[c] - classes[code]))[:RARE]))
+
+    choices: list[tuple[str, Scores, list[str], Callable[[str], str]]] = [
+        ("best in English", label, codes, lambda _: best_in_english),
+        ("SigLIP-i18n B/16 everywhere", label, codes, lambda _: EVERYWHERE),
+        ("table of the other prompts (names)", translated, both, lambda code: best(label[code])),
+        ("table of the other prompts (translated)", label, both, lambda code: best(translated[code])),
+        ("best over languages of other families", label, codes, of_other_families),
+        (
+            f"best over {RARE} languages of other families with about as many named classes",
+            label,
+            codes,
+            of_similar_size,
+        ),
+    ]
+    return [
+        [name, f"{len(judged)} languages", f"{100 * loss(scores, judged, choose):.2f}"]
+        for name, scores, judged, choose in choices
+    ]
+
+
+def aerial(table: Iterable[Mapping[str, str]]) -> list[list[str]]:
+    """Rows of the losses over remote sensing data sets, each left out in turn."""
+    scores: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in table:
+        if row["domain"] == "Remote Sensing" and "Ensemble" not in row["model"]:
+            scores[row["dataset"]][row["model"]] = float(row["accuracy_percent"])
+    sets = list(scores)
+    small = {name: {model: v for model, v in scores[name].items() if "B/32" in model} for name in sets}
+
+    def left_out(scores: Scores) -> Callable[[str], str]:
+        return lambda name: best(mean_scores(scores, [other for other in sets if other != name]))
+
+    choices = [
+        ("CLIP-B/32 among B/32", small, lambda _: "CLIP-B/32"),
+        ("best over the other sets among B/32", small, left_out(small)),
+        ("CLIP-B/16 among all 9", scores, lambda _: "CLIP-B/16"),
+        ("best over the other sets among all 9", scores, left_out(scores)),
+    ]
+    return [[name, f"{len(sets)} sets", f"{loss(table, sets, choose):.2f}"] for name, table, choose in choices]
+
+
+def loss(scores: Scores, judged: Iterable[str], choose: Callable[[str], str]) -> float:
+    """Mean difference between the best and the chosen model."""
+    return fmean(max(scores[name].values()) - scores[name][choose(name)] for name in judged)
+
+
+def mean_scores(scores: Scores, names: Iterable[str]) -> dict[str, float]:
+    """Mean of each model over several languages or data sets."""
+    tables = [scores[name] for name in names]
+    return {model: fmean(table[model] for table in tables) for model in tables[0]}
+
+
+def best(scores: Mapping[str, float]) -> str:
+    """The model with the highest score; ties go by name."""
+    return max(sorted(scores), key=scores.__getitem__)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

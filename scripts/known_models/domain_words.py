@@ -1,0 +1,94 @@
+"""Write mll_hf/models/data/domain_words.csv: words in class names by which a specialist's domain is recognized.
+
+    python scripts/known_models/domain_words.py [--wordnet FOLDER]
+
+The roots are in domain_roots.csv, with their sources: words, or synsets of WordNet 3.0. Kinds of words:
+
+- option: in --domain or --task;
+- inside: anywhere in a class name; ``below`` are the names of all synsets below a root;
+- heads: the last word of a longer class name ("blue jay"): names of synsets below a root that end the name of one of
+  their hyponyms;
+- instances: the whole class name, in capitals: names of the instances below a root (countries, cities).
+
+Words are stems, as `mll_hf.matching.words.stems` makes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from graph.wordnet import DEBIAN, read_nouns
+from known_models import build
+from mll_hf.matching.words import stems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from graph.wordnet import Synset
+
+COLUMNS = ("domain", "kind", "weight", "words", "source")
+MIN_LETTERS = 3
+EVERYDAY = frozenset({
+    "almond", "anchovy", "apple", "apricot", "ash", "band", "bass", "belt", "block", "break", "brush", "bug", "bun",
+    "button", "campion", "canary", "cap", "chain", "char", "chat", "cherry", "chicken", "clam", "cock", "coffee",
+    "cold", "copper", "crab", "crane", "cricket", "cross", "crown", "dinosaur", "dory", "drum", "emperor",
+    "everlasting", "fell", "fig", "fish", "flicker", "flower", "fowl", "fruit", "growth", "grunt", "habit",
+    "hazelnut", "helmet", "hen", "hind", "jack", "kite", "lemon", "lime", "lobster", "mahogany", "martin", "mildew",
+    "mold", "mole", "monitor", "mule", "nut", "olive", "orange", "oyster", "pack", "palm", "peach", "pear", "pink",
+    "plant", "plum", "pout", "prawn", "pump", "python", "racer", "ray", "ring", "roller", "rust", "salmon",
+    "sardine", "sawyer", "screamer", "shrimp", "skate", "slip", "smelt", "smut", "sole", "squid", "stilt", "stock",
+    "stole", "sucker", "swallow", "swift", "tail", "tick", "tit", "train", "tree", "trumpeter", "tuna", "turkey",
+    "whiff", "whiting", "wrap", "yeast",
+})  # fmt: skip
+"""Stems that mostly mean something else."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wordnet", type=Path, default=DEBIAN, metavar="FOLDER", help="WordNet 3.0")
+    synsets = read_nouns(parser.parse_args(arguments).wordnet)
+    below: dict[str, list[str]] = defaultdict(list)
+    for wnid, synset in synsets.items():
+        for hypernym in synset.hypernyms:
+            below[hypernym].append(wnid)
+    rows = []
+    for row in build.looked_up("domain_roots"):
+        given = row["words"].split("|")
+        names = given if row["kind"] in ("option", "inside") else _names(row["kind"], given, synsets, below)
+        words = sorted({" ".join(stems(name)) for name in names if len(name) >= MIN_LETTERS or row["kind"] == "option"})
+        kind = "inside" if row["kind"] == "below" else row["kind"]
+        rows.append(row | {"kind": kind, "words": "|".join(word for word in words if word not in EVERYDAY)})
+    (build.DATA / "domain_words.csv").write_bytes(build.to_csv(COLUMNS, rows))
+    return 0
+
+
+def _names(kind: str, roots: list[str], synsets: Mapping[str, Synset], below: Mapping[str, list[str]]) -> Iterator[str]:
+    for wnid in _descendants(roots, below):
+        lemmas = synsets[wnid].lemmas
+        if kind == "heads":
+            parts = {
+                stems(lemma)[-1:] for child in below.get(wnid, ()) for lemma in synsets[child].lemmas if " " in lemma
+            }
+            yield from (lemma for lemma in lemmas if stems(lemma) in parts)
+        elif kind == "below" or (wnid not in roots and lemmas[0][:1].isupper()):
+            yield from lemmas
+
+
+def _descendants(roots: list[str], below: Mapping[str, list[str]]) -> set[str]:
+    found, waiting = set(), list(roots)
+    while waiting:
+        if (wnid := waiting.pop()) not in found:
+            found.add(wnid)
+            waiting += below.get(wnid, ())
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Nominating models made for a domain or language."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mll_hf.models.domains import domains_of
+from mll_hf.models.language import language_of
+from mll_hf.models.specialists import language_figures, nominate
+
+LISTS = Path(__file__).resolve().parents[2] / "scripts" / "benchmark" / "data"
+SKIN = ("melanoma", "nevus", "basal cell carcinoma")
+
+
+@pytest.mark.parametrize(("name", "least"), [("nomination_lists", 19), ("nomination_lists_later", 29)])
+def test_lists_get_their_domain_and_language(name, least):
+    right: Counter[str] = Counter()
+    with (LISTS / f"{name}.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            classes = row["classes"].split("|")
+            expected = (row["expected_domain"],) if row["expected_domain"] else ()
+            found = domains_of(classes)[:1] == expected and language_of(classes) == row["expected_language"]
+            assert found or row["kind"] != "everyday", f"{row['id']}: {nominate(classes)[:1]}"
+            right[row["kind"]] += found
+    assert right["domain"] + right["language"] >= least
+
+
+def test_a_specialist_is_recommended_by_figures_beside_general_models():
+    first, *others = nominate(SKIN)
+    assert (first.model.name, first.claim, first.sets) == ("redlessone/DermLIP_ViT-B-16", "dermatology", 7)
+    assert first.recommended
+    assert first.gain == pytest.approx(0.277, abs=0.0005)  # over OpenAI's ViT-L/14
+    assert first.sources == ("dermfm",)
+    by_name = {nominee.model.name: nominee for nominee in others}
+    pickle = by_name["microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"]
+    gated = by_name["google/medsiglip-448"]
+    assert not pickle.recommended
+    assert not gated.recommended
+    assert pickle.obstacle == "convert its pickle to safetensors"
+    assert gated.obstacle == "accept its conditions on https://huggingface.co/google/medsiglip-448"
+    assert by_name["redlessone/DermFM-Zero"].obstacle == "it needs a library or code of its own"
+    # published below general models, or not at all: named only
+    (trove,) = [n for n in nominate(["Danaus plexippus", "Papilio machaon"]) if n.model.name == "BGLab/BioTrove-CLIP"]
+    assert trove.gain < 0
+    assert not trove.recommended
+    assert not any(nominee.recommended for nominee in nominate(["pneumonia", "pleural effusion"]))
+
+
+def test_the_users_words_and_branches_count():
+    assert domains_of(["cat", "dog"]) == ()
+    assert domains_of(["roof", "road"], domain="satellite image") == ("remote sensing",)
+    assert domains_of(["a", "b"], task="chest X-ray triage") == ("radiology",)
+    birds = [{"bird", "animal"}] * 3
+    assert domains_of(["robin", "jay", "magpie"], branches=birds) == ("species",)
+    assert domains_of(["robin", "jay", "cup"], branches=[*birds[:2], set()]) == ()
+
+
+def test_models_of_a_language_are_ranked_by_its_table():
+    nominees = nominate(["Hund", "Katze", "Pferd", "Kuh"])
+    assert nominees[0].model.name == "ViT-B-16-SigLIP-i18n-256/webli"
+    assert (nominees[0].claim, nominees[0].gain, nominees[0].recommended) == ("de", None, True)
+    assert nominees[0].accuracy == language_figures("de")["ViT-B-16-SigLIP-i18n-256/webli"]
+    assert nominate(["Hund", "Katze"], language="en") == ()
+    assert language_of(["Hund", "Katze"]) == ""  # not English, but two names may be Basque, too
+    swahili = nominate(["mbwa", "paka", "farasi", "ng'ombe"])
+    assert swahili[0].model.name == "nllb-clip-large/v1"
+    unknown = nominate(["ਕੁੱਤਾ", "ਬਿੱਲੀ"])  # Punjabi, without figures
+    assert (unknown[0].claim, unknown[0].recommended) == ("", True)
+    assert {"Bingsu/clip-vit-base-patch32-ko"} == {
+        n.model.name for n in nominate(["고양이", "개"]) if n.model.name == "Bingsu/clip-vit-base-patch32-ko"
+    }
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [[], [""], ["1", "2"], ["😀", "😢"], ["a", "b"], ["😀 happy", "😢 sad"], [f"class {n}" for n in range(2000)],
+     ["rust " * 100, "dent " * 100]],
+)  # fmt: skip
+def test_odd_lists_nominate_nothing(classes):
+    assert nominate(classes) == ()
