@@ -36,6 +36,7 @@ from mll_hf.selection import (
     shortlist_config,
 )
 from mll_hf.selection.candidates import unmatched
+from mll_hf.selection.claims import mention_claims
 from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
 from mll_hf.selection.config import configured
 from mll_hf.utils.reach import why_unreachable
@@ -81,6 +82,7 @@ class Client:
         graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default
             ``$MLL_GRAPH``, if there are labels on it.
         probes: Names or digests of preferred probe images, if labels on a graph are based on different ones.
+        trust: Users and organizations, besides those in ``$MLL_TRUST``, whose labels in their models' repos are ranked.
         token: Hub token, for labels and models; None for the token of the logged-in user.
         encoder: Text encoder for matching classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
         device: Device of the chosen models: ``cuda``, ``mps`` or ``cpu``; by default the best available one.
@@ -92,12 +94,13 @@ class Client:
         *,
         graph: str | Path | None = None,
         probes: Sequence[str] = (),
+        trust: Sequence[str] = (),
         token: str | None = None,
         encoder: TextEncoder | None = None,
         device: str | None = None,
     ) -> None:
         self._location, self._with_published = split_location(labels)
-        self._graph, self._probes = graph, tuple(probes)
+        self._graph, self._probes, self._trust = graph, tuple(probes), tuple(trust)
         self._token = token
         self._encoder = encoder
         self._device = device
@@ -106,13 +109,11 @@ class Client:
     @cached_property
     def source(self) -> LabelSource:
         """The source of the labels."""
-        return open_labels(self._location, self._graph, self._token)
+        return open_labels(self._location, self._graph, self._token, self._trust)
 
     @cached_property
     def labels(self) -> JoinedLabels:
         """The labels of the source, joined; of no model if there are none and published figures are used.
-
-        Labels that are left out are logged as warnings.
 
         Raises:
             InputError: There are no labels, or none on the requested graph or probe images.
@@ -139,8 +140,6 @@ class Client:
             _log.warning("only published figures are used: %s", error)
             self._unreachable = isinstance(error, HubError)
             return none
-        for left_out in joined.left_out:
-            _log.warning("left out: %s", left_out)
         reference = joined.union.graphs[0]
         if self._with_published and not comparable_to_published(joined) and not self._can_replace_imagenet(reference):
             _log.warning(
@@ -279,6 +278,8 @@ class Client:
             embeddings = labels.embeddings(self.source.embeddings_of)
             labels = labels if embeddings else labels.read_rivals(self.source.rivals_of)
         candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)
+        if len(labels):
+            mention_claims(self.source, candidates, config)
         return self._pinned(select(candidates, config, task.task))
 
     def _after_trial(

@@ -92,10 +92,10 @@ def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, 
         monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
     hub.requests.clear()
     task = demo_tasks[0]
-    client = Client("hub", encoder=encoder)
+    client = Client("hub", trust=["alice"], encoder=encoder)
     selection = client.select(task.classes, domain=task.domain, task=task.task)
-    # a page of the listing; of two labels the size, the headers and the content; the graph; the chosen model's digest
-    assert len(hub.requests) <= 1 + 2 * 3 + 4 + 1
+    # two listings; of two labels the size, the headers and the content; the graph; the chosen model's digest
+    assert len(hub.requests) <= 2 + 2 * 3 + 4 + 1
     assert not hub.counted
     assert [selection.models[m].ref.repo_id for m in selection.chosen_models] == ["alice/demo-digits"]
     some = np.random.default_rng(0).permutation(len(task.images))[:150]

@@ -56,6 +56,20 @@ def test_nobody_changes_the_repo_of_another(hub, reader):
     assert reader.create_commit("alice/model", add, commit_message="b", create_pr=True).pr_num == 1
 
 
+def test_who_may_write_is_answered_before_anything_is_written(hub, api, reader):
+    hub.orgs["acme"] = {"alice": "write", "bob": "contributor"}
+    for repo_id in ("acme/model", "acme/other"):
+        api.create_repo(repo_id)
+    reader.create_repo("acme/of-bob")
+    api.auth_check("acme/model", write=True)
+    reader.auth_check("acme/of-bob", write=True)
+    assert refusal(lambda: reader.auth_check("acme/model", write=True)) == 403
+    hub.scopes["hf_test_token"] = {"acme/other"}
+    api.auth_check("acme/other", write=True)
+    assert refusal(lambda: api.auth_check("acme/model", write=True)) == 403
+    api.auth_check("acme/model")
+
+
 # ---- listings
 
 

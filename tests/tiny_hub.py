@@ -1,7 +1,7 @@
 """An in-process Hugging Face Hub for tests: repositories, commits, pull requests and files over real HTTP.
 
 Keeps everything in memory and implements the part of the protocol that huggingface_hub, transformers, open_clip and
-datasets use. Known simplification: there are no organizations.
+datasets use.
 
     server = tiny_hub.serve()            # then point HF_ENDPOINT at tiny_hub.endpoint(server)
     tiny_hub.HUB.requests                # requests so far, e.g. "HEAD /alice/m/resolve/main/config.json"
@@ -9,10 +9,13 @@ datasets use. Known simplification: there are no organizations.
     tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
     tiny_hub.HUB.limit(api=500)          # at most 500 requests to the API per user in five minutes
     tiny_hub.HUB.xet = True              # large files are in Xet storage, which tiny_xet imitates
+    tiny_hub.HUB.orgs["acme"] = {"bob": "contributor"}  # an organization: roles of its members
+    tiny_hub.HUB.scopes["hf_test_token"] = {"alice/m"}  # a fine-grained token, which may write to these alone
 
-What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
-owner or among `repo.granted`. A repo that he may not see is missing: 404 with a token, 401 without one. A token that
-nobody has is refused everywhere. Who reads a repo by an old name, or in another case, is redirected; who writes is not.
+What a user sees: public repos; private ones of his own and of his organizations; of a gated repo everything but the
+files, unless he owns it or is among `repo.granted`. A repo that he may not see is missing: 404 with a token, 401
+without one. A contributor of an organization may write to what he created there. A token that nobody has is refused
+everywhere. Who reads a repo by an old name, or in another case, is redirected; who writes is not.
 """
 
 from __future__ import annotations
@@ -108,8 +111,9 @@ class XetFault:
 class Repo:
     """One repository; a commit has the whole file list, {path: {"oid", "size", "data" or "lfs"}}."""
 
-    def __init__(self, kind: str, repo_id: str, private: bool):
+    def __init__(self, kind: str, repo_id: str, private: bool, creator: str | None = None):
         self.kind, self.id, self.private = kind, repo_id, private
+        self.creator = creator or self.owner
         self.gated = self.disabled = False
         self.granted: set[str] = set()  # users with access to the files of a gated repo, besides the owner
         self.downloads = self.likes = 0
@@ -139,11 +143,15 @@ class Repo:
         return self.commits[self.refs["main"]]["date"]
 
     def is_visible_to(self, user: str | None) -> bool:
-        return not self.private or user == self.owner
+        return not self.private or bool(HUB.role_of(user, self.owner))
 
     def is_readable_by(self, user: str | None) -> bool:
         """Whether a user who sees the repo may read its files."""
-        return not self.gated or user == self.owner or user in self.granted
+        return not self.gated or bool(HUB.role_of(user, self.owner)) or user in self.granted
+
+    def is_writable_by(self, user: str | None) -> bool:
+        role = HUB.role_of(user, self.owner)
+        return role in ("admin", "write") or (role == "contributor" and user == self.creator)
 
     def commit(self, ref: str, files: dict, title: str, parent: str | None, author: str) -> str:
         oid = hashlib.sha1(f"{time.time_ns()}{len(self.commits)}{title}{sorted(files)}".encode()).hexdigest()
@@ -183,11 +191,17 @@ class Hub:
         self.requests: list[Request] = []
         self.disturbances: list[Disturbance] = []
         self.limits: dict[str, int] = {}
+        self.orgs: dict[str, dict[str, str]] = {}  # roles (admin, write, contributor, read) by organization and member
+        self.scopes: dict[str, set[str]] = {}  # repos that a fine-grained token may write to; others write to all
         self.used: Counter[tuple[str, str | None]] = Counter()  # requests in this window by bucket and user
         self.elapsed, self.window_start = 0.0, time.monotonic()
         self.xet = self.down = False
         self.committing: set[str] = set()  # paths of the API, up to the repository
         self.xet_faults: list[XetFault] = []
+
+    def role_of(self, user: str | None, namespace: str) -> str | None:
+        """What a user may do in a namespace, his own or an organization's."""
+        return "admin" if user == namespace else self.orgs.get(namespace, {}).get(user or "")
 
     def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
         """Make the next `times` requests with a matching method and path fail.
@@ -524,6 +538,10 @@ class Handler(BaseHTTPRequestHandler):
     def may_write(self) -> bool:
         return self.token not in READ_ONLY_TOKENS
 
+    def may_write_to(self, repo: Repo) -> bool:
+        is_in_scope = repo.id in HUB.scopes.get(self.token, {repo.id})
+        return self.may_write and is_in_scope and repo.is_writable_by(self.user)
+
     def repo(self, kind: str, repo_id: str) -> Repo | None:
         repo = HUB.repos.get((KINDS[kind], repo_id))
         if repo and repo.disabled:
@@ -538,7 +556,7 @@ class Handler(BaseHTTPRequestHandler):
     def own_repo(self, kind: str, repo_id: str) -> Repo | None:
         """A repo that the user may change; otherwise prepares the error."""
         repo = self.repo(kind, repo_id)
-        if repo is None or (self.user == repo.owner and self.may_write):
+        if repo is None or self.may_write_to(repo):
             return repo
         if self.user:
             self.error(403, "", "You don't have the rights to change this repository")
@@ -559,18 +577,19 @@ class Handler(BaseHTTPRequestHandler):
     def whoami(self):
         if not self.user:
             return self.error(401, "", "Invalid username or password.")
-        role = "write" if self.may_write else "read"
+        role = "fineGrained" if self.token in HUB.scopes else "write" if self.may_write else "read"
         token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
-        return self.send(200, {"type": "user", "name": self.user, "orgs": [], "auth": token})
+        orgs = [{"name": org, "roleInOrg": of[self.user]} for org, of in HUB.orgs.items() if self.user in of]
+        return self.send(200, {"type": "user", "name": self.user, "orgs": orgs, "auth": token})
 
     def create(self):
         kind = self.json.get("type", "model")
         repo_id = f"{self.json.get('organization') or self.user}/{self.json['name']}"
-        repo = Repo(kind, repo_id, private=self.json.get("visibility") == "private")
+        repo = Repo(kind, repo_id, private=self.json.get("visibility") == "private", creator=self.user)
         answer = {"url": f"{self.base}/{repo.prefix}{repo_id}", "name": repo_id}
         if (kind, repo_id) in HUB.repos:
             return self.send(409, {"error": "already exists", **answer}, {"X-Error-Code": "RepoAlreadyExists"})
-        if repo.owner != self.user or not self.may_write:
+        if not self.may_write_to(repo):
             message = "You don't have the rights to create a repository under this namespace"
             return self.error(403 if self.user else 401, "", message)
         HUB.repos[kind, repo_id] = repo
@@ -623,6 +642,13 @@ class Handler(BaseHTTPRequestHandler):
         if repo:
             self.send(200, HUB.info(repo, oid, self.query))
 
+    def auth_check(self, kind, repo_id, write=None):
+        if (repo := self.own_repo(kind, repo_id) if write else self.repo(kind, repo_id)) is None:
+            return None
+        if not repo.is_readable_by(self.user):
+            return self.error(403 if self.user else 401, "GatedRepo", f"Access to {repo_id} is restricted.")
+        return self.send(200, {})
+
     def tree(self, kind, repo_id, revision, folder=None):
         repo, oid = self.repo_at(kind, repo_id, revision)
         if repo is None:
@@ -673,7 +699,7 @@ class Handler(BaseHTTPRequestHandler):
             self.error(401, "", "Invalid username or password.")
             return False
         proposes = self.query.get("create_pr") == ["1"]
-        if self.may_write and (proposes or self.user == repo.owner):
+        if self.may_write_to(repo) or (self.may_write and proposes):
             return True
         self.error(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         return False
@@ -802,6 +828,7 @@ ROUTES = [
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
     (("GET",), rf"/api/{KIND}", Handler.list_repos),
     (("PUT",), rf"/api/{KIND}/{REPO}/settings", Handler.settings),
+    (("GET",), rf"/api/{KIND}/{REPO}/auth-check(?P<write>/write)?", Handler.auth_check),
     (("GET",), rf"/api/{KIND}/{REPO}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
     (("POST",), rf"/api/{KIND}/{REPO}/paths-info/{REVISION}", Handler.paths_info),
     (("POST",), rf"/api/{KIND}/{REPO}/preupload/{REVISION}", Handler.preupload),

@@ -19,7 +19,7 @@ from mll_hf.cli.options import (
     positive,
     size,
 )
-from mll_hf.cli.output import confirm, note
+from mll_hf.cli.output import confirm, note, shown
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.config import SelectionOptions
 
 _DEFAULTS = SelectionConfig()
-TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
+TASK_OPTIONS = ("classes", "domain", "task", "labels", "trust", "k", "license")
 _TRIAL_OPTIONS = ("max_download", "shares", "yes")
 
 
@@ -109,7 +109,7 @@ def _select(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
-    print(selection_report(selection))
+    print(shown(selection_report(selection)))
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if (
         len(selection.classes) > 1
@@ -168,7 +168,7 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
     options = {name: value for name, value in given.items() if value is not None}
     config = configured(SelectionConfig(), cast("SelectionOptions", options))
     examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
-    client = Client(args.labels, graph=getattr(args, "graph", None), device=args.device)
+    client = Client(args.labels, graph=getattr(args, "graph", None), trust=args.trust, device=args.device)
     return client.select(
         classes,
         config,

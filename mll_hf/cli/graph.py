@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.options import GRAPH_HELP, IMAGES_HELP, add_images_destination
 from mll_hf.cli.output import print_row
 from mll_hf.utils.tables import table
-from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -130,7 +129,7 @@ def _show(args: argparse.Namespace) -> int:
         "concepts": {c.id: {"name": c.name, "images": images[c.id]} for c in graph.concepts},
     }
     where = f" in {probes.location}" if probes.location else ""
-    headline = printable(
+    headline = (
         f"{graph.name}: {len(graph)} concepts, {probes.total} images, digest {graph.digest[:12]}, images "
         f"{probes.digest[:12]}{where}"
     )

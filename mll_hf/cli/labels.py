@@ -18,7 +18,7 @@ from mll_hf.cli.options import (
     natural,
     positive,
 )
-from mll_hf.cli.output import exit_status, print_error, print_row, summary
+from mll_hf.cli.output import exit_status, print_error, print_row, shown, summary
 from mll_hf.cli.report import label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label, rivals_path
@@ -74,7 +74,9 @@ def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.Argume
 
 
 def _ls(args: argparse.Namespace) -> int:
-    source = open_labels(split_location(args.labels)[0])
+    from mll_hf.hub.trust import ranked_and_claimed
+
+    source = open_labels(split_location(args.labels)[0], trust=args.trust)
     labels = sorted(source.labels(), key=lambda label: (label.graph_name, label.key, -label.mean_recall))
     origins = [source.origin_of(label) for label in labels]
     if args.json:
@@ -94,6 +96,8 @@ def _ls(args: argparse.Namespace) -> int:
         columns["probe images"] = [label.probes_name for label in labels]
     if any(origin.publisher for origin in origins):
         columns["published by"] = [origin.publisher or "" for origin in origins]
+    if claimed := {id(label) for label in ranked_and_claimed(source)[1]}:
+        columns["ranked"] = ["no" if id(label) in claimed else "yes" for label in labels]
     print(table(list(columns), list(zip(*columns.values(), strict=True))))
     return 0
 
@@ -104,7 +108,7 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
     else:
-        print(label_report(label, graph, origin))
+        print(shown(label_report(label, graph, origin)))
     return 0
 
 
@@ -114,7 +118,8 @@ def _named_label(args: argparse.Namespace) -> tuple[LabelSource, Label]:
     Raises:
         InputError: There is none, or the name matches several models.
     """
-    source = open_labels(split_location(args.labels)[0], args.graph)
+    owner, is_id, _ = args.model.partition("/")
+    source = open_labels(split_location(args.labels)[0], args.graph, trust=[*args.trust, *([owner] if is_id else [])])
     found = find_labels(source, args.model)
     if len(found) == 1 and not args.graph:
         return source, found[0]
@@ -164,6 +169,7 @@ def _label_files(path: Path) -> list[Path]:
 
 def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
+    from mll_hf.hub.trust import remember_verified
     from mll_hf.labeling.verification import Verdict, verify_label
 
     _, label = _named_label(args)
@@ -182,6 +188,8 @@ def _verify(args: argparse.Namespace) -> int:
         seed=secrets.randbits(32) if args.seed is None else args.seed,
         device=args.device,
     )
+    if verification.verdict is Verdict.AGREES:
+        remember_verified(label)
     print_row(args, verification.to_json(), verification_report(verification, graph))
     return 0 if verification.verdict is Verdict.AGREES else 1
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], a folder, or "
+    "where to read labels: 'hub' (models' repos, see --trust), hf://datasets/ORG/NAME[@REVISION], a folder, or "
     "'published' (published figures of known models); SOURCE,published joins both"
 )
 ACCESS = ("public", "gated", "private")
@@ -36,6 +36,14 @@ def add_location(command: argparse.ArgumentParser, default: str = "hub") -> None
     """Add ``--labels``."""
     text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
     command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
+    command.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="OWNER",
+        help="user or organization whose labels in the repos of its models are ranked (default: those in $MLL_TRUST); "
+        "labels of others are listed, and ranked once 'labels verify' has confirmed them; may be repeated",
+    )
 
 
 def add_graph_choice(command: argparse.ArgumentParser) -> None:

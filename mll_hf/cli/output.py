@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
+from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -20,13 +21,18 @@ if TYPE_CHECKING:
 
 def print_error(message: str) -> int:
     """Print an error to stderr; returns the exit status 1."""
-    print(f"mll-hf: error: {message}", file=sys.stderr)
+    print(f"mll-hf: error: {shown(message)}", file=sys.stderr)
     return 1
 
 
 def note(message: str) -> None:
     """Print a note to stderr."""
-    print(f"mll-hf: note: {message}", file=sys.stderr)
+    print(f"mll-hf: note: {shown(message)}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    """A text for a terminal, line by line without control characters: names in it may be untrusted."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def discard_stdout() -> None:
@@ -66,7 +72,7 @@ def logged_notes() -> Iterator[None]:
 
 def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:
     """Print one result: as a line of JSON with ``--json``, else as text."""
-    print(json.dumps(record) if args.json else text, flush=True)
+    print(json.dumps(record) if args.json else shown(text), flush=True)
 
 
 def exit_status(failed: int, total: int, what: str) -> int:

@@ -23,8 +23,8 @@ import numpy as np
 from mll_hf.errors import GraphError
 from mll_hf.graph.probe_counts import ProbeCounts, probe_counts_from_json
 from mll_hf.utils.arrays import read_only
-from mll_hf.utils.files import canonical_json, write_atomically
-from mll_hf.utils.text import abridged
+from mll_hf.utils.files import canonical_json, parse_json, write_atomically
+from mll_hf.utils.text import abridged, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GRAPH_FILE = "graph.json"
-_MAX_ANCESTORS = 3 * 10**6  # in total; a graph of 30,000 WordNet concepts has a tenth of this
+_MAX_ANCESTORS = 15 * 10**5  # in total; a graph of 30,000 WordNet concepts has a fifth of this
+_MAX_NAME = 100  # characters of a graph's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
         file = file / GRAPH_FILE
     where = Path(name) / GRAPH_FILE if name else file
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = parse_json(file.read_bytes())
     except FileNotFoundError:
         raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", Path(name or path)) from None
     except (OSError, ValueError, RecursionError) as error:
@@ -264,7 +265,7 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
     concepts = tuple(_concept_from_json(node, position) for position, node in enumerate(nodes))
     probes = probe_counts_from_json(document["probes"]) if document.get("probes") is not None else None
-    graph = SemanticGraph(str(document.get("name") or default_name), concepts, probes)
+    graph = SemanticGraph(printable(str(document.get("name") or default_name))[:_MAX_NAME], concepts, probes)
     _ = graph.ancestors  # raises GraphError here rather than on first use
     return graph
 

@@ -25,6 +25,8 @@ DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
 _BATCH = 64
+_MIN_IMAGE_BYTES, _FEW_ROWS = 50, 10_000  # of an image on disk; as many rows are always read
+_MAX_TEXT = 2000  # bytes
 
 
 def image_schema(text_columns: Sequence[str]) -> pa.Schema:
@@ -68,13 +70,13 @@ def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
             yield from zip(nodes, iter_rows(file, np.arange(len(nodes))), strict=True)
 
 
-def open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Open a Parquet file."""
+def open_parquet(path: Path, coded: Sequence[str] = ()) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Open a Parquet file; some text columns are read as numbers of distinct texts."""
     with parquet_errors(path):
         import pyarrow.parquet as pq
 
         # A small buffer instead of whole column chunks limits memory for files with one large row group.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=coded)
 
 
 def iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
@@ -102,6 +104,7 @@ def _read_texts(path: Path) -> pa.Table:
     file = open_parquet(path)
     import pyarrow as pa
 
+    _check_size(file.metadata, path)
     schema = file.schema_arrow
     if not {"image", "node"} <= set(schema.names):
         raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
@@ -110,7 +113,10 @@ def _read_texts(path: Path) -> pa.Table:
     source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
     wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
     with parquet_errors(path):
-        table = file.read(columns=[column for column in wanted.values() if column in schema.names])
+        names = [column for column in wanted.values() if column and column in schema.names]
+        table = open_parquet(path, names).read(columns=names)
+        if any(_longest(column) > _MAX_TEXT for column in table.columns):
+            raise GraphError(f"has texts of over {_MAX_TEXT:,} bytes besides its images", path)
         texts = {
             name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
             for name, column in wanted.items()
@@ -118,6 +124,21 @@ def _read_texts(path: Path) -> pa.Table:
         columns = pa.table(texts)
         columns.validate(full=True)  # invalid UTF-8 would fail later
     return columns
+
+
+def _check_size(metadata: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow has no types
+    """Refuse a file with more rows than its size allows for images, which would fill the memory."""
+    if metadata.num_rows > max(_FEW_ROWS, path.stat().st_size // _MIN_IMAGE_BYTES):
+        raise GraphError(f"has {metadata.num_rows:,} rows, more than images fit in a file of its size", path)
+
+
+def _longest(column: pa.ChunkedArray) -> int:
+    """Bytes of the longest text in a column that was read as numbers of distinct texts; 0 if it has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = (chunk.dictionary for chunk in column.chunks if pa.types.is_dictionary(chunk.type))
+    return max((pc.max(pc.binary_length(each)).as_py() or 0 for each in texts), default=0)
 
 
 def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
@@ -139,6 +160,6 @@ def parquet_errors(path: Path) -> Iterator[None]:
         raise MissingExtraError("pyarrow", "models") from None
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise GraphError(f"is not a readable parquet file ({reason}); fetch or build it again", path) from None

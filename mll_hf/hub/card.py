@@ -98,6 +98,7 @@ def _section(label: Label, path: str) -> list[str]:
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
+        owner=label.model.repo_id.partition("/")[0],
     )
 
 

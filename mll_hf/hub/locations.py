@@ -30,7 +30,7 @@ DEFAULT_GRAPH = ""
 GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
 _NO_ACCESS = (401, 403, 404)  # the Hub does not distinguish missing repos from inaccessible ones
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-MAX_GRAPH_BYTES = 64 * 2**20
+MAX_GRAPH_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
 _DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@(refs/pr/\d+|[^/]+))?/?", re.ASCII)
 

@@ -1,7 +1,8 @@
 """Labels from the Hub: a collection, or all models that have one in their own repo.
 
 A label is an untrusted claim: it is limited in size before the download, validated, and must be of the model and graph
-that its path names. Labels that fail are skipped with a warning. Reading labels never counts as a download of a model.
+that its path names. Labels that fail are skipped, with one warning for all. Of publishers whom the user has not named,
+only a few labels are read, to be listed, and no graphs. Reading labels never counts as a download of a model.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ from mll_hf.hub.locations import (
     is_on_hub,
     parse_dataset,
 )
+from mll_hf.hub.trust import claims_text, named_owners, ranked_and_claimed, verified_repos
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, MAX_RIVALS_BYTES
-from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_label, rivals_path
 from mll_hf.utils.reach import hub_error
-from mll_hf.utils.text import abridged
+from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from huggingface_hub import HfApi
 
@@ -56,16 +58,21 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
-_MAX_LABELS_PER_REPO = 20
-_MAX_LABELS, _MAX_GRAPHS = 10_000, 100  # in a collection
-_MAX_LOCATIONS = 10  # where a graph is searched
+_MAX_LABELS_PER_REPO = 8
+_MAX_LABELS, _MAX_GRAPHS = 10_000, 100  # in a collection; of models' own repos of publishers that the user named
+_MAX_CLAIMS = 8  # labels of publishers whom the user has not named
+_LISTED_CLAIMS = 100  # models of such publishers in a listing, most downloaded first
+_MAX_FETCHED_GRAPHS, _MAX_LOCATIONS = 10, 3  # for labels in models' own repos; where each is searched
 _log = logging.getLogger(__name__)
 
 
-def open_labels(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelStore:
+def open_labels(
+    location: str | Path, graph: str | Path | None = None, token: str | None = None, trust: Sequence[str] = ()
+) -> LabelStore:
     """The labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
 
     ``graph`` is the folder or dataset of a graph, for labels whose graph is not at the location that they name.
+    ``trust`` names the users and organizations whose labels in their models' repos are ranked.
 
     Raises:
         InputError: The location is malformed, or the dataset has no labels.
@@ -75,7 +82,7 @@ def open_labels(location: str | Path, graph: str | Path | None = None, token: st
         return LabelStore(Path(location))
     given = (fetch_graph(graph, token),) if graph else ()
     if location == HUB:
-        return _fetch_tagged(given, token)
+        return _fetch_tagged(given, token, trust)
     return _fetch_collection(parse_dataset(str(location)), given, token)
 
 
@@ -135,24 +142,40 @@ def _owner(repo_id: str) -> str:
 # --- labels in models' own repos --------------------------------------------------------------------------------------
 
 
-def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelStore:
-    """All labels on the Hub that are in their model's own repo: a listing per 1,000 models, and one file per label."""
-    api = connect(token)
-    tagged = [(repo_id, sha, path) for repo_id, (sha, paths) in _list_tagged(api).items() for path in paths]
+def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Sequence[str]) -> LabelStore:
+    """Labels on the Hub that are in their model's own repo.
+
+    All of publishers whom the user has named, or one of whose labels was verified; a few of others, most downloaded
+    first, each of another publisher, which are only listed.
+    """
+    api, named, verified = connect(token), named_owners(trust), verified_repos()
+    known: dict[str, tuple[str, list[str]]] = {}
+    for owner in sorted(named | {_owner(repo_id) for repo_id in verified if REPO_ID.fullmatch(repo_id)}):
+        known |= _list_tagged(api, owner)
+    known = {repo_id: found for repo_id, found in known.items() if _is_named(repo_id, named) or repo_id in verified}
+    places = [(repo_id, sha, path) for repo_id, (sha, paths) in known.items() for path in paths][:_MAX_LABELS]
+    others = {repo_id: found for repo_id, found in _list_tagged(api).items() if not _is_named(repo_id, named)}
+    first = {_owner(repo_id): repo_id for repo_id in reversed(others) if repo_id not in known}
+    claims = sorted(first.values(), key=list(others).index)[:_MAX_CLAIMS]
+    places += [(repo_id, others[repo_id][0], others[repo_id][1][0]) for repo_id in claims]
+    if unread := len(others.keys() - known.keys()) - len(claims):
+        more = "or more " if len(others) == _LISTED_CLAIMS else ""
+        _log.warning("not read: %d %smodels of publishers whom you have not named (--trust OWNER)", unread, more)
     labels: dict[Path, Label] = {}
 
     def fetch(place: tuple[str, str, str]) -> Path:
         file, labels[file] = fetch_from_model(api, *place)
         return file
 
-    found, _ = _fetch_all(fetch, tagged, HUB)
-    places = {file: place for place, file in found}
+    found, _ = _fetch_all(fetch, places, HUB)
+    place_of = {file: place for place, file in found}
     files = {
-        file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id)) for file, (repo_id, sha, path) in places.items()
+        file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id), _is_named(repo_id, named))
+        for file, (repo_id, sha, path) in place_of.items()
     }
 
     def fetch_beside(file: Path) -> None:
-        repo_id, sha, path = places[file.with_name("label.safetensors")]
+        repo_id, sha, path = place_of[file.with_name("label.safetensors")]
         path = rivals_path(Path(path)).as_posix()
         if path in (head := read_head(api, repo_id, "model", sha)).files:
             download_listed(api, head, path, MAX_RIVALS_BYTES)
@@ -160,29 +183,46 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None) -> LabelS
     missing: dict[str, list[Label]] = defaultdict(list)
     for file in sorted(labels):
         label = labels[file]
-        if not label.model.is_local and label.graph_digest not in {graph.digest for graph in given}:
+        is_given = label.graph_digest in {graph.digest for graph in given}
+        if place_of[file][0] in known and not label.model.is_local and not is_given:
             missing[label.graph_digest].append(label)
-    graphs = [graph for _, of_graph in sorted(missing.items()) if (graph := _find_graph(of_graph, token))]
+    order = sorted(missing, key=lambda digest: (-len(missing[digest]), digest))
+    if more_graphs := order[_MAX_FETCHED_GRAPHS:]:
+        _log.warning("left out: labels on %d more graphs; give one with --graph", len(more_graphs))
+    graphs = [graph for digest in order[:_MAX_FETCHED_GRAPHS] if (graph := _find_graph(missing[digest], token))]
     return LabelStore(Path(HUB), location=HUB, files=files, given_graphs=(*given, *graphs), fetch=fetch_beside)
 
 
-def _list_tagged(api: HfApi) -> Mapping[str, tuple[str, list[str]]]:
-    """Commit and paths of labels by id of all tagged models; from the cached listing if the Hub cannot be reached."""
-    question = f"models tagged {LABEL_TAG}"
+def _is_named(repo_id: str, named: frozenset[str]) -> bool:
+    return _owner(repo_id).lower() in named
+
+
+def _list_tagged(api: HfApi, owner: str | None = None) -> dict[str, tuple[str, list[str]]]:
+    """Commit and paths of labels by id of the tagged models of an owner, or of the most downloaded of anyone.
+
+    From the cached listing if the Hub cannot be reached.
+    """
+    question = f"models tagged {LABEL_TAG} by {owner or 'anyone'}"
     cached = cached_listing(api, question)
+    limit = _MAX_LABELS if owner else _LISTED_CLAIMS
 
     def ask() -> dict[str, tuple[str, list[str]]]:
         found = {}
-        for model in api.list_models(filter=LABEL_TAG, expand=["sha", "siblings"]):
+        for model in api.list_models(
+            filter=LABEL_TAG, author=owner, sort="downloads", limit=limit, expand=["sha", "siblings"]
+        ):
             names = [file.rfilename for file in model.siblings or ()]
-            found[model.id] = (model.sha or "", [name for name in names if REPO_LABEL_PATH.fullmatch(name)])
+            labels = sorted(
+                (name for name in names if REPO_LABEL_PATH.fullmatch(name)), key=lambda name: (name != REPO_LABEL, name)
+            )
+            found[model.id] = (model.sha or "", labels[:_MAX_LABELS_PER_REPO])
         return found
 
     with hub_errors(HUB):
         found = cached if cached and hub_error() else asked_or_cached(cached, ask)
     cache_listing(api, question, found)
     return {
-        repo_id: (sha, sorted(paths, key=lambda path: (path != REPO_LABEL, path))[:_MAX_LABELS_PER_REPO])
+        repo_id: (sha, paths)
         for repo_id, (sha, paths) in found.items()
         if REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha) and paths
     }
@@ -211,18 +251,19 @@ def _is_renamed(api: HfApi, label: Label, repo_id: str, sha: str) -> bool:
 def _fetch_all(
     fetch: Callable[[A], Path], items: Sequence[A], name: str
 ) -> tuple[list[tuple[A, Path]], list[LabelError | HubError]]:
-    """Fetch in parallel; what cannot be read is skipped with a warning. Returns items with their files, and errors."""
+    """Fetch in parallel; what cannot be read is skipped, with a warning. Returns items with their files, and errors."""
 
     def attempt(item: A) -> Path | LabelError | HubError:
         try:
             return fetch(item)
         except (LabelError, HubError) as error:
-            _log.warning("left out: %s", error)
             return error
 
     found = list(zip(items, map_parallel(attempt, items, name), strict=True))
     files = [(item, file) for item, file in found if isinstance(file, Path)]
-    return files, [error for _, error in found if not isinstance(error, Path)]
+    if errors := [error for _, error in found if not isinstance(error, Path)]:
+        _log.warning("left out: %s", listed_reasons(errors))
+    return files, errors
 
 
 def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | None:
@@ -256,9 +297,12 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
 
 
 def join_source(
-    source: LabelSource, graph: str | Path | None = None, probes: Sequence[str] = (), token: str | None = None
+    source: LabelSource,
+    graph: str | Path | None = None,
+    probes: Sequence[str] = (),
+    token: str | None = None,
 ) -> JoinedLabels:
-    """The labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
+    """The ranked labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
 
     ``graph`` is the reference graph; by default the default graph, if there is one and it has labels. Labels on the
     images in ``probes`` (names or digests) are preferred, then those on the images that the graph names.
@@ -266,13 +310,19 @@ def join_source(
     Raises:
         InputError: There are no labels that can be used.
     """
+    labels, claimed = ranked_and_claimed(source)
+    if claimed and not labels:
+        raise NoLabelsError(claims_text(source, claimed))
     wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
     graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
-    return join_labels(
-        source.labels(),
+    joined = join_labels(
+        labels,
         graphs,
         reference=wanted.digest if wanted and graph else None,
         probes=probes,
         default=wanted,
         publisher_of=lambda label: source.origin_of(label).publisher,
     )
+    if joined.left_out:
+        _log.warning("left out: %s", listed_reasons(joined.left_out))
+    return joined

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "mll"  # a single key, because safetensors does not write several in a fixed order
 MAX_LABEL_BYTES = 4 * 2**20
 MAX_RIVALS_BYTES = 8 * 2**20
+_MAX_HEADER = 2**18  # 100 domains take up to 50,000 characters
 UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # for invalid files
 
 
@@ -101,6 +102,7 @@ def rivals_to_bytes(rivals: Rivals) -> bytes:
 def rivals_from_bytes(blob: bytes, label: Label, path: Path | None = None) -> Rivals:
     """Parse and validate the rivals of a label; the path is used in messages."""
     try:
+        _header_length(blob)
         tensors = load(blob)
         check_rivals(tensors, label.ranks)
     except LabelError as error:
@@ -110,17 +112,24 @@ def rivals_from_bytes(blob: bytes, label: Label, path: Path | None = None) -> Ri
     return Rivals(tensors["rivals"], tensors["wins"])
 
 
-def read_metadata(blob: bytes) -> dict[str, Any]:
+def read_metadata(blob: bytes, max_header: int = _MAX_HEADER) -> dict[str, Any]:
     """Read our metadata from an untrusted safetensors header; raises one of UNREADABLE."""
-    length = int.from_bytes(blob[:8], "little")
-    if len(blob) < 8 or length > len(blob) - 8:
-        raise ValueError("the file is truncated")
-    header = json.loads(blob[8 : 8 + length])
+    header = json.loads(blob[8 : 8 + _header_length(blob, max_header)])
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
     if not isinstance(metadata, dict):
         raise ValueError("the metadata is not an object")
     canonical_json(metadata).encode()  # raises for lone surrogates
     return metadata
+
+
+def _header_length(blob: bytes, max_header: int = _MAX_HEADER) -> int:
+    """Length of the JSON header of a safetensors file; a ValueError if it is too long to be parsed."""
+    length = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or length > len(blob) - 8:
+        raise ValueError("the file is truncated")
+    if length > max_header:
+        raise ValueError(f"its header has over {max_header:,} bytes")
+    return length
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -36,6 +36,7 @@ from mll_hf.labels.file_format import (
     rivals_to_bytes,
 )
 from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.text import listed_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,10 +58,12 @@ class Origin:
     Attributes:
         location: Path of the file, or ``hf://...@commit/path``.
         publisher: The user or organization that owns the repo; None for local files.
+        is_named: Whether the user named the publisher, the collection or the folder; else the label is only listed.
     """
 
     location: str
     publisher: str | None = None
+    is_named: bool = True
 
 
 def label_path(model: ModelRef, key: LabelKey) -> str:
@@ -148,13 +151,15 @@ class LabelStore:
         Raises:
             InputError: A local folder has no labels.
         """
-        graphs = []
+        graphs, errors = [], []
         for path in sorted(self.folder.glob("graphs/*.json")) if self.files is None else ():
             if GRAPH_PATH.fullmatch(f"graphs/{path.name}"):
                 try:
                     graphs.append(self._read_graph(path))
                 except GraphError as error:
-                    _log.warning("left out: %s", error)
+                    errors.append(error)
+        if errors:
+            _log.warning("left out: %s", listed_reasons(errors))
         if self.is_local and not graphs and not self.paths():
             raise InputError(
                 f"{self.folder} has no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
@@ -180,16 +185,18 @@ class LabelStore:
     def _found(self) -> dict[Path, Label]:
         graphs = {graph.digest: graph for graph in self.graphs}  # evaluated before the threads start
 
-        def read(path: Path) -> Label | None:
+        def read(path: Path) -> Label | LabelError:
             try:
                 return self._read(path, graphs)
             except LabelError as error:
-                _log.warning("left out: %s", error)
-                return None
+                return error
 
         paths = self.paths()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return {path: label for path, label in zip(paths, pool.map(read, paths), strict=True) if label}
+            found = dict(zip(paths, pool.map(read, paths), strict=True))
+        if errors := [error for error in found.values() if isinstance(error, LabelError)]:
+            _log.warning("left out: %s", listed_reasons(errors))
+        return {path: label for path, label in found.items() if not isinstance(label, LabelError)}
 
     @cached_property
     def _path_by_label(self) -> dict[int, Path]:

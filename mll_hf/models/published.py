@@ -11,6 +11,7 @@ from mll_hf.errors import InputError
 from mll_hf.graph.concepts import graph_from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
@@ -26,7 +27,9 @@ def split_location(location: str | Path) -> tuple[str | Path, bool]:
     return (first.strip(), True) if comma and last.strip() == PUBLISHED else (location, False)
 
 
-def open_labels(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
+def open_labels(
+    location: str | Path, graph: str | Path | None = None, token: str | None = None, trust: Sequence[str] = ()
+) -> LabelSource:
     """The source of labels that a user names, see :func:`mll_hf.hub.sources.open_labels`.
 
     Raises:
@@ -39,7 +42,7 @@ def open_labels(location: str | Path, graph: str | Path | None = None, token: st
         )
     from mll_hf.hub import sources  # takes a quarter of a second
 
-    return sources.open_labels(location, graph, token)
+    return sources.open_labels(location, graph, token, trust)
 
 
 @cache

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HEADS_FILE = "heads.safetensors"
 _MAX_DIMENSIONS = 4096
 _MAX_METADATA_BYTES = 2**20  # beside the class names
+_MAX_HEADER = 2**22
 _MAX_NUMBER = 1e6  # so that logits do not overflow
 _AGAIN = "make the selection again, or delete the file"
 
@@ -68,7 +69,7 @@ def heads_from_bytes(blob: bytes, models: Sequence[ModelRef], classes: Sequence[
         InputError: It is damaged, or of other models or classes.
     """
     try:
-        metadata, tensors = read_metadata(blob), load(blob)
+        metadata, tensors = read_metadata(blob, _MAX_HEADER), load(blob)
         if metadata["classes"] != list(classes):
             raise InputError(f"its heads are for other classes than those of the selection; {_AGAIN}")
         entries = metadata["models"]

@@ -24,7 +24,7 @@ from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
 from mll_hf.selection.result import Selection
-from mll_hf.utils.files import asset_path, storage_errors, write_atomically
+from mll_hf.utils.files import asset_path, parse_json, storage_errors, write_atomically
 from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
 from mll_hf.utils.text import abridged, shortened
 
@@ -49,7 +49,7 @@ except ModuleNotFoundError as error:
         "to this file with a wheel that you trust: {DISTRIBUTION}[models] @ https://..."
     ) from error
 '''
-_MAX_BYTES = 64 * 2**20
+_MAX_BYTES = 16 * 2**20
 _UNAVAILABLE = frozenset({401, 403, 404, 410, 451})  # HTTP statuses that are not worth a retry
 _HOW_TO_MAKE = "make one with: mll-hf select --json"
 _log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _parse_file(path: Path, name: str) -> Selection:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"over {_MAX_BYTES // 2**20} MB")
-        return Selection.from_json(json.loads(path.read_bytes()))
+        return Selection.from_json(parse_json(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read {name} ({error.strerror}); {_HOW_TO_MAKE}") from None
     except InputError as error:

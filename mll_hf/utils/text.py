@@ -16,6 +16,11 @@ def abridged(items: Sequence[str], max_items: int) -> str:
     return ", ".join(items[:max_items]) + (f" and {more} more" if more > 0 else "")
 
 
+def listed_reasons(reasons: Sequence[object]) -> str:
+    """The first of many messages about untrusted things, in one printable line."""
+    return abridged([printable(one_line(str(reason), 600)) for reason in reasons], 3)
+
+
 def printable(text: str) -> str:
     """Replace control characters, including line breaks, with question marks."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -25,6 +25,12 @@ LICENSES = ("mit", "apache-2.0")
 CACHES = ("HF_HUB_CACHE", "HF_ASSETS_CACHE")
 
 
+@pytest.fixture(autouse=True)
+def _named(monkeypatch):
+    """The user has named the publishers."""
+    monkeypatch.setenv("MLL_TRUST", "alice, bob,carol")
+
+
 @pytest.fixture(scope="module")
 def first_world(tmp_path_factory, tiny_open_clip, tiny_siglip):
     """Two models and a graph on the Hub, labeled into a folder; with the caches, and what is on the Hub."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_from_json, graph_to_json, load_graph
 from mll_hf.graph.union import GraphUnion
+from mll_hf.utils.text import printable
 from worlds import CORGI, dags, examples, make_graph, naive_ancestors
 
 
@@ -113,7 +114,8 @@ def test_digest_stays_the_same_across_versions():
 def test_round_trip_through_json(hypernyms, text):
     graph = SemanticGraph(text, (*make_graph(hypernyms).concepts, Concept("x", text, (text, "x"), text, ())))
     again = graph_from_json(json.loads(json.dumps(graph_to_json(graph))))
-    assert again == graph
+    assert again.concepts == graph.concepts
+    assert again.name == printable(text)[:100]
     assert again.digest == graph.digest
 
 

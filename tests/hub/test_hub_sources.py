@@ -41,8 +41,9 @@ LABELS = some_labels(4)
 
 
 @pytest.fixture
-def dataset(hub):
-    """The dataset of the graph that labels in model repos name; its commit."""
+def dataset(hub, monkeypatch):
+    """The dataset of the graph that labels in model repos name; its commit. The user has named alice."""
+    monkeypatch.setenv("MLL_TRUST", "alice")
     return hub.put("dataset", "alice/graph", graph_file())
 
 

@@ -68,7 +68,8 @@ def test_labels_and_graphs_are_published_through_xet(hub, folder):
 
 
 @pytest.mark.parametrize("location", [COLLECTION, "hub"])
-def test_a_fault_of_one_label_leaves_only_it_out(hub, location, caplog):
+def test_a_fault_of_one_label_leaves_only_it_out(hub, location, caplog, monkeypatch):
+    monkeypatch.setenv("MLL_TRUST", "alice")
     put_collection(LABELS)
     for n in range(3):
         put_labeled_model(f"alice/model-{n}")

@@ -15,9 +15,9 @@ from mll_hf.labels.fields import FIELDS
 from mll_hf.labels.file_format import (
     METADATA_KEY,
     _checksum,
-    _read_metadata,
     label_from_bytes,
     label_to_bytes,
+    read_metadata,
     rivals_from_bytes,
     rivals_to_bytes,
 )
@@ -32,7 +32,7 @@ LABEL = make_label(GRAPH, hits=[0, 5, 8, 0, 2, 0, 10])
 def changed(label, metadata=None, tensors=None):
     """The file of a label after changes, with the checksum that an attacker would compute anew."""
     blob = label_to_bytes(label)
-    document = {**_read_metadata(blob), **(metadata or {})}
+    document = {**read_metadata(blob), **(metadata or {})}
     document.pop("sha256")
     arrays = {**load(blob), **(tensors or {})}
     document["sha256"] = _checksum(document, arrays)
@@ -159,7 +159,7 @@ def test_every_field_has_a_type_and_a_range():
 
 @pytest.mark.parametrize("path", OUT_OF_RANGE)
 def test_fields_out_of_range(path):
-    claims, (section, _, name) = _read_metadata(label_to_bytes(LABEL)), path.partition(".")
+    claims, (section, _, name) = read_metadata(label_to_bytes(LABEL)), path.partition(".")
     for value in (*OUT_OF_RANGE[path], True, [None], {}, "\n"):
         try:
             said = complaint_of(changed(LABEL, {section: claims[section] | {name: value} if name else value}))
