@@ -24,6 +24,7 @@ _COMMANDS = {  # module and help text of each command
     "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
     "select": ("classify", "choose models for a list of classes"),
     "predict": ("predict", "classify images with the chosen models"),
+    "export": ("export", "write the models of a selection as ONNX graphs, which run without torch"),
     "serve": ("serve", "classify images over HTTP with a selection"),
 }
 

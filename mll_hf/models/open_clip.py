@@ -14,7 +14,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from safetensors import safe_open
-from torchvision.transforms import Compose
+from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms.functional import pil_to_tensor
 
 from mll_hf.errors import ModelError
@@ -55,6 +55,21 @@ class OpenClipModel(VisionLanguageModel):
         """See `VisionLanguageModel`."""
         pixels: torch.Tensor = self._transform(to_rgb(image))
         return pixels
+
+    def preprocessing(self) -> dict[str, Any] | None:
+        """See `VisionLanguageModel`."""
+        resize, *crop, _, _, normalize = self._transform.transforms
+        if [type(step) for step in (resize, *crop)] not in ([Resize], [Resize, CenterCrop]):
+            return None
+        size = [resize.size] if isinstance(resize.size, int) else list(resize.size)
+        return {
+            "size": size,
+            "crop": list(crop[0].size) if crop else size,
+            "crop_offset": "round",
+            "interpolation": resize.interpolation.name,
+            "mean": list(normalize.mean),
+            "std": list(normalize.std),
+        }
 
     def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
         *steps, _, normalize = self._transform.transforms

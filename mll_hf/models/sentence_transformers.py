@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 
 from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
-from mll_hf.models.transformers import NO_TEXTS, check_type, drop_texts, load_network, quiet
+from mll_hf.models.transformers import NO_TEXTS, check_type, described, drop_texts, load_network, quiet
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ class SentenceTransformersModel(VisionLanguageModel):
         """See `VisionLanguageModel`."""
         pixels: torch.Tensor = self._network.preprocess([to_rgb(image)])["pixel_values"][0]
         return pixels
+
+    def preprocessing(self) -> dict[str, Any] | None:
+        """See `VisionLanguageModel`."""
+        processor = self._network[0].processor
+        return described(getattr(processor, "image_processor", processor))
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._embed({"pixel_values": pixels}, "image")

@@ -106,6 +106,14 @@ class VisionLanguageModel(ABC):
         """`preprocess` up to the normalization, with mean and standard deviation; None if it has no such steps."""
         return None
 
+    def preprocessing(self) -> dict[str, Any] | None:
+        """`preprocess` as data for :func:`mll_hf.export.preprocess`; None if it does more than resize and crop."""
+        return None
+
+    def classifier(self, weights: NDArray[np.float32], bias: NDArray[np.float32]) -> torch.nn.Module:
+        """Image tower, unit norm and head (weights [C, D], bias [C]): from [N, 3, H, W] to probabilities [N, C]."""
+        return _Classifier(self._network, self._image_features, torch.tensor(weights), torch.tensor(bias)).eval()
+
     @abstractmethod
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Run the image tower on [N, 3, H, W]; returns [N, D], not normalized."""
@@ -291,6 +299,24 @@ class VisionLanguageModel(ABC):
             return (torch.cuda.max_memory_allocated(self._device) - before) / _SHARE_OF_FREE
         self._free_memory()
         return math.inf
+
+
+class _Classifier(torch.nn.Module):
+    def __init__(
+        self,
+        network: torch.nn.Module,  # whose parameters `features` uses
+        features: Callable[[torch.Tensor], torch.Tensor],
+        weights: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> None:
+        super().__init__()
+        self.network, self.features = network, features
+        self.weights, self.bias = torch.nn.Buffer(weights), torch.nn.Buffer(bias)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features = self.features(pixel_values)
+        embeddings = features / features.norm(dim=-1, keepdim=True)
+        return (embeddings @ self.weights.T + self.bias).softmax(dim=-1)
 
 
 def _noise(width: int, height: int) -> Image.Image:

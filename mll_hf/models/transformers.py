@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from PIL import Image
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
 
@@ -76,6 +76,10 @@ class TransformersModel(VisionLanguageModel):
             shape[0, :2] = inputs["spatial_shapes"][0]
             pixels = torch.cat([shape, pixels])
         return pixels
+
+    def preprocessing(self) -> dict[str, Any] | None:
+        """See `VisionLanguageModel`."""
+        return described(self._processor)
 
     def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
         mean, std = (getattr(self._processor, name, None) for name in ("image_mean", "image_std"))
@@ -157,6 +161,22 @@ def drop_texts(network: torch.nn.Module) -> None:
     for name, _ in list(network.named_children()):
         if name.startswith(_TEXT_PARTS):
             delattr(network, name)
+
+
+def described(processor: Any) -> dict[str, Any] | None:  # noqa: ANN401 - of many classes
+    """What :meth:`VisionLanguageModel.preprocessing` returns, of an image processor that does as its fields say."""
+    size, crop = processor.size or {}, getattr(processor, "do_center_crop", False) and processor.crop_size
+    shape = [size["shortest_edge"]] if size.get("shortest_edge") else [size.get("height"), size.get("width")]
+    if not (all(shape) and processor.do_resize and processor.do_normalize):
+        return None
+    return {
+        "size": shape,
+        "crop": [crop["height"], crop["width"]] if crop else shape,
+        "crop_offset": "floor",
+        "interpolation": Image.Resampling(int(processor.resample)).name,
+        "mean": list(processor.image_mean),
+        "std": list(processor.image_std),
+    }
 
 
 def _text_inputs(network: PreTrainedModel) -> list[str]:

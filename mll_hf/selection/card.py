@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SELECTION_TAG = "mll-selection"
 _CLASSES_SHOWN = 200
 _CLASSES_TO_TRY = 10
-_FITTED = (
+FITTED = (
     "The heads were fitted to images: anyone who has them can tell what the images of each class look like on average "
     "(they reveal the mean of their embeddings), and how frequent each class is."
 )
@@ -108,7 +108,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         *(["## Expected accuracy", "", *answer, ""] if answer else []),
         f"{_evidence(selection)} Check the estimates on your own examples.",
         "",
-        *([_FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
+        *([FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
         "## Models",
         "",
         *markdown_table(
