@@ -40,7 +40,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
     "str | None": lambda text: text or None,
     "tuple[str, ...]": lambda text: tuple(filter(None, text.split("|"))),
 }
-PICKLE_ONLY = "pickle only"
+PICKLE_ONLY, NOT_CHECKED = "pickle only", "not checked"
 MANY_LANGUAGES = "many"
 _AT_REFERENCE = "safetensors at "
 

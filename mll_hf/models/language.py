@@ -23,7 +23,7 @@ _AMBIGUOUS = ("LATIN", "CYRILLIC", "ARABIC")  # scripts in which the detector te
 _ENGLISH_SHARE = 0.5  # of the words; more are English
 _ENGLISH_MARGIN = (5.0, 20.0)  # log-likelihood by which another language must be likelier: at least, times that share
 _PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
-_FEW_NAMES, _FEW_MARGIN = 2, 2.0  # of so few names, a language is only told by that log-likelihood
+_FEW_NAMES, _FEW_MARGIN = 2, 2.0  # for so few names, of two languages as close the one with more named classes
 _MOST_NAMES = 200
 _MOST_LETTERS = 60
 
@@ -89,7 +89,7 @@ def _english() -> frozenset[str]:
 
 
 def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:
-    """The likeliest of some languages; empty if that is unsure."""
+    """The likeliest of some languages."""
     texts = (" ".join(dict.fromkeys(name.split()))[:_MOST_LETTERS] for name in names)  # no word counts twice
     found = dict(_identifier().rank(". ".join(texts) + "."))
     scores = {each.code: found[each.code] + _PRIOR * math.log(each.classes) for each in written if each.code in found}
@@ -98,7 +98,8 @@ def _detect(names: Sequence[str], written: Sequence[Language], english_share: fl
     margin = scores[best] - scores.get(ENGLISH, -math.inf)
     if margin < max(least, per_share * english_share):
         return ENGLISH
-    return best if len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN else ""
+    is_sure = len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN
+    return best if is_sure else next(each.code for each in written if each.code in (best, second))
 
 
 @cache

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from mll_hf.models.domains import domains_of
 from mll_hf.models.figures import PROBE, figures, figures_by_language
-from mll_hf.models.known import MANY_LANGUAGES, PICKLE_ONLY, known_models
+from mll_hf.models.known import MANY_LANGUAGES, NOT_CHECKED, PICKLE_ONLY, known_models
 from mll_hf.models.language import ENGLISH, language_of, languages
+from mll_hf.utils.text import parameter_count
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import KnownModel
 
 RARE = 10
+TRIAL_IMAGES = 64
 _MIN_GAIN = 0.02
 
 
@@ -53,11 +55,18 @@ class Nominee:
     @property
     def obstacle(self) -> str:
         """What must be done before it can be loaded; empty if nothing."""
-        if self.model.gated:
-            return f"accept its conditions on https://huggingface.co/{self.model.hub_id}"
-        if not self.model.loadable:
-            return "it needs a library or code of its own"
-        return "convert its pickle to safetensors" if self.model.weights == PICKLE_ONLY else ""
+        model = self.model
+        found = [f"you must accept its conditions on https://huggingface.co/{model.hub_id}"] if model.gated else []
+        if not model.hub_id:
+            found.append("it is not on the Hub")
+        elif model.backend == "other":
+            found.append("it needs a library or code of its own")
+        elif model.weights == PICKLE_ONLY:
+            also = "" if model.loadable else ", and it needs a config"
+            found.append(f"its pickle must be converted to safetensors{also}")
+        elif not model.loadable:
+            found.append("whether it loads without code of its own was not checked")
+        return ", and ".join(found)
 
 
 def nominate(
@@ -80,6 +89,39 @@ def nominate(
     found = [nominee for claim in domains_of(classes, domain, task, branches) for nominee in _of_domain(claim)]
     found += _of_language(language) if language != ENGLISH else ()
     return tuple(sorted(found, key=_order))
+
+
+def nomination_notes(nominees: Sequence[Nominee]) -> tuple[str, ...]:
+    """A line for each domain or language that is claimed: the first nominee, and a better one that needs more."""
+    claims = dict.fromkeys(nominee.claim for nominee in nominees)
+    return tuple(_note([nominee for nominee in nominees if nominee.claim == claim]) for claim in claims)
+
+
+def _note(nominees: Sequence[Nominee]) -> str:
+    first, n_others = nominees[0], len(nominees) - 1
+    name = first.model.spec or first.model.name
+    if first.model.parameters:
+        name += f" ({parameter_count(first.model.parameters)} parameters)"
+    if not first.model.domains:
+        language = {each.code: each.name for each in languages()}.get(first.claim)
+        names = f"{language} names" if language else "names in rare languages"
+        start = f"Class names are not English, but {language}" if language else "Class names are not English"
+        return f"{start}: {name} has the best published accuracy with {names} of the models that load as they are."
+    line = f"{first.claim.capitalize()}: {name} is made for this"
+    if n_others:
+        line += f", as {n_others} other{' is' if n_others == 1 else 's are'}"
+    line += f"; {_better_by(first)}. " if first.gain is not None else "; it has no figures beside general models. "
+    line += f"{TRIAL_IMAGES} of your images would tell."
+    best = max(nominees, key=lambda nominee: -1.0 if nominee.gain is None else nominee.gain)
+    if best.obstacle and (best.gain or 0.0) > (first.gain or 0.0):
+        line += f" {best.model.name}: {_better_by(best)}, but {best.obstacle}."
+    return line
+
+
+def _better_by(nominee: Nominee) -> str:
+    sets = f"{nominee.sets} published data sets" if nominee.sets > 1 else "one published data set"
+    points = 100 * (nominee.gain or 0.0)
+    return f"on {sets} it was {abs(points):.0f} points {'better' if points >= 0 else 'worse'} than general models"
 
 
 def _of_domain(domain: str) -> Iterable[Nominee]:
@@ -142,6 +184,7 @@ def _is_ready(model: KnownModel) -> bool:
     return model.loadable and model.weights != PICKLE_ONLY and not model.gated
 
 
-def _order(nominee: Nominee) -> tuple[bool, bool, float, str]:
+def _order(nominee: Nominee) -> tuple[bool, bool, float, int, str]:
     figure = next((value for value in (nominee.gain, nominee.accuracy) if value is not None), float("-inf"))
-    return not nominee.recommended, bool(nominee.obstacle), -figure, nominee.model.name
+    checked = 2 if nominee.model.weights == NOT_CHECKED else int(nominee.model.spec != nominee.model.hub_id)
+    return not nominee.recommended, bool(nominee.obstacle), -figure, checked, nominee.model.name
