@@ -40,10 +40,9 @@ from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP,
 from mll_hf.cli.output import discard_stdout, summary
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.hub.access import own_names
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.hub.locations import HUB, fetch_graph_with_images, parse_dataset
-from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many, working_folder
+from mll_hf.hub.locations import HUB, fetch_graph_with_images
+from mll_hf.labeling.many import Outcome, Plan, label_many, working_folder
 from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import one_line
@@ -90,8 +89,6 @@ def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResu
     """Label the models as the arguments say."""
     location = fetch_graph_with_images(args.graph)
     probes = location.probes(SamplingConfig(args.sample))
-    if args.push_to:
-        check_target(args.push_to)
     plan = Plan(
         graph=location.graph,
         probes=probes,
@@ -105,23 +102,6 @@ def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResu
     if args.ray:
         return label_on_ray(models, plan, None if args.ray == "auto" else args.ray)
     return label_many(models, plan, lambda number, name: say(f"[{number}/{len(models)}] {name}"))
-
-
-def check_target(push_to: str) -> None:
-    """Check before any work that the user is logged in and may publish there.
-
-    Raises:
-        InputError: The target is malformed, or a collection of others.
-        HubError: The user is not logged in, or the Hub cannot be reached.
-    """
-    mine = own_names()
-    if push_to == OWN_REPOS:
-        return
-    dataset = parse_dataset(push_to)
-    if dataset.revision:
-        raise InputError(f"'{push_to}' names a revision, but labels are published on main; remove the @...")
-    if dataset.repo_id.partition("/")[0] not in mine:
-        raise InputError(f"{dataset.repo_id} is not yours; publish in your own collection: hf://datasets/ORG/NAME")
 
 
 # --- which models -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from mll_hf.cli.options import (
     add_graph_choice,
     add_location,
     add_plot,
+    add_trust,
     check_plot,
     count,
     listed,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.config import SelectionOptions
 
 _DEFAULTS = SelectionConfig()
-TASK_OPTIONS = ("classes", "domain", "task", "labels", "trust", "k", "license")
+TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
 _TRIAL_OPTIONS = ("max_download", "shares", "yes")
 
 
@@ -59,6 +60,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--selection choice.json",
     )
     add_task_options(command, required=True)
+    add_trust(command)
     add_graph_choice(command)
     command.add_argument(
         "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
@@ -168,7 +170,9 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
     options = {name: value for name, value in given.items() if value is not None}
     config = configured(SelectionConfig(), cast("SelectionOptions", options))
     examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
-    client = Client(args.labels, graph=getattr(args, "graph", None), trust=args.trust, device=args.device)
+    client = Client(
+        args.labels, graph=getattr(args, "graph", None), trust=vars(args).get("trust", ()), device=args.device
+    )
     return client.select(
         classes,
         config,

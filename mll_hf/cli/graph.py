@@ -60,7 +60,9 @@ def _add_make(actions: Any) -> None:  # noqa: ANN401
         metavar="ID",
         help="a more general concept in --base; may be repeated",
     )
-    make.add_argument("--source", metavar="TEXT", help="where the images are from (default: the subfolder's name)")
+    make.add_argument(
+        "--source", metavar="TEXT", help="where the images are from, which is published (default: unknown)"
+    )
     make.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
     make.add_argument("--json", action="store_true", help="print JSON")
     make.set_defaults(run=_make)
@@ -78,6 +80,7 @@ def _add_push(actions: Any) -> None:  # noqa: ANN401
     )
     push.add_argument("graph", type=Path, metavar="DIR", help="folder with graph.json and images*.parquet")
     push.add_argument("--to", required=True, metavar="GRAPH", help="hf://datasets/ORG/NAME of the graph")
+    push.add_argument("--name", default="", help="public name of the graph (default: the NAME of --to)")
     add_images_destination(push)
     push.add_argument("--json", action="store_true", help="print JSON")
     push.set_defaults(run=_push)
@@ -87,9 +90,11 @@ def _push(args: argparse.Namespace) -> int:
     from mll_hf.hub.access import Access
     from mll_hf.hub.publish import publish_graph
 
-    published = publish_graph(args.graph, args.to, args.images_to, Access(args.images_access))
+    published = publish_graph(args.graph, args.to, args.images_to, Access(args.images_access), name=args.name)
     lines = [f"images {published.images}"] if published.images else []
     lines.append(f"graph {published.graph}")
+    if published.graph.changed:
+        lines.append("push labels on this graph (again), so that others can use them: mll-hf push MODEL --labels DIR")
     if not published.location:
         lines.append("the images are not on the Hub, so only you can measure models on them; add --images-to")
     print_row(args, asdict(published), "\n".join(lines))

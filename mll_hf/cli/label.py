@@ -13,10 +13,20 @@ from mll_hf.cli.options import (
     IMAGES_HELP,
     SAMPLE_HELP,
     SELECTION_HELP,
+    YES_HELP,
     find_labels,
     positive,
 )
-from mll_hf.cli.output import confirm, exit_status, note, print_error, print_row, recall_text, summary
+from mll_hf.cli.output import (
+    agree_to_download,
+    confirm,
+    exit_status,
+    note,
+    print_error,
+    print_row,
+    recall_text,
+    summary,
+)
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import abridged
@@ -59,13 +69,14 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         "--keep-embeddings", action="store_true", help="also store embeddings; they make strategy 'paper' exact"
     )
     command.add_argument("--overwrite", action="store_true", help="measure again even if the label exists")
+    command.add_argument("--yes", action="store_true", help=YES_HELP)
     command.add_argument("--json", action="store_true", help="print one JSON line per label")
     command.set_defaults(run=_label)
 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import default_graph, fetch_graph_with_images
+    from mll_hf.hub.locations import bytes_of_images, default_graph, fetch_graph_with_images
     from mll_hf.labeling.many import Plan, label_many
 
     wanted = args.graphs or [default_graph()]
@@ -75,6 +86,8 @@ def _label(args: argparse.Namespace) -> int:
         )
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
+    images = sum(bytes_of_images(graph, args.images) for graph in wanted)
+    agree_to_download(images, sum(map(_weights, args.models)), args.yes)
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
     plans = [  # fails before a model is loaded
         Plan(
@@ -89,6 +102,16 @@ def _label(args: argparse.Namespace) -> int:
     ]
     failed = sum(_print_labeled(args, result, plan) for plan in plans for result in label_many(args.models, plan))
     return exit_status(failed, len(args.models) * len(plans), "labels")
+
+
+def _weights(model: str) -> int:
+    """Bytes that a model would download; 0 for one that cannot be found, which labeling reports."""
+    from mll_hf.models import bytes_to_fetch, resolve_model
+
+    try:
+        return bytes_to_fetch(resolve_model(model), 0)
+    except MLLError:
+        return 0
 
 
 def _print_labeled(args: argparse.Namespace, result: ModelResult, plan: Plan) -> int:
@@ -177,7 +200,7 @@ def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tup
     from mll_hf.hub.locations import parse_dataset
     from mll_hf.hub.publish import publish_to_collection
 
-    _check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
+    _check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes, repo_type="dataset")
     published = publish_to_collection(
         labels, store.graphs, args.to, rivals_of=store.rivals_of, create_pr=args.pr, private=args.private
     )
@@ -210,7 +233,9 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[L
     return exit_status(failed, len(labels), "publications")
 
 
-def _check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
+def _check_owners(
+    repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION, repo_type: str = "model"
+) -> None:
     """Check before any work that labels may be published in repos: the user's own, with ``--pr`` also those of others.
 
     Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. Unless ``agreed`` (``--yes``), the user is
@@ -220,9 +245,9 @@ def _check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: 
         InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    from mll_hf.hub.access import repos_of_others
+    from mll_hf.hub.access import not_writable
 
-    others = repos_of_others(repos)
+    others = not_writable(repos, repo_type)
     if others and not create_pr:
         raise InputError(f"not your repos: {abridged(others, 3)}; {instead}, or ask for pull requests with --pr")
     if len(others) > 1 and not agreed:

@@ -12,13 +12,15 @@ from mll_hf.cli.options import (
     DEVICE_HELP,
     IMAGES_HELP,
     SOURCE_VARIABLE,
+    YES_HELP,
     add_location,
     add_source,
+    add_trust,
     find_labels,
     natural,
     positive,
 )
-from mll_hf.cli.output import exit_status, print_error, print_row, shown, summary
+from mll_hf.cli.output import agree_to_download, exit_status, print_error, print_row, shown, summary
 from mll_hf.cli.report import label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label, rivals_path
@@ -50,6 +52,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
     table_of = _add_action(actions, "summary", _summary, "write the table of a collection or folder of labels")
     add_location(ls)
+    add_trust(ls)
     table_of.add_argument(
         "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
         help=f"a collection, hf://datasets/ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
@@ -63,6 +66,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )
     verify.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     verify.add_argument("--seed", type=natural, metavar="N", help="seed of the sample (default: random)")
+    verify.add_argument("--yes", action="store_true", help=YES_HELP)
     verify.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
 
 
@@ -168,9 +172,10 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
+    from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_on_hub
     from mll_hf.hub.trust import remember_verified
     from mll_hf.labeling.verification import Verdict, verify_label
+    from mll_hf.models import bytes_to_fetch
 
     _, label = _named_label(args)
     if not args.graph and not is_on_hub(label.graph_location):
@@ -178,7 +183,10 @@ def _verify(args: argparse.Namespace) -> int:
     if not (args.graph or args.images or is_on_hub(label.probes_location)):
         raise InputError(f"the label's probe images are a local folder ({label.probes_name}); give it with --images")
     images = args.images or (None if args.graph else label.probes_location)
-    location = fetch_graph_with_images(args.graph or label.graph_location, images)
+    graph_location = args.graph or label.graph_location
+    weights = bytes_to_fetch(label.model, label.cost.parameters)
+    agree_to_download(bytes_of_images(graph_location, images), weights, args.yes)
+    location = fetch_graph_with_images(graph_location, images)
     graph = location.graph
     verification = verify_label(
         label,

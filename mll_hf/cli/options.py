@@ -26,6 +26,7 @@ SAMPLE_HELP = f"maximum probe images per concept (default: {FULL_SAMPLE})"
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
+YES_HELP = "download more than a gigabyte without asking"
 GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
 IMAGES_HELP = (
     "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"
@@ -36,6 +37,10 @@ def add_location(command: argparse.ArgumentParser, default: str = "hub") -> None
     """Add ``--labels``."""
     text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
     command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
+
+
+def add_trust(command: argparse.ArgumentParser) -> None:
+    """Add ``--trust``."""
     command.add_argument(
         "--trust",
         action="append",
@@ -57,8 +62,9 @@ def add_graph_choice(command: argparse.ArgumentParser) -> None:
 
 
 def add_source(command: argparse.ArgumentParser) -> None:
-    """Add ``--labels`` and ``--graph``."""
+    """Add ``--labels``, ``--trust`` and ``--graph``."""
     add_location(command)
+    add_trust(command)
     add_graph_choice(command)
 
 

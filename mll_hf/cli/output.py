@@ -10,13 +10,16 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
-from mll_hf.utils.text import printable
+from mll_hf.utils.text import gigabytes, printable
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
     from mll_hf.labels.label import Label
+
+
+_ASKED_ABOVE = 10**9  # bytes
 
 
 def print_error(message: str) -> int:
@@ -50,6 +53,21 @@ def confirm(question: str, no_terminal: str) -> bool:
         raise InputError(no_terminal)
     with redirect_stdout(sys.stderr):
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def agree_to_download(images: int, weights: int, is_agreed: bool) -> None:
+    """Say what will be downloaded, in bytes, and ask for more than a gigabyte, unless that is agreed (``--yes``).
+
+    Raises:
+        InputError: The user declines, or there is no terminal.
+    """
+    parts = [f"{gigabytes(size)} of {what}" for size, what in ((images, "probe images"), (weights, "models")) if size]
+    if parts:
+        note(f"downloads {' and '.join(parts)}")
+    if images + weights <= _ASKED_ABOVE or is_agreed:
+        return
+    if not confirm("Download?", "cannot ask without a terminal; add --yes"):
+        raise InputError("nothing was downloaded; name a smaller model or graph, or a folder with --images")
 
 
 class _Notes(logging.Handler):

@@ -15,7 +15,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_bytes
-from mll_hf.graph.files import IMAGE_FILES, image_schema, iter_filed_images
+from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_filed_images
 from mll_hf.graph.probes import count_probes
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import write_atomically
@@ -59,7 +59,7 @@ class NewConcept:
 
 
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
-    """Read all files in a folder and its subfolders, except hidden ones. The default source is the folder's name.
+    """Read all files in a folder and its subfolders, except hidden ones. Names of files and folders are not kept.
 
     Raises:
         InputError: The folder cannot be read.
@@ -68,7 +68,7 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[N
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; give a folder with the images of a concept")
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return tuple(NewImage(path.read_bytes(), str(path), domain, source or folder.absolute().name) for path in files)
+        return tuple(NewImage(path.read_bytes(), str(path), domain, source or UNKNOWN) for path in files)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}); check the path") from None
 

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from huggingface_hub import whoami
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
 
 from mll_hf.errors import HubError, InputError
-from mll_hf.hub.connection import connect, hub_errors, retried, unparsable
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, map_parallel, retried, status_of, unparsable
 from mll_hf.hub.locations import HUB
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.text import abridged
@@ -35,7 +35,7 @@ class Access(StrEnum):
     PRIVATE = "private"
 
 
-def own_names() -> frozenset[str]:
+def own_names(token: str | None = None) -> frozenset[str]:
     """Names of the logged-in user and of the organizations where the user may write, from the Hub.
 
     Raises:
@@ -44,7 +44,7 @@ def own_names() -> frozenset[str]:
     log_in = "to publish labels you must be logged in with a token that can write; use: hf auth login"
     try:
         with hub_errors(HUB):
-            me = whoami(token=connect().token, cache=True)  # the Hub limits these requests strictly
+            me = whoami(token=connect(token).token, cache=True)  # the Hub limits these requests strictly
     except HubError as error:
         if error.status not in (401, 403):
             raise
@@ -58,17 +58,59 @@ def own_names() -> frozenset[str]:
         raise unparsable(HUB, error) from error
 
 
-def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
-    """The repos among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
+def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, ...]:
+    """The repos among ``org/name[@revision]`` where the user or the token may not write; ignores local folders.
+
+    A repo that does not exist is writable in the user's own namespaces. One request per repo.
 
     Raises a HubError like `own_names`, or if a name is malformed.
     """
-    repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
+    repos = list(dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX)))
     for repo_id in repos:
         with hub_errors(repo_id):
             validate_repo_id(repo_id)
-    mine = own_names()
-    return tuple(repo_id for repo_id in repos if repo_id.rpartition("/")[0] not in mine)
+    mine, api = own_names(), connect()
+
+    def is_writable(repo_id: str) -> bool:
+        with hub_errors(repo_id):
+            try:
+                retried(partial(api.auth_check, repo_id, repo_type=repo_type, write=True))
+            except GatedRepoError:
+                return False
+            except RepositoryNotFoundError:
+                return repo_id.rpartition("/")[0] in mine
+            except HfHubHTTPError as error:
+                if status_of(error) not in (401, 403):
+                    raise
+                return False
+        return True
+
+    return tuple(id for id, writable in zip(repos, map_parallel(is_writable, repos), strict=True) if not writable)
+
+
+def hidden_models(repo_ids: Iterable[str]) -> tuple[str, ...]:
+    """The models that not everyone can see: private, or gone. One request per model, without the user's token."""
+    distinct, api = list(dict.fromkeys(repo_ids)), connect(False)
+
+    def is_hidden(repo_id: str) -> bool:
+        with hub_errors(repo_id):
+            try:
+                retried(partial(api.model_info, repo_id, expand=["sha"], timeout=TIMEOUT_SECONDS))
+            except RepositoryNotFoundError:
+                return True
+        return False
+
+    return tuple(id for id, hidden in zip(distinct, map_parallel(is_hidden, distinct), strict=True) if hidden)
+
+
+def access_of(api: HfApi, repo_id: str, repo_type: str) -> Access | None:
+    """Who may read a repo; None if it does not exist."""
+    with hub_errors(repo_id):
+        try:
+            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
+        except RepositoryNotFoundError:
+            return None
+    return Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
 
 
 def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
@@ -77,16 +119,13 @@ def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Acc
     Raises:
         InputError: It exists, and more people may read it.
     """
-    with hub_errors(repo_id):
-        try:
-            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
-        except RepositoryNotFoundError:
+    if (found := access_of(api, repo_id, repo_type)) is None:
+        with hub_errors(repo_id):
             is_private = access is not Access.PUBLIC
             api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
             if access is Access.GATED:  # made public only after it is gated, and still empty
                 api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
-            return access
-    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
+        return access
     order = list(Access)
     if order.index(found) < order.index(access):
         raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")

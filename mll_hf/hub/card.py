@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData
 
-from mll_hf.hub.readme import edit_card, put_section
+from mll_hf.hub.readme import edit_card, put_section, split_card
 from mll_hf.labels.summary import SUMMARY_PATH
 from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
@@ -140,10 +140,18 @@ def _images_text(probes: ProbeCounts) -> str:
     )
 
 
-def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
-    """The README of a dataset repo with the probe images of a graph. Errors as in :func:`put_section`."""
+def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "", own: str = "") -> str:
+    """The README of a dataset repo with the probe images of a graph. Errors as in :func:`put_section`.
+
+    ``own`` is the README in the folder of the images, with its metadata: a new card has the metadata, and its text is
+    our section.
+    """
+    metadata, text = split_card(own)
+    lines = text.strip().splitlines() or _filled("images", graph=graph_repo)
+    if metadata and not readme.strip():
+        return put_section(metadata, IMAGES_TAG, lines)
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
-    title, lines = f"{_name(graph.name)}: probe images", _filled("images", graph=graph_repo)
+    title = f"{_name(graph.name)}: probe images"
     return _dataset_card(readme, IMAGES_TAG, [graph_tag(graph.digest)], title, lines, configs=files)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 
 from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
@@ -19,6 +21,8 @@ from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
 from mll_hf.hub.connection import connect, download_listed, hub_errors, read_head
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from huggingface_hub import HfApi
 
     from mll_hf.hub.connection import Head
@@ -116,6 +120,19 @@ class GraphWithImages:
         return probes
 
 
+def bytes_of_images(location: str | Path, images: str | Path | None = None) -> int:
+    """Size of the probe images that :func:`fetch_graph_with_images` would download; errors as there."""
+    source = _locate(location, images)[2]
+    if not is_on_hub(source):
+        return 0
+    dataset = parse_dataset(str(source))
+    with _images_errors(dataset):
+        head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
+    cached = partial(try_to_load_from_cache, head.repo_id, repo_type="dataset", revision=head.sha)
+    wanted = (path for path in head.files if fnmatchcase(path, IMAGE_FILES))
+    return sum(head.files[path].size for path in wanted if not isinstance(cached(path), str))
+
+
 def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphWithImages:
     """A graph with its probe images, which are downloaded unless they are local or cached.
 
@@ -127,6 +144,14 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
         GraphError: There is no graph, or it does not say where its images are.
         HubError: The files cannot be downloaded.
     """
+    graph, place, source = _locate(location, images)
+    if is_on_hub(source):
+        return GraphWithImages(graph, place, *_fetch_images(str(source)))
+    return GraphWithImages(graph, place, Path(source), Path(source).absolute().name)
+
+
+def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGraph, str, str | Path]:
+    """A graph, its location, and that of its images."""
     if is_on_hub(location):
         head = _graph_head(connect(), parse_dataset(str(location)))
         place = str(DatasetLocation(head.repo_id, head.sha))
@@ -138,27 +163,32 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
         raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
-    if is_on_hub(source):
-        return GraphWithImages(graph, place, *_fetch_images(str(source)))
-    return GraphWithImages(graph, place, Path(source), Path(source).absolute().name)
+    return graph, place, source
 
 
 def _fetch_images(location: str) -> tuple[Path, str]:
     """The folder of the probe images of a dataset, and its location at the current commit."""
     dataset = parse_dataset(location)
-    try:
+    with _images_errors(dataset):
         head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
         with hub_errors(head.repo_id):
             folder = snapshot_download(
                 head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
             )
+    return Path(folder), str(DatasetLocation(head.repo_id, head.sha))
+
+
+@contextmanager
+def _images_errors(dataset: DatasetLocation) -> Iterator[None]:
+    """Say what to do if the probe images in a dataset cannot be read."""
+    try:
+        yield
     except HubError as error:
         if error.status not in _NO_ACCESS:
             raise
         page = f"{constants.ENDPOINT}/datasets/{dataset.repo_id}"
         reason = f"its probe images are private, gated or gone; ask for access at {page}, or give a copy with --images"
         raise HubError(dataset.repo_id, reason, error.status) from None
-    return Path(folder), str(DatasetLocation(head.repo_id, head.sha))
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:

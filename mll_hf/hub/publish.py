@@ -13,8 +13,8 @@ from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import count_probes
-from mll_hf.hub.access import Access, check_contents, ensure_repo
-from mll_hf.hub.card import LABEL_PATH, add_label, collection_card, graph_card, images_card
+from mll_hf.hub.access import Access, access_of, check_contents, ensure_repo, hidden_models, own_names
+from mll_hf.hub.card import GRAPH_TAG, LABEL_PATH, add_label, collection_card, graph_card, graph_tag, images_card
 from mll_hf.hub.commits import README, Published, edited_card, publish_files
 from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_on_hub, parse_dataset
@@ -26,7 +26,7 @@ from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from huggingface_hub import HfApi
 
@@ -60,12 +60,13 @@ def publish_label(
         CardError: The repo's README cannot be edited safely.
     """
     _check_publishable([label], [graph])
+    api, repo_id = connect(token), label.model.repo_id
+    label, _ = _for_others(label, graph, own_graph(api, label.graph_digest, token))
     if not is_on_hub(label.graph_location):
         _log.warning(
-            "the graph of this label is a local folder (%s), and others cannot use the label without a copy of it; "
-            "publish it (mll-hf graph push) and label with --graph hf://datasets/ORG/NAME", label.graph_location,
+            "others cannot use this label, since its graph is not public; publish the graph, and push the label again: "
+            "mll-hf graph push GRAPH --to hf://datasets/%s/NAME", repo_id.partition("/")[0],
         )  # fmt: skip
-    api, repo_id = connect(token), label.model.repo_id
     blob = label_to_bytes(label)
 
     def files(head: Head) -> Mapping[str, bytes | None]:
@@ -81,6 +82,36 @@ def publish_label(
         return {path: blob, README: card, beside: rivals_to_bytes(rivals) if rivals else None}
 
     return publish_files(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
+
+
+def own_graph(api: HfApi, digest: str, token: str | None = None) -> tuple[SemanticGraph, str] | None:
+    """A graph that the user has published, and its location; found by its tag, so the folder does not matter."""
+    for owner in sorted(own_names(token)):
+        with hub_errors(owner):
+            tags = [GRAPH_TAG, graph_tag(digest)]
+            found = list(api.list_datasets(filter=tags, author=owner, expand=["sha", "private"], limit=10))
+        for info in found:
+            place = str(DatasetLocation(info.id, info.sha))
+            if not info.private and (graph := fetch_graph(place, token)).digest == digest:
+                return graph, place
+    return None
+
+
+def _for_others(
+    label: Label, graph: SemanticGraph, public: tuple[SemanticGraph, str] | None
+) -> tuple[Label, SemanticGraph]:
+    """A label and its graph as they are published: with public locations, and without names of local folders."""
+    name, place, images = graph.name, label.graph_location, label.probes_location
+    if not is_on_hub(place):
+        name, place = (public[0].name, public[1]) if public else (name, "")
+        if not public and name == label.graph_location:
+            name = f"graph-{graph.digest[:12]}"
+    if not is_on_hub(images):
+        same = public and public[0].probes and public[0].probes.digest == label.probes_digest
+        images = public[0].probes.location if public and public[0].probes and same else ""
+    probes = graph.probes and replace(graph.probes, location=images if is_on_hub(images) else "")
+    label = replace(label, graph_name=name, graph_location=place, probes_location=images)
+    return label, replace(graph, name=name, probes=probes)
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
@@ -152,19 +183,22 @@ def publish_to_collection(
     private and a public one is refused.
 
     Raises:
-        InputError: A model is a local folder, or a label's graph is not among the graphs.
+        InputError: A model is a local folder, or private and the collection is not, or a label's graph is not among the
+            graphs.
         HubError: The Hub refuses.
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
+    if not private and access_of(api, repo_id, "dataset") is not Access.PRIVATE:
+        _check_public(label.model.repo_id for label in labels)
     ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
-    used = {label.graph_digest for label in labels}
-    blobs: dict[str, bytes | None] = {
-        graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used
-    }
+    by_digest = {graph.digest: graph for graph in graphs}
+    public = {digest: own_graph(api, digest, token) for digest in {label.graph_digest for label in labels}}
+    blobs: dict[str, bytes | None] = {}
     for label in labels:
-        path = label_path(label.model, label.key)
-        blobs[path] = label_to_bytes(label)
+        path, digest = label_path(label.model, label.key), label.graph_digest
+        shown, graph = _for_others(label, by_digest[digest], public[digest])
+        blobs |= {path: label_to_bytes(shown), graph_path(digest): graph_to_bytes(graph)}
         rivals = rivals_of(label)
         blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals) if rivals else None
 
@@ -174,6 +208,15 @@ def publish_to_collection(
         return {**blobs, README: edited_card(api, head, partial(collection_card, head.repo_id))}
 
     return publish_files(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
+
+
+def _check_public(models: Iterable[str]) -> None:
+    """Refuse labels of models that not everyone can see."""
+    if hidden := hidden_models(models):
+        raise InputError(
+            f"private, or no longer on the Hub: {abridged(hidden, 3)}; name the models to publish, without these, or "
+            "publish in a private collection with --private"
+        )
 
 
 def publish_summary(collection: str, *, token: str | None = None) -> Published:
@@ -216,6 +259,7 @@ def publish_graph(
     images_to: str | None = None,
     access: Access = Access.PRIVATE,
     *,
+    name: str = "",
     token: str | None = None,
 ) -> PublishedGraph:
     """Publish a graph in a public dataset repo, and its images in a repo of their own.
@@ -224,15 +268,16 @@ def publish_graph(
     interrupted upload resumes. Repos that do not exist are created; ``access`` says who may read a new repo of images.
     Without ``images_to``, the graph keeps naming the published images, if they are the ones in the folder.
 
-    The folder has ``graph.json`` and usually ``images*.parquet``; its README and ``build.json`` are published with the
-    images.
+    The folder has ``graph.json`` and usually ``images*.parquet``; the text of its README and ``build.json`` are
+    published with the images. Of existing READMEs only our section changes. ``name`` is the public name of the graph,
+    by default that of the repo; the folder's name is not published.
 
     Raises:
         InputError: A repo has other content, or more people may read the repo of the images than ``access`` says.
         GraphError: The graph or its images cannot be read.
         HubError: The Hub refuses.
     """
-    graph, files = load_graph(folder), image_files(folder)
+    graph, files = replace(load_graph(folder), name=name or _repo_of(dataset).partition("/")[2]), image_files(folder)
     probes = count_probes(graph, folder) if files else graph.probes
     api, repo_id, images_repo = connect(token), _repo_of(dataset), _repo_of(images_to) if images_to else None
     if images_repo == repo_id:
@@ -271,7 +316,8 @@ def publish_graph(
 def _publish_images(
     api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, location: str, graph_repo: str, access: Access
 ) -> Published:
-    names = [path.name for path in image_files(folder)]
+    names, readme = [path.name for path in image_files(folder)], folder / README
+    own = readme.read_text(encoding="utf-8") if readme.exists() else ""
     ensure_repo(api, repo_id, "dataset", access)
 
     def files(head: Head) -> Mapping[str, bytes | Path | None]:
@@ -281,10 +327,9 @@ def _publish_images(
         for name in new.keys() & head.files & set(names):  # the client would hash them; ours are cached
             if head.files[name].oid == file_digest(folder / name).hex():
                 del new[name]
-        new |= {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
-        if README not in new:
-            new[README] = edited_card(api, head, lambda text: images_card(graph, graph_repo, text))
-        return new
+        if (folder / _BUILD_FILE).exists():
+            new[_BUILD_FILE] = folder / _BUILD_FILE
+        return {**new, README: edited_card(api, head, lambda text: images_card(graph, graph_repo, text, own))}
 
     return publish_files(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
 

@@ -69,6 +69,12 @@ def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
     return _with_section(readme, name, lines, _line_break(readme))
 
 
+def split_card(readme: str) -> tuple[str, str]:
+    """The front matter of a README with its dashes, empty if there is none, and its text."""
+    head, front, fence, body = _split(readme)
+    return (f"{head}{front}{fence}" if front else ""), body
+
+
 def _split(readme: str) -> tuple[str, str, str, str]:
     """A README as opening dashes, front matter, closing dashes and body; without front matter, an empty one."""
     if found := _FRONT.match(readme):

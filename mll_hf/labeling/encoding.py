@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models.batches import Decoders, in_background
-from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.files import storage_errors
 from mll_hf.utils.images import decode_image, usable_cores
 
 if TYPE_CHECKING:
@@ -30,7 +32,10 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 4096
-_KEY_FILE = "key.json"
+ANOTHER_RUN = (
+    "{folder}: another run labels the same model in this folder of labels; wait for it, or use another folder with "
+    "--labels"
+)
 _NORM_TOLERANCE = 1e-3
 _log = logging.getLogger(__name__)
 
@@ -96,23 +101,17 @@ class EmbeddingLog:
 
     folder: Path
     embedding_size: int
-    key: bytes
 
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
-        """Resume a log, or start one; a StorageError if the folder cannot be written.
+        """Resume the log for what the embeddings depend on, the key, or start one; others in the folder stay.
 
-        The key says what the embeddings depend on. A log with another key is deleted with a warning.
+        A StorageError if the folder cannot be written.
         """
-        text, key_file = json.dumps(key, sort_keys=True).encode(), folder / _KEY_FILE
-        with storage_errors(folder):
-            found = key_file.read_bytes() if key_file.exists() else None
-            if found != text:
-                if folder.exists():
-                    _log.warning("%s: begun with other images or in another environment; starting over", folder.name)
-                    shutil.rmtree(folder)
-                write_atomically(key_file, text)
-        return cls(folder, embedding_size, text)
+        log = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+        with storage_errors(log):
+            log.mkdir(parents=True, exist_ok=True)
+        return cls(log, embedding_size)
 
     @property
     def file(self) -> Path:
@@ -166,21 +165,43 @@ class EmbeddingLog:
         """Read embeddings of some rows in blocks [B, D]; yields each with the position of its first row.
 
         Raises:
-            InputError: Another run has deleted the log, or started one with another key.
+            InputError: Another run has deleted the log.
         """
-        key_file = self.folder / _KEY_FILE
-        is_ours = key_file.exists() and key_file.read_bytes() == self.key
         records, positions = self._records(), self.positions(rows)
-        if not is_ours or (positions < 0).any():
-            raise InputError(
-                f"{self.folder}: another run labels the same model in this folder of labels; wait for it, or use "
-                "another folder with --labels"
-            )
+        if (positions < 0).any():
+            raise InputError(ANOTHER_RUN.format(folder=self.folder))
         for start in range(0, len(rows), block_size):
             yield start, records["embedding"][positions[start : start + block_size]]
 
     def remove(self) -> None:
         """Delete the log."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other runs from a folder, which is deleted at the end if it is empty.
+
+    Raises:
+        InputError: Another run uses it.
+        StorageError: It cannot be written.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "lock"
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(ANOTHER_RUN.format(folder=folder)) from None
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        _log.warning("%s cannot be locked (%s); start no other run in this folder of labels", folder, error)
+    try:
+        yield
+    finally:
+        if not any(path != file for path in folder.iterdir()):
+            file.unlink(missing_ok=True)
+        lock.release()
         with suppress(OSError):
-            self.folder.parent.rmdir()
+            folder.rmdir()
+            folder.parent.rmdir()

@@ -13,9 +13,10 @@ from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
-from mll_hf.hub.access import repos_of_others
+from mll_hf.hub.access import not_writable
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, hub_errors, read_head
+from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_label, publish_to_collection
 from mll_hf.hub.sources import fetch_from_model, open_labels
 from mll_hf.labeling.run import label_model
@@ -146,11 +147,30 @@ def label_many(
         model = check(name, plan)
         return model if isinstance(model, ModelResult) else finish(name, measure(model, plan), plan)
 
+    check_rights(plan)
     if plan.device:
         pick_device(plan.device)  # fails before any work
     for number, name in enumerate(models, 1):
         on_start(number, name)
         yield attempt(name, partial(label, name))
+
+
+def check_rights(plan: Plan) -> None:
+    """Check before any work that the user and the token may write to the collection of a plan.
+
+    Raises:
+        InputError: They may not, or it is malformed.
+        HubError: The user is not logged in, or the Hub cannot be reached.
+    """
+    if plan.push_to and plan.push_to != OWN_REPOS:
+        dataset = parse_dataset(plan.push_to)
+        if dataset.revision:
+            raise InputError(f"'{plan.push_to}' names a revision, but labels are published on main; remove the @...")
+        if not_writable([dataset.repo_id], "dataset"):
+            raise InputError(
+                f"you or your token may not write to {dataset.repo_id}; publish in your own collection: "
+                "hf://datasets/YOUR-NAME/NAME, or log in with a token that can write to it"
+            )
 
 
 def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:
@@ -235,9 +255,11 @@ def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
 
 def _in_own_repo(model: ModelRef, plan: Plan) -> str | None:
     """URL of a model's label in its own repo."""
-    if repos_of_others([model.repo_id]):
+    if not_writable([model.repo_id]):
         raise HubError(
-            model.repo_id, "belongs to others, so its label is not published there; publish in a collection (--push-to)"
+            model.repo_id,
+            "you or your token may not write to it, so its label is not published there; publish in a collection "
+            "(--push-to)",
         )
     newest = resolve_model(model.repo_id)
     if newest.key != model.key:

@@ -13,8 +13,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import get_token
+
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.labeling.many import ModelResult, attempt, check, finish, measure
+from mll_hf.labeling.many import ModelResult, attempt, check, check_rights, finish, measure
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
         MissingExtraError: Ray is not installed.
         StorageError: A file cannot be written here.
     """
+    check_rights(plan)
     with _connection(address) as ray:
         gpus, cpus = _share(ray.cluster_resources())
         there = replace(plan, device=None if gpus else "cpu", decoders=cpus)
@@ -55,15 +58,17 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
             if isinstance(model, ModelResult):
                 yield model
             else:
-                running[task.remote(model, shared)] = name, model
+                running[task.remote(model, shared, get_token())] = name, model
         while running:
             (done,), _ = ray.wait([*running], num_returns=1)
             name, model = running.pop(done)
             yield attempt(name, partial(_finish, ray, done, name, model, plan))
 
 
-def measure_there(model: ModelRef, plan: Plan) -> LabelingResult:
-    """In a worker: label a model."""
+def measure_there(model: ModelRef, plan: Plan, token: str | None = None) -> LabelingResult:
+    """In a worker: label a model, with the token of the user who started the run."""
+    if token:
+        os.environ.setdefault("HF_TOKEN", token)
     if missing := [path for path in plan.probes.files if not path.exists()]:
         raise GraphError(f"{missing[0]} is not on machine {platform.node()}; {_SHARED}")
     return measure(model, plan)

@@ -16,7 +16,7 @@ from mll_hf import __version__
 from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
-from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images
+from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images, locked
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Label, LabelKey, Rivals
 from mll_hf.labels.store import check_label_fits, read_label
@@ -91,6 +91,21 @@ def label_model(
     """
     graph = graph.with_probes(probes.counts)
     store.add_graph(graph)
+    with locked(_log_folder(store, ref, probes)):
+        return _label(ref, graph, probes, store, device, batch_size, decoders, keep_embeddings, overwrite)
+
+
+def _label(
+    ref: ModelRef,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    store: LabelStore,
+    device: str | None,
+    batch_size: int | None,
+    decoders: int | None,
+    keep_embeddings: bool,
+    overwrite: bool,
+) -> LabelingResult:
     path = store.path_for(ref, LabelKey(graph.digest, probes.digest))
     existing = None if overwrite else _existing_label(ref, probes, path, store)
     if existing:
@@ -107,6 +122,8 @@ def label_model(
             concepts = model.encode_texts([concept.caption for concept in graph.concepts])
             log = EmbeddingLog.open(_log_folder(store, ref, probes), _log_key(model, probes), model.embedding_size)
             complete = _fill(log, model, probes, batch_size or model.batch_size, decoders)
+            if not complete:
+                log.remove()
         contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
         counts = contest.count(log.blocks(probes.rows, CONTEST_BLOCK))
         environment = environment_of(model)

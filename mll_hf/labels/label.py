@@ -164,8 +164,8 @@ class Label(ArrayFields):
 
     @property
     def probes_name(self) -> str:
-        """Dataset or folder of the probe images, for display."""
-        return self.probes_location.removeprefix("hf://datasets/").partition("@")[0]
+        """Dataset or folder of the probe images, for display; their digest if they are not published."""
+        return self.probes_location.removeprefix("hf://datasets/").partition("@")[0] or self.probes_digest[:12]
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:

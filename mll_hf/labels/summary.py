@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,14 +30,18 @@ Row = dict[str, str]
 
 
 def summary_to_bytes(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -> bytes:
-    """The table of the labels on these graphs as CSV, best models first within each graph.
+    """The table of the labels on these graphs as CSV, best models first within what compares: a graph and its images.
+
+    Names of graphs and images are claims, so their digests are shown, too. The groups with most labels come first.
 
     Columns: what identifies and describes a model, mean recall with half the width of its 95 % interval, recall by
     domain and by large branch of the graph.
     """
     by_digest = {graph.digest: graph for graph in graphs}
-    rows = [_row(label, by_digest[label.graph_digest]) for label in labels if label.graph_digest in by_digest]
-    ordered = sorted(rows, key=lambda row: (row["graph"], -float(row["recall"]), row["model"], row["revision"]))
+    known, sizes = [label for label in labels if label.graph_digest in by_digest], Counter(each.key for each in labels)
+    known.sort(key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
+    known.sort(key=lambda label: (-sizes[label.key], label.key))
+    ordered = [_row(label, by_digest[label.graph_digest]) for label in known]
     others = {name for row in ordered for name in row} - set(_COLUMNS)
     columns = [*_COLUMNS, *sorted(others, key=lambda name: (name.startswith("branch"), name))]
     out = io.StringIO(newline="")
@@ -53,8 +58,8 @@ def _row(label: Label, graph: SemanticGraph) -> Row:
         "model": _text(label.model.short_name if label.model.is_local else label.model.repo_id),
         "revision": label.model.revision,
         "license": _text(label.license or ""),
-        "graph": _text(label.graph_name),
-        "probes": _text(label.probes_name),
+        "graph": f"{_text(label.graph_name)} ({label.graph_digest[:12]})",
+        "probes": f"{_text(label.probes_name)} ({label.probes_digest[:12]})",
         "recall": f"{label.mean_recall:.4f}",
         "margin": f"{label.mean_recall_margin:.4f}",
         "concepts": str(label.n_tested),

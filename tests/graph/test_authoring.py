@@ -140,7 +140,7 @@ def test_a_folder_of_images(tmp_path):
     (tmp_path / "duck" / ".DS_Store").write_bytes(b"x")
     images = read_images(tmp_path / "duck", "photo")
     assert [Path(image.name).name for image in images] == ["0.png", "1.png"]
-    assert {(image.domain, image.source) for image in images} == {("photo", "duck")}
+    assert {(image.domain, image.source) for image in images} == {("photo", "unknown")}
     assert read_images(tmp_path / "duck", "photo", "mine, CC0")[0].source == "mine, CC0"
     with pytest.raises(InputError, match="is not a folder"):
         read_images(tmp_path / "nothing", "photo")
@@ -152,7 +152,7 @@ def test_a_folder_per_concept(tmp_path):
     (tmp_path / "root" / ".cache").mkdir()
     eagle, duck = read_folders(tmp_path / "root", ["animal"], "sketch")
     assert (duck.concept.id, duck.concept.name, duck.concept.hypernyms) == ("sea_duck", "sea duck", ("animal",))
-    assert [(i.domain, i.source) for i in eagle.images] == [("sketch", "eagle")] * 6
+    assert [(i.domain, i.source) for i in eagle.images] == [("sketch", "unknown")] * 6
     assert make_graph(tmp_path / "p", [eagle, duck], BASE).probes.total == 11
     with pytest.raises(InputError, match="has no subfolders"):
         read_folders(tmp_path / "root" / "eagle", [])

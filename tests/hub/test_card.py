@@ -17,7 +17,7 @@ from mll_hf.hub.card import LABEL_PATH, LABEL_TAG, add_label, collection_card, g
 from worlds import make_graph, make_label
 
 GRAPH = make_graph()
-LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10])
+LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], graph_location="tiny", probes_location="tiny")
 TAG = graph_tag(GRAPH.digest)
 SHORT = GRAPH.digest[:12]
 START, END = f"<!-- mll-label-{SHORT}:start -->", f"<!-- mll-label-{SHORT}:end -->"

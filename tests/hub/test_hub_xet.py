@@ -43,6 +43,13 @@ def transfers(hub, direction):
     return [request for request in hub.requests if request == f"XET {direction}"]
 
 
+@pytest.fixture(autouse=True)
+def _models(hub):
+    """The models of the labels are public."""
+    for label in LABELS:
+        hub.put("model", label.model.repo_id, {})
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A graph with its images."""
@@ -119,7 +126,7 @@ def test_a_fault_of_a_download_is_one_line_and_the_next_attempt_works(hub, tiny_
 
 def test_a_token_without_rights_is_refused_before_anything_is_sent(hub):
     label = put_model()
-    assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
+    assert "a token that can write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
     hub.fail("xet-write-token", 403)
     assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH))
     assert transfers(hub, "up") == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mll_hf.errors import InputError, ModelError
-from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images
+from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images, locked
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import batches
 from worlds import SHA, examples
@@ -55,15 +55,12 @@ def test_written_embeddings_are_found_in_any_order(tmp_path_factory, data):
     np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), embeddings_of(rows))
 
 
-def test_a_log_with_the_same_key_is_resumed_and_another_deleted_with_a_warning(tmp_path, caplog):
+def test_a_log_with_the_same_key_is_resumed_and_another_is_left_alone(tmp_path):
     log = open_log(tmp_path / "log")
     with log.writing() as write:
         write(np.array([0, 1]), embeddings_of([0, 1]))
-    assert stored(open_log(tmp_path / "log"), [0, 1, 2]) == [True, True, False]
-    assert not caplog.messages
     assert stored(open_log(tmp_path / "log", {"model": "b"}), [0, 1]) == [False, False]
-    assert caplog.messages == ["log: begun with other images or in another environment; starting over"]
-    assert not log.file.exists()
+    assert stored(open_log(tmp_path / "log"), [0, 1, 2]) == [True, True, False]
 
 
 def test_embeddings_of_another_run_are_never_taken_for_those_of_this_one(tmp_path):
@@ -73,9 +70,20 @@ def test_embeddings_of_another_run_are_never_taken_for_those_of_this_one(tmp_pat
         other = open_log(tmp_path / "log", {"model": "b"})
         with other.writing() as write_other:
             write_other(np.array([0]), embeddings_of([5]))
-    for each in (log, other):  # of another model; incomplete
-        with pytest.raises(InputError, match="another run labels the same model"):
-            next(each.blocks(np.array([0, 1]), 2))
+    np.testing.assert_array_equal(next(log.blocks(np.array([0, 1]), 2))[1], embeddings_of([0, 1]))
+    with pytest.raises(InputError, match="another run labels the same model"):  # incomplete
+        next(other.blocks(np.array([0, 1]), 2))
+
+
+def test_a_folder_is_used_by_one_run_at_a_time(tmp_path):
+    with locked(tmp_path / "parts" / "log"):
+        with pytest.raises(InputError, match="another run labels the same model"), locked(tmp_path / "parts" / "log"):
+            pytest.fail("two runs")
+        (tmp_path / "parts" / "log" / "kept").touch()
+    assert (tmp_path / "parts" / "log" / "kept").exists()
+    with locked(tmp_path / "parts" / "log"):
+        (tmp_path / "parts" / "log" / "kept").unlink()
+    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize(

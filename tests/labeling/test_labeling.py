@@ -13,7 +13,6 @@ from mll_hf.labeling.run import label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
-from mll_hf.models import environment_of
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
 
 GRAPH = make_graph()
@@ -147,18 +146,19 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     assert not (world.store.folder / ".partial").exists()
 
 
-def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path, monkeypatch, caplog):
+def test_a_run_in_another_environment_leaves_the_work_of_the_first(world, monkeypatch):
     world.batches_left = 2
     with pytest.raises(KeyboardInterrupt):
         world.label()
+    world.batches_left = 1
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeModel, "dtype", "float16")
+        with pytest.raises(KeyboardInterrupt):
+            world.label()
     world.batches_left = None
-    monkeypatch.setattr(FakeModel, "dtype", "float16")
-    result = world.label()
-    assert sorted(world.models[-1].encoded) == list(range(21))
-    assert result.label.environment == environment_of(world.models[-1])
-    assert result.label.environment.dtype == "float16"
-    (warning,) = caplog.messages
-    assert "begun with other images or in another environment; starting over" in warning
+    world.models.clear()
+    assert world.label().label.environment.dtype == "float32"
+    assert len(world.models[-1].encoded) < 21  # resumed
 
 
 @pytest.mark.parametrize("last", [1, 5])
@@ -181,7 +181,7 @@ def test_a_model_that_overflows_is_labeled_again_in_full_precision(world, tmp_pa
     assert result.path.read_bytes() == whole
     (model,) = world.models
     assert sorted(model.encoded[-21:]) == list(range(21))
-    assert "starting over" in caplog.messages[-1]
+    assert not (world.store.folder / ".partial").exists()
 
 
 def test_a_label_carries_the_license_of_its_model(world, hub):
@@ -207,22 +207,16 @@ def test_a_label_that_no_reader_would_accept_is_not_made(tmp_path, monkeypatch):
     assert not world.store.paths()
 
 
-@pytest.mark.parametrize("other", [{"overwrite": True}, {"batch_size": 5}])
-def test_another_run_in_the_same_folder_does_not_mix_with_this_one(world, monkeypatch, other):
+def test_another_run_in_the_same_folder_is_refused_before_it_loads_the_model(world, monkeypatch):
     def label_too(self, pixels):
-        if len(self.encoded) == 8 and len(world.models) == 1:
-            world.label(**other)
-            if "overwrite" in other:
-                world.batches_left = 2  # interrupted
-                with pytest.raises(KeyboardInterrupt):
-                    world.label(**other)
+        with pytest.raises(InputError, match="another run labels the same model"):
+            world.label()
         return plain(self, pixels)
 
     plain = FakeModel.encode_pixels
     monkeypatch.setattr(FakeModel, "encode_pixels", label_too)
-    with pytest.raises(InputError, match="another run labels the same model"):
-        world.label()
-    assert read_label(*world.store.paths()).mean_recall == 1
+    assert world.label().measured
+    assert len(world.models) == 1
 
 
 def test_a_full_disk_loses_nothing(world, tmp_path):

@@ -117,7 +117,7 @@ def test_a_label_in_the_models_own_repo_survives_the_commit_that_publishes_it(wo
 def test_repos_of_others_and_local_folders_get_no_labels(world, tiny_open_clip):
     world.add("bob/b")
     others, local = world.run(["bob/b", f"local-dir:{tiny_open_clip}"], OWN_REPOS)
-    assert "belongs to others" in others.reason
+    assert "you or your token may not write to it" in others.reason
     assert "is a local folder, so its label cannot be published" in local.reason
     assert not world.loaded
 
@@ -182,7 +182,7 @@ def test_a_killed_worker_loses_only_what_is_in_flight(ray_here, plan, tmp_path, 
     plan = replace(plan, batch_size=4)
     here = on_one_thread([model], replace(plan, store=LabelStore(tmp_path / "here")))[model]
 
-    def dies_once(model, plan, embedded=embedded, died=died):
+    def dies_once(model, plan, _token=None, embedded=embedded, died=died):
         """Sent to the worker as it is."""
         import os
         import signal

@@ -248,7 +248,7 @@ def test_a_model_of_others_is_never_sent_a_pull_request(hub, graph):
     queue.offer(change("bob/m", new))
     worked_off(queue)
     (event,) = queue.events()
-    assert (event.state, "belongs to others" in event.detail) == ("failed", True)
+    assert (event.state, "may not write to it" in event.detail) == ("failed", True)
     assert not hub.repos["model", "bob/m"].discussions
 
 
