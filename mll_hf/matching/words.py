@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.senses import sense_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -55,6 +56,13 @@ def name_key(name: str) -> str:
     return "".join(stems(clean_class_name(name)))
 
 
+def is_part(name: str, lemmas: Iterable[str]) -> bool:
+    """Whether a name is a part of another one, but not equal to it: "rose" and "rose hip", "deer" and "deerhound"."""
+    own, key = set(stems(clean_class_name(name))), name_key(name)
+    others = [(set(stems(lemma)), name_key(lemma)) for lemma in lemmas]
+    return any(own < words or (other != key and other.startswith(key)) for words, other in others)
+
+
 def number_variants(word: str) -> Iterator[str]:
     """Possible singulars of a noun, then its regular plural; some are not words."""
     lower = word.lower()
@@ -84,6 +92,7 @@ class WordIndex:
         holding: Stem -> indices of the concepts with this stem in a lemma, the gloss, or a lemma of an ancestor.
         weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` if ``l`` of ``L`` lemmas have it.
         unknown: Weight of stems that are not in any lemma.
+        ids: Ids of the concepts.
     """
 
     n_concepts: int
@@ -91,6 +100,7 @@ class WordIndex:
     holding: Mapping[str, NDArray[np.int64]]
     weights: Mapping[str, float]
     unknown: float
+    ids: tuple[str, ...]
 
     @classmethod
     def build(cls, graph: SemanticGraph) -> WordIndex:
@@ -114,11 +124,21 @@ class WordIndex:
             holding=_arrays(holding),
             weights={stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()},
             unknown=float(np.log1p(n_lemmas)),
+            ids=tuple(concept.id for concept in graph.concepts),
         )
 
     def concepts_named(self, name: str) -> NDArray[np.int64]:
         """Indices of the concepts with this name, in any spelling."""
         return self.named.get(name_key(name), _NONE)
+
+    def sense_share(self, name: str, concept: int) -> float:
+        """How often a name means a concept, see :func:`~mll_hf.matching.senses.sense_share`; 0 if it is not its name.
+
+        Single letters name nothing.
+        """
+        key = name_key(name)
+        is_name = len(key) > 1 and concept in self.named.get(key, _NONE)
+        return sense_share(self.ids[concept], key) if is_name else 0.0
 
     def word_shares(self, name: str) -> NDArray[np.float32]:
         """[V] weighted share of a name's words found in a concept's lemmas, gloss, or ancestors' lemmas."""

@@ -8,6 +8,7 @@ hypernyms: the graph has them only if WordNet's files are given.
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +20,10 @@ from graph.wordnet import ClassList, class_wnids, leaf_names, read_nouns
 from mll_hf.errors import MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
+from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.describe import Description, from_templates
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models.published import published_graph
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.text_encoder import TextEncoder
+
+JUDGED = Path(__file__).with_name("judged_matches.csv")
+"""Covered matches to class names of 40 datasets, drawn evenly over these (first sample) and at random (second), with
+their coverage then: the concept is the class itself, near it (a part or a broader concept), or of another sense."""
 
 _TASK_SIZE = 100
 _BINS = 5
@@ -71,6 +78,46 @@ def run_matching(args: argparse.Namespace) -> None:
     predicted, actual = np.concatenate([covered, uncovered]), np.concatenate([right, np.zeros(len(right), np.bool_)])
     print("calibration of coverage: how often the best concept is the class itself, half of the classes left out")
     print(calibration_table(predicted, actual))
+    indices = {"imagenet-12k": index, "imagenet-1k": _published_index(encoder)}
+    for sample in ("first", "second"):
+        counts = judged_and_covered(indices, sample)
+        print(
+            f"{sample} sample of covered matches, judged by hand:",
+            *(f"{c.name} {c.covered} of {c.all}" for c in counts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedMatches:
+    """Matches of one verdict: how many were covered when they were judged, and how many still are."""
+
+    name: str
+    all: int
+    covered: int
+
+
+def judged_and_covered(indices: Mapping[str, ConceptIndex], sample: str) -> list[JudgedMatches]:
+    """Judged matches that are the same concept as then and covered, by verdict: same, near, wrong."""
+    with JUDGED.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["sample"] == sample]
+    covered = set[tuple[str, str, str, str]]()
+    lists = {dataset.id: [spellings[0] for spellings in dataset.classes] for dataset in known_datasets()}
+    for name, dataset in {(row["graph"], row["dataset"]) for row in rows}:
+        graph, names = indices[name].graph, lists[dataset]
+        match = indices[name].match(from_templates(names, graph))
+        ids = [graph.concepts[v].id for v in match.concepts[:, 0]]
+        found = zip(names, ids, match.coverage.tolist(), strict=True)
+        covered |= {(name, dataset, of, id) for of, id, coverage in found if coverage >= COVERED}
+    places = [(row["judged"], (row["graph"], row["dataset"], row["class"], row["concept"])) for row in rows]
+    return [
+        JudgedMatches(verdict, len(own), len(covered.intersection(own)))
+        for verdict in ("same", "near", "wrong")
+        if (own := [place for judged, place in places if judged == verdict])
+    ]
+
+
+def _published_index(encoder: TextEncoder) -> ConceptIndex:
+    return ConceptIndex.build(published_graph(), encoder)
 
 
 @dataclass(frozen=True)

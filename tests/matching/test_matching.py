@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching import concept_index as matching
 from mll_hf.matching.concept_index import ConceptIndex
-from mll_hf.matching.describe import Description
+from mll_hf.matching.describe import Description, from_templates
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models.published import published_graph
 from selection_worlds import WordEncoder, forest
 from worlds import examples
 
@@ -29,7 +31,7 @@ GRAPH = SemanticGraph(
         Concept("f", "truck", ("truck", "lorry"), "a machine that carries loads", ()),
     ),
 )
-NAMED = np.float32(matching._COVERAGE_OF_NAMED)
+NAMED = np.float32(0.85)  # minimum for a class named like a concept, in its usual sense
 
 
 def describe(*names):
@@ -197,3 +199,39 @@ def test_a_small_graph_covers_what_it_names(n_concepts):
     match = ConceptIndex.build(chain, WordEncoder()).match(describe("n0", "nonsense"))
     assert match.coverage[0] >= NAMED
     assert match.coverage[1] < matching.COVERED / 2
+
+
+@pytest.fixture(scope="module")
+def published():
+    return ConceptIndex.build(published_graph(), CachedEncoder(default_encoder()))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["alpaca", "deer", "roses", "oysters", "trench"],  # alp, deerhound, rose hip, oystercatcher, trench coat
+        [str(digit) for digit in range(10)],  # 1 pointer, 2 bobsled
+        ["zero", "one", "two", "three"],
+        list("abcdefghij"),
+        [f"letter {letter}" for letter in "ABCXYZ"],
+        ["Hund", "Katze", "Pferd"],
+        ["asdfqw", "qwerty"],
+        ["melanoma", "nevus", "basal cell carcinoma"],
+    ],
+)
+def test_names_that_are_parts_of_others_or_of_no_concept_are_not_covered(published, names):
+    match = published.match(from_templates(names, published.graph))
+    assert match.coverage.max() < matching.COVERED / 2
+
+
+def test_the_rare_sense_of_a_name_is_not_covered(published):
+    names = ["mouse", "stop", "complex", "heart", "dog", "laptop", "zebra"]
+    coverage = dict(zip(names, published.match(from_templates(names, published.graph)).coverage, strict=True))
+    assert max(coverage["mouse"], coverage["complex"], coverage["stop"], coverage["heart"]) < matching.COVERED
+    assert min(coverage["dog"], coverage["laptop"], coverage["zebra"]) >= NAMED
+
+
+def test_latin_names_are_covered_if_they_are_those_of_a_concept(published):
+    names = ["Danaus plexippus", "Vanessa atalanta", "Papilio machaon"]
+    coverage = published.match(from_templates(names, published.graph)).coverage
+    assert (coverage >= matching.COVERED).tolist() == [True, False, False]

@@ -1,0 +1,30 @@
+"""How often a name means a concept: "bat" is mostly an animal, "stop" hardly ever the diaphragm of a camera.
+
+From WordNet's counts of senses in texts, for synsets of ImageNet-12k and their hypernyms;
+``scripts/graph/rare_senses.py`` writes the table.
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RARE_SENSES = Path(__file__).parent / "data" / "rare_senses.csv"
+USUAL = 0.5
+"""Share of a sense from which it is not in the table, and of all names and concepts that are not in WordNet."""
+
+
+def sense_share(concept: str, key: str) -> float:
+    """Share of the uses of a name, given by its key, that mean a concept, given by its id; at most :data:`USUAL`."""
+    return _rare_senses().get((concept, key), USUAL)
+
+
+@cache
+def _rare_senses() -> Mapping[tuple[str, str], float]:
+    with RARE_SENSES.open(encoding="utf-8", newline="") as file:
+        return {(row[0], row[1]): max(float(row[2]), 1) / 100 for row in list(csv.reader(file))[1:]}
