@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -25,11 +26,17 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
+from mll_hf.models.figures import figures_of_dataset
+from mll_hf.models.known import known_models
 from mll_hf.selection.estimate import CERTAIN, Estimate
 from mll_hf.selection.probabilities import logit, sigmoid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+    from mll_hf.matching.datasets import Recognized
 
     Floats = NDArray[np.float64]
 
@@ -54,6 +61,12 @@ SPECIALIZED = (
 MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
 MIN_ESTIMATE = 0.005  # the same for estimates
 UNCOVERED_ERROR = 4.0  # standard error if no concept matches any class, in logits: any accuracy is possible
+ACCURACIES = ("accuracy", "mean recall", "balanced accuracy")
+FIGURE_ERROR = 0.15  # of one figure, in logits: by how much sources with other prompts differ, but for Caltech-101
+MODEL_ERROR = 0.6  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
+SUBSET_GAIN, SUBSET_ERROR = 1.1, 1.2  # logits per share of missing classes, of 11 models on random classes of WHU-RS19
+MIN_INSIDE = 0.9
+OTHER_STYLES = ("sketch", "drawing", "painting", "icon", "emoji", "render", "cartoon", "clipart", "art")
 _BLOCK = 1024  # class names compared with all others at a time
 
 
@@ -165,6 +178,37 @@ def estimate_accuracy(
     share = sigmoid(model.intercept + model.imagenet * logit(imagenet, MIN_ACCURACY) + task)
     error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), UNCOVERED_ERROR * (1 - covered))
     return Estimate.independent(logit(chance + (1 - chance) * share, MIN_ESTIMATE), np.full(len(imagenet), error))
+
+
+def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recognized, domain: str | None) -> Estimate:
+    """The estimate after the published figures on a recognized dataset; as it was if they say nothing about the task.
+
+    Models without a figure there learn from the others how difficult the dataset is. Figures do not count if the names
+    do not tell datasets apart, if more than a tenth of the classes are others, or if the images are no photos like
+    those of the dataset (``domain``).
+
+    Args:
+        estimate: For M models, by their class names.
+        models: [M] ids on the Hub.
+        known: The dataset.
+        domain: How the images look, as given by the user.
+    """
+    values = defaultdict[str, list[float]](list)
+    for figure in figures_of_dataset(known.datasets[0].id):
+        if figure.metric in ACCURACIES:
+            values[figure.model].append(figure.value)
+    measured = [model for model in known_models() if model.name in values]
+    by_id = {id: np.mean(values[model.name]) for model in measured for id in (model.hub_id, model.twin) if id}
+    rows = [m for m, id in enumerate(models) if id in by_id]
+    if not rows or len(known.datasets) > 1 or known.inside < MIN_INSIDE or mentions(domain or "", OTHER_STYLES):
+        return estimate
+    missing = 1 - known.present
+    error = math.hypot(FIGURE_ERROR, SUBSET_ERROR * missing, SUBSET_ERROR * (1 - known.inside))
+    shared = np.sqrt(np.maximum(estimate.errors**2 - MODEL_ERROR**2, 0))
+    prior = Estimate(estimate.mean, np.outer(shared, shared) + MODEL_ERROR**2 * np.eye(len(models)), estimate.basis)
+    observed = logit(np.array([by_id[models[m]] for m in rows]), MIN_ESTIMATE) + SUBSET_GAIN * missing
+    own = np.full(len(rows), FIGURE_ERROR)
+    return prior.update(rows, observed, own, estimate.basis, math.sqrt(error**2 - FIGURE_ERROR**2))
 
 
 @cache

@@ -13,6 +13,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import usable_models
+from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.candidates import Candidates, Figures, effective_images
 from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, published_scores
 from mll_hf.selection.mll import concept_weights
@@ -45,7 +46,6 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
     strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
-    known = recognize(classes)
     within = within_limits(candidates, config)
     labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
     if labels:
@@ -54,12 +54,19 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     published = np.repeat(published_scores(within.published, shift)[:, None], len(classes), axis=1)
     scores = np.round(np.concatenate([scores, published]), DIGITS)
     models = [*map(_model_from_label, labels), *map(_model_from_published, within.published)]
+    estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
+    known = recognize(classes)
+    notes = (str(known),) if known else ()
+    if known and estimate and not strategy.per_class:
+        measured = with_known_figures(estimate, [model.ref.repo_id for model in models], known, candidates.domain)
+        if measured is not estimate:
+            notes = (f"{notes[0]} Accuracies are those published for it.",)
+            estimate, scores = measured, np.round(np.repeat(measured.accuracy[:, None], len(classes), axis=1), DIGITS)
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     chosen = choose(scores[order], config)
     chosen_models = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
     best = next((m for m in order if m < len(labels)), None)
-    estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
     return Selection(
         classes=classes,
         strategy=config.strategy,
@@ -73,7 +80,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         domain=candidates.domain,
         task=task,
         estimate=estimate and estimate.subset(order),
-        notes=(str(known),) if known else (),
+        notes=notes,
     )
 
 

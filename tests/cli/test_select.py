@@ -32,7 +32,7 @@ def test_select_json_has_the_promised_shape(world, capsys):
     assert all(set(chosen) == ids for chosen in answer["chosen"].values())
     assert answer["matches"]["dog"][0]["name"] == "dog"
     assert {"id", "name", "weight"} <= set(answer["matches"]["dog"][0])
-    assert answer["coverage"]["cat"] > 0.99
+    assert answer["coverage"]["cat"] > 0.85
 
 
 def test_the_figure_is_a_web_page(world, tmp_path, capsys, monkeypatch):

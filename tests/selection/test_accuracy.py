@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from mll_hf.errors import InputError
+from mll_hf.matching.datasets import recognize
+from mll_hf.models.figures import figures_of_dataset
 from mll_hf.selection.accuracy import (
     MIN_ACCURACY,
     AccuracyModel,
@@ -19,7 +21,9 @@ from mll_hf.selection.accuracy import (
     is_specialized,
     task_traits,
     things_direction,
+    with_known_figures,
 )
+from mll_hf.selection.estimate import Estimate
 from mll_hf.selection.probabilities import logit, sigmoid
 
 PLAIN = task_traits(100, None, None)
@@ -143,3 +147,39 @@ def test_the_error_holds_for_nine_of_ten_kin_groups_and_is_no_larger(script, fig
     assert inside >= 0.9
     low, high = fit.ends(of, estimates, error - 0.1)
     assert ((low <= of.accuracy) & (of.accuracy <= high)).mean() < 0.9 + 0.1
+
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+MODELS = ["laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "openai/clip-vit-base-patch32", "org/of-nobody"]
+
+
+def known_estimate(names, domain=None):
+    prior = Estimate.independent(np.array([1.2, 0.5, 1.0]), np.full(3, 1.5))
+    return prior, with_known_figures(prior, MODELS, recognize(names), domain)
+
+
+def test_the_figures_of_a_recognized_dataset_are_used_with_a_narrow_interval():
+    published = {f.value for f in figures_of_dataset("cifar-10") if f.model == "ViT-H-14/laion2b_s32b_b79k"}
+    prior, estimate = known_estimate(CIFAR10)
+    low, high = estimate.interval
+    assert min(published) - 0.01 < estimate.accuracy[0] < max(published) + 0.01
+    assert low[0] < min(published) <= max(published) < high[0]
+    assert high[0] - low[0] < 0.05
+    # a model without a figure learns how easy the dataset is, and stays less certain
+    assert estimate.accuracy[2] > prior.accuracy[2]
+    assert estimate.errors[0] < estimate.errors[2] < prior.errors[2]
+
+
+def test_a_subset_is_easier_and_less_certain():
+    whole, part = known_estimate(CIFAR10)[1], known_estimate(CIFAR10[:8])[1]
+    assert part.mean[0] > whole.mean[0]
+    assert part.errors[0] > whole.errors[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "domain"),
+    [(CIFAR10, "sketch"), ([str(digit) for digit in range(10)], None), ([*CIFAR10[:9], "lemon", "hat"], None)],
+)
+def test_figures_of_other_images_or_classes_are_not_used(names, domain):
+    prior, estimate = known_estimate(names, domain)
+    assert estimate is prior
