@@ -75,7 +75,7 @@ def test_each_strategy_from_class_names_to_models(store):
     assert chosen(mll) == {"cat": {"org/cats"}}
     assert chosen(client.select(["car"])) == {"car": {"org/cars"}}
     assert mll.explain("cat")[0].id == "cat"
-    assert min(selection.coverage.tolist()) > 0.85
+    assert min(mll.coverage.tolist()) > 0.85
     assert chosen(client.select(["cat", "car"])) == {name: {"org/all"} for name in ("cat", "car")}
     general = client.select(["cat", "car"], SelectionConfig(Strategy.GENERAL))
     assert chosen(general) == {name: {"org/all"} for name in ("cat", "car")}

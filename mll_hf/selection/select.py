@@ -55,13 +55,14 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     scores = np.round(np.concatenate([scores, published]), DIGITS)
     models = [*map(_model_from_label, labels), *map(_model_from_published, within.published)]
     estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
-    known = recognize(classes)
-    notes = (str(known),) if known else ()
-    if known and estimate and not strategy.per_class:
+    notes: tuple[str, ...] = ()
+    if known := recognize(classes):
+        notes = (str(known),)
+    if known and estimate and config.strategy is Strategy.MLL:
         measured = with_known_figures(estimate, [model.ref.repo_id for model in models], known, candidates.domain)
         if measured is not estimate:
-            notes = (f"{notes[0]} Accuracies are those published for it.",)
-            estimate, scores = measured, np.round(np.repeat(measured.accuracy[:, None], len(classes), axis=1), DIGITS)
+            notes = (f"{known} Accuracies are those published for it.",)
+            estimate, scores = measured, np.repeat(np.round(measured.accuracy, DIGITS)[:, None], len(classes), axis=1)
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     chosen = choose(scores[order], config)
