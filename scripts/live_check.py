@@ -164,7 +164,9 @@ class Check:
         said = []
         for source in (self.dataset("labels"), "hub", "published"):
             on_graph = () if source == "published" else ("--graph", self.dataset("graph"))
-            chosen = command("select", "--classes", ", ".join(CLASSES), "--labels", source, *on_graph, "--json")
+            owner = self.repo("model").partition("/")[0]
+            named = (*on_graph, "--trust", owner, "--json")
+            chosen = command("select", "--classes", ", ".join(CLASSES), "--labels", source, *named)
             if not said:
                 (self.folder / "choice.json").write_text(chosen, encoding="utf-8")
             said.append(f"{json.loads(chosen)['answer']['best']} ({source.replace(self.dataset('labels'), 'labels')})")

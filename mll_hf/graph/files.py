@@ -104,7 +104,8 @@ def _read_texts(path: Path) -> pa.Table:
     file = open_parquet(path)
     import pyarrow as pa
 
-    _check_size(file.metadata, path)
+    if (rows := file.metadata.num_rows) > max(_FEW_ROWS, path.stat().st_size // _MIN_IMAGE_BYTES):
+        raise GraphError(f"has {rows:,} rows, more than images fit in a file of its size", path)
     schema = file.schema_arrow
     if not {"image", "node"} <= set(schema.names):
         raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
@@ -124,12 +125,6 @@ def _read_texts(path: Path) -> pa.Table:
         columns = pa.table(texts)
         columns.validate(full=True)  # invalid UTF-8 would fail later
     return columns
-
-
-def _check_size(metadata: Any, path: Path) -> None:  # noqa: ANN401 - pyarrow has no types
-    """Refuse a file with more rows than its size allows for images, which would fill the memory."""
-    if metadata.num_rows > max(_FEW_ROWS, path.stat().st_size // _MIN_IMAGE_BYTES):
-        raise GraphError(f"has {metadata.num_rows:,} rows, more than images fit in a file of its size", path)
 
 
 def _longest(column: pa.ChunkedArray) -> int:

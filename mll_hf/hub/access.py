@@ -72,20 +72,18 @@ def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, .
     mine, api = own_names(), connect()
 
     def is_writable(repo_id: str) -> bool:
-        with hub_errors(repo_id):
-            try:
-                retried(partial(api.auth_check, repo_id, repo_type=repo_type, write=True))
-            except GatedRepoError:
-                return False
-            except RepositoryNotFoundError:
-                return repo_id.rpartition("/")[0] in mine
-            except HfHubHTTPError as error:
-                if status_of(error) not in (401, 403):
-                    raise
-                return False
+        try:
+            retried(partial(api.auth_check, repo_id, repo_type=repo_type, write=True))
+        except RepositoryNotFoundError as error:
+            return not isinstance(error, GatedRepoError) and repo_id.rpartition("/")[0] in mine
+        except HfHubHTTPError as error:
+            if status_of(error) not in (401, 403):
+                raise
+            return False
         return True
 
-    return tuple(id for id, writable in zip(repos, map_parallel(is_writable, repos), strict=True) if not writable)
+    with hub_errors(HUB):
+        return tuple(id for id, may in zip(repos, map_parallel(is_writable, repos), strict=True) if not may)
 
 
 def hidden_models(repo_ids: Iterable[str]) -> tuple[str, ...]:
@@ -93,14 +91,14 @@ def hidden_models(repo_ids: Iterable[str]) -> tuple[str, ...]:
     distinct, api = list(dict.fromkeys(repo_ids)), connect(False)
 
     def is_hidden(repo_id: str) -> bool:
-        with hub_errors(repo_id):
-            try:
-                retried(partial(api.model_info, repo_id, expand=["sha"], timeout=TIMEOUT_SECONDS))
-            except RepositoryNotFoundError:
-                return True
+        try:
+            retried(partial(api.model_info, repo_id, expand=["sha"], timeout=TIMEOUT_SECONDS))
+        except RepositoryNotFoundError:
+            return True
         return False
 
-    return tuple(id for id, hidden in zip(distinct, map_parallel(is_hidden, distinct), strict=True) if hidden)
+    with hub_errors(HUB):
+        return tuple(id for id, hidden in zip(distinct, map_parallel(is_hidden, distinct), strict=True) if hidden)
 
 
 def access_of(api: HfApi, repo_id: str, repo_type: str) -> Access | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -122,12 +122,11 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
 def _small(head: Head, pattern: re.Pattern[str], max_bytes: int, max_files: int) -> list[str]:
     """Paths of a kind within the limits; others are skipped with a warning."""
     found = sorted(path for path in head.files if pattern.fullmatch(path))
-    if large := [path for path in found if head.files[path].size > max_bytes]:
-        _log.warning("left out: %s in %s, larger than %d MB", abridged(large, 3), head.repo_id, max_bytes // 2**20)
-    small = [path for path in found if path not in set(large)]
-    if len(small) > max_files:
-        _log.warning("left out: %d more files like %s in %s", len(small) - max_files, small[max_files], head.repo_id)
-    return small[:max_files]
+    small = [path for path in found if head.files[path].size <= max_bytes][:max_files]
+    if left_out := sorted(set(found) - set(small)):
+        limit = f"over {max_bytes // 2**20} MB or more than {max_files:,}"
+        _log.warning("left out: %s in %s (%s)", abridged(left_out, 3), head.repo_id, limit)
+    return small
 
 
 def is_collection(head: Head) -> bool:
@@ -267,7 +266,7 @@ def _fetch_all(
 
 
 def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | None:
-    """The graph of some labels: the default graph, or one at a location that they name, most publishers first.
+    """The graph of some labels: the default graph, or one at a location that they name, the most frequent first.
 
     The graph must have the digest that the labels name, so nobody can replace it by another one.
     """
@@ -275,11 +274,8 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
     default = fetch_default_graph(token)
     if default and default.digest == digest:
         return default
-    publishers: dict[str, set[str]] = defaultdict(set)
-    for label in labels:
-        if is_on_hub(label.graph_location):
-            publishers[label.graph_location].add(_owner(label.model.repo_id))
-    locations = sorted(publishers, key=lambda location: (-len(publishers[location]), location))
+    named = Counter(label.graph_location for label in labels if is_on_hub(label.graph_location))
+    locations = sorted(named, key=lambda location: (-named[location], location))
     for location in locations[:_MAX_LOCATIONS]:
         try:
             graph = fetch_graph(location, token)

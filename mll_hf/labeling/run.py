@@ -92,56 +92,42 @@ def label_model(
     graph = graph.with_probes(probes.counts)
     store.add_graph(graph)
     with locked(_log_folder(store, ref, probes)):
-        return _label(ref, graph, probes, store, device, batch_size, decoders, keep_embeddings, overwrite)
-
-
-def _label(
-    ref: ModelRef,
-    graph: SemanticGraph,
-    probes: ProbeSet,
-    store: LabelStore,
-    device: str | None,
-    batch_size: int | None,
-    decoders: int | None,
-    keep_embeddings: bool,
-    overwrite: bool,
-) -> LabelingResult:
-    path = store.path_for(ref, LabelKey(graph.digest, probes.digest))
-    existing = None if overwrite else _existing_label(ref, probes, path, store)
-    if existing:
-        if not keep_embeddings or _has_embeddings(existing, store):
-            return LabelingResult(existing, path, measured=False)
-        if existing.sampling != probes.sampling:
-            raise InputError(
-                f"{path} was measured on {existing.sampling.images_per_concept} images per concept and has no "
-                "embeddings; use the same number (--sample), or another folder of labels"
-            )
-    with closing(load_model(ref, device)) as model:
-        complete = False
-        while not complete:  # again, in float32, if the model overflows in half precision
-            concepts = model.encode_texts([concept.caption for concept in graph.concepts])
-            log = EmbeddingLog.open(_log_folder(store, ref, probes), _log_key(model, probes), model.embedding_size)
-            complete = _fill(log, model, probes, batch_size or model.batch_size, decoders)
-            if not complete:
-                log.remove()
-        contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
-        counts = contest.count(log.blocks(probes.rows, CONTEST_BLOCK))
-        environment = environment_of(model)
-    label = label_from_counts(ref, model.cost, graph, probes, counts, environment, _license_of(ref))
-    try:
-        check_label_fits(label, graph)  # as all its readers do
-    except LabelError:
-        raise GraphError(
-            f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too many "
-            "for a label; fetch or build them again"
-        ) from None
-    embeddings = None
-    if keep_embeddings:
-        whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
-        embeddings = ProbeEmbeddings.quantize(whole, concepts, probes)
-    store.write(label, Rivals(*counts.rivals()), embeddings)
-    log.remove()
-    return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
+        path = store.path_for(ref, LabelKey(graph.digest, probes.digest))
+        existing = None if overwrite else _existing_label(ref, probes, path, store)
+        if existing:
+            if not keep_embeddings or _has_embeddings(existing, store):
+                return LabelingResult(existing, path, measured=False)
+            if existing.sampling != probes.sampling:
+                raise InputError(
+                    f"{path} was measured on {existing.sampling.images_per_concept} images per concept and has no "
+                    "embeddings; use the same number (--sample), or another folder of labels"
+                )
+        with closing(load_model(ref, device)) as model:
+            complete = False
+            while not complete:  # again, in float32, if the model overflows in half precision
+                concepts = model.encode_texts([concept.caption for concept in graph.concepts])
+                log = EmbeddingLog.open(_log_folder(store, ref, probes), _log_key(model, probes), model.embedding_size)
+                complete = _fill(log, model, probes, batch_size or model.batch_size, decoders)
+                if not complete:
+                    log.remove()
+            contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
+            counts = contest.count(log.blocks(probes.rows, CONTEST_BLOCK))
+            environment = environment_of(model)
+        label = label_from_counts(ref, model.cost, graph, probes, counts, environment, _license_of(ref))
+        try:
+            check_label_fits(label, graph)  # as all its readers do
+        except LabelError:
+            raise GraphError(
+                f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too "
+                "many for a label; fetch or build them again"
+            ) from None
+        embeddings = None
+        if keep_embeddings:
+            whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
+            embeddings = ProbeEmbeddings.quantize(whole, concepts, probes)
+        store.write(label, Rivals(*counts.rivals()), embeddings)
+        log.remove()
+        return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
 
 
 def _existing_label(ref: ModelRef, probes: ProbeSet, path: Path, store: LabelStore) -> Label | None:

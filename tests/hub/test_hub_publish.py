@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -230,6 +234,46 @@ def test_eight_publishers_at_once_lose_nothing(hub):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda label: publish_to_collection([label], [GRAPH], COLLECTION), labels))
     assert_collected(hub, labels)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share the imports")
+def test_writers_that_are_killed_at_random_lose_nothing(hub, clock, monkeypatch):
+    lost = killed_writers(hub, pushes=24, at_once=8)
+    assert lost == ([], True)
+
+
+def killed_writers(hub, pushes, at_once, seed=0):
+    """Push labels by processes, of which a third are killed and push again; returns missing labels, and whether the
+    card has its section once and keeps what others wrote."""
+    rng, labels, running = random.Random(seed), some_labels(pushes), {}
+    hub.put("dataset", REPO, {"README.md": b"# Mine\n"})
+    for label in labels:
+        hub.put("model", label.model.repo_id, {})
+    todo, kills = [*labels], pushes // 3
+    while todo or running:
+        while todo and len(running) < at_once:
+            label = todo.pop()
+            if not (pid := os.fork()):
+                status = 1
+                try:
+                    publish_to_collection([label], [GRAPH], COLLECTION)
+                    status = 0
+                finally:
+                    os._exit(status)
+            running[pid] = label
+        if kills and rng.random() < 0.3:
+            time.sleep(rng.random() / 20)
+            os.kill(rng.choice([*running]), signal.SIGKILL)
+            kills -= 1
+        pid, status = os.wait()
+        label = running.pop(pid)
+        if status:
+            todo.append(label)
+    hub.wait_until_idle()
+    files = hub.files("dataset", REPO)
+    missing = [path_of(label) for label in labels if files.get(path_of(label)) != label_to_bytes(label)]
+    card = files["README.md"].decode()
+    return missing, card.startswith("# Mine\n") and card.count("mll-labels:start") == 1
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": "after"}])

@@ -170,7 +170,7 @@ def test_a_collection_beyond_the_limits(hub, caplog, monkeypatch):
     put_collection(LABELS)
     monkeypatch.setattr(sources, "_MAX_LABELS", 3)
     assert_lists(open_labels(COLLECTION), LABELS[:3])
-    assert f"left out: 1 more files like {path_of(LABELS[3])} in {REPO}" in caplog.text
+    assert f"left out: {path_of(LABELS[3])} in {REPO} (over 4 MB or more than 3)" in caplog.text
     hub.put("dataset", "alice/large", {path_of(LABELS[0]): bytes(MAX_LABEL_BYTES + 1)})
     said = complaint_of(lambda: open_labels("hf://datasets/alice/large"), InputError)
     assert "has no labels within the limits" in said
