@@ -126,17 +126,6 @@ def test_graphs_are_joined_and_what_is_left_out_is_said(with_wheels, caplog):
     assert left_out == ["left out: org/stranger on graph wheels: the model has no label on the reference graph tiny"]
 
 
-def test_another_reference_graph(with_wheels, tmp_path, caplog):
-    save_graph(WHEELS, tmp_path / "wheels")
-    selection = client_of(with_wheels.folder, graph=tmp_path / "wheels").select(["tire"])
-    assert set(names(selection)) == {"stranger", "cars", "cats"}
-    assert names(selection)[0] == "stranger"
-    assert "org/all on graph tiny: the model has no label on the reference graph wheels" in caplog.text
-    save_graph(make_graph({"x": (), "y": ()}), tmp_path / "other")
-    with pytest.raises(InputError, match="no model has a label on the reference graph"):
-        client_of(with_wheels.folder, graph=tmp_path / "other").select(["tire"])
-
-
 # --- Eq. 5 with and without embeddings --------------------------------------------------------------------------------
 
 

@@ -208,22 +208,6 @@ def test_a_stream_is_drawn_as_it_is_asked_for(classifier):
         assert n < len(drawn) <= n + 6  # no more than the next batches, of two
 
 
-def test_a_dataset_streams(classifier):
-    class Rows:
-        """As PyTorch's datasets: no more than a length and items."""
-
-        def __len__(self):
-            return 3
-
-        def __getitem__(self, n):
-            return {"image": (RED, GREEN, BLUE)[n], "label": n}
-
-    assert best(classifier(Rows())) == ["red", "green", "blue"]
-    stream = classifier({"photo": RED} for _ in range(3))
-    with pytest.raises(InputError, match="a row has no column 'image', only photo"):
-        next(stream)
-
-
 def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
     (tmp_path / "half.png").write_bytes(encoded(RED)[:40])
     answers = classifier([RED, b"no picture", tmp_path / "half.png", 3.5, BLUE])

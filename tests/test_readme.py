@@ -142,8 +142,8 @@ def check_script(words):
         return
     if name == "scripts/run_benchmark.py":  # each verb has a file
         text += "".join(part.read_text() for part in (script.parent / "benchmark").glob("*.py"))
-    if name == "scripts/demo":
-        text += (ROOT / "scripts/demo_world/run.py").read_text()
+    program = {"scripts/demo": "demo_world/run.py", "scripts/live_check": "live_check.py"}.get(name)
+    text += (ROOT / "scripts" / program).read_text() if program else ""
     for option in options:
         assert not option.startswith("--") or option in text, f"{name} has no {option}"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_IMAGES = 1000
 _PROMPT_SETS = ["simple", "class", "ensemble"]
-_TASKS_HELP = "a folder of tasks, a task, or an image folder"
+_TASKS_HELP = "a folder of tasks, or a task"
 
 
 def add_tasks(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Target tasks with known classes, from local files.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
-(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class.
+(columns ``image``, encoded bytes, and ``label``, class index).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph.probes import scramble
 from mll_hf.matching.prompts import check_class_names
-from mll_hf.utils.images import images_by_class
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[Ta
     """Load the tasks at any location.
 
     Args:
-        location: A suite, a task of a suite, or an image folder.
+        location: A suite, or a task of a suite.
         most_images: Maximum number of images of each task, drawn at random; None for all.
 
     Raises:
@@ -88,7 +87,9 @@ def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[Ta
     if (folder / TASK_FILE).is_file():
         return (read_task(folder, most_images),)
     suite = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
-    return tuple(read_task(path, most_images) for path in suite) or (read_image_folder(folder, most_images),)
+    if not suite:
+        raise InputError(f"{folder} is not a task, and has none; give a folder with {TASK_FILE} and {IMAGES_FILE}")
+    return tuple(read_task(path, most_images) for path in suite)
 
 
 def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
@@ -127,23 +128,3 @@ def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
 
 def _are_indices(labels: NDArray[np.int64], classes: tuple[str, ...]) -> bool:
     return len(labels) > 0 and bool(labels.min() >= 0) and bool(labels.max() < len(classes))
-
-
-def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTask:
-    """Read a folder with images as ``CLASS/IMAGE``; other files, hidden files and empty folders are ignored.
-
-    Raises:
-        InputError: There are no images, or a file or folder cannot be read.
-    """
-    try:
-        groups = images_by_class(folder)
-        classes = check_class_names(list(groups)) if groups else ()
-        files = [path for group in groups.values() for path in group]
-        labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
-        some = sampled(len(files), most_images)
-        images = tuple(files[n].read_bytes() for n in some)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be read ({one_line(error)}); check the path and its permissions") from None
-    if not images:
-        raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
-    return make_task(folder.absolute().name, classes, labels[some], images)

@@ -85,14 +85,6 @@ def write_task(task: Task, folder: Path) -> None:
     pq.write_table(pa.table(columns), folder / "test.parquet")
 
 
-def write_imagefolder(task: Task, folder: Path) -> None:
-    """Write every image as `<class name>/<number>.png`."""
-    for number, (image, label) in enumerate(zip(task.images, task.labels, strict=True)):
-        place = folder / task.classes[label].replace(" ", "_")
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:04d}.png").write_bytes(image)
-
-
 def _task(name: str, domain: str, task: str, pictures: list[Picture], names: dict[str, str]) -> Task:
     """A task of the concepts with enough pictures, in id order, with at most `_MOST` pictures of each."""
     of: dict[str, list[Picture]] = {}

@@ -254,19 +254,6 @@ def test_unreadable_images_get_no_answer(diary, tmp_path):
     assert np.isfinite(prediction.probabilities[[0, 7, 8]]).all()
 
 
-@pytest.mark.parametrize("n_images", [1, 3, 4, 5, 11])
-def test_batches_that_do_not_divide(diary, n_images):
-    colors = [list(COLORS)[n % 3] for n in range(n_images)]
-    images = [png(COLORS[color]) for color in colors]
-    images[n_images // 2] = b"broken"
-    prediction = Ensemble(make_selection(), device="somewhere", batch_size=4).predict(images)
-    expected = [None if n == n_images // 2 else color for n, color in enumerate(colors)]
-    assert list(prediction.classes) == expected
-    for model in diary.models.values():
-        assert sum(model.batches) == n_images - 1
-        assert max(model.batches, default=0) <= 4
-
-
 def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monkeypatch):
     selection = make_selection()
     images = [png(COLORS[color]) for color in COLORS]

@@ -110,14 +110,6 @@ def test_a_label_is_measured_again_on_request_or_if_it_is_damaged(world):
     assert path.read_bytes() == content
 
 
-def test_a_label_with_more_images_is_kept(world):
-    path = world.label().path
-    content = path.read_bytes()
-    assert not world.label(sampling=SamplingConfig(2)).measured  # more images answer for fewer
-    assert path.read_bytes() == content
-    assert world.label(sampling=SamplingConfig(2), overwrite=True).label.support.max() == 2
-
-
 def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
     path = world.label().path
     content = path.read_bytes()
