@@ -75,17 +75,24 @@ def _script(name: str) -> str:
 
 
 def _english_share(names: Sequence[str]) -> float:
+    """Share of the words that are in the published graph or among the words of domains; glosses are read if needed."""
     words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
-    return sum(word in _english() for word in words) / len(words) if words else 1.0
+    named = len(words & _named_in_english())
+    if 2 * named <= len(words):
+        named = len(words & (_named_in_english() | _in_glosses()))
+    return named / len(words) if words else 1.0
 
 
 @cache
-def _english() -> frozenset[str]:
-    """Stems of the published graph's names and glosses, and of the words of domains."""
-    texts = (text for concept in published_graph().concepts for text in (*concept.lemmas, concept.definition))
+def _named_in_english() -> frozenset[str]:
     kinds = ("inside", "heads", "option")
-    words = (text for kind in kinds for _, _, names in domain_words(kind) for text in names)
-    return frozenset(word for text in texts for word in stems(text)) | {word for text in words for word in text.split()}
+    words = {word for kind in kinds for _, _, names in domain_words(kind) for text in names for word in text.split()}
+    return frozenset(words).union(*(stems(lemma) for each in published_graph().concepts for lemma in each.lemmas))
+
+
+@cache
+def _in_glosses() -> frozenset[str]:
+    return frozenset().union(*(stems(each.definition) for each in published_graph().concepts))
 
 
 def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
+from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import usable_models
+from mll_hf.models.specialists import nominate, nomination_notes
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.candidates import Candidates, Figures, effective_images
 from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, published_scores
@@ -46,6 +48,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
     strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
+    nominees = nominate(classes, candidates.domain, task, _branches(candidates))
     within = within_limits(candidates, config)
     labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
     if labels:
@@ -81,7 +84,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         domain=candidates.domain,
         task=task,
         estimate=estimate and estimate.subset(order),
-        notes=notes,
+        notes=(*notes, *nomination_notes(nominees)),
     )
 
 
@@ -166,6 +169,15 @@ def _model_from_label(label: Label) -> SelectedModel:
 def _model_from_published(model: KnownModel) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
     return SelectedModel(ref, model.cost, 1.0, model.accuracy, Figures.PUBLISHED, model.license)
+
+
+def _branches(candidates: Candidates) -> list[set[str]]:
+    """Names of the hypernyms of each class's best concept; none for classes that no concept covers."""
+    match, graph = candidates.match, candidates.labels.union.graph
+    if not match.concepts.size:
+        return []
+    best = zip(match.concepts[:, 0].tolist(), (match.coverage >= COVERED).tolist(), strict=True)
+    return [{graph.concepts[a].name for a in graph.ancestors[v].tolist()} if covered else set() for v, covered in best]
 
 
 def _explain(
