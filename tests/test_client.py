@@ -475,6 +475,18 @@ def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
         assert ("accuracy not known; a few examples" in selection.answer_lines[0]) is not is_known
 
 
+def test_models_made_for_the_classes_are_named_before_the_recommendation():
+    """By a word that the user gives, and by the branch of WordNet that the classes are in."""
+    for classes, domain, start in (
+        (["road", "river"], "satellite image", "Remote sensing: "),
+        (["robin", "jay", "magpie", "chickadee"], None, "Species: imageomics/bioclip-2.5-vith14 "),
+        (["golden retriever", "fire truck"], None, ""),
+    ):
+        notes = Client("published").select(classes, domain=domain, max_gflops=40).notes
+        assert len(notes) == bool(start)
+        assert "".join(notes).startswith(start)
+
+
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)
