@@ -68,7 +68,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
 def measure_there(model: ModelRef, plan: Plan, token: str | None = None) -> LabelingResult:
     """In a worker: label a model, with the token of the user who started the run."""
     if token:
-        os.environ.setdefault("HF_TOKEN", token)
+        os.environ["HF_TOKEN"] = token
     if missing := [path for path in plan.probes.files if not path.exists()]:
         raise GraphError(f"{missing[0]} is not on machine {platform.node()}; {_SHARED}")
     return measure(model, plan)

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import CardError, HubError, InputError, ModelError, StorageError
+from mll_hf.hub.access import Access, access_of, hidden_models
 from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
+from mll_hf.selection.candidates import Figures
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
 from mll_hf.selection.result import Selection
@@ -88,6 +90,8 @@ def push_selection(
             "and label ORG/NAME, or select without their labels"
         )
     _check_pinned(selection)
+    if not private and access_of(connect(token), repo_id, "model") is not Access.PRIVATE:
+        _check_public(selection, token)
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
     return publish_repo(
         repo_id,
@@ -104,6 +108,15 @@ def push_selection(
         private=private,
         token=token,
     )
+
+
+def _check_public(selection: Selection, token: str | None) -> None:
+    """Refuse labeled models that the user can see, but not everyone."""
+    labeled = [model.ref.repo_id for model in selection.models if model.figures is Figures.LABEL]
+    if secret := [id for id in hidden_models(labeled) if connect(token).repo_exists(id)]:
+        raise InputError(
+            f"private models: {abridged(secret, 3)}; publish with --private, or select without their labels"
+        )
 
 
 def _to_bytes(selection: Selection) -> bytes:

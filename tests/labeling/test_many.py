@@ -213,6 +213,26 @@ def test_a_killed_worker_loses_only_what_is_in_flight(ray_here, plan, tmp_path, 
     assert result.path.read_bytes() == here.path.read_bytes()
 
 
+def test_a_worker_has_the_token_of_the_user(ray_here, plan, monkeypatch):
+    def tells(_model, _plan, token):
+        import os
+
+        from mll_hf.errors import ModelError
+        from mll_hf.labeling.on_ray import measure_there
+
+        os.environ.pop("HF_TOKEN", None)
+        try:
+            measure_there(None, None, token)
+        except AttributeError:  # without a plan
+            raise ModelError("m", f"token {os.environ['HF_TOKEN']}") from None
+
+    monkeypatch.setattr(on_ray, "measure_there", tells)
+    monkeypatch.setattr(on_ray, "check", lambda _name, _plan: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    (result,) = label_on_ray(["org/m"], plan)
+    assert "token hf_of_the_user" in result.reason
+
+
 def test_workers_that_always_die_are_given_up(ray_here, plan, tiny_open_clip, monkeypatch):
     def dies(*_):
         import os

@@ -178,6 +178,18 @@ def test_a_model_repo_is_not_overwritten(hub, api):
         selection.push_to_hub(REPO, private=True)
 
 
+def test_a_public_selection_names_no_private_models(hub):
+    selection = make_selection(hub)
+    secret = ids_of(selection)[0]
+    hub.repos["model", secret].private = True
+    hub.orgs[secret.partition("/")[0]] = {"alice": "write"}
+    with pytest.raises(InputError, match=f"private models: {secret}"):
+        selection.push_to_hub(REPO)
+    assert ("model", REPO) not in hub.repos
+    selection.push_to_hub(REPO, private=True)
+    selection.push_to_hub(REPO)  # which is private
+
+
 @pytest.mark.parametrize(
     ("place", "field", "value", "said"),
     [
