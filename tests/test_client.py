@@ -529,3 +529,28 @@ def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(
         assert "org/mine" not in {
             m.name for m in Client(f"{store.folder},published", encoder=WordEncoder()).select(["cat"]).models
         }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["Vanessa atalanta", "Danaus plexippus", "Papilio machaon"],
+        ["Hund", "Katze", "Pferd"],
+        ["asdfqw", "qwerty"],
+        ["melanoma", "nevus", "basal cell carcinoma"],
+        [str(digit) for digit in range(10)],
+    ],
+)
+def test_no_accuracy_is_known_for_names_of_no_known_concept(names):
+    selection = Client(labels="published").select(names)
+    assert selection.estimate is not None
+    assert not selection.estimate.known.any()
+
+
+def test_the_classes_of_a_known_dataset_have_its_published_accuracies():
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    selection = Client(labels="published").select(names, max_parameters="500M")
+    low, high = (ends[0] for ends in selection.estimate.interval)
+    assert selection.notes == ("These are the classes of CIFAR-10. Accuracies are those published for it.",)
+    assert selection.estimate.known.all()
+    assert 0.97 < low < high < 1

@@ -225,21 +225,22 @@ class ConceptIndex:
         """[C] probability that the best concept is the class itself.
 
         If n classes have the same best concept, which cannot distinguish them, each gets 1/n of the coverage. Classes
-        whose name is in the graph share a concept only with each other.
+        whose name usually means a concept of the graph share it only with each other.
         """
         best = logits.argmax(axis=1).tolist()
-        senses = [self.words.sense_share(d.class_name, v) for d, v in zip(descriptions, best, strict=True)]
-        named = [share > 0 for share in senses]
-        sharing = Counter(best), Counter(v for v, own in zip(best, named, strict=True) if own)
-        counts = np.array([sharing[own][v] for v, own in zip(best, named, strict=True)])
+        senses = np.array([self.words.sense_share(d.class_name, v) for d, v in zip(descriptions, best, strict=True)])
+        parts = [is_part(d.class_name, self.graph.concepts[v].lemmas) for d, v in zip(descriptions, best, strict=True)]
         best_logit = logits.max(axis=1)
         lead = best_logit - np.partition(logits, -2, axis=1)[:, -2] if logits.shape[1] > 1 else 0.0
         evidence = _COVERAGE_OFFSET + _COVERAGE_OF_BEST * best_logit + _COVERAGE_OF_LEAD * lead
-        parts = [is_part(d.class_name, self.graph.concepts[v].lemmas) for d, v in zip(descriptions, best, strict=True)]
         unnamed = _sigmoid(evidence) * np.where(parts, _COVERAGE_OF_PART, 1.0)
-        shares = np.where(named, senses, USUAL)
-        likely = _sigmoid(_COVERAGE_OF_NAMED + _COVERAGE_OF_SENSE * np.log(shares / USUAL))
-        return (np.where(named, likely, unnamed) / counts).astype(np.float32)
+        named = _sigmoid(_COVERAGE_OF_NAMED + _COVERAGE_OF_SENSE * np.log(np.where(senses > 0, senses, USUAL) / USUAL))
+        own = senses > 0
+        meant = Counter(
+            v for v, is_own, coverage in zip(best, own, named, strict=True) if is_own and coverage >= COVERED
+        )
+        sharing = [max(meant[v], 1) if is_own else best.count(v) for v, is_own in zip(best, own, strict=True)]
+        return (np.where(own, named, unnamed) / sharing).astype(np.float32)
 
 
 def concept_texts(graph: SemanticGraph) -> list[str]:

@@ -1,26 +1,37 @@
-"""How often known datasets are recognized from damaged class lists, and false alarms on other lists.
+"""How often known datasets are recognized from damaged class lists, false alarms, and how well their figures hold.
 
 ``scripts/run_benchmark.py datasets`` runs it. Lists lose a fifth of their classes, or have a fifth respelled: other
 separators, plurals, or one letter wrong. False alarms are counted on random nouns of WordNet, on mixtures of classes
-of all datasets, and on everyday lists.
+of all datasets, and on everyday lists. Estimates from the figures of the package are compared with those of other
+sources.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graph.wordnet import DEBIAN, read_nouns
+from known_models.figures import accuracies
+from mll_hf.matching.concept_index import embed_names
 from mll_hf.matching.datasets import known_datasets, recognize
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models.figures import figures_of_dataset
+from mll_hf.models.known import known_models
+from mll_hf.selection.accuracy import ACCURACIES, estimate_accuracy, task_traits, with_known_figures
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse
 
     from mll_hf.matching.datasets import KnownDataset
+    from mll_hf.selection.estimate import Estimate
 
 DRAWS, LISTS, DAMAGED = 20, 100, 0.2
+MIN_MODELS = 5
+OTHER_SOURCES = ("mteb", "clip_benchmark")
 EVERYDAY = (
     "cat, dog", "yes, no", "apple, banana, orange", "red, green, blue, yellow, black, white", "man, woman, child",
     "car, bus, truck, bicycle, motorcycle", "indoor, outdoor", "happy, sad, neutral", "dog, cat, horse, cow, sheep",
@@ -58,6 +69,45 @@ def run_datasets(args: argparse.Namespace) -> None:
     for name, lists in (("random nouns", _nouns(rng)), ("mixtures", _mixtures(rng)), ("everyday lists", _everyday())):
         alarms = [str(found) for names in lists if (found := recognize(names))]
         print(f"{name}: {len(alarms)} false alarms in {len(lists)}", *alarms[:3], sep="\n  ")
+    print(figures_table())
+
+
+def figures_table() -> str:
+    """How well estimates with known figures hold: against other sources, and for models whose figure is left out."""
+    stated = {
+        source: {(m, d): found.values[r, c] for r, m in enumerate(found.models) for c, d in enumerate(found.datasets)}
+        for source, found in ((source, accuracies(source)) for source in OTHER_SOURCES)
+    }
+    encoder, rng = CachedEncoder(default_encoder()), np.random.default_rng(0)
+    imagenet = {model.name: model for model in known_models() if model.imagenet}
+    held = defaultdict[str, list[tuple[float, bool, float]]](list)
+    for dataset in known_datasets():
+        figures = [f for f in figures_of_dataset(dataset.id) if f.metric in ACCURACIES and f.model in imagenet]
+        names = [spellings[0] for spellings in dataset.classes]
+        known, models = recognize(names), sorted({figure.model for figure in figures})
+        if dataset.id == "imagenet-1k" or len(models) < MIN_MODELS or known is None:
+            continue
+        level = np.array([imagenet[name].accuracy for name in models])
+        before = estimate_accuracy(level, task_traits(len(names), embed_names(encoder, names), None))
+        ids = [imagenet[name].hub_id or name for name in models]
+        whole = with_known_figures(before, ids, known, None)
+        lost = rng.permutation(len(models))[: len(models) // 4].tolist()
+        rest = with_known_figures(before, ["" if m in lost else id for m, id in enumerate(ids)], known, None)
+        for m, name in enumerate(models):
+            for source, values in stated.items():
+                if np.isfinite(value := values.get((name, dataset.id), np.nan)):
+                    held[source].append(_held(whole, m, value))
+            if m in lost:
+                own = float(np.mean([figure.value for figure in figures if figure.model == name]))
+                held["figure left out"].append(_held(rest, m, own))
+                held["figure left out, by ImageNet and names alone"].append(_held(before, m, own))
+    rows = [[name, str(len(x)), *(f"{value:.3f}" for value in np.mean(x, axis=0))] for name, x in held.items()]
+    return table(["published figures against", "figures", "error", "in the 90 % interval", "its width"], rows)
+
+
+def _held(estimate: Estimate, m: int, value: float) -> tuple[float, bool, float]:
+    low, high = (float(ends[m]) for ends in estimate.interval)
+    return abs(float(estimate.accuracy[m]) - value), low <= value <= high, high - low
 
 
 def is_right(dataset: KnownDataset, names: list[str]) -> bool:

@@ -231,6 +231,11 @@ def test_the_rare_sense_of_a_name_is_not_covered(published):
     assert min(coverage["dog"], coverage["laptop"], coverage["zebra"]) >= NAMED
 
 
+def test_a_class_in_a_rare_sense_takes_nothing_from_the_one_that_is_meant(published):
+    coverage = published.match(from_templates(["mouse", "computer mouse"], published.graph)).coverage
+    assert coverage[0] < matching.COVERED < NAMED <= coverage[1]
+
+
 def test_latin_names_are_covered_if_they_are_those_of_a_concept(published):
     names = ["Danaus plexippus", "Vanessa atalanta", "Papilio machaon"]
     coverage = published.match(from_templates(names, published.graph)).coverage
