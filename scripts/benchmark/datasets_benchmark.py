@@ -95,7 +95,8 @@ def figures_table() -> str:
         rest = with_known_figures(before, ["" if m in lost else id for m, id in enumerate(ids)], known, None)
         for m, name in enumerate(models):
             for source, values in stated.items():
-                if np.isfinite(value := values.get((name, dataset.id), np.nan)):
+                used = any(figure.source == source for figure in figures)
+                if not used and np.isfinite(value := values.get((name, dataset.id), np.nan)):
                     held[source].append(_held(whole, m, value))
             if m in lost:
                 own = float(np.mean([figure.value for figure in figures if figure.model == name]))
