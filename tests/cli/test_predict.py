@@ -29,16 +29,6 @@ def test_predict_prints_json_lines_or_a_table(world, capsys):
     assert len(out.splitlines()) == 4
 
 
-def test_predict_goes_on_after_an_unreadable_image(world, tmp_path, capsys):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG no more")
-    images = [broken, world / "images" / "a.png"]
-    status, out, err = run(capsys, "predict", *images, "--classes", "cat, dog", "--labels", world / "labels", "--json")
-    assert status == 1
-    assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == ["a.png"]
-    assert [line for line in err.splitlines() if "broken.png" in line]
-
-
 def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, capsys):
     """Stopped twice in the middle of a write: each image is answered once, as without a stop."""
     (tmp_path / "images").mkdir()

@@ -108,13 +108,6 @@ def test_records_that_a_power_cut_damaged_are_written_again(tmp_path, damage, ke
     np.testing.assert_array_equal(next(log.blocks(rows, 6))[1], embeddings_of(rows))
 
 
-def test_undecodable_images_are_not_embedded_again(tmp_path):
-    log = open_log(tmp_path / "log")
-    with log.writing() as write:
-        write(np.array([0, 1]), np.array([[np.nan] * 3, [0, 1, 0]], np.float32))
-    assert stored(log, [0, 1]) == [True, True]
-
-
 # ---- a GPU's processes
 
 

@@ -389,16 +389,6 @@ def test_texts_of_others_are_escaped(labels):
     assert any(SAYS_HARM in html for html in htmls)
 
 
-def test_a_local_path_is_not_shown(tmp_path):
-    graph = make_graph()
-    label = make_label(graph, repo_id="local-dir:/home/somebody/secret/model")
-    labels = make_library(make_store(tmp_path, [label], graph)).labels
-    selection = labels.select(ask("cat", "dog"))
-    html = pages.ranking_html(selection) + pages.boards_html(labels) + pages.model_page(labels.models[0], labels)
-    assert "model" in html
-    assert "somebody" not in html
-
-
 # --- the Space as a folder ---
 
 
