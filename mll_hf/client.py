@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.label import ModelRef
-    from mll_hf.labels.store import LabelSource
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models.known import KnownModel
@@ -107,7 +106,7 @@ class Client:
         self._unreachable = False  # set if the Hub could not be reached for labels
 
     @cached_property
-    def source(self) -> LabelSource:
+    def source(self) -> LabelStore:
         """The source of the labels."""
         return open_labels(self._location, self._graph, self._token, self._trust)
 

@@ -197,10 +197,9 @@ def _push_selection(args: argparse.Namespace) -> int:
 
 
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
-    from mll_hf.hub.locations import parse_dataset
-    from mll_hf.hub.publish import publish_to_collection
+    from mll_hf.hub.publish import publish_to_collection, repo_of
 
-    _check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes, repo_type="dataset")
+    _check_owners([repo_of(args.to)], args.pr, args.yes, repo_type="dataset")
     published = publish_to_collection(
         labels, store.graphs, args.to, rivals_of=store.rivals_of, create_pr=args.pr, private=args.private
     )

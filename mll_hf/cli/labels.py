@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
-    from mll_hf.labels.store import LabelSource
 
 
 def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -116,7 +115,7 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
-def _named_label(args: argparse.Namespace) -> tuple[LabelSource, Label]:
+def _named_label(args: argparse.Namespace) -> tuple[LabelStore, Label]:
     """The source of labels, and the label of the model on the graph and probe images that the options prefer.
 
     Raises:
@@ -140,7 +139,7 @@ def _named_label(args: argparse.Namespace) -> tuple[LabelSource, Label]:
     )
 
 
-def _graph_of(source: LabelSource, label: Label) -> SemanticGraph:
+def _graph_of(source: LabelStore, label: Label) -> SemanticGraph:
     for graph in source.graphs:
         if graph.digest == label.graph_digest:
             return graph

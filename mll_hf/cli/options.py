@@ -13,7 +13,7 @@ from mll_hf.utils.text import parse_count
 
 if TYPE_CHECKING:
     from mll_hf.labels.label import Label
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import LabelStore
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
@@ -101,7 +101,7 @@ def check_plot(args: argparse.Namespace) -> None:
         check_page(args.plot)
 
 
-def find_labels(source: LabelSource, model: str) -> tuple[Label, ...]:
+def find_labels(source: LabelStore, model: str) -> tuple[Label, ...]:
     """All labels of one model, on any graphs.
 
     ``model`` is its id, the last part of its id, or ``id@revision``.

@@ -188,7 +188,7 @@ def publish_to_collection(
         HubError: The Hub refuses.
     """
     _check_publishable(labels, graphs)
-    api, repo_id = connect(token), _repo_of(collection)
+    api, repo_id = connect(token), repo_of(collection)
     if not private and access_of(api, repo_id, "dataset") is not Access.PRIVATE:
         _check_public(label.model.repo_id for label in labels)
     ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
@@ -226,7 +226,7 @@ def publish_summary(collection: str, *, token: str | None = None) -> Published:
         InputError: The dataset is not a collection.
         HubError: The Hub refuses.
     """
-    api, repo_id = connect(token), _repo_of(collection)
+    api, repo_id = connect(token), repo_of(collection)
 
     def files(head: Head) -> Mapping[str, bytes]:
         store = open_labels(str(DatasetLocation(head.repo_id, head.sha)), token=token)
@@ -277,9 +277,9 @@ def publish_graph(
         GraphError: The graph or its images cannot be read.
         HubError: The Hub refuses.
     """
-    graph, files = replace(load_graph(folder), name=name or _repo_of(dataset).partition("/")[2]), image_files(folder)
+    graph, files = replace(load_graph(folder), name=name or repo_of(dataset).partition("/")[2]), image_files(folder)
     probes = count_probes(graph, folder) if files else graph.probes
-    api, repo_id, images_repo = connect(token), _repo_of(dataset), _repo_of(images_to) if images_to else None
+    api, repo_id, images_repo = connect(token), repo_of(dataset), repo_of(images_to) if images_to else None
     if images_repo == repo_id:
         raise InputError("the images need a repo of their own; name another one with --images-to")
     if images_repo and not files:
@@ -334,7 +334,8 @@ def _publish_images(
     return publish_files(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
 
 
-def _repo_of(dataset: str) -> str:
+def repo_of(dataset: str) -> str:
+    """The repo of ``hf://datasets/org/name``; an InputError for another revision than main."""
     location = parse_dataset(dataset)
     if location.revision not in (None, "main"):
         raise InputError(f"'{dataset}' names a revision, but only main can be published to; leave out the @...")

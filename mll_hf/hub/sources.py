@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
-    from mll_hf.labels.store import LabelSource
 
 A = TypeVar("A")
 
@@ -293,7 +292,7 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
 
 
 def join_source(
-    source: LabelSource,
+    source: LabelStore,
     graph: str | Path | None = None,
     probes: Sequence[str] = (),
     token: str | None = None,

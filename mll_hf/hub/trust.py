@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.labels.label import Label
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import LabelStore
 
 TRUST_VARIABLE = "MLL_TRUST"
 _FOLDER = "verified"
@@ -45,7 +45,7 @@ def verified_repos() -> frozenset[str]:
     return frozenset(found)
 
 
-def ranked_and_claimed(source: LabelSource) -> tuple[tuple[Label, ...], tuple[Label, ...]]:
+def ranked_and_claimed(source: LabelStore) -> tuple[tuple[Label, ...], tuple[Label, ...]]:
     """The labels of a source that are ranked, and those that are only listed."""
     ranked: list[Label] = []
     claimed: list[Label] = []
@@ -55,7 +55,7 @@ def ranked_and_claimed(source: LabelSource) -> tuple[tuple[Label, ...], tuple[La
     return tuple(ranked), tuple(claimed)
 
 
-def claims_text(source: LabelSource, claimed: Sequence[Label]) -> str:
+def claims_text(source: LabelStore, claimed: Sequence[Label]) -> str:
     """Who claims what, and how to rank it: one line."""
     best = sorted(claimed, key=lambda label: (-label.mean_recall, label.model.repo_id))
     claims = [f"{label.model.repo_id} (recall {label.mean_recall:.3f} on {label.graph_name[:40]})" for label in best]

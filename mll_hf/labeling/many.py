@@ -16,8 +16,7 @@ from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageErr
 from mll_hf.hub.access import not_writable
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, hub_errors, read_head
-from mll_hf.hub.locations import parse_dataset
-from mll_hf.hub.publish import publish_label, publish_to_collection
+from mll_hf.hub.publish import publish_label, publish_to_collection, repo_of
 from mll_hf.hub.sources import fetch_from_model, open_labels
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.label import LabelKey
@@ -162,15 +161,11 @@ def check_rights(plan: Plan) -> None:
         InputError: They may not, or it is malformed.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    if plan.push_to and plan.push_to != OWN_REPOS:
-        dataset = parse_dataset(plan.push_to)
-        if dataset.revision:
-            raise InputError(f"'{plan.push_to}' names a revision, but labels are published on main; remove the @...")
-        if not_writable([dataset.repo_id], "dataset"):
-            raise InputError(
-                f"you or your token may not write to {dataset.repo_id}; publish in your own collection: "
-                "hf://datasets/YOUR-NAME/NAME, or log in with a token that can write to it"
-            )
+    if plan.push_to and plan.push_to != OWN_REPOS and not_writable([repo_id := repo_of(plan.push_to)], "dataset"):
+        raise InputError(
+            f"you or your token may not write to {repo_id}; publish in a collection of your own, or log in with a token "
+            "that can write to it"
+        )
 
 
 def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -84,30 +84,6 @@ def rivals_path(label: Path) -> Path:
 def embeddings_path(label: Path) -> Path:
     """Path of the embeddings of a label."""
     return label.with_suffix(".embeddings.safetensors")
-
-
-class LabelSource(Protocol):
-    """Labels to select from: those in files (:class:`LabelStore`), or published figures."""
-
-    @property
-    def name(self) -> str:
-        """The source as written by users."""
-
-    @property
-    def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels."""
-
-    def labels(self) -> tuple[Label, ...]:
-        """All labels."""
-
-    def rivals_of(self, label: Label) -> Rivals | None:
-        """The rivals of a label, if available."""
-
-    def embeddings_of(self, label: Label) -> ProbeEmbeddings | None:
-        """The probe embeddings of a label, if available."""
-
-    def origin_of(self, label: Label) -> Origin:
-        """Location and publisher of a label."""
 
 
 @dataclass(frozen=True)

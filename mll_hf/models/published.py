@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import LabelStore
 
 PUBLISHED = "published"
 DEFAULT_LABELS = f"hub,{PUBLISHED}"  # importing HUB from hub.locations takes a quarter of a second
@@ -29,7 +29,7 @@ def split_location(location: str | Path) -> tuple[str | Path, bool]:
 
 def open_labels(
     location: str | Path, graph: str | Path | None = None, token: str | None = None, trust: Sequence[str] = ()
-) -> LabelSource:
+) -> LabelStore:
     """The source of labels that a user names, see :func:`mll_hf.hub.sources.open_labels`.
 
     Raises:

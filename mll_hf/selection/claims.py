@@ -13,14 +13,14 @@ from mll_hf.selection.strategies import STRATEGIES
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import LabelStore
     from mll_hf.selection.candidates import Candidates
     from mll_hf.selection.config import SelectionConfig
 
 _log = logging.getLogger(__name__)
 
 
-def mention_claims(source: LabelSource, candidates: Candidates, config: SelectionConfig) -> None:
+def mention_claims(source: LabelStore, candidates: Candidates, config: SelectionConfig) -> None:
     """Log what is claimed, by whom, and which of these models would be chosen if the claims were ranked.
 
     Only claims on the graphs and probe images of ranked labels compare with these.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from benchmark.suites import TargetTask
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label, ModelRef
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import LabelStore
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
     from mll_hf.matching.describe import Description
 
@@ -103,7 +103,7 @@ def no_rivals(label: Label) -> Rivals:
     return Rivals(np.full(shape, NO_RIVAL, np.uint16), np.zeros(shape, np.uint16))
 
 
-def read_hub(source: LabelSource) -> Hub:
+def read_hub(source: LabelStore) -> Hub:
     """Read all labeled models of a source, with their sidecars if all have one.
 
     Raises:
