@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.senses import sense_share
 from mll_hf.matching.words import name_key
 from mll_hf.utils.text import abridged, shortened
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LONG = 60  # letters
 _MIN_TYPO = 6  # letters of a name that is compared with names one letter away; shorter ones are other words too often
 _SHOWN = 3
+_RARE = 0.1  # share of the uses of a name
 _NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
 _PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
@@ -53,6 +55,8 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
         yield "The names are numbers or letters: say what they are, in the names (digit 7) or as task."
     yield from _scripts(classes)
     yield from _synonyms(classes, graph)
+    if rare := [name for name in classes if _is_rare(name, graph)]:
+        yield f"{_shown(rare)}: ambiguous, mostly not the concept of this name in the graph; describe it, or add a word."
     yield from _typos(classes, graph)
 
 
@@ -80,6 +84,13 @@ def _synonyms(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     pairs = dict.fromkeys(tuple(names) for names in by_meaning.values() if len(names) > 1)
     for names in list(pairs)[:_SHOWN]:
         yield f"{_shown(names)}: names of one thing in WordNet; if so, no model can tell them apart."
+
+
+def _is_rare(name: str, graph: SemanticGraph) -> bool:
+    """Whether the name is one of concepts of the graph, but hardly ever means any of them."""
+    key = name_key(name)
+    shares = [sense_share(graph.concepts[v].id, key) for v in _spellings(graph).get(key, ("", ()))[1]]
+    return bool(shares) and max(shares) < _RARE
 
 
 def _typos(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:

@@ -21,6 +21,7 @@ from mll_hf.models.published import published_graph
         (["собака", "кошка"], "'собака', 'кошка': in Cyrillic script"),
         (["犬", "cat"], "in several scripts (Chinese, Latin)"),
         (["automobile", "truck", "car"], "'automobile', 'car': names of one thing"),
+        (["mouse", "cat"], "'mouse': ambiguous"),
         (["strawbery", "lemon"], "did you mean 'strawberry'?"),
     ],
 )
