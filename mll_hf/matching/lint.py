@@ -56,7 +56,7 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     yield from _scripts(classes)
     yield from _synonyms(classes, graph)
     if rare := [name for name in classes if _is_rare(name, graph)]:
-        yield f"{_shown(rare)}: ambiguous, mostly not the concept of this name in the graph; describe it, or add a word."
+        yield f"{_shown(rare)}: ambiguous, rarely the concept of this name in the graph; describe it, or add a word."
     yield from _typos(classes, graph)
 
 
