@@ -6,8 +6,10 @@ import logging
 import sys
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels, NoLabelsError
@@ -30,7 +32,6 @@ from mll_hf.selection import (
     STRATEGIES,
     Candidates,
     SelectionConfig,
-    Shares,
     Task,
     select,
     shortlist_config,
@@ -44,7 +45,6 @@ from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
     from typing import Unpack
 
     import torch
@@ -185,43 +185,78 @@ class Client:
         *,
         domain: str | None = None,
         task: str | None = None,
-        shares: str | Mapping[str, float] | Sequence[float] = Shares.AUTO,
         descriptions: Sequence[Description] | None = None,
-        images: Sequence[ImageLike] = (),
-        examples: Sequence[tuple[ImageLike, str]] = (),
-        approve: Callable[[TrialPlan], bool] | None = None,
         **options: Unpack[SelectionOptions],
     ) -> Selection:
-        """Choose models for a list of classes.
+        """Choose models for a list of classes by their names. No model is downloaded or run.
 
-        Without images, no model is downloaded or run. With images of the task, models are tried on them one by one: the
-        two with the highest expected gain, then those with the highest expected gain per gigabyte, until no other is
-        likely to be better or ``max_download`` is reached; the choice is based on their predictions. The images need no
-        ground truth; a few examples with ground truth improve the choice and the estimated accuracy. If ``licenses``
-        are given, licenses are read from labels, and confirmed by the Hub for the chosen models with a small request
-        each.
+        If ``licenses`` are given, licenses are read from labels, and confirmed by the Hub for the chosen models with a
+        small request each.
 
         Args:
             classes: Class names, or names by number like ``id2label`` of transformers; at least one, all different.
             config: Strategy, k, limits and licenses.
             domain: Style of the images ("photo", "sketch", "satellite image").
             task: Purpose ("traffic sign recognition").
-            shares: Class shares among the images by name, ``equal``, ``answers`` (as in the models' predictions), or
-                ``auto`` (estimated from the models' predictions).
             descriptions: Descriptions of the classes, in their order; by default from templates and glosses.
-            images: Unlabeled images of the task (paths, encoded bytes or PIL images); 64 are useful, 256 are better.
-            examples: Images of the task with class names, drawn at random; 25 are useful. At least 16 images and
-                examples in total are required.
-            approve: Called with the plan of the trial before anything is downloaded; returns False to decline it.
             **options: Fields of :class:`SelectionConfig`, which override those of ``config``: ``k=3``,
                 ``max_parameters="500M"``, ``licenses=["mit"]``.
 
         Raises:
-            InputError: The classes are empty or repeated, no model is within the limits or has an allowed license, or
-                there are too few images.
-            ModelError: No model can be tried.
+            InputError: The classes are empty or repeated, or no model is within the limits or has an allowed license.
             LabelError: A label in a folder is damaged or of another graph.
             HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
+            MissingExtraError: The text encoder is not installed.
+        """
+        config = configured(config or SelectionConfig(), options)
+        given = Task.of(classes, domain=domain, task=task, descriptions=descriptions)
+        selection = self._licensed(partial(self._from_names, given), config)
+        self._say_notes(given)
+        return selection
+
+    def fit(
+        self,
+        classes: Sequence[str] | Mapping[int, str],
+        images: Sequence[ImageLike] = (),
+        config: SelectionConfig | None = None,
+        *,
+        examples: Sequence[tuple[ImageLike, str]] = (),
+        domain: str | None = None,
+        task: str | None = None,
+        shares: str | Mapping[str, float] | Sequence[float] | None = None,
+        descriptions: Sequence[Description] | None = None,
+        approve: Callable[[TrialPlan], bool] | None = None,
+        cache: str | Path | None = None,
+        **options: Unpack[SelectionOptions],
+    ) -> Selection:
+        """Choose models for a list of classes, fit them to images of the task, and say how good they are.
+
+        Models are tried on the images one by one: the two with the highest expected gain, then those with the highest
+        expected gain per gigabyte, until no other is likely to be better or ``max_download`` is reached. All are fitted
+        together. Only examples make the accuracy known, by cross-validation.
+
+        Args:
+            classes: As for :meth:`select`; ``config``, ``domain``, ``task``, ``descriptions`` and ``options`` too.
+            images: Unlabeled images of the task (paths, encoded bytes or PIL images); 64 are useful, 256 are better.
+            config: See :meth:`select`.
+            examples: Images of the task with class names, drawn at random; 25 are useful. At least 10 images and
+                examples in total are required.
+            domain: See :meth:`select`.
+            task: See :meth:`select`.
+            shares: Class shares among the images by name, or ``equal``; by default estimated.
+            descriptions: See :meth:`select`.
+            approve: Called with the plan of the trial before anything is downloaded; returns False to decline it.
+            cache: Folder that keeps embeddings of the images, so that fitting again with more examples is fast.
+            **options: See :meth:`select`.
+
+        Returns:
+            A selection with heads, which :meth:`load` and ``save_pretrained`` take.
+
+        Raises:
+            InputError: As for :meth:`select`, or there are too few images.
+            ModelError: No model can be tried.
+            LabelError: See :meth:`select`.
+            HubError: See :meth:`select`.
             MissingExtraError: The text encoder is not installed.
         """
         config = configured(config or SelectionConfig(), options)
@@ -229,19 +264,18 @@ class Client:
             classes, domain=domain, task=task, shares=shares, descriptions=descriptions, images=images,
             examples=examples, most_images=config.most_images,
         )  # fmt: skip
-        selection = self._select(given, config, approve)
-        for line in lint(given.classes, self.labels.union.graph):
-            _log.warning(line)
-        return selection
-
-    def _select(self, task: Task, config: SelectionConfig, approve: Callable[[TrialPlan], bool] | None) -> Selection:
-        decide = partial(self._from_names, task)
-        if not task.has_images:
-            return self._licensed(decide, config)
-        shortlisted = shortlist_config(config)
+        if not given.has_images:
+            raise InputError("there are no images to fit to; give images or examples, or use select")
+        decide, shortlisted = partial(self._from_names, given), shortlist_config(config)
         shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
-        selection = self._after_trial(shortlist, config, task, approve)
+        kept = EmbeddingCache(None if cache is None else Path(cache))
+        selection = self._after_trial(shortlist, config, given, approve, kept)
+        self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
+
+    def _say_notes(self, task: Task) -> None:
+        for line in lint(task.classes, self.labels.union.graph):
+            _log.warning(line)
 
     def _licensed(self, decide: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> Selection:
         """Choose, and confirm the licenses of the chosen models with the Hub, since labels are claims.
@@ -287,6 +321,7 @@ class Client:
         config: SelectionConfig,
         task: Task,
         approve: Callable[[TrialPlan], bool] | None,
+        cache: EmbeddingCache,
     ) -> Selection:
         """Choose among the shortlisted models by a budgeted trial on images."""
         from mll_hf.ensemble.trial import try_models
@@ -302,7 +337,7 @@ class Client:
             id = models[0].ref.repo_id
             raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
         sizes = map_parallel(size, models)
-        return try_models(self.load(shortlist), config, task, sizes, approve)
+        return try_models(self.load(shortlist), config, task, sizes, approve, cache)
 
     def load(
         self,

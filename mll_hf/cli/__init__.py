@@ -22,6 +22,7 @@ _COMMANDS = {  # module and help text of each command
     "push": ("label", "publish labels or a selection on the Hub"),
     "labels": ("labels", "list, show, validate and verify labels"),
     "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
+    "fit": ("fit", "choose models, fit them to your images, and say how good they are"),
     "select": ("classify", "choose models for a list of classes"),
     "predict": ("predict", "classify images with the chosen models"),
     "export": ("export", "write the models of a selection as ONNX graphs, which run without torch"),
@@ -74,7 +75,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         prog="mll-hf",
         description="Choose and reuse open vision-language models without trying them all: measure each model once "
         "on a graph of visual concepts (label), publish the result (push), choose models for a list of classes "
-        "(select), and classify images with them (predict).",
+        "(select), fit them to images (fit), and classify images with them (predict).",
         epilog="Example: mll-hf select --labels published --classes 'golden retriever, tabby cat, fire truck'",
     )
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mll_hf.cli.options import (
-    DEVICE_HELP,
     add_graph_choice,
     add_location,
     add_plot,
@@ -18,9 +16,8 @@ from mll_hf.cli.options import (
     count,
     listed,
     positive,
-    size,
 )
-from mll_hf.cli.output import confirm, note, shown
+from mll_hf.cli.output import note, shown
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
@@ -28,23 +25,19 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection import Selection, SelectionConfig, Shares, Strategy
+from mll_hf.selection import Selection, SelectionConfig, Strategy
 from mll_hf.selection.config import configured
-from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
-from mll_hf.utils.text import abridged, gigabytes, shortened
+from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from mll_hf.matching.describe import Description
-    from mll_hf.selection.budget import TrialPlan
     from mll_hf.selection.config import SelectionOptions
 
-_DEFAULTS = SelectionConfig()
 TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
-_TRIAL_OPTIONS = ("max_download", "shares", "yes")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -52,10 +45,8 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     command = commands.add_parser(
         "select",
         help="choose models for a list of classes",
-        description="Estimate from labels how accurate each model is on your classes, and choose the best. No model is "
-        "downloaded or run, unless you give images with --images, or --examples: then models are tried on them one by "
-        "one, first the two most promising, then those that promise most per gigabyte, until no other is likely to be "
-        "better.",
+        description="Estimate from labels and published figures how accurate each model is on your classes, and choose "
+        "the best. No model is downloaded or run. If you have images, use 'mll-hf fit'.",
         epilog="Example: mll-hf select --classes classes.txt --json > choice.json, then: mll-hf predict photos "
         "--selection choice.json",
     )
@@ -78,23 +69,6 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     )
     command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
     command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
-    trial = command.add_argument_group("trial on images of the task")
-    trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
-    trial.add_argument(
-        "--examples", type=Path, metavar="PATH",
-        help="random images with their class: a folder per class, or a CSV file with path and class",
-    )  # fmt: skip
-    trial.add_argument(
-        "--max-download", type=size, metavar="SIZE",
-        help=f"maximum download of models: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
-    )  # fmt: skip
-    trial.add_argument("--yes", action="store_true", help="download models for the trial without asking")
-    trial.add_argument(
-        "--shares", metavar="FREQUENCIES",
-        help="class frequencies among the images: 'equal', 'answers' (as in the models' predictions), or a JSON file "
-        "{class: share} (default: estimated from the models' predictions)",
-    )  # fmt: skip
-    trial.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
     command.set_defaults(run=_select)
@@ -102,10 +76,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
 
 def _select(args: argparse.Namespace) -> int:
     check_plot(args)
-    images = image_files(args.images) if args.images else []
-    if given := [flag(name) for name in _TRIAL_OPTIONS if vars(args)[name] and not (images or args.examples)]:
-        raise InputError(f"{abridged(given, 3)}: only for a trial; give --images or --examples, or leave it out")
-    selection = make_selection(args, images)
+    selection = make_selection(args)
     if args.plot:
         _plot(args.plot, selection)
     if args.json:
@@ -113,15 +84,10 @@ def _select(args: argparse.Namespace) -> int:
         return 0
     print(shown(selection_report(selection)))
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    if (
-        len(selection.classes) > 1
-        and uncovered
-        and selection.strategy is Strategy.MLL
-        and selection.calibration is None
-    ):
+    if len(selection.classes) > 1 and uncovered and selection.strategy is Strategy.MLL and selection.trial is None:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
-            "level. Check their spelling (names are compared in English), or give unlabeled images with --images"
+            "level. Check their spelling (names are compared in English), or fit models to images with: mll-hf fit"
         )
     return 0
 
@@ -152,7 +118,7 @@ def add_task_options(command: argparse.ArgumentParser, required: bool) -> None:
     add_location(command, DEFAULT_LABELS)
     command.add_argument(
         "-k", type=positive, metavar="N",
-        help="models per class (default: 1; after a trial, as many as are likely to be better combined, at most 3)",
+        help="models per class (default: 1; for fit as many as are likely to be better combined, at most 5)",
     )  # fmt: skip
     command.add_argument(
         "--license", type=listed, default=(), metavar="LIST",
@@ -160,56 +126,29 @@ def add_task_options(command: argparse.ArgumentParser, required: bool) -> None:
     )  # fmt: skip
 
 
-def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
-    """Make the selection that the options describe, with a trial if there are images or examples."""
+def make_selection(args: argparse.Namespace) -> Selection:
+    """Make the selection that the options describe, from names alone."""
+    classes, config = task_config(args)
+    return task_client(args).select(
+        classes, config, domain=args.domain, task=args.task, descriptions=_describe(args, classes)
+    )
+
+
+def task_config(args: argparse.Namespace) -> tuple[tuple[str, ...], SelectionConfig]:
+    """The classes and the configuration that the options describe."""
     if args.classes is None:
-        raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
+        raise InputError("give --classes, or --selection with a folder of 'mll-hf fit', or output of 'select --json'")
     classes = check_class_names(parse_class_names(args.classes))
     given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}
     given |= {"licenses": args.license}
     options = {name: value for name, value in given.items() if value is not None}
-    config = configured(SelectionConfig(), cast("SelectionOptions", options))
-    examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
-    client = Client(
-        args.labels, graph=getattr(args, "graph", None), trust=vars(args).get("trust", ()), device=args.device
-    )
-    return client.select(
-        classes,
-        config,
-        domain=args.domain,
-        task=args.task,
-        shares=_shares(getattr(args, "shares", None)),
-        descriptions=_describe(args, classes),
-        images=images,
-        examples=examples,
-        approve=partial(_approve, is_agreed=getattr(args, "yes", False)),
-    )
+    return classes, configured(SelectionConfig(), cast("SelectionOptions", options))
 
 
-def _approve(plan: TrialPlan, is_agreed: bool) -> bool:
-    """Say what a trial may download, and ask for confirmation unless it is given."""
-    if plan.most_bytes == 0:
-        return True
-    note(
-        f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
-        f"{gigabytes(plan.expected_bytes)} if they perform as expected: {abridged(plan.names, 10)}"
-    )
-    return is_agreed or confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
-
-
-def _shares(given: str | None) -> str | dict[str, float]:
-    """The class shares given by ``--shares``: a way to estimate them, or a JSON file."""
-    if given is None or given in list(Shares):
-        return given or Shares.AUTO
-    try:
-        shares = json.loads(Path(given).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"--shares {given}: {error.strerror}; give equal, answers, or a JSON file") from None
-    except ValueError:
-        shares = None
-    if not isinstance(shares, dict):
-        raise InputError(f"--shares {given}: this is not {{class: number}}; give a JSON object with every class")
-    return shares
+def task_client(args: argparse.Namespace) -> Client:
+    """The client that the options describe."""
+    given = vars(args)
+    return Client(args.labels, graph=given.get("graph"), trust=given.get("trust", ()), device=given.get("device"))
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:

@@ -38,7 +38,7 @@ def selection_report(selection: Selection) -> str:
     lines = [*selection.notes, *selection.answer_lines]
     parts = ["\n".join(lines)] if lines else []
     parts += [_headline(selection), _model_table(selection)]
-    if selection.calibration is None:
+    if selection.trial is None:
         strategy = STRATEGIES[selection.strategy]
         legend = f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
         parts += [_class_table(selection), legend]
@@ -46,7 +46,7 @@ def selection_report(selection: Selection) -> str:
 
 
 def _headline(selection: Selection) -> str:
-    tried = f" tried on {selection.calibration.n_images} images" if selection.calibration else ""
+    tried = f" tried on {selection.trial.n_images} images" if selection.trial else ""
     return (
         f"{_count(len(selection.classes), 'class', 'classes')}, {_count(len(selection.models), 'model', 'models')}"
         f"{tried}, strategy {selection.strategy}, k = {selection.k}: "
@@ -66,7 +66,11 @@ def _model_table(selection: Selection) -> str:
         columns["based on"] = [_FIGURES[model.figures] for model in models]
     if selection.estimate is not None:
         columns["estimated accuracy"] = [selection.estimate.text(m) for m in shown]
-    if selection.calibration is None:
+    if selection.trial is not None:
+        of = "examples" if selection.trial.n_examples else "agreement"
+        columns[f"{of}, zero-shot"] = [f"{100 * selection.trial.zero_shot[m]:.0f} %" for m in shown]
+        columns[f"{of}, fitted"] = [f"{100 * selection.trial.fitted[m]:.0f} %" for m in shown]
+    else:
         column = STRATEGIES[selection.strategy].column
         columns[column] = [f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown]
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]

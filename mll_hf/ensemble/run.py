@@ -15,10 +15,12 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
+from mll_hf.ensemble.embedding_cache import digest_of, image_digest
 from mll_hf.ensemble.residents import Residents
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import in_background, use_one_torch_thread
+from mll_hf.selection.head import Head
 from mll_hf.selection.repo import cached_heads, keep_heads
 from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.arrays import ArrayFields
@@ -31,9 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from mll_hf.ensemble.embedding_cache import EmbeddingCache
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
-    from mll_hf.selection.head import Head
     from mll_hf.utils.images import ImageLike as ImageLike
 
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
@@ -134,10 +136,7 @@ class Ensemble:
 
     def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """[U, N, C] logits of the calibrated heads from those of the zero-shot heads."""
-        chosen, calibration = np.array(self.selection.chosen_models), self.selection.calibration
-        if calibration is not None:
-            return calibration.subset(chosen).applied(logits)
-        return logits / self.selection.temperatures[chosen][:, None, None]
+        return logits / self.selection.temperatures[list(self.selection.chosen_models)][:, None, None]
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""
@@ -146,25 +145,37 @@ class Ensemble:
         heads = [self._residents.zero_shot(m) for m in chosen]
         return np.concatenate(list(self._run(chosen, images, open_image, heads)), axis=1)
 
-    def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+    def model_runner(
+        self, images: Sequence[ImageLike], cache: EmbeddingCache
+    ) -> Callable[[int], tuple[NDArray[np.float32], Head]]:
         """Return a function that runs one model at a time on these images, which are decoded once for all models.
 
-        It takes the position of a model in the selection and returns logits [N, C] of its zero-shot head, NaN for
-        unreadable images. It raises ModelError or MissingExtraError if the model cannot be loaded or run. The model is
-        freed afterwards.
+        It takes the position of a model in the selection, and returns embeddings [N, D] at unit norm, NaN for
+        unreadable images, and the zero-shot head. It raises ModelError or MissingExtraError if the model cannot be
+        loaded or run. The model is freed afterwards. Embeddings and heads are kept in the cache.
 
         Raises:
             InputError: There are no images, or a template is invalid.
         """
         self._check(images)
-        source = _Images(images)
+        source, digests, texts = _Images(images), [image_digest(image) for image in images], digest_of(self._prompts)
 
-        def run(m: int) -> NDArray[np.float32]:
+        def run(m: int) -> tuple[NDArray[np.float32], Head]:
+            ref = self.selection.models[m].ref
+            kept = cache.read(ref, self.dtype)
+            missing = [n for n, digest in enumerate(digests) if digest not in kept.images]
             try:
-                heads = [self._residents.zero_shot(m)]
-                return np.concatenate(list(self._run([m], range(len(images)), source.decode, heads)), axis=1)[0]
+                if texts not in kept.heads:
+                    kept.heads[texts] = self._residents.zero_shot(m)
+                if missing:
+                    identity = Head.identity(kept.heads[texts].weights.shape[1])
+                    parts = self._run([m], missing, source.decode, [identity])
+                    found = np.concatenate(list(parts), axis=1)[0]
+                    kept.images.update(zip((digests[n] for n in missing), found, strict=True))
+                    cache.write(ref, self.dtype, kept)
             finally:
                 self.close()
+            return np.stack([kept.images[digest] for digest in digests]), kept.heads[texts]
 
         return run
 
@@ -177,12 +188,11 @@ class Ensemble:
     def fingerprint(self, rule: Rule = Rule.LINEAR_POOL) -> dict[str, Any]:
         """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
         selection = self.selection
-        chosen, calibration = list(selection.chosen_models), selection.calibration
+        chosen = list(selection.chosen_models)
         numbers = [selection.temperatures, selection.weights, selection.chosen.astype(np.float64)]
-        numbers += [] if calibration is None else [calibration.offsets]
         digest = hashlib.sha256(b"".join(np.round(part[chosen], 9).tobytes() for part in numbers))
         for head in selection.heads:
-            if head.is_fitted:  # others are made from what is here
+            if selection.trial:  # others are made from what is here
                 digest.update(head.weights.tobytes() + head.bias.tobytes())
         refs = [selection.models[m].ref for m in chosen]
         return {
@@ -191,7 +201,7 @@ class Ensemble:
             "templates": list(self.prompt_templates),
             "rule": str(rule),
             "dtype": self.dtype,
-            "calibration and weights": digest.hexdigest(),
+            "heads and weights": digest.hexdigest(),
         }
 
     def close(self) -> None:
@@ -272,7 +282,7 @@ class Ensemble:
         with progress, closing(_in_threads(prepare, batches)) as prepared:
             for batch in prepared:
                 readable = np.array([inputs is not None for inputs in batch])
-                logits = np.full((len(models), len(batch), len(self.selection.classes)), np.nan, np.float32)
+                logits = np.full((len(models), len(batch), len(heads[0].bias)), np.nan, np.float32)
                 progress.update(len(batch))
                 by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
                 for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.selection.budget import plan_trial, run_trial
+from mll_hf.selection.task import check_image_count
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mll_hf.ensemble.run import Ensemble
     from mll_hf.selection import Estimate, Selection, SelectionConfig, Task
     from mll_hf.selection.budget import TrialPlan
+    from mll_hf.selection.head import Head
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +32,9 @@ def try_models(
     task: Task,
     sizes: Sequence[int],
     approve: Callable[[TrialPlan], bool] | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> Selection:
-    """Choose among the U models of a shortlist by a trial.
+    """Fit the U models of a shortlist to images in a trial, and choose among them.
 
     Args:
         ensemble: The shortlist's models, not loaded yet.
@@ -38,6 +42,7 @@ def try_models(
         task: The task, with images or examples.
         sizes: [U] download sizes in bytes.
         approve: Called with the plan before anything is fetched; returns False to decline it.
+        cache: Keeps embeddings of the images for the next trial.
 
     Raises:
         InputError: There are too few readable images, no model fits in the budget, or the plan is declined.
@@ -46,13 +51,13 @@ def try_models(
     shortlist, templates = ensemble.selection, ensemble.prompt_templates
     if shortlist.estimate is None:
         raise ValueError("the shortlist has no estimate")
-    run = ensemble.model_runner([*task.examples.images, *task.images])
+    run = ensemble.model_runner([*task.examples.images, *task.images], cache or EmbeddingCache(None))
     prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
     names = [shortlist.models[m].name for m in shortlist.chosen_models]
     plan = plan_trial(prior, sizes, config.max_download, names)
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
-    found: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, tuple[NDArray[np.float32], Head]] = {}
     failures: dict[int, ModelError | MissingExtraError] = {}
 
     def attempt(position: int) -> bool:
@@ -63,23 +68,24 @@ def try_models(
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
-    def logits_of(tried: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits of the images with logits from all of these models, and the classes of the examples among them."""
-        logits = np.stack([found[position] for position in tried])
-        answered = np.asarray(np.isfinite(logits).all(axis=(0, 2)))
-        return logits[:, answered], task.examples.classes[answered[: len(task.examples.classes)]]
+    def embedded(tried: Sequence[int]) -> tuple[list[tuple[NDArray[np.float32], Head]], NDArray[np.int64]]:
+        """Images that all of these models embedded, with the models' heads, and the classes of the examples."""
+        answered = np.all([np.isfinite(found[position][0]).all(axis=1) for position in tried], axis=0)
+        pairs = [(found[position][0][answered], found[position][1]) for position in tried]
+        return pairs, task.examples.classes[answered[: len(task.examples.classes)]]
 
     def estimated(tried: tuple[int, ...]) -> Estimate:
-        return estimate_in_trial(shortlist, tried, *logits_of(tried), task.shares)
+        return estimate_in_trial(prior, tried, *embedded(tried), task.shares)
 
     tried = run_trial(prior, sizes, config.max_download, attempt, estimated)
     if not tried:
         raise list(failures.values())[-1]
-    if len(tried) == 1 and not task.examples.images:
+    pairs, classes = embedded(tried)
+    check_image_count(len(pairs[0][0]))
+    if len(tried) == 1 and not len(classes):
         _log.warning(
             "only %s could be tried, so there is no other model to compare it with; try more models, or give examples "
             "with their class",
             names[tried[0]],
         )
-    logits, classes = logits_of(tried)
-    return choose_with_images(shortlist, tried, logits, config, templates, classes, task.shares)
+    return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares)

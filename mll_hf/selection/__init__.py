@@ -7,7 +7,7 @@ from mll_hf.selection.head import Head
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.selection.select import NoModelFitsError, choose, select
 from mll_hf.selection.strategies import STRATEGIES, Strategy
-from mll_hf.selection.task import Shares, Task
+from mll_hf.selection.task import Task
 from mll_hf.selection.with_images import choose_with_images, shortlist_config
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "SelectedModel",
     "Selection",
     "SelectionConfig",
-    "Shares",
     "Strategy",
     "Task",
     "choose",

@@ -122,8 +122,8 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
 
 
 def _evidence(selection: Selection) -> str:
-    images = selection.calibration.n_images if selection.calibration else 0
-    tried = f", and their predictions on {images:,} images of the task" if images else ""
+    images = selection.trial.n_images if selection.trial else 0
+    tried = f", and fitted to {images:,} images of the task" if images else ""
     task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
                      (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
     return (

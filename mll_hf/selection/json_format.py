@@ -15,8 +15,7 @@ from mll_hf.selection.config import SelectionConfig
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.task import MIN_IMAGES
-from mll_hf.selection.unlabeled import Calibration
+from mll_hf.selection.trial import Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +25,7 @@ _MAX = 1e100  # of numbers, so that sums and products do not overflow
 
 def selection_to_json(selection: Selection) -> dict[str, Any]:
     """See :meth:`Selection.to_json`."""
-    ids, answer, calibration = _distinct_ids(selection.models), selection.answer, selection.calibration
+    ids, answer, trial = _distinct_ids(selection.models), selection.answer, selection.trial
     names = {} if answer is None else {"best": ids[answer.best], "cheapest": ids[answer.cheapest]}
     return {
         "classes": list(selection.classes),
@@ -54,7 +53,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
             "mean": selection.estimate.mean.tolist(),
             "variance": np.diag(selection.estimate.covariance).tolist(),
         },
-        "calibration": calibration and {name: np.asarray(value).tolist() for name, value in vars(calibration).items()},
+        "trial": trial and {name: np.asarray(value).tolist() for name, value in vars(trial).items()},
     }
 
 
@@ -101,7 +100,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
         images=_numbers([document["images"][name] for name in classes], (len(classes),), 0),
         domain=_optional_text(document["domain"]),
         task=_optional_text(document["task"]),
-        calibration=_calibration_from_json(document.get("calibration"), *chosen.shape),
+        trial=_trial_from_json(document.get("trial"), *chosen.shape),
         estimate=_estimate_from_json(document.get("estimate"), len(models)),
         templates=_templates(document.get("templates", [])),
         notes=tuple(map(_text, document.get("notes", []))),
@@ -135,16 +134,17 @@ def _estimate_from_json(document: dict[str, Any] | None, n_models: int) -> Estim
     return Estimate(mean, np.diag(variance), Basis(document["basis"]))
 
 
-def _calibration_from_json(document: dict[str, Any] | None, n_models: int, n_classes: int) -> Calibration | None:
+def _trial_from_json(document: dict[str, Any] | None, n_models: int, n_classes: int) -> Trial | None:
     if document is None:
         return None
-    return Calibration(
-        n_images=int(_number(document["n_images"], MIN_IMAGES)),
+    return Trial(
+        n_images=int(_number(document["n_images"], 1)),
+        n_examples=int(_number(document["n_examples"], 0)),
         templates=_templates(document["templates"]),
-        temperatures=_numbers(document["temperatures"], (n_models,), 1 / _MAX),
-        offsets=_numbers(document["offsets"], (n_models, n_classes)),
-        information=_numbers(document["information"], (n_models,), 0, 1),
-        agreement=_numbers(document["agreement"], (n_models,), 0, 1),
+        zero_shot=_numbers(document["zero_shot"], (n_models,), 0, 1),
+        fitted=_numbers(document["fitted"], (n_models,), 0, 1),
+        strengths=_numbers(document["strengths"], (n_models,), 0),
+        weights=_numbers(document["weights"], (n_models,), 0, 1),
         shares=_numbers(document["shares"], (n_classes,), 0, 1),
     )
 

@@ -13,9 +13,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
-from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.unlabeled import Calibration, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
 
@@ -25,7 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.hub.commits import Published
+    from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.head import Head
+    from mll_hf.selection.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,14 @@ class Selection(ArrayFields):
         models: The M models that were scored, best overall first.
         scores: [M, C] float64, as the strategy defines them (for ``mll`` estimated recall, lowered by the standard
             error for models that seem better than the one with the highest mean recall); after a trial on images the
-            agreement with the pool of all models plus a tenth of the estimated recall, or with examples the estimated
-            accuracy.
+            agreement with the pool of all models, with examples averaged with the accuracy on them.
         chosen: [M, C] bool, which models are chosen for which class.
         matches: Concepts that each class was matched to, best first; empty if the classes were not matched.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
         images: [C] effective number of probe images of the score for each class.
         domain: Domain of the task as given by the user; selects the prompts.
         task: Task as given by the user.
-        calibration: Calibration of the M models by images of the task; None without images.
+        trial: Results of the M models on images of the task; None without images.
         estimate: Estimated accuracies of the M models on the task; None if the strategy's scores are no accuracies.
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
@@ -116,7 +115,7 @@ class Selection(ArrayFields):
     images: NDArray[np.float64]
     domain: str | None = None
     task: str | None = None
-    calibration: Calibration | None = None
+    trial: Trial | None = None
     estimate: Estimate | None = None
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -133,10 +132,7 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and how many are; None without an estimate."""
         if self.estimate is None:
             return None
-        by_images = None
-        if self.calibration is not None:
-            by_images = self.overall if self.estimate.basis is Basis.EXAMPLES else self.calibration.agreement
-        return answer_to(self.estimate, [model.cost for model in self.models], by_images)
+        return answer_to(self.estimate, [model.cost for model in self.models], self.overall if self.trial else None)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
@@ -159,28 +155,25 @@ class Selection(ArrayFields):
     @property
     def weights(self) -> NDArray[np.float64]:
         """[M] non-negative weights of the models when predictions are pooled."""
-        if self.calibration is None:
+        if self.trial is None:
             return np.maximum(self.overall, 0)  # the paper's r can be negative
-        return pooling_weights(self.overall, len(self.classes))
+        return self.trial.weights
 
     @property
     def temperatures(self) -> NDArray[np.float64]:
-        """[M] calibration temperatures of the logits, from the trial or else from the labels."""
-        if self.calibration is None:
-            return np.array([model.temperature for model in self.models])
-        return self.calibration.temperatures
+        """[M] calibration temperatures of the logits, from the labels."""
+        return np.array([model.temperature for model in self.models])
 
     def final_head(self, m: int, zero_shot: Head) -> Head:
         """The head to save of a model, from its zero-shot head; see the attribute ``heads``."""
         if self.strategy is Strategy.PAPER:
             return zero_shot
-        offsets = 0.0 if self.calibration is None else self.calibration.offsets[m]
-        return zero_shot.calibrated(float(self.temperatures[m]), offsets)
+        return zero_shot.calibrated(float(self.temperatures[m]))
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
         """The prompt templates in use."""
-        trial_templates = self.calibration.templates if self.calibration else ()
+        trial_templates = self.trial.templates if self.trial else ()
         return self.templates or trial_templates or templates_for(self.domain, self.task)
 
     @property

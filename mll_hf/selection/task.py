@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,20 +23,13 @@ if TYPE_CHECKING:
     from mll_hf.matching.describe import Description
     from mll_hf.utils.images import ImageLike
 
-MIN_IMAGES = 16  # images and examples together
+EQUAL = "equal"  # class shares
+MIN_IMAGES = 10  # images and examples together
 _MIN_SHARE = 1e-6
 
 
 def _no_examples() -> Examples:
     return Examples((), np.empty(0, np.int64))
-
-
-class Shares(StrEnum):
-    """How to estimate the class shares among the images of a task."""
-
-    AUTO = "auto"  # the most probable ones, given how the models agree
-    EQUAL = "equal"
-    ANSWERS = "answers"  # as frequent as the models predict
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +40,7 @@ class Task(ArrayFields):
         classes: The C class names, all different.
         domain: What the images look like ("photo", "sketch", "satellite image").
         task: What the classes are for ("traffic sign recognition").
-        shares: [C] class shares among the images, summing to one, or how to estimate them.
+        shares: [C] class shares among the images, summing to one; None to estimate them.
         descriptions: A description of each class; None for those from templates and glosses.
         images: Unlabeled images, a sample; some may be unreadable.
         examples: Images with their class.
@@ -57,7 +49,7 @@ class Task(ArrayFields):
     classes: tuple[str, ...]
     domain: str | None = None
     task: str | None = None
-    shares: NDArray[np.float64] | Shares = Shares.AUTO
+    shares: NDArray[np.float64] | None = None
     descriptions: tuple[Description, ...] | None = None
     images: tuple[ImageLike, ...] = ()
     examples: Examples = field(default_factory=_no_examples)
@@ -69,7 +61,7 @@ class Task(ArrayFields):
         *,
         domain: str | None = None,
         task: str | None = None,
-        shares: str | Mapping[str, float] | Sequence[float] = Shares.AUTO,
+        shares: str | Mapping[str, float] | Sequence[float] | None = None,
         descriptions: Sequence[Description] | None = None,
         images: Sequence[ImageLike] = (),
         examples: Sequence[tuple[ImageLike, str]] = (),
@@ -81,7 +73,7 @@ class Task(ArrayFields):
             classes: Class names, or names by number like ``id2label`` of transformers.
             domain: See :class:`Task`.
             task: See :class:`Task`.
-            shares: A member of :class:`Shares`, shares by class name, or one per class in their order; any scale.
+            shares: ``equal``, shares by class name, or one per class in their order; by default estimated.
             descriptions: One per class, in their order.
             images: Unlabeled images: paths, encoded bytes or PIL images.
             examples: Images with the names of their classes.
@@ -124,18 +116,19 @@ def trial_sample(n_images: int, most_images: int) -> NDArray[np.int64]:
 
 
 def parse_shares(
-    shares: str | Mapping[str, float] | Sequence[float] | NDArray[np.float64], classes: Sequence[str]
-) -> NDArray[np.float64] | Shares:
-    """Class shares [C] that sum to one, or how to estimate them. Zeros are raised, as no image could refute them.
+    shares: str | Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None, classes: Sequence[str]
+) -> NDArray[np.float64] | None:
+    """Class shares [C] that sum to one; None to estimate them. Zeros are raised, as no image could refute them.
 
     Raises:
         InputError: The shares do not name every class, or are not C non-negative numbers.
     """
+    if shares is None:
+        return None
     if isinstance(shares, str):
-        try:
-            return Shares(shares)
-        except ValueError:
-            raise InputError(f"shares is '{shares}'; choose {', '.join(Shares)}, or give a share per class") from None
+        if shares != EQUAL:
+            raise InputError(f"shares is '{shares}'; give '{EQUAL}', or a share per class")
+        shares = np.ones(len(classes))
     if isinstance(shares, Mapping):
         by_name = {normalized_name(str(name)): value for name, value in shares.items()}
         if len(by_name) < len(shares):

@@ -1,7 +1,8 @@
-"""Choose with images of the task: class names determine which models to try, their predictions determine the choice.
+"""Choose with images of the task: class names determine which models to try, the fit to the images the choice.
 
-Some of the images may be examples, which come with their class. They come first and are used twice: as unlabeled images
-and as examples.
+Some of the images may be examples, which come with their class. They come first. With n examples and r correct
+predictions, the likelihood of an accuracy a is ``a^r (1 - a)^(n - r)``; the posterior is approximated by a Gaussian at
+its mode, found by iteratively reweighted least squares (Rasmussen and Williams, 2006, section 3.4).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.estimate import Basis, Estimate
-from mll_hf.selection.examples import count_right, update_with_examples
-from mll_hf.selection.probabilities import DIGITS
+from mll_hf.selection.fit import fit
+from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.selection.strategies import STRATEGIES
-from mll_hf.selection.task import Shares
-from mll_hf.selection.unlabeled import calibrate, estimate_from_agreement, model_scores, n_to_combine
+from mll_hf.selection.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,18 +25,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.selection.config import SelectionConfig
+    from mll_hf.selection.estimate import Floats
+    from mll_hf.selection.head import Head
     from mll_hf.selection.result import MatchedConcept, Selection
-    from mll_hf.selection.unlabeled import SharesLike
 
     Classes = NDArray[np.int64]
+    Embedded = tuple[NDArray[np.float32], Head]  # images [N, D], and the zero-shot head
 
 _NO_EXAMPLES = np.empty(0, np.int64)
-_SHARED_VARIANCE = 0.5  # share of the variance of estimates from the same images that is a common error
+# Standard error of an accuracy, in logits, as estimated by the agreement of a model with the pool of all that were
+# tried; half of the variance is a common error of these models.
+_AGREEMENT_ERROR = 0.6
+_SHARED_VARIANCE = 0.5
+_MIN_AGREEMENT = 0.01
 # Standard deviations of a model's own effect and of the slope, see :func:`trial_prior`. They are 1.0 and 1.6 for 23
 # models, most of them specialized, on 13 tasks, and .4 and .6 for 120 published models of one kind on 25 datasets. But
 # the best model is not a typical one: with 1.0 it is estimated below its results, and a trial continues in vain.
 _OWN = 3.0
 _TREND = 1.0
+_PRIOR_EXAMPLES = 25  # examples that agreement with the pool is worth, when models are ranked
+_MAX_COMBINED = 5
+_CLOSE = 0.05  # a model is combined with the best one if its score is at most this much lower
+_MAX_STEPS = 100
+_MAX_STEP = 1.0  # in logits
+_CONVERGED = 1e-9
 
 
 def shortlist_config(config: SelectionConfig) -> SelectionConfig:
@@ -67,40 +79,45 @@ def trial_prior(estimate: Estimate) -> Estimate:
 
 
 def estimate_in_trial(
-    shortlist: Selection,
+    prior: Estimate,
     tried: Sequence[int],
-    logits: NDArray[np.float32],
+    embedded: Sequence[Embedded],
     classes: Classes = _NO_EXAMPLES,
-    shares: SharesLike = Shares.AUTO,
+    shares: Floats | None = None,
 ) -> Estimate:
-    """The estimate for the chosen models of a shortlist after some were tried. It decides which to try next.
+    """The estimate of a trial after some models were tried. It decides which to try next.
 
-    Arguments and errors as for :func:`choose_with_images`.
+    Args:
+        prior: From :func:`trial_prior`.
+        tried: Positions of the T models that were tried.
+        embedded: Of each of them, the images and the zero-shot head.
+        classes: [E] classes of the first E images.
+        shares: [C] class shares; None to estimate them.
     """
-    shortlisted = list(shortlist.chosen_models)
-    estimate = trial_prior(_estimate_of(shortlist).subset(shortlisted))
-    recall = np.clip(shortlist.overall[[shortlisted[m] for m in tried]], 0, 1)
-    calibration, confirmation = calibrate(logits, recall, shares)
+    embeddings, heads = zip(*embedded, strict=True)
+    found = fit(embeddings, heads, shares=shares)
+    estimate = prior
     if len(tried) > 1:  # a single model has no other to agree with
-        found = estimate_from_agreement(calibration, confirmation)
-        variance = found.errors**2
-        own, common = np.sqrt((1 - _SHARED_VARIANCE) * variance), np.sqrt(_SHARED_VARIANCE * float(variance.mean()))
-        estimate = estimate.update(tried, found.mean, own, Basis.IMAGES, common)
-    if len(classes) and len(shortlist.classes) > 1:
-        estimate = update_with_examples(estimate, tried, count_right(logits, classes, calibration), len(classes))
+        own, common = (_AGREEMENT_ERROR * np.sqrt(part) for part in (1 - _SHARED_VARIANCE, _SHARED_VARIANCE))
+        mean = logit(found.agreement[:, 1], _MIN_AGREEMENT)
+        estimate = estimate.update(tried, mean, np.full(len(tried), own), Basis.IMAGES, float(common))
+    if len(classes):
+        pairs = zip(found.heads, embeddings, strict=True)
+        right = [(head.logits(each[: len(classes)]).argmax(axis=1) == classes).sum() for head, each in pairs]
+        estimate = update_with_examples(estimate, tried, np.array(right, np.float64), len(classes))
     return estimate
 
 
 def choose_with_images(
     shortlist: Selection,
     tried: Sequence[int],
-    logits: NDArray[np.float32],
+    embedded: Sequence[Embedded],
     config: SelectionConfig,
     templates: tuple[str, ...],
     classes: Classes = _NO_EXAMPLES,
-    shares: SharesLike = Shares.AUTO,
+    shares: Floats | None = None,
 ) -> Selection:
-    """Choose the best of the models that were tried on images, the same for all classes.
+    """Fit the models that were tried on images, and choose the best of them, the same for all classes.
 
     Unlabeled images rank the models by agreement, examples by accuracy. Only examples change the estimate that is
     shown: without them it is that of the class names, for the models in their new order.
@@ -108,49 +125,64 @@ def choose_with_images(
     Args:
         shortlist: The selection by class names.
         tried: Positions in its chosen models of the M models that were tried.
-        logits: [M, N, C] logits of these models on N images; finite.
+        embedded: Of each of them, the images and the zero-shot head.
         config: Gives ``k``.
-        templates: Prompt templates of the logits.
+        templates: Prompt templates of the heads.
         classes: [E] classes of the first E images.
-        shares: The class shares, or how to estimate them.
+        shares: [C] class shares; None to estimate them.
 
     Raises:
-        InputError: There are too few images.
+        InputError: An embedding is not finite.
     """
     rows = [shortlist.chosen_models[position] for position in tried]
-    n_models, n_classes = len(rows), len(shortlist.classes)
-    recall = np.clip(shortlist.overall[rows], 0, 1)
-    calibration, confirmation = calibrate(logits, recall, shares, templates)
-    shown = _estimate_of(shortlist).subset(rows)
-    overall = model_scores(calibration.agreement, recall)
-    scores = model_scores(calibration.agreement, shortlist.scores[rows])
-    if len(classes) and n_classes > 1:
-        right, everyone = count_right(logits, classes, calibration), range(n_models)
-        ranking = estimate_from_agreement(calibration, confirmation) if n_models > 1 else shown
-        overall = update_with_examples(ranking, everyone, right, len(classes)).accuracy
-        shown = update_with_examples(shown, everyone, right, len(classes))
-        scores = np.repeat(overall[:, None], n_classes, axis=1)
+    n_models, n_classes, n_examples = len(rows), len(shortlist.classes), len(classes)
+    embeddings, heads = zip(*embedded, strict=True)
+    found = fit(embeddings, heads, classes, shares)
+    if shortlist.estimate is None:
+        raise ValueError("the shortlist has no estimate")
+    shown, overall, results = shortlist.estimate.subset(rows), found.scores, found.agreement
+    if found.right is not None:
+        results, right = found.right[:-1] / n_examples, found.right[:-1, 1]
+        overall = (right + _PRIOR_EXAMPLES * overall) / (n_examples + _PRIOR_EXAMPLES)
+        if n_classes > 1:
+            shown = update_with_examples(shown, range(n_models), right, n_examples)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")
-    n_chosen = min(config.k or n_to_combine(overall[order], n_classes), n_models)
+    close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
+    n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
     chosen = np.zeros((n_models, n_classes), np.bool_)
     chosen[:n_chosen] = True
     columns = [tried[m] for m in order[:n_chosen]]
+    trial = Trial(
+        len(embeddings[0]), n_examples, templates, results[:, 0], results[:, 1], found.strengths, found.weights,
+        found.shares,
+    )  # fmt: skip
     return replace(
         shortlist,
         k=config.k or n_chosen,
         models=tuple(shortlist.models[rows[m]] for m in order),
-        scores=scores[order],
+        scores=np.repeat(overall[order, None], n_classes, axis=1),
         chosen=chosen,
         matches=tuple(tuple(_with_recall_of(concept, columns) for concept in found) for found in shortlist.matches),
-        calibration=calibration.subset(order),
+        trial=trial.subset(order),
         estimate=shown.subset(order).at_most_first(),
+        heads=tuple(found.heads[m] for m in order[:n_chosen]),
     )
 
 
-def _estimate_of(shortlist: Selection) -> Estimate:
-    if shortlist.estimate is None:
-        raise ValueError("the shortlist has no estimate")
-    return shortlist.estimate
+def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: int) -> Estimate:
+    """The estimate after N examples, of which the models at these positions predicted ``right`` [T] correctly."""
+    rows = list(models)
+    logits = estimate.mean[rows]
+    for _ in range(_MAX_STEPS):
+        accuracy = sigmoid(logits)
+        information = n * accuracy * (1 - accuracy)
+        response = logits + (right - n * accuracy) / information
+        posterior = estimate.update(rows, response, 1 / np.sqrt(information), Basis.EXAMPLES)
+        step = np.clip(posterior.mean[rows] - logits, -_MAX_STEP, _MAX_STEP)
+        logits = logits + step
+        if np.abs(step).max() < _CONVERGED:
+            break
+    return posterior
 
 
 def _with_recall_of(concept: MatchedConcept, models: Sequence[int]) -> MatchedConcept:

@@ -98,6 +98,7 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
     if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs):
         raise InputError("examples are pairs of an image and the name of its class; give [('a.jpg', 'cat'), ...]")
     positions = class_positions([name for _, name in pairs], classes)
+    _check_contradictions(pairs, positions)
     kept: list[int] = []
     skipped: list[str] = []
     for n in np.random.default_rng(0).permutation(len(pairs)).tolist():
@@ -114,6 +115,13 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
         only = shortened(classes[found.classes[0]], 40)
         raise InputError(f"all examples are of class '{only}', which compares no models; give examples of others, too")
     return found
+
+
+def _check_contradictions(pairs: Sequence[tuple[ImageLike, str]], positions: Sequence[int]) -> None:
+    first: dict[str, int] = {}
+    for (image, name), position in zip(pairs, positions, strict=True):
+        if isinstance(image, str | Path) and first.setdefault(str(image), position) != position:
+            raise InputError(f"{image} is given as '{name}' and as another class; keep one")
 
 
 def class_positions(names: Sequence[str], classes: Sequence[str]) -> list[int]:

@@ -202,7 +202,7 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
     }
     if estimate is not None:
         columns["estimated accuracy", "number"] = [estimate.text(m) for m in shown]
-    if selection.calibration is None and any(has_recall(selection, m) for m in shown):
+    if selection.trial is None and any(has_recall(selection, m) for m in shown):
         columns["recall on your concepts", "number wide"] = [
             _percent(selection.overall[m]) if has_recall(selection, m) else "–" for m in shown
         ]
@@ -318,7 +318,7 @@ def predictions_html(trial: Trial, names: Sequence[str]) -> str:
 
 def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> str:
     """The ranking after a trial, and what was tried."""
-    readable = after.calibration.n_images if after.calibration else n_images
+    readable = after.trial.n_images if after.trial else n_images
     skipped = f" {_counted(n_images - readable, 'image', 'images')} could not be read." if readable < n_images else ""
     ranks = {model.name: m + 1 for m, model in enumerate(before.models)}
     first = after.models[after.chosen_models[0]].name

@@ -1,0 +1,119 @@
+"""The command ``fit``."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.cli.classify import add_task_options, image_files, task_client, task_config
+from mll_hf.cli.options import DEVICE_HELP, add_trust, size
+from mll_hf.cli.output import confirm, note, shown
+from mll_hf.cli.report import selection_report
+from mll_hf.errors import InputError
+from mll_hf.selection import SelectionConfig
+from mll_hf.selection.task import EQUAL
+from mll_hf.utils.examples import read_examples
+from mll_hf.utils.text import abridged, gigabytes
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mll_hf.selection.budget import TrialPlan
+
+_DEFAULTS = SelectionConfig()
+_CACHE = "embeddings"  # folder in the output folder; never pushed
+
+
+def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``fit``."""
+    command = commands.add_parser(
+        "fit",
+        help="choose models, fit them to your images, and say how good they are",
+        description="Choose models by the class names, try them on your images one by one, first the two most "
+        "promising, then those that promise most per gigabyte, until no other is likely to be better, and fit them to "
+        "the images. These need no classes; a few examples with their class improve the fit and tell the accuracy.",
+        epilog="Example: mll-hf fit photos --classes 'corroded pipe, intact pipe, weld' -o choice, then: "
+        "mll-hf predict more-photos --selection choice",
+    )
+    command.add_argument(
+        "images", nargs="*", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images; 256 are good"
+    )
+    command.add_argument(
+        "--examples", type=Path, metavar="PATH",
+        help="random images with their class, 25 or more: a folder per class, or a CSV file with path and class",
+    )  # fmt: skip
+    add_task_options(command, required=True)
+    command.add_argument(
+        "--max-download", type=size, metavar="SIZE",
+        help=f"maximum download of models: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
+    )  # fmt: skip
+    command.add_argument("--yes", action="store_true", help="download models without asking")
+    command.add_argument(
+        "--shares", metavar="SHARES",
+        help=f"class shares among the images: '{EQUAL}', or a JSON file {{class: share}} (default: estimated)",
+    )  # fmt: skip
+    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
+    add_trust(command)
+    command.add_argument("--json", action="store_true", help="print the selection as JSON")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER",
+        help="save the selection with its heads, which predict, serve, push and export read; embeddings of the images "
+        "are kept there, too, so that fitting again with more examples is fast",
+    )  # fmt: skip
+    command.set_defaults(run=_fit)
+
+
+def _fit(args: argparse.Namespace) -> int:
+    if not (args.images or args.examples):
+        raise InputError("give images, or folders of images, or --examples")
+    if args.output and args.output.exists() and not args.output.is_dir():
+        raise InputError(f"-o {args.output} is a file; give a folder")
+    classes, config = task_config(args)
+    examples = read_examples(args.examples) if args.examples else []
+    labeled = {path.resolve() for path, _ in examples}
+    images = [path for path in image_files(args.images) if path.resolve() not in labeled]
+    selection = task_client(args).fit(
+        classes,
+        images,
+        config,
+        examples=examples,
+        domain=args.domain,
+        task=args.task,
+        shares=_shares(args.shares),
+        approve=partial(_approve, is_agreed=args.yes),
+        cache=args.output and args.output / _CACHE,
+    )
+    if args.output:
+        selection.save_pretrained(args.output)
+    print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection)))
+    if args.output:
+        note(f"saved in {args.output}; classify images with: mll-hf predict IMAGES --selection {args.output}")
+    return 0
+
+
+def _approve(plan: TrialPlan, is_agreed: bool) -> bool:
+    """Say what a trial may download, and ask for confirmation unless it is given."""
+    if plan.most_bytes == 0:
+        return True
+    note(
+        f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
+        f"{gigabytes(plan.expected_bytes)} if they perform as expected: {abridged(plan.names, 10)}"
+    )
+    return is_agreed or confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
+
+
+def _shares(given: str | None) -> str | dict[str, float] | None:
+    """The class shares given by ``--shares``: equal ones, or a JSON file."""
+    if given in (None, EQUAL):
+        return given
+    try:
+        shares = json.loads(Path(given).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"--shares {given}: {error.strerror}; give {EQUAL}, or a JSON file") from None
+    except ValueError:
+        shares = None
+    if not isinstance(shares, dict):
+        raise InputError(f"--shares {given}: this is not {{class: number}}; give a JSON object with every class")
+    return shares
