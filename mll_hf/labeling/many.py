@@ -163,8 +163,8 @@ def check_rights(plan: Plan) -> None:
     """
     if plan.push_to and plan.push_to != OWN_REPOS and not_writable([repo_id := repo_of(plan.push_to)], "dataset"):
         raise InputError(
-            f"you or your token may not write to {repo_id}; publish in a collection of your own, or log in with a token "
-            "that can write to it"
+            f"you or your token may not write to {repo_id}; publish in a collection of your own, or log in with a "
+            "token that can write to it"
         )
 
 
