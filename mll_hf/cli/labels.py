@@ -195,9 +195,9 @@ def _verify(args: argparse.Namespace) -> int:
         seed=secrets.randbits(32) if args.seed is None else args.seed,
         device=args.device,
     )
+    print_row(args, verification.to_json(), verification_report(verification, graph))
     if verification.verdict is Verdict.AGREES:
         remember_verified(label)
-    print_row(args, verification.to_json(), verification_report(verification, graph))
     return 0 if verification.verdict is Verdict.AGREES else 1
 
 
