@@ -146,7 +146,7 @@ def choose_with_images(
         overall = (right + _PRIOR_EXAMPLES * overall) / (n_examples + _PRIOR_EXAMPLES)
         if n_classes > 1:
             shown = update_with_examples(shown, range(n_models), right, n_examples)
-    order = np.argsort(-np.round(overall, DIGITS), kind="stable")
+    order = np.lexsort((rows, -np.round(overall, DIGITS)))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
     chosen = np.zeros((n_models, n_classes), np.bool_)

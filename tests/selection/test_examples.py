@@ -1,72 +1,18 @@
-"""What examples say about models: counts of right answers, and their product with what was believed before."""
+"""Examples update an estimate."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf.selection import Basis, Estimate
-from mll_hf.selection.examples import count_right, update_with_examples
 from mll_hf.selection.probabilities import logit, sigmoid
-from mll_hf.selection.unlabeled import Calibration
-from worlds import examples
-
-
-def calibration_of(temperatures, offsets):
-    """A calibration; examples need no more of it than this."""
-    temperatures, offsets = np.array(temperatures, np.float64), np.array(offsets, np.float64)
-    none, shares = np.zeros(len(temperatures)), np.full(offsets.shape[1], 1 / offsets.shape[1])
-    return Calibration(20, (), temperatures, offsets, none, none, shares)
+from mll_hf.selection.with_images import update_with_examples
 
 
 def learned(prior, right, n, models=None):
     right = np.atleast_1d(np.array(right, np.float64))
     return update_with_examples(prior, range(len(right)) if models is None else models, right, n)
-
-
-def test_right_answers_by_hand():
-    logits = np.array([[[8.0, 4.0, 0.0], [0.0, 2.0, 3.0]], [[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]])
-    calibration = calibration_of([4.0, 1.0], [[0, 0, 0], [0, 0, 0.5]])
-    right = count_right(logits, np.array([0, 2]), calibration)
-    # the first model wins by 1 and by 1/4; the second one loses by 1/2 and by 49.5
-    expected = [1 / (1 + np.exp(-3)) + 1 / (1 + np.exp(-0.75)), 1 / (1 + np.exp(1.5))]
-    np.testing.assert_allclose(right, expected, atol=1e-12)
-
-
-@examples
-@given(st.integers(0, 1000))
-def test_counts_are_those_of_sure_answers_and_the_logits_stay_as_they_were(seed):
-    rng = np.random.default_rng(seed)
-    answers, classes = rng.integers(0, 4, (3, 20)), rng.integers(0, 4, 20)
-    logits = (30 * np.eye(4)[answers] + rng.normal(size=(3, 20, 4))).astype(np.float32)
-    before = logits.copy()
-    calibration = calibration_of(np.ones(3), np.zeros((3, 4)))
-    right = count_right(logits, classes, calibration)
-    np.testing.assert_allclose(right, (answers == classes).sum(axis=1), atol=0.05)
-    np.testing.assert_array_equal(logits, before)
-
-
-def of_two_classes(odds, right):
-    """Logits [1, N, 2] of a model that answers with these log odds, and the true classes."""
-    answers = np.arange(len(odds)) % 2
-    logits = np.where(np.arange(2) == answers[:, None], odds[:, None], 0.0)[None]
-    return logits, np.where(right, answers, 1 - answers)
-
-
-@examples
-@given(st.integers(0, 1000))
-def test_the_count_is_carried_over_to_images_without_a_class_by_one_shift(seed):
-    rng = np.random.default_rng(seed)
-    odds = rng.uniform(0.1, 3, 60)
-    logits, classes = of_two_classes(odds, rng.random(60) < 0.7)
-    calibration, n = calibration_of([1.0], [[0.0, 0.0]]), 20
-    carried = count_right(logits, classes[:n], calibration)[0] / n
-    counted = count_right(logits[:, :n], classes[:n], calibration)[0] / n
-    shifts = np.linspace(-10, 10, 20_001)[:, None]
-    shift = np.interp(counted, sigmoid(odds[:n] + shifts).mean(axis=1), shifts[:, 0])
-    assert carried == pytest.approx(sigmoid(odds + shift).mean(), abs=1e-5)
 
 
 @pytest.mark.parametrize("right", [0.0, 0.3, 12.5, 40, 50])
