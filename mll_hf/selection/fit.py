@@ -226,13 +226,15 @@ class _Images:
             return _EXAMPLES
         return _ONE_MODEL if len(self.logits) == 1 and self.given is None else _MANY_MODELS
 
-    def em(self, strength: float, known: Classes = _NONE, classes: Classes = _NONE) -> _State:
-        """Run EM from the start, with the classes of the images at some positions known."""
+    def em(
+        self, strength: float, known: Classes = _NONE, classes: Classes = _NONE, held_out: Classes = _NONE
+    ) -> _State:
+        """Run EM from the start, with the classes of the images at some positions known, without those held out."""
         state, caution = self.start, self.caution(len(known))
         examples = np.eye(self.logits.shape[2])[classes]
         for _ in range(_STEPS):
             pool = state.pool.copy()
-            pool[known] = examples
+            pool[known], pool[held_out] = examples, 0
             shares = self._shares(pool, examples, caution)
             means = pool / (pool.sum(axis=0) + caution.pseudo_images)
             logits, bias = self.logits.copy(), state.offsets + np.log(shares * len(shares))
@@ -243,7 +245,7 @@ class _Images:
             probabilities = softmax(logits)
             pool = np.tensordot(self.weights, probabilities, axes=1)
             corrected = pool.copy()
-            corrected[known] = examples
+            corrected[known], corrected[held_out] = examples, 0
             offsets = state.offsets + _correction(probabilities, corrected, self.given, examples)
             state = _State(pool, offsets, logits, means, bias, shares)
         return state
@@ -304,7 +306,7 @@ def _solve_within(centered: Floats, scatter: Floats, pool: Floats, pseudo_images
 def _expected_shares(pool: Floats, examples: Floats) -> Floats:
     """[C] class shares from probabilities [N, C] of all images, and the classes [E, C] of random examples."""
     trust = _TRUST * pool.shape[1]
-    return (examples.sum(axis=0) + trust * pool.mean(axis=0)) / (len(examples) + trust)
+    return (examples.sum(axis=0) + trust * pool.sum(axis=0) / pool.sum()) / (len(examples) + trust)
 
 
 def _correction(probabilities: Floats, pool: Floats, given: Floats | None, examples: Floats) -> Floats:
@@ -344,7 +346,7 @@ def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[
     for fold in np.unique(folds):
         known, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         for s, strength in enumerate(STRENGTHS[1:], 1):
-            state = images.em(strength, known, classes[known])
+            state = images.em(strength, known, classes[known], held_out)
             predicted[s][:, held_out] = softmax(state.logits[:, held_out])
     true = predicted[:, :, np.arange(len(classes)), classes]
     losses = -np.log(np.maximum(true, _MIN_PROBABILITY))

@@ -43,6 +43,7 @@ _MIN_AGREEMENT = 0.01
 # the best model is not a typical one: with 1.0 it is estimated below its results, and a trial continues in vain.
 _OWN = 3.0
 _TREND = 1.0
+_FIT_ERROR = 1.7  # standard error of what fitting changes, in logits, which names do not tell; common to all models
 _PRIOR_EXAMPLES = 25  # examples that agreement with the pool is worth, when models are ranked
 _MAX_COMBINED = 5
 _CLOSE = 0.05  # a model is combined with the best one if its score is at most this much lower
@@ -145,7 +146,8 @@ def choose_with_images(
         results, right = found.right[:-1] / n_examples, found.right[:-1, 1]
         overall = (right + _PRIOR_EXAMPLES * overall) / (n_examples + _PRIOR_EXAMPLES)
         if n_classes > 1:
-            shown = update_with_examples(shown, range(n_models), right, n_examples)
+            widened = Estimate(shown.mean, shown.covariance + _FIT_ERROR**2, shown.basis)
+            shown = update_with_examples(widened, range(n_models), right, n_examples)
     order = np.lexsort((rows, -np.round(overall, DIGITS)))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
