@@ -12,7 +12,7 @@ heads give. It differs from the textbook in four points, each chosen on developm
 
 1. Zero-shot logits are scaled to a common spread, and t is small, since dimensions of an embedding are not independent.
 2. The covariance is shrunk toward a multiple of the identity, means toward the mean of all images by pseudo-images,
-   shares toward equal ones.
+   shares toward equal ones, with few images per class still more.
 3. Several models are fitted together: all learn from their pooled probabilities, so the cheap ones from the dear ones,
    and the offsets make each one's mean probabilities those of the pool. A single model has nothing to correct it, so
    it is fitted with more caution, and has no offsets.
@@ -217,8 +217,12 @@ class _Images:
     @property
     def default_strength(self) -> float:
         """The strength of a fit without examples; lower where images per class are few or predictions uncertain."""
-        _, n_images, n_classes = self.logits.shape
-        return STRENGTHS[DEFAULT] * self.certainty * min(1.0, n_images / (_IMAGES_PER_CLASS * n_classes)) ** 2
+        return STRENGTHS[DEFAULT] * self.certainty * self.sufficiency
+
+    @property
+    def sufficiency(self) -> float:
+        """How far there are enough images per class, 0 to 1."""
+        return float(min(1.0, self.logits.shape[1] / (_IMAGES_PER_CLASS * self.logits.shape[2])) ** 2)
 
     def caution(self, n_examples: int) -> _Caution:
         """How strongly to shrink what so many examples and the other images tell."""
@@ -244,9 +248,8 @@ class _Images:
                 each += strength * products + own_bias
             probabilities = softmax(logits)
             pool = np.tensordot(self.weights, probabilities, axes=1)
-            corrected = pool.copy()
-            corrected[known], corrected[held_out] = examples, 0
-            offsets = state.offsets + _correction(probabilities, corrected, self.given, examples)
+            pool[known], pool[held_out] = examples, 0
+            offsets = state.offsets + _correction(probabilities, pool, self.given, examples)
             state = _State(pool, offsets, logits, means, bias, shares)
         return state
 
@@ -256,7 +259,7 @@ class _Images:
             return self.given
         n_images, n_classes = pool.shape
         counts = n_images * _expected_shares(pool, examples)
-        counts += max(caution.equal_shares * n_images / n_classes, _MIN_EQUAL)
+        counts = (counts + max(caution.equal_shares * n_images / n_classes, _MIN_EQUAL)) ** self.sufficiency
         return counts / counts.sum()
 
     def fitted(self, states: Sequence[_State], strengths: Floats, right: Floats | None) -> Fit:
@@ -274,8 +277,7 @@ class _Images:
         held_out = np.stack([self._held_out(m, states[m], strengths[m]) for m in range(len(heads))])
         agreement = np.stack([(each.argmax(axis=2) == pool).mean(axis=1) for each in (self.logits, held_out)], axis=1)
         scores = self.certainty * agreement[:, 1] + (1 - self.certainty) * self.information
-        shares = states[0].shares
-        return Fit(self.zero_shot, tuple(heads), strengths, self.weights, shares, agreement, scores, right)
+        return Fit(self.zero_shot, tuple(heads), strengths, self.weights, states[0].shares, agreement, scores, right)
 
     def _held_out(self, m: int, state: _State, strength: float) -> Floats:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""
@@ -299,14 +301,13 @@ def _solve_within(centered: Floats, scatter: Floats, pool: Floats, pseudo_images
     ridge = max(float(np.trace(covariance)) / n_dimensions, _MIN_SCALE)
     covariance *= 1 - _RIDGE
     covariance[np.diag_indices(n_dimensions)] += _RIDGE * ridge
-    solved: Floats = np.linalg.solve(covariance, centered.T).T
-    return solved
+    return np.asarray(np.linalg.solve(covariance, centered.T).T)
 
 
 def _expected_shares(pool: Floats, examples: Floats) -> Floats:
     """[C] class shares from probabilities [N, C] of all images, and the classes [E, C] of random examples."""
     trust = _TRUST * pool.shape[1]
-    return (examples.sum(axis=0) + trust * pool.sum(axis=0) / pool.sum()) / (len(examples) + trust)
+    return (examples.sum(axis=0) + trust * pool.sum(axis=0) / max(pool.sum(), _MIN_SCALE)) / (len(examples) + trust)
 
 
 def _correction(probabilities: Floats, pool: Floats, given: Floats | None, examples: Floats) -> Floats:
@@ -330,8 +331,11 @@ def _folds(embeddings: NDArray[np.float32], classes: Classes) -> Classes:
     """[E] fold of each example; classes are spread over folds, and near-duplicates share one."""
     folds = np.empty(len(classes), np.int64)
     folds[np.argsort(classes, kind="stable")] = np.arange(len(classes)) % min(_FOLDS, len(classes))
-    twins = embeddings @ embeddings.T > _DUPLICATE
-    return folds[np.where(twins.any(axis=1), twins.argmax(axis=1), np.arange(len(classes)))]
+    twins = (embeddings @ embeddings.T > _DUPLICATE) | np.eye(len(classes), dtype=np.bool_)
+    first = np.arange(len(classes))
+    while (spread := np.where(twins, first, len(classes)).min(axis=1)).sum() < first.sum():
+        first = spread
+    return folds[first]
 
 
 def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[Floats, Floats]:

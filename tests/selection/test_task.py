@@ -46,6 +46,12 @@ def test_examples_of_one_class_are_refused():
     assert Task.of(["cat"], examples=[(image, "cat") for image in IMAGES]).has_images
 
 
+def test_an_image_of_two_classes_is_refused():
+    with pytest.raises(InputError, match="a.png is given as 'dog' and as another class; keep one") as error:
+        Task.of(["cat", "dog"], examples=[("a.png", "cat"), ("b.png", "dog"), ("a.png", "dog")])
+    assert one_line(error)
+
+
 def test_samples_are_of_readable_images():
     for broken in range(11):
         images = [b"broken" if n == broken else image for n, image in enumerate(IMAGES[:11])]

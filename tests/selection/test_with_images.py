@@ -25,8 +25,8 @@ from mll_hf.selection import (
     choose_with_images,
     shortlist_config,
 )
-from mll_hf.selection.probabilities import logit
 from mll_hf.selection.fit import fit
+from mll_hf.selection.probabilities import logit
 from mll_hf.selection.with_images import estimate_in_trial, trial_prior
 from worlds import examples
 
