@@ -18,12 +18,12 @@ from benchmark.metrics import accuracy
 from benchmark.scores import leep, mean_confidence
 from benchmark.world import TaskView
 from mll_hf.ensemble import Rule
+from mll_hf.ensemble.rules import combine
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlist_config
 from mll_hf.selection.probabilities import mutual_information
 from mll_hf.selection.task import MIN_IMAGES, trial_sample
-from mll_hf.selection.unlabeled import n_to_combine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -101,10 +101,14 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
     union = [rows[m] for m in selection.chosen_models]
     scores = np.full(len(view.hub), -np.inf)  # models that were not tried come last
     scores[rows] = selection.overall
-    ensemble = Ensemble(selection)
 
     def answer(seen: TaskView) -> NDArray[np.int64]:
-        return ensemble.combine(seen.logits[union], rule).probabilities.argmax(axis=1)
+        if not selection.heads:
+            return Ensemble(selection).combine(seen.logits[union], rule).probabilities.argmax(axis=1)
+        pairs = zip(selection.heads, (seen.embedded[m][0] for m in union), strict=True)
+        chosen = list(selection.chosen_models)
+        logits = np.stack([head.logits(images) for head, images in pairs])
+        return combine(rule, logits, selection.chosen[chosen], selection.weights[chosen]).argmax(axis=1)
 
     predicted = None
     if selection.estimate is not None and len(rows) == len(view.hub):
@@ -138,28 +142,29 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
 
 
 def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
-    """Select by labels and a trial on a sample of the images, or by labels alone if there are too few images.
+    """Select by labels and fit to a sample of the images, or select by labels alone if there are too few images.
 
     If ``k`` is None, the images determine the number of models.
     """
     if view.logits.shape[1] < MIN_IMAGES:
         return by_strategy(view, SelectionConfig(k=k or 1), rule)
-    ranked = _tried(view, candidates)
-    k = k or n_to_combine(ranked.overall, len(ranked.classes))
-    chosen = np.zeros_like(ranked.chosen)
+    found = _tried(view, candidates)
+    k = min(k or found.k, found.k)
+    chosen = np.zeros_like(found.chosen)
     chosen[:k] = True
-    return selected(replace(ranked, k=k, chosen=chosen), view, rule)
+    return selected(replace(found, k=k, chosen=chosen, heads=found.heads[:k]), view, rule)
 
 
 @lru_cache(maxsize=2)
 def _tried(view: TaskView, candidates: int) -> Selection:
-    """The models of a trial, best first, on as many images as the library uses; the same for every k."""
+    """The models of a trial, best first, fitted to as many images as the library uses."""
     config = SelectionConfig(shortlist=candidates)
     tried = select(view.candidates(config.strategy), shortlist_config(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)
-    logits = view.logits[[row[tried.models[m].ref] for m in tried.chosen_models]][:, sample]
-    return choose_with_images(tried, range(len(logits)), logits, config, ())
+    seen = view.of_images(sample)
+    embedded = [seen.embedded[row[tried.models[m].ref]] for m in tried.chosen_models]
+    return choose_with_images(tried, range(len(embedded)), embedded, config, ())
 
 
 _RULES = {Strategy.GENERAL: Rule.LINEAR_POOL, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
@@ -206,7 +211,7 @@ METHODS: tuple[Method, ...] = (
     Method("MI", Group.UNLABELED, score=lambda view: mutual_information(view.probabilities)),
     Method("MI, calibrated", Group.UNLABELED, score=lambda view: mutual_information(view.calibrated)),
     Method("confidence", Group.UNLABELED, score=lambda view: mean_confidence(view.probabilities)),
-    *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
+    Method("mll + images, k=1", Group.UNLABELED, partial(with_images, k=1)),
     Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
     Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
     Method("LEEP, 50 labels", Group.FEW_LABELS, score=_leep, sample=50),

@@ -2,9 +2,9 @@
 
     python scripts/benchmark/trial_benchmark.py --labels DIR --tasks DIR ... [--cache DIR] [--draws N]
 
-For each task and draw: a trial on 256 images, like ``mll-hf select --images``, in which no model is downloaded yet;
+For each task and draw: a trial on 256 images, like ``mll-hf fit``, in which no model is downloaded yet;
 then all models on the same images; then the same with 25 and 50 random examples. Accuracies are those of the chosen
-model alone on all other images, with the bias correction of the trial.
+model alone on all other images, fitted in the trial.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from benchmark.world import Hub
+    from benchmark.world import Embedded, Hub
     from mll_hf.selection import Selection
 
 N_IMAGES = 256
@@ -50,14 +50,14 @@ BYTES_PER_PARAMETER = 4
 
 @dataclass(frozen=True)
 class CachedAnswers(Ensemble):
-    """An ensemble with cached answers of its models. Images are given as positions, as strings."""
+    """An ensemble with cached embeddings of its models. Images are given as positions."""
 
-    logits_of: Any = None  # [M, N, C] of all models of the selection
+    embedded: tuple[Embedded, ...] = ()  # of all models of the selection
 
-    def model_runner(self, images: Sequence[Any]) -> Callable[[int], NDArray[np.float32]]:
+    def model_runner(self, images: Sequence[Any], _cache: object) -> Callable[[int], Embedded]:
         """See :meth:`Ensemble.model_runner`."""
         rows = np.array([int(image) for image in images])
-        return lambda m: self.logits_of[m][rows]
+        return lambda m: (self.embedded[m][0][rows], self.embedded[m][1])
 
 
 def main() -> int:
@@ -81,7 +81,7 @@ def main() -> int:
         match = index.match(from_templates(task.classes, index.graph, task.domain, task.task))
         shortlist = select(Candidates(hub.joined, match, task.domain), shortlist_config(SelectionConfig()))
         figures = [
-            measure(shortlist, hub, found.logits, task.labels[found.readable], np.random.default_rng(seed))
+            measure(shortlist, hub, found.embedded, task.labels[found.readable], np.random.default_rng(seed))
             for seed in range(args.draws)
         ]
         rows.append((task.name, {key: float(np.mean([of[key] for of in figures])) for key in figures[0]}))
@@ -95,7 +95,7 @@ def main() -> int:
 def measure(
     shortlist: Selection,
     hub: Hub,
-    logits: NDArray[np.float32],
+    embedded: Sequence[Embedded],
     labels: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> dict[str, float]:
@@ -103,25 +103,26 @@ def measure(
 
     Args:
         shortlist: The models, by labels alone.
-        hub: The same models in the order of ``logits``.
-        logits: [M, N, C] of all models.
+        hub: The same models in the order of ``embedded``.
+        embedded: Of all models.
         labels: [N] true classes.
         rng: Draws images and examples.
     """
     position = {ref: m for m, ref in enumerate(hub.refs)}
-    logits = logits[[position[model.ref] for model in shortlist.models]]
+    embedded = tuple(embedded[position[model.ref]] for model in shortlist.models)
+    logits = np.stack([head.logits(images) for images, head in embedded])
     order = rng.permutation(len(labels))
     n_pool = max(N_EXAMPLES)
     seen, pool = order[n_pool : n_pool + N_IMAGES], order[:n_pool]
     scored = np.setdiff1d(order, pool)
     sizes = [BYTES_PER_PARAMETER * shortlist.models[m].cost.parameters for m in shortlist.chosen_models]
-    ensemble = CachedAnswers(shortlist, templates=("{}",), logits_of=logits)
+    ensemble = CachedAnswers(shortlist, templates=("{}",), embedded=embedded)
     config = SelectionConfig(k=1, max_download=sum(sizes))
     figures: dict[str, float] = defaultdict(float)
 
     def put(name: str, selection: Selection) -> None:
         row = [model.ref for model in shortlist.models].index(selection.models[0].ref)
-        answers = Ensemble(selection).combine(logits[[row]][:, scored]).probabilities.argmax(axis=1)
+        answers = selection.heads[0].logits(embedded[row][0][scored]).argmax(axis=1)
         figures[name] = float((answers == labels[scored]).mean())
         if selection.estimate is not None:
             figures[f"{name}: error"] = abs(float(selection.estimate.accuracy[0]) - figures[name])
@@ -131,7 +132,8 @@ def measure(
 
     def chosen(images: NDArray[np.int64], examples: NDArray[np.int64]) -> Selection:
         every = np.concatenate([examples, images])
-        return choose_with_images(shortlist, range(len(sizes)), logits[:, every], config, ("{}",), labels[examples])
+        pairs = [(rows[every], head) for rows, head in embedded]
+        return choose_with_images(shortlist, range(len(sizes)), pairs, config, ("{}",), labels[examples])
 
     figures["best"] = float((logits[:, scored].argmax(axis=2) == labels[scored]).mean(axis=1).max())
     tried = try_models(ensemble, config, Task(shortlist.classes, images=tuple(seen.tolist())), sizes)

@@ -20,7 +20,7 @@ from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import Rivals
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
-from mll_hf.selection import Candidates, Strategy
+from mll_hf.selection import Candidates, Head, Strategy
 from mll_hf.selection.probabilities import softmax
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
     from mll_hf.matching.describe import Description
 
+    Embedded = tuple[NDArray[np.float32], Head]  # images [N, D] at unit norm, and the zero-shot head
     Rows = NDArray[np.int64]
 
 _log = logging.getLogger(__name__)
@@ -191,6 +192,7 @@ class TaskView:
     hub: Hub
     text: TaskText
     logits: NDArray[np.float32]  # [M, N, C] float32
+    embedded: tuple[Embedded, ...]  # [M]
     general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
     labeled: LabeledSample | None = None  # a few labeled images, for methods that need them
     hindsight: Hindsight | None = None  # for bounds that are known only afterwards
@@ -225,12 +227,14 @@ class TaskView:
             self,
             hub=self.hub.of_models(rows),
             logits=self.logits[rows],
+            embedded=tuple(self.embedded[m] for m in rows),
             general=None if self.general is None else self.general[rows],
         )
 
     def of_images(self, rows: Rows) -> TaskView:
         """Restrict to some of the images, none of them labeled."""
-        return replace(self, logits=self.logits[:, rows], labeled=None)
+        embedded = tuple((images[rows], head) for images, head in self.embedded)
+        return replace(self, logits=self.logits[:, rows], embedded=embedded, labeled=None)
 
     def revealing(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
         """The same view with labeled images or hindsight; derived arrays are kept."""
@@ -241,16 +245,16 @@ class TaskView:
 
 
 class TaskEmbeddings(NamedTuple):
-    """Logits [M, N, C] of the N decodable images, and which of all [N0] images are."""
+    """Embeddings and zero-shot heads [M] of the N decodable images, and which of all [N0] images are."""
 
-    logits: NDArray[np.float32]
+    embedded: tuple[Embedded, ...]
     readable: NDArray[np.bool_]
 
 
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """Logits of all models on a task, from a cache that contains its images and prompts.
+    """What all models say to a task, from a cache that contains its images and prompts.
 
     Raises:
         InputError: No image can be decoded.
@@ -259,11 +263,11 @@ def read_embeddings(
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
     if not readable.any():
         raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
-    logits = []
-    for ref, x in zip(refs, (x[readable] for x in images), strict=True):
+    embedded = []
+    for ref, x in zip(refs, images, strict=True):
         texts, facts = class_embeddings(cache.texts(ref, flat(prompts)), len(prompts)), cache.facts(ref)
-        logits.append((facts.logit_scale * x @ texts.T + facts.logit_bias).astype(np.float32))
-    return TaskEmbeddings(np.stack(logits), readable)
+        embedded.append((x[readable], Head.zero_shot(texts, facts.logit_scale, facts.logit_bias)))
+    return TaskEmbeddings(tuple(embedded), readable)
 
 
 def class_embeddings(texts: Floats, n_classes: int) -> Floats:
@@ -281,5 +285,6 @@ def open_task(
         InputError: No image can be decoded.
     """
     text = read_text(task, index)
-    embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
-    return TaskView(hub, text, embeddings.logits), task.labels[embeddings.readable]
+    embedded, readable = read_embeddings(cache, hub.refs, task, text.prompts)
+    logits = np.stack([head.logits(images) for images, head in embedded])
+    return TaskView(hub, text, logits, embedded), task.labels[readable]
