@@ -148,7 +148,7 @@ def choose_with_images(
         if n_classes > 1:
             widened = Estimate(shown.mean, shown.covariance + _FIT_ERROR**2, shown.basis)
             shown = update_with_examples(widened, range(n_models), right, n_examples)
-    order = np.lexsort((rows, -np.round(overall, DIGITS)))  # ties go by the shortlist
+    order = np.lexsort(np.stack([rows, -np.round(overall, DIGITS)]))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
     chosen = np.zeros((n_models, n_classes), np.bool_)

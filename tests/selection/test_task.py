@@ -47,7 +47,7 @@ def test_examples_of_one_class_are_refused():
 
 
 def test_an_image_of_two_classes_is_refused():
-    with pytest.raises(InputError, match="a.png is given as 'dog' and as another class; keep one") as error:
+    with pytest.raises(InputError, match=r"a\.png is given as 'dog' and as another class; keep one") as error:
         Task.of(["cat", "dog"], examples=[("a.png", "cat"), ("b.png", "dog"), ("a.png", "dog")])
     assert one_line(error)
 
