@@ -20,7 +20,7 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import bytes_to_fetch, resolve_model
-from mll_hf.models.known import ids_of, usable_models
+from mll_hf.models.known import ids_of, spec_of, usable_models
 from mll_hf.models.published import (
     DEFAULT_LABELS,
     PUBLISHED,
@@ -266,7 +266,7 @@ class Client:
         )  # fmt: skip
         if not given.has_images:
             raise InputError("there are no images to fit to; give images or examples, or use select")
-        decide, shortlisted = partial(self._from_names, given), shortlist_config(config)
+        decide, shortlisted = partial(self._from_names, given, for_trial=True), shortlist_config(config)
         shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
         kept = EmbeddingCache(None if cache is None else Path(cache))
         selection = self._after_trial(shortlist, config, given, approve, kept)
@@ -294,7 +294,7 @@ class Client:
             )
         return selection
 
-    def _from_names(self, task: Task, config: SelectionConfig) -> Selection:
+    def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
         """Choose without images."""
         labels, strategy, match = self.labels, STRATEGIES[config.strategy], unmatched(task.classes)
         embeddings: tuple[ProbeEmbeddings, ...] = ()
@@ -313,7 +313,7 @@ class Client:
         candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)
         if len(labels):
             mention_claims(self.source, candidates, config)
-        return self._pinned(select(candidates, config, task.task))
+        return self._pinned(select(candidates, config, task.task, for_trial=for_trial))
 
     def _after_trial(
         self,
@@ -415,7 +415,7 @@ class Client:
 
         def resolved(m: int) -> ModelRef | ModelError:
             try:
-                return resolve_model(models[m].ref.repo_id, self._token)
+                return resolve_model(spec_of(models[m].ref.repo_id), self._token)
             except ModelError as error:
                 return error
 

@@ -27,6 +27,8 @@ _MIN_COVERAGE = 0.005  # shown as 0.01
 _FIGURES = {
     Figures.LABEL: "label",
     Figures.PUBLISHED: "published ImageNet accuracy",
+    Figures.NOMINATED: "published, for this domain or language",
+    Figures.NONE: "nothing",
 }
 
 
@@ -107,7 +109,7 @@ def _is_measured(selection: Selection, m: int, y: int | None = None) -> bool:
     if selection.strategy is not Strategy.MLL:
         return True
     is_covered = y is None or (selection.coverage[y] >= _MIN_COVERAGE and selection.images[y] > 0)
-    return is_covered and selection.models[m].figures is not Figures.PUBLISHED
+    return is_covered and selection.models[m].figures is Figures.LABEL
 
 
 def _size(cost: Cost) -> str:

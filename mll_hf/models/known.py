@@ -15,9 +15,11 @@ Where sources disagree about a model, `KnownModel` shows one figure (``scripts/k
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
+from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mll_hf.labels.label import Cost
@@ -160,6 +162,24 @@ def ids_of(repo_id: str) -> frozenset[str]:
         if repo_id in (model.hub_id, model.twin):
             same |= {model.hub_id, model.twin} - {""}
     return frozenset(same)
+
+
+def spec_of(repo_id: str) -> str:
+    """What loads a repo, see `KnownModel.spec`."""
+    return next((model.spec for model in known_models() if model.hub_id == repo_id), repo_id)
+
+
+def family_of(repo_id: str) -> str:
+    """What a model was trained on, as far as the name of its weights says; else its owner."""
+    tags = (model.tag for model in known_models() if repo_id in (model.hub_id, model.twin) and model.tag)
+    family = re.match("[a-z]+", next(tags, ""))
+    return family[0] if family else repo_id.partition("/")[0]
+
+
+@cache
+def typical_imagenet() -> float:
+    """Median ImageNet accuracy of the usable models."""
+    return median(model.accuracy for model in usable_models())
 
 
 def imagenet_accuracies() -> dict[str, float]:

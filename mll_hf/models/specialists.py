@@ -6,8 +6,9 @@ general models, else it is named.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RARE = 10
 TRIAL_IMAGES = 64
 _MIN_GAIN = 0.02
+_LEAST = 0.01  # distance of a share from 0 and 1 in logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,24 @@ class Nominee:
         claim: The domain, or the code of the language.
         gain: How much better than the best general model it was on average over the published sets of the domain, in
             accuracy or whatever else they measured; None without figures.
+        logit_gain: The same in logits.
         accuracy: Published accuracy on ImageNet's classes with names in the language; None without a figure. For a
             language without figures, the mean over the `RARE` languages with the fewest named classes.
         sets: Number of data sets behind the gain.
         sources: Ids of the sources of these figures.
         recommended: Whether the figures speak for it, and it loads without conditions or a conversion.
+        beyond: Whether it is beyond the user's limits.
     """
 
     model: KnownModel
     claim: str
     gain: float | None = None
+    logit_gain: float | None = None
     accuracy: float | None = None
     sets: int = 0
     sources: tuple[str, ...] = ()
     recommended: bool = False
+    beyond: bool = False
 
     @property
     def obstacle(self) -> str:
@@ -66,6 +72,8 @@ class Nominee:
             found.append(f"its pickle must be converted to safetensors{also}")
         elif not model.loadable:
             found.append("whether it loads without code of its own was not checked")
+        if self.beyond:
+            found.append("it is beyond your limits")
         return ", and ".join(found)
 
 
@@ -91,6 +99,20 @@ def nominate(
     return tuple(sorted(found, key=_order))
 
 
+def with_limits(nominees: Sequence[Nominee], beyond: Collection[str]) -> tuple[Nominee, ...]:
+    """The nominees in their new order, if models with these ids are beyond the user's limits."""
+    marked = [replace(n, recommended=False, beyond=True) if n.model.hub_id in beyond else n for n in nominees]
+    return tuple(sorted(marked, key=_order))
+
+
+def made_for(claim: str) -> str:
+    """What a model that claims it is made for: a domain, or names in a language."""
+    if any(claim in model.domains for model in known_models()):
+        return claim
+    language = {each.code: each.name for each in languages()}.get(claim)
+    return f"{language} names" if language else "names in rare languages"
+
+
 def nomination_notes(nominees: Sequence[Nominee]) -> tuple[str, ...]:
     """A line for each domain or language that is claimed: the first nominee, and a better one that needs more."""
     claims = dict.fromkeys(nominee.claim for nominee in nominees)
@@ -103,17 +125,17 @@ def _note(nominees: Sequence[Nominee]) -> str:
     if first.model.parameters:
         name += f" ({parameter_count(first.model.parameters)} parameters)"
     if not first.model.domains:
-        language = {each.code: each.name for each in languages()}.get(first.claim)
-        names = f"{language} names" if language else "names in rare languages"
-        start = f"Class names are not English, but {language}" if language else "Class names are not English"
+        names = made_for(first.claim)
+        language, is_known, _ = names.rpartition(" names")
+        start = f"Class names are not English, but {language}" if is_known else "Class names are not English"
         return f"{start}: {name} has the best published accuracy with {names} of the models that load as they are."
     line = f"{first.claim.capitalize()}: {name} is made for this"
     if n_others:
         line += f", as {n_others} other{' is' if n_others == 1 else 's are'}"
     line += f"; {_better_by(first)}. " if first.gain is not None else "; it has no figures beside general models. "
-    line += f"{TRIAL_IMAGES} of your images would tell."
+    line += f"But {first.obstacle}." if first.obstacle else f"{TRIAL_IMAGES} of your images would tell."
     best = max(nominees, key=lambda nominee: -1.0 if nominee.gain is None else nominee.gain)
-    if best.obstacle and (best.gain or 0.0) > (first.gain or 0.0):
+    if best is not first and best.obstacle and (best.gain or 0.0) > (first.gain or 0.0):
         line += f" {best.model.name}: {_better_by(best)}, but {best.obstacle}."
     return line
 
@@ -128,34 +150,41 @@ def _of_domain(domain: str) -> Iterable[Nominee]:
     gains = _gains(domain)
     for model in known_models():
         if domain in model.domains:
-            gain, sets, better, sources = gains.get(model.name, (None, 0, 0, ()))
+            gain, in_logits, sets, better, sources = gains.get(model.name, (None, None, 0, 0, ()))
             recommended = gain is not None and gain >= _MIN_GAIN and 2 * better >= sets and _is_ready(model)
-            yield Nominee(model, domain, gain, sets=sets, sources=sources, recommended=recommended)
+            yield Nominee(model, domain, gain, in_logits, sets=sets, sources=sources, recommended=recommended)
 
 
 @cache
-def _gains(domain: str) -> Mapping[str, tuple[float, int, int, tuple[str, ...]]]:
-    """Mean gain over the best general model, sets, sets with a gain, and sources, by specialist."""
+def _gains(domain: str) -> Mapping[str, tuple[float, float, int, int, tuple[str, ...]]]:
+    """Mean gain over the best general model, the same in logits, sets, sets with a gain, and sources, by specialist."""
     special = {model.name for model in known_models() if model.domains}
     groups: dict[tuple[str, str, str], list[Figure]] = defaultdict(list)
     for figure in figures():
         if figure.domain == domain and figure.metric != PROBE:
             groups[figure.dataset, figure.metric, figure.source].append(figure)
-    found: dict[str, list[tuple[float, Figure]]] = defaultdict(list)
+    found: dict[str, list[tuple[float, float, Figure]]] = defaultdict(list)
     for group in groups.values():
         general = [figure.value for figure in group if figure.model not in special]
         for figure in group if general else ():
             if figure.model in special:
-                found[figure.model].append((figure.value - max(general), figure))
+                best = max(general)
+                found[figure.model].append((figure.value - best, _logit(figure.value) - _logit(best), figure))
     return {
         name: (
-            sum(gain * figure.sets for gain, figure in rows) / sum(figure.sets for _, figure in rows),
-            sum(figure.sets for _, figure in rows),
-            sum(figure.sets for gain, figure in rows if gain > 0),
-            tuple(sorted({figure.source for _, figure in rows})),
+            sum(gain * figure.sets for gain, _, figure in rows) / sum(figure.sets for *_, figure in rows),
+            sum(gain * figure.sets for _, gain, figure in rows) / sum(figure.sets for *_, figure in rows),
+            sum(figure.sets for *_, figure in rows),
+            sum(figure.sets for gain, _, figure in rows if gain > 0),
+            tuple(sorted({figure.source for *_, figure in rows})),
         )
         for name, rows in found.items()
     }
+
+
+def _logit(share: float) -> float:
+    inside = min(max(share, _LEAST), 1 - _LEAST)
+    return math.log(inside / (1 - inside))
 
 
 def _of_language(language: str) -> Iterable[Nominee]:

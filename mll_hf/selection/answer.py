@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mll_hf.selection.probabilities import DIGITS
-from mll_hf.utils.text import abridged, parameter_count
+from mll_hf.utils.text import abridged, gigaflops, parameter_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Cost
     from mll_hf.selection.estimate import Estimate, Floats
 
+LAPTOP_MEMORY = 8 * 10**9
+MEMORY_SHARE = 0.5  # of the memory, for weights
+BYTES_PER_PARAMETER = 4
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
 
@@ -30,15 +34,49 @@ class Answer:
         best: The best model.
         cheapest: The cheapest model that is as good; may be the best model itself.
         n_close: Number of models that are as good as the best one, including itself.
+        n_families: Number of families that they are of.
     """
 
     best: int
     cheapest: int
     n_close: int
+    n_families: int
 
 
-def answer_to(estimate: Estimate, costs: Sequence[Cost], by_images: Floats | None = None) -> Answer:
+def machine_memory() -> int:
+    """Main memory of this machine in bytes; that of a laptop if it is unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return LAPTOP_MEMORY
+
+
+def best_value(estimate: Estimate, costs: Sequence[Cost], compared: Sequence[bool]) -> int:
+    """The cheapest of M models within a point of the best one, of those that are compared and fit in half the memory.
+
+    If none fits, of all that are compared.
+    """
+    known = [m for m, is_compared in enumerate(compared) if is_compared] or list(range(len(costs)))
+    most = MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
+    fitting = [m for m in known if costs[m].parameters <= most] or known
+    losses = np.round(estimate.accuracy[fitting].max() - estimate.accuracy[fitting], DIGITS)
+    return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], costs)
+
+
+def _cheapest(models: Sequence[int], costs: Sequence[Cost]) -> int:
+    return min(models, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
+
+
+def answer_to(
+    estimate: Estimate,
+    costs: Sequence[Cost],
+    by_images: Floats | None = None,
+    compared: Sequence[bool] = (),
+    families: Sequence[str] = (),
+) -> Answer:
     """The recommendation for M models with this estimate and these costs, the best model first.
+
+    ``compared`` says which models anything is known about (default: all), ``families`` what each was trained on.
 
     After a trial, ``by_images`` [M] is the agreement of the models, or with examples their accuracy. A model is then as
     good only if it is so by both: the estimate of the names does not know which models fail on the images.
@@ -46,26 +84,41 @@ def answer_to(estimate: Estimate, costs: Sequence[Cost], by_images: Floats | Non
     losses = np.round(estimate.accuracy[0] - estimate.accuracy, DIGITS)
     if by_images is not None:
         losses = np.maximum(losses, np.round(by_images[0] - by_images, DIGITS))
-    close = [m for m in range(len(costs)) if m == 0 or losses[m] <= MARGIN]
-    cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
-    return Answer(0, cheapest, len(close))
+    close = [m for m in range(len(costs)) if m == 0 or (losses[m] <= MARGIN and (not compared or compared[m]))]
+    return Answer(0, _cheapest(close, costs), len(close), len({families[m] if families else m for m in close}))
 
 
 def answer_lines(
-    answer: Answer, names: Sequence[str], costs: Sequence[Cost], estimate: Estimate, n_chosen: int
+    answer: Answer,
+    names: Sequence[str],
+    costs: Sequence[Cost],
+    estimate: Estimate,
+    chosen: Sequence[int],
+    unmeasured: Sequence[str] = (),
 ) -> tuple[str, str, str]:
-    """The recommendation as three lines, from names and costs of M models; the first ``n_chosen`` are chosen."""
+    """The recommendation as three lines, from names and costs of M models, and the positions of the chosen ones.
+
+    ``unmeasured`` is what models are made for that the classes need, where none of them was compared.
+    """
     names = [f"{name} ({parameter_count(cost.parameters)} parameters)" for name, cost in zip(names, costs, strict=True)]
-    best, cheapest, known = answer.best, answer.cheapest, bool(estimate.known[answer.best])
+    best, cheapest, lead = answer.best, answer.cheapest, chosen[0]
+    known = bool(estimate.known[lead])
     accuracy = "accuracy not known; a few examples with their class would tell."
     if known:
-        low, high = (100 * ends[best] for ends in estimate.interval)
-        number = f"{100 * estimate.accuracy[best]:.0f} %"
+        low, high = (100 * ends[lead] for ends in estimate.interval)
+        number = f"{100 * estimate.accuracy[lead]:.0f} %"
         accuracy = f"estimated accuracy {number} (90 % interval: {low:.0f} to {high:.0f} %)."
-    first = f"Use {names[best]}: {accuracy}"
-    if n_chosen > 1:
-        first = f"Use together: {abridged(names[:n_chosen], 3)}. {names[best]} alone: {accuracy}"
-    if cheapest == best:
+    first = f"Use {names[lead]}: {accuracy}"
+    if len(chosen) > 1:
+        first = f"Use together: {abridged([names[m] for m in chosen], 3)}. {names[best]} alone: {accuracy}"
+    if lead != best:
+        second = f"Best at any cost: {names[best]}, {gigaflops(costs[best].gflops)} GFLOPs per image"
+        if costs[lead].gflops and costs[best].gflops > costs[lead].gflops:
+            second += f", {costs[best].gflops / costs[lead].gflops:,.1f} times as many"
+        if known and estimate.known[best]:
+            second += f"; {100 * float(estimate.accuracy[best] - estimate.accuracy[lead]):.1f} points higher"
+        second += "."
+    elif cheapest == best:
         second = "No cheaper model is within 1 point of it."
     else:
         second = f"As good and cheaper: {names[cheapest]}, {_saving(costs[best], costs[cheapest])}"
@@ -73,7 +126,13 @@ def answer_lines(
             loss = max(100 * float(estimate.accuracy[best] - estimate.accuracy[cheapest]), 0)
             second += f", {loss:.1f} points lower"
         second += "."
-    return first, second, _whether_it_matters(answer.n_close, len(names), known)
+    if unmeasured:
+        return (
+            first,
+            second,
+            f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much.",
+        )
+    return first, second, _whether_it_matters(answer, len(names), known)
 
 
 def _saving(best: Cost, cheaper: Cost) -> str:
@@ -82,7 +141,8 @@ def _saving(best: Cost, cheaper: Cost) -> str:
     return f"{saving:{digits}} times less compute" if saving > 1 else "fewer parameters"
 
 
-def _whether_it_matters(n_close: int, n_models: int, known: bool) -> str:
+def _whether_it_matters(answer: Answer, n_models: int, known: bool) -> str:
+    n_close, n_families = answer.n_close, answer.n_families
     if n_models == 1:
         return "It is the only model: there is no choice to make."
     if not known:
@@ -90,4 +150,7 @@ def _whether_it_matters(n_close: int, n_models: int, known: bool) -> str:
         return f"As far as is known, {others} within 1 point."
     if n_close == 1:
         return f"The choice matters: no other of the {n_models} models is within 1 point."
-    return f"{n_close} of {n_models} models are within 1 point: the choice among them hardly matters."
+    alike = f"{n_close} of {n_models} models are within 1 point"
+    if n_families == 1:
+        return f"{alike}, all of one family."
+    return f"{alike}, of {n_families} families: the choice among them hardly matters."

@@ -26,7 +26,9 @@ class Figures(StrEnum):
     """Where the figures about a model come from."""
 
     LABEL = "label"
-    PUBLISHED = "published"
+    PUBLISHED = "published"  # accuracy on ImageNet
+    NOMINATED = "nominated"  # accuracy of a model made for the domain or language, beside others
+    NONE = "none"  # such a model, without such figures
 
 
 @dataclass(frozen=True)

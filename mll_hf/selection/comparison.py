@@ -16,7 +16,7 @@ import numpy as np
 
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
-from mll_hf.models.known import imagenet_accuracies
+from mll_hf.models.known import imagenet_accuracies, typical_imagenet
 from mll_hf.selection.accuracy import MIN_ACCURACY, estimate_accuracy, task_traits
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit, sigmoid
@@ -71,9 +71,16 @@ def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
 def published_scores(published: Sequence[KnownModel], shift: float | None) -> Floats:
     """[P] ImageNet accuracies of models without a label, on the scale of the labeled models' scores.
 
+    Without a published one a model is taken to be typical.
+
     ``shift`` is that from this scale to ImageNet accuracy, see :func:`imagenet_shift`; None if there are no labels.
     """
-    accuracies = np.array([model.accuracy for model in published])
+    accuracies = np.array([model.imagenet or typical_imagenet() for model in published])
+    return on_scores(accuracies, shift)
+
+
+def on_scores(accuracies: Floats, shift: float | None) -> Floats:
+    """ImageNet accuracies on the scale of the labeled models' scores."""
     return accuracies if shift is None else sigmoid(logit(accuracies, MIN_ACCURACY) - shift)
 
 

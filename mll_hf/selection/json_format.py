@@ -35,6 +35,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "task": selection.task,
         "templates": list(selection.templates),
         "notes": list(selection.notes),
+        "unmeasured": list(selection.unmeasured),
         "answer": answer and {**asdict(answer), **names, "lines": list(selection.answer_lines)},
         "models": [_model_to_json(selection, m) for m in range(len(selection.models))],
         "chosen": {
@@ -86,7 +87,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
     chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
     n_chosen = int(chosen.any(axis=1).sum())
     matches = tuple(tuple(_concept_from_json(c, n_chosen) for c in document["matches"][name]) for name in classes)
-    if not all(matches) and any(model.figures is not Figures.PUBLISHED for model in models):
+    if not all(matches) and any(model.figures is Figures.LABEL for model in models):
         raise ValueError("a class has no concepts")
     return Selection(
         classes=classes,
@@ -104,6 +105,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
         estimate=_estimate_from_json(document.get("estimate"), len(models)),
         templates=_templates(document.get("templates", [])),
         notes=tuple(map(_text, document.get("notes", []))),
+        unmeasured=tuple(map(_text, document.get("unmeasured", []))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import templates_for
+from mll_hf.models.known import family_of
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
 from mll_hf.selection.strategies import Strategy
@@ -99,6 +100,8 @@ class Selection(ArrayFields):
         templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
             task.
         notes: What else is known about the classes, one line each.
+        unmeasured: What models are made for (domains, names in a language) that the classes need, where none of these
+            models has published figures beside others and is within the limits.
         heads: Of the chosen models, in their order; empty until made. For strategy ``paper`` zero-shot heads, for
             others calibrated ones: the softmax of their logits gives probabilities.
         folder: Local folder that the selection was read from, where heads are saved that are made later.
@@ -119,6 +122,7 @@ class Selection(ArrayFields):
     estimate: Estimate | None = None
     templates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unmeasured: tuple[str, ...] = ()
     heads: tuple[Head, ...] = ()
     folder: Path | None = field(default=None, compare=False)
 
@@ -132,7 +136,12 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and how many are; None without an estimate."""
         if self.estimate is None:
             return None
-        return answer_to(self.estimate, [model.cost for model in self.models], self.overall if self.trial else None)
+        compared = [self.trial is not None or model.figures is not Figures.NONE for model in self.models]
+        families = [family_of(model.ref.repo_id) for model in self.models]
+        by_images, costs = self.overall if self.trial else None, [model.cost for model in self.models]
+        answer = answer_to(self.estimate, costs, by_images, compared, families)
+        lead = self.chosen_models[0]
+        return replace(answer, cheapest=lead) if lead else answer
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
@@ -140,7 +149,8 @@ class Selection(ArrayFields):
         if self.answer is None or self.estimate is None:
             return ()
         names, costs = [model.name for model in self.models], [model.cost for model in self.models]
-        return answer_lines(self.answer, names, costs, self.estimate, len(self.chosen_models))
+        unmeasured = () if self.trial else self.unmeasured
+        return answer_lines(self.answer, names, costs, self.estimate, self.chosen_models, unmeasured)
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:

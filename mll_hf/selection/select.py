@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,11 +15,20 @@ from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import usable_models
-from mll_hf.models.specialists import nominate, nomination_notes
+from mll_hf.models.language import ENGLISH, language_of
+from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
+from mll_hf.selection.answer import best_value
 from mll_hf.selection.candidates import Candidates, Figures, effective_images
-from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, published_scores
+from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_scores, published_scores
 from mll_hf.selection.mll import concept_weights
+from mll_hf.selection.nominated import (
+    accuracies_in,
+    add_nominees,
+    published_gains,
+    shortlist_first,
+    with_nominees,
+)
 from mll_hf.selection.probabilities import DIGITS, quantize
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.selection.strategies import STRATEGIES, Strategy
@@ -41,36 +51,70 @@ class NoModelFitsError(InputError):
     """No model meets the constraints of the configuration."""
 
 
-def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
-    """Choose models for each class; ``task`` is kept for the prompts.
+def select(
+    candidates: Candidates, config: SelectionConfig, task: str | None = None, *, for_trial: bool = False
+) -> Selection:
+    """Choose models for each class.
+
+    With strategy ``mll`` and no ``k``, the choice is the best value: of the models that fit in this machine's memory,
+    the cheapest one within a point of the best.
+
+    Args:
+        candidates: The models to choose from.
+        config: Strategy, k, limits and licenses.
+        task: Purpose, as given by the user; kept for the prompts.
+        for_trial: The choice is a shortlist for a trial: models made for the domain or language of the classes first.
 
     Raises:
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
     strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
-    nominees = nominate(classes, candidates.domain, task, _branches(candidates))
+    language = language_of(classes)
+    nominees = nominate(classes, candidates.domain, task, _branches(candidates), language)
+    if config.strategy is Strategy.MLL:
+        candidates = add_nominees(candidates, nominees)
     within = within_limits(candidates, config)
+    ids = _ids(within)
+    nominees = with_limits(nominees, set(_ids(candidates)) - set(ids))
     labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
     if labels:
         scores = strategy.score(within, config.class_weight)
         shift = imagenet_shift(within.labels, scores) if strategy.is_accuracy else None
     published = np.repeat(published_scores(within.published, shift)[:, None], len(classes), axis=1)
     scores = np.round(np.concatenate([scores, published]), DIGITS)
-    models = [*map(_model_from_label, labels), *map(_model_from_published, within.published)]
+    if config.strategy is Strategy.MLL and language != ENGLISH:
+        scores = np.repeat(on_scores(accuracies_in(language, ids), shift)[:, None], len(classes), axis=1)
     estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
-    notes: tuple[str, ...] = ()
-    if known := recognize(classes):
-        notes = (str(known),)
-    if known and estimate and config.strategy is Strategy.MLL:
-        measured = with_known_figures(estimate, [model.ref.repo_id for model in models], known, candidates.domain)
-        if measured is not estimate:
+    known, gains = recognize(classes), published_gains(nominees, language)
+    notes = (str(known),) if known else ()
+    unknown = {n.model.hub_id for n in nominees if n.model in within.published} - gains.keys()
+    if estimate and config.strategy is Strategy.MLL:
+        prior, estimate = estimate, with_known_figures(estimate, ids, known, candidates.domain) if known else estimate
+        if known and estimate is not prior:
             notes = (f"{known} Accuracies are those published for it.",)
-            estimate, scores = measured, np.repeat(np.round(measured.accuracy, DIGITS)[:, None], len(classes), axis=1)
+        else:
+            estimate = with_nominees(estimate, ids, gains, unknown)
+        if estimate is not prior and (known or not unknown.union(gains).isdisjoint(ids)):
+            scores = np.repeat(np.round(estimate.accuracy, DIGITS)[:, None], len(classes), axis=1)
+            scores[[id in unknown for id in ids]] = 0
+    kinds = {id: Figures.NONE if id in unknown else Figures.NOMINATED for id in (*gains, *unknown)}
+    models = [
+        *map(_model_from_label, labels),
+        *(_model_from_published(model, kinds.get(model.hub_id, Figures.PUBLISHED)) for model in within.published),
+    ]
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     chosen = choose(scores[order], config)
+    ordered, costs = estimate and estimate.subset(order), [models[m].cost for m in order]
+    if for_trial:
+        chosen[:] = False
+        chosen[shortlist_first([ids[m] for m in order], nominees, config.per_class)] = True
+    elif ordered and config.k is None and config.strategy is Strategy.MLL:
+        chosen[:] = False
+        chosen[best_value(ordered, costs, [ids[m] not in unknown for m in order])] = True
     chosen_models = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
     best = next((m for m in order if m < len(labels)), None)
+    measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
     return Selection(
         classes=classes,
         strategy=config.strategy,
@@ -83,8 +127,11 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=np.zeros(len(classes)) if best is None else effective_images(within, best),
         domain=candidates.domain,
         task=task,
-        estimate=estimate and estimate.subset(order),
+        estimate=ordered,
         notes=(*notes, *nomination_notes(nominees)),
+        unmeasured=tuple(
+            made_for(claim) for claim in dict.fromkeys(n.claim for n in nominees) if claim not in measured
+        ),
     )
 
 
@@ -112,7 +159,7 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
     elif not strategy.is_accuracy:
         published = ()
     claims = [(label.model.repo_id, label.cost, label.license) for label in labels.reference]
-    claims += [(model.hub_id, model.cost, model.license) for model in published]
+    claims += [(model.hub_id, _cost_at_most(model), model.license) for model in published]
     kept = {id for id, cost, license in claims if _fits(id, cost, config) and _is_allowed(license, config)}
     if config.licenses and (unlicensed := sorted(id for id, _, license in claims if license is None)):
         _log.warning("left out because no license is known: %s", abridged(unlicensed, 5))
@@ -121,6 +168,11 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
     rows = [m for m, model in enumerate(labels.models) if model.repo_id in kept]
     published = tuple(model for model in published if model.hub_id in kept)
     return replace(candidates.subset(rows), published=published)
+
+
+def _cost_at_most(model: KnownModel) -> Cost:
+    """The cost, unlimited where it is unknown."""
+    return Cost(model.parameters or sys.maxsize, model.image_gflops or np.inf)
 
 
 def _fits(repo_id: str, cost: Cost, config: SelectionConfig) -> bool:
@@ -166,9 +218,14 @@ def _model_from_label(label: Label) -> SelectedModel:
     return SelectedModel(label.model, label.cost, temperature, label.mean_recall, Figures.LABEL, label.license)
 
 
-def _model_from_published(model: KnownModel) -> SelectedModel:
-    ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Figures.PUBLISHED, model.license)
+def _model_from_published(model: KnownModel, figures: Figures) -> SelectedModel:
+    ref = ModelRef(model.hub_id, revision=UNPINNED, backend=model.backend)
+    return SelectedModel(ref, model.cost, 1.0, model.imagenet or 0.0, figures, model.license)
+
+
+def _ids(candidates: Candidates) -> list[str]:
+    """Ids of the labeled models, then of the others."""
+    return [model.repo_id for model in candidates.labels.models] + [model.hub_id for model in candidates.published]
 
 
 def _branches(candidates: Candidates) -> list[set[str]]:

@@ -227,12 +227,14 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
 BASED_ON = {
     Figures.LABEL: "label",
     Figures.PUBLISHED: "ImageNet accuracy",
+    Figures.NOMINATED: "figures for this domain or language",
+    Figures.NONE: "nothing",
 }
 
 
 def has_recall(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
-    return selection.models[m].figures is not Figures.PUBLISHED
+    return selection.models[m].figures is Figures.LABEL
 
 
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:

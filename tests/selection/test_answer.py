@@ -71,14 +71,14 @@ def test_scores_that_are_no_accuracies_give_no_estimate():
 def lines(accuracy, gflops, n_chosen=1, error=0.1):
     estimate = Estimate.independent(logit(np.array(accuracy), 0.001), np.full(len(accuracy), error))
     costs = [Cost(int(1e6 * g), g) for g in gflops]
-    return answer_lines(answer_to(estimate, costs), "abcd"[: len(costs)], costs, estimate, n_chosen)
+    return answer_lines(answer_to(estimate, costs), "abcd"[: len(costs)], costs, estimate, range(n_chosen))
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
     first, second, third = lines([0.9, 0.9 - MARGIN, 0.9 - MARGIN - 0.001], [10, 4, 1])
     assert first == "Use a (10 M parameters): estimated accuracy 90 % (90 % interval: 88 to 91 %)."
     assert second == "As good and cheaper: b (4 M parameters), 2.5 times less compute, 1.0 points lower."
-    assert third == "2 of 3 models are within 1 point: the choice among them hardly matters."
+    assert third == "2 of 3 models are within 1 point, of 2 families: the choice among them hardly matters."
 
 
 @pytest.mark.parametrize(("gflops", "times"), [(96, "1.04"), (40, "2.5"), (8, "12"), (0.5, "200"), (0.05, "2,000")])

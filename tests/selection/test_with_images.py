@@ -25,6 +25,7 @@ from mll_hf.selection import (
     choose_with_images,
     shortlist_config,
 )
+from mll_hf.selection.budget import plan_trial
 from mll_hf.selection.fit import fit
 from mll_hf.selection.probabilities import logit
 from mll_hf.selection.with_images import estimate_in_trial, trial_prior
@@ -213,10 +214,18 @@ def test_scales_do_not_matter_and_order_neither(seed, factor, k, data):
 
 
 def test_a_trial_starts_with_a_common_error_a_slope_and_an_own_error():
-    estimate = Estimate.independent(np.array([0.0, 1.0]), np.array([1.0, 3.0]))
-    prior = trial_prior(estimate)  # common^2 = (1 + 9) / 2, own^2 = 9, slope 1 around the mean .5
-    np.testing.assert_allclose(prior.covariance, [[14.25, 4.75], [4.75, 14.25]])
+    estimate = Estimate.independent(np.array([0.0, 1.0]), np.array([2.0, 2.0]))
+    prior = trial_prior(estimate)  # common^2 = 4, own^2 = 9, slope 1 around the mean .5
+    np.testing.assert_allclose(prior.covariance, [[13.25, 3.75], [3.75, 13.25]])
     assert prior.mean.tolist() == [0, 1]
+
+
+def test_models_of_which_nothing_is_known_are_tried_first():
+    estimate = Estimate.independent(np.array([1.0, 0.9, 0.8, 0.0]), np.array([1.0, 1.0, 1.0, 5**0.5]))
+    prior = trial_prior(estimate)
+    assert prior.mean.tolist() == [1, 0.9, 0.8, 2]
+    assert np.diag(prior.covariance)[3] > np.diag(prior.covariance)[0] + 3
+    assert plan_trial(prior, [10**9] * 4, 10**10, "abcd").order[0] == 3
 
 
 def test_the_estimate_within_a_trial_follows_agreement_and_examples():
