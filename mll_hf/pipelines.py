@@ -93,6 +93,7 @@ class Pipeline:
         *,
         hypothesis_template: str | None = None,
         top_k: int | None = None,
+        reject: float | None = None,
     ) -> Any:  # noqa: ANN401 - depends on the type of `images`
         """Classify images.
 
@@ -104,6 +105,8 @@ class Pipeline:
                 selection for these classes is better.
             hypothesis_template: Prompt with one ``{}`` for the class; by default the selection's templates.
             top_k: Maximum number of classes to return; by default all.
+            reject: Answer ``[{"score": 0.0, "label": None}]`` for images that resemble no class, so strictly that this
+                share of the task's own images is lost, such as .05; needs a fitted selection, and its classes.
 
         Returns:
             For one image ``[{"score": 0.9, "label": "cat"}, ...]``, best class first; scores sum to one over all
@@ -112,7 +115,8 @@ class Pipeline:
             logged.
 
         Raises:
-            InputError: The classes or the template cannot be used, or the only image cannot be read.
+            InputError: The classes or the template cannot be used, the only image cannot be read, or images cannot be
+                rejected by this share or selection.
             ModelError: A model cannot be loaded or run.
         """
         if top_k is not None and top_k < 1:
@@ -120,13 +124,13 @@ class Pipeline:
         classes = None if candidate_labels is None else check_class_names(candidate_labels)
         ensemble = self._ensemble_for(classes, hypothesis_template)
         if is_one_image(images):
-            (answers,) = self._answers(ensemble, [cast("Input", images)], top_k)
+            (answers,) = self._answers(ensemble, [cast("Input", images)], top_k, reject)
             if not answers:
                 raise InputError(
                     f"{shortened(repr(images), 80)} cannot be read as an image; check the path, URL or file"
                 )
             return answers
-        stream = self._answers(ensemble, cast("Iterable[Input]", images), top_k)
+        stream = self._answers(ensemble, cast("Iterable[Input]", images), top_k, reject)
         return list(stream) if isinstance(images, (list, tuple)) else stream
 
     @cached_property
@@ -145,13 +149,21 @@ class Pipeline:
         templates = None if template is None else (template,)
         return self.ensemble.for_selection(selection, templates)
 
-    def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
+    def _answers(
+        self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None, reject: float | None
+    ) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        predictions = ensemble.stream(map(_load_input, images))  # reads images batch by batch
-        for n, probabilities in enumerate(row for prediction in predictions for row in prediction.probabilities):
+        predictions = ensemble.stream(map(_load_input, images), reject=reject)  # reads images batch by batch
+        rows = (
+            row for prediction in predictions for row in zip(prediction.probabilities, prediction.rejected, strict=True)
+        )
+        for n, (probabilities, is_rejected) in enumerate(rows):
             if np.isnan(probabilities).any():
                 _log.warning("image %d cannot be read; it has no prediction", n)
                 yield []
+                continue
+            if is_rejected:
+                yield [{"score": 0.0, "label": None}]
                 continue
             best = np.argsort(-probabilities.round(_DIGITS), kind="stable")[:top_k]
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]

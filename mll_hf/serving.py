@@ -51,7 +51,7 @@ class Limits:
 _LIMITS = Limits()
 _STOP_SECONDS = 60  # for finishing requests on shutdown
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others, Pillow may run external programs
-_PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k")
+_PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k", "reject")
 _UNREADABLE = f"cannot be read as an image; send a complete file in one of the formats {', '.join(_FORMATS)}"
 _NOT_JSON = 'not JSON with "inputs"; send {"inputs": an image in base64, or a list of them}'
 _log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class _Request(NamedTuple):
     classes: tuple[str, ...] | None
     template: str | None
     top_k: int | None  # maximum number of classes to return; None for all
+    reject: float | None  # see Pipeline
 
 
 def _parse(inputs: object, parameters: object, limits: Limits) -> _Request:
@@ -83,7 +84,7 @@ def _parse(inputs: object, parameters: object, limits: Limits) -> _Request:
     if not isinstance(parameters, dict) or parameters.keys() - set(_PARAMETERS):
         shown = abridged(list(parameters), 5) if isinstance(parameters, dict) else repr(parameters)[:50]
         raise InputError(f"parameters are {shown}; give an object with any of {', '.join(_PARAMETERS)}")
-    classes, template, top_k = map(parameters.get, _PARAMETERS)
+    classes, template, top_k, reject = map(parameters.get, _PARAMETERS)
     if classes is not None:
         if not isinstance(classes, list) or len(classes) > limits.classes:
             raise InputError(f"candidate_labels must be a list of at most {limits.classes} class names")
@@ -94,7 +95,7 @@ def _parse(inputs: object, parameters: object, limits: Limits) -> _Request:
         fill([template], "class")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r:.20}; give a whole number, at least 1")
-    return _Request([_picture(image) for image in images], isinstance(inputs, list), classes, template, top_k)
+    return _Request([_picture(image) for image in images], isinstance(inputs, list), classes, template, top_k, reject)
 
 
 def _picture(given: object) -> Picture:
@@ -138,7 +139,8 @@ def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # 
     errors = [_refused(image, limits) for image in request.images]
     images = [image for image, error in zip(request.images, errors, strict=True) if not error]
     try:
-        found = classifier(images, request.classes, hypothesis_template=request.template) if images else []
+        parameters = {"hypothesis_template": request.template, "reject": request.reject}
+        found = classifier(images, request.classes, **parameters) if images else []
     except InputError:
         raise
     except Exception as error:

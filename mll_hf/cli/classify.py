@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.describe import Description
     from mll_hf.selection.config import SelectionOptions
 
-TASK_OPTIONS = ("classes", "domain", "task", "labels", "k", "license")
+TASK_OPTIONS = ("classes", "domain", "task", "labels", "license")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -105,21 +105,22 @@ def _plot(path: Path, selection: Selection) -> None:
 
 def flag(name: str) -> str:
     """The command-line option of an argument."""
-    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+    return f"--{name.replace('_', '-')}"
 
 
 def add_task_options(command: argparse.ArgumentParser, required: bool) -> None:
-    """Add the options in TASK_OPTIONS."""
+    """Add the options in TASK_OPTIONS, and ``-k`` where classes are required."""
     command.add_argument(
         "--classes", required=required, metavar="LIST", help="'a, b, c', or a file: one per line, JSON or CSV"
     )
     command.add_argument("--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ...")
     command.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
     add_location(command, DEFAULT_LABELS)
-    command.add_argument(
-        "-k", type=positive, metavar="N",
-        help="models per class (default: 1; for fit as many as are likely to be better combined, at most 5)",
-    )  # fmt: skip
+    if required:
+        command.add_argument(
+            "-k", type=positive, metavar="N",
+            help="models per class (default: 1; for fit as many as are likely to be better combined, at most 5)",
+        )  # fmt: skip
     command.add_argument(
         "--license", type=listed, default=(), metavar="LIST",
         help="allowed licenses, such as apache-2.0,mit; the Hub confirms those of the chosen models",

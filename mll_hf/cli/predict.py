@@ -58,6 +58,11 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         metavar="TEXT",
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
+    command.add_argument(
+        "--reject", type=float, metavar="SHARE",
+        help="give no class to images that resemble none; as strictly as loses this share of the task's own images, "
+        "such as 0.05; needs a selection by 'mll-hf fit' (default: every image gets a class)",
+    )  # fmt: skip
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image, or the score as JSON")
@@ -65,7 +70,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         "-o", "--output", type=Path, metavar="FILE",
         help="write predictions to a .csv, .jsonl or .parquet file, batch by batch; the same command resumes an "
         "interrupted run, and predictions of other models, classes, templates or rules are never added. Images that "
-        "cannot be read get an empty prediction",
+        "cannot be read get an empty prediction, rejected ones an empty label",
     )  # fmt: skip
     command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in TASK_OPTIONS})
 
@@ -87,7 +92,7 @@ def _predict(args: argparse.Namespace) -> int:
         raise InputError(f"none of the images is in {args.truth}; its paths are relative to the file")
     templates = tuple(args.template) if args.template else None
     ensemble, rule = Ensemble(selection, args.device, templates), Rule(args.rule)
-    fingerprint = ensemble.fingerprint(rule)
+    fingerprint = ensemble.fingerprint(rule, args.reject)
     output = PredictionFile(args.output, fingerprint) if args.output else _Stdout(args.json, is_shown=not truth)
     predicted = dict(output.done) if truth else {}
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
@@ -95,7 +100,7 @@ def _predict(args: argparse.Namespace) -> int:
         done = len(images) - len(todo)
         note(f"{args.output} has predictions for {done} of {len(images)} images; delete it to start over")
     first = failed = 0
-    for prediction in ensemble.stream(todo, rule) if todo else ():
+    for prediction in ensemble.stream(todo, rule, reject=args.reject) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
         names = [image_name(image) for image in batch]
         output.write(names, prediction)
@@ -133,8 +138,8 @@ def _report(score: Score) -> str:
         recall = f"{100 * score.recall[y]:.1f} %"
         rows.append([score.class_names[y], str(score.images[y]), recall, abridged(wrong, 3) or MISSING])
     accuracy = f"accuracy {100 * score.accuracy:.1f} % (95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
-    unreadable = f"; {score.unreadable:,} unreadable" if score.unreadable else ""
-    lines = [f"{accuracy}, {score.correct:,} of {total:,} images{unreadable}", ""]
+    without = f"; {score.without:,} rejected or unreadable" if score.without else ""
+    lines = [f"{accuracy}, {score.correct:,} of {total:,} images{without}", ""]
     return "\n".join([*lines, table(["class", "images", "recall", "taken for"], rows)])
 
 
@@ -149,12 +154,12 @@ class _Stdout:
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         for row in rows_of(images, prediction) if self._is_shown else ():
             image, label, probability, _ = row
-            if label is None:
+            if probability is None:
                 continue
             if self._is_json:
                 sys.stdout.write(json_line(row))
             else:
-                self._rows.append([image, label, f"{probability:.3f}"])
+                self._rows.append([image, label or "none", f"{probability:.3f}"])
 
     def finish(self) -> None:
         if self._rows:

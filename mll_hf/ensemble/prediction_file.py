@@ -34,9 +34,14 @@ def image_name(path: Path) -> str:
 
 
 def rows_of(images: Sequence[str], prediction: Prediction) -> Iterator[Row]:
-    """Image, class, its probability, and the probabilities of all classes; all but the image None if unreadable."""
-    for image, predicted, row in zip(images, prediction.classes, prediction.probabilities, strict=True):
-        yield (image, None, None, None) if predicted is None else (image, predicted, float(row.max()), row.tolist())
+    """Image, class, the highest probability, and the probabilities of all classes.
+
+    The class is None if the image is rejected, and all but the image if it is unreadable.
+    """
+    unreadable = set(prediction.unreadable)
+    for n, (image, predicted) in enumerate(zip(images, prediction.classes, strict=True)):
+        row = prediction.probabilities[n]
+        yield (image, None, None, None) if n in unreadable else (image, predicted, float(row.max()), row.tolist())
 
 
 def json_line(row: Row) -> str:
@@ -70,7 +75,7 @@ class PredictionFile:
     prediction.
 
     Attributes:
-        done: Predicted class of the images that are done, by name; None for unreadable images.
+        done: Predicted class of the images that are done, by name; None for rejected and unreadable images.
 
     Args:
         path: The file.

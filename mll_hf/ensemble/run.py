@@ -23,6 +23,7 @@ from mll_hf.models.batches import in_background, use_one_torch_thread
 from mll_hf.selection.head import Head
 from mll_hf.selection.repo import cached_heads, keep_heads
 from mll_hf.selection.strategies import Strategy
+from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import is_one_image, open_image, usable_cores
 
@@ -54,11 +55,13 @@ class Prediction(ArrayFields):
         class_names: The C class names.
         probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
         models: Ids of the models.
+        rejected: [N] whether an image resembles no class.
     """
 
     class_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
     models: tuple[str, ...]
+    rejected: NDArray[np.bool_]
 
     @property
     def unreadable(self) -> tuple[int, ...]:
@@ -67,10 +70,10 @@ class Prediction(ArrayFields):
 
     @property
     def classes(self) -> tuple[str | None, ...]:
-        """[N] the most probable class of each image; None for unreadable images."""
-        unreadable = set(self.unreadable)
+        """[N] the most probable class of each image; None for rejected and unreadable images."""
+        without = {*self.unreadable, *np.flatnonzero(self.rejected).tolist()}
         best = np.nan_to_num(self.probabilities, nan=-1.0).argmax(axis=1)
-        return tuple(None if n in unreadable else self.class_names[y] for n, y in enumerate(best))
+        return tuple(None if n in without else self.class_names[y] for n, y in enumerate(best))
 
 
 @dataclass(frozen=True)
@@ -101,34 +104,43 @@ class Ensemble:
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise InputError(f"{name} is {value!r}; give at least 1")
 
-    def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Classify images (paths, encoded bytes or PIL images).
+    def predict(
+        self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL, *, reject: float | None = None
+    ) -> Prediction:
+        """Classify images (paths, encoded bytes or PIL images); see :meth:`stream`.
 
         Raises:
-            InputError: There are no images, or a template is invalid.
+            InputError: There are no images, or see :meth:`stream`.
             ModelError: A model cannot be loaded or run.
         """
         self._check(images)
-        predictions = list(self.stream(images, rule))
-        probabilities = np.concatenate([prediction.probabilities for prediction in predictions])
-        return replace(predictions[0], probabilities=probabilities)
+        predictions = list(self.stream(images, rule, reject=reject))
+        joined = {
+            name: np.concatenate([getattr(prediction, name) for prediction in predictions])
+            for name in ("probabilities", "rejected")
+        }
+        return replace(predictions[0], **joined)
 
-    def stream(self, images: Iterable[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Iterator[Prediction]:
+    def stream(
+        self, images: Iterable[ImageLike], rule: Rule = Rule.LINEAR_POOL, *, reject: float | None = None
+    ) -> Iterator[Prediction]:
         """Classify any number of images, batch by batch, in constant memory.
 
         Args:
             images: Paths, encoded bytes or PIL images; any iterable.
             rule: How to combine the models.
+            reject: Give no class to images that resemble none. The share of the task's own images to lose by it.
 
         Yields:
             Predictions for the next images, in their order.
 
         Raises:
-            InputError: A template is invalid.
+            InputError: A template is invalid, or images cannot be rejected by this share, selection or rule.
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
+        threshold = None if reject is None else self._threshold(reject, rule)
         for logits in self._run(self.selection.chosen_models, images, open_image, self._heads(rule)):
-            yield self._pooled(logits, rule)
+            yield self._pooled(logits, rule, threshold)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Combine precomputed logits [U, N, C] of the zero-shot heads, as :meth:`logits` returns them."""
@@ -185,7 +197,7 @@ class Ensemble:
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
-    def fingerprint(self, rule: Rule = Rule.LINEAR_POOL) -> dict[str, Any]:
+    def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> dict[str, Any]:
         """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
         selection = self.selection
         chosen = list(selection.chosen_models)
@@ -200,6 +212,7 @@ class Ensemble:
             "classes": list(selection.classes),
             "templates": list(self.prompt_templates),
             "rule": str(rule),
+            "rejected share": reject,
             "dtype": self.dtype,
             "heads and weights": digest.hexdigest(),
         }
@@ -208,15 +221,28 @@ class Ensemble:
         """Free the memory of all models; they are reloaded when used again."""
         self._residents.close()
 
-    def _pooled(self, logits: NDArray[np.floating[Any]], rule: Rule) -> Prediction:
+    def _threshold(self, reject: float, rule: Rule) -> float:
+        """The resemblance to a class that images must have."""
+        trial = self.selection.trial
+        if trial is None or self.templates or not rule.is_calibrated:
+            raise InputError(
+                "to reject images, a selection by 'mll-hf fit' is needed, with its own classes and prompts and rule "
+                f"{Rule.LINEAR_POOL}"
+            )
+        return trial.threshold(reject)
+
+    def _pooled(self, logits: NDArray[np.floating[Any]], rule: Rule, threshold: float | None = None) -> Prediction:
         """The prediction from logits [U, N, C] of the heads that the rule takes."""
         selection, chosen = self.selection, list(self.selection.chosen_models)
         readable = np.isfinite(logits).all(axis=(0, 2))
-        probabilities = np.full(logits.shape[1:], np.nan)
+        probabilities, rejected = np.full(logits.shape[1:], np.nan), np.zeros(len(readable), np.bool_)
         if readable.any():
             weights, is_chosen = selection.weights[chosen], selection.chosen[chosen]
             probabilities[readable] = combine(rule, logits[:, readable], is_chosen, weights)
-        return Prediction(selection.classes, probabilities, tuple(selection.models[m].ref.repo_id for m in chosen))
+            if threshold is not None:
+                rejected[readable] = resemblance(logits[:, readable], weights) < threshold
+        models = tuple(selection.models[m].ref.repo_id for m in chosen)
+        return Prediction(selection.classes, probabilities, models, rejected)
 
     def _heads(self, rule: Rule) -> Sequence[Head]:
         """The heads of the chosen models that a rule takes."""

@@ -23,24 +23,24 @@ class Score(ArrayFields):
     Attributes:
         class_names: The C class names.
         confusion: [C, C] number of images by true class (rows) and predicted class (columns).
-        unreadable: Number of images without a prediction; they are not in ``confusion``.
+        without: Number of rejected and unreadable images; they are not in ``confusion``.
     """
 
     class_names: tuple[str, ...]
     confusion: NDArray[np.int64]
-    unreadable: int
+    without: int
 
     @classmethod
     def of(cls, class_names: tuple[str, ...], pairs: Iterable[tuple[str, str | None]]) -> Score:
         """The score from pairs of the true and the predicted class of an image; None without a prediction."""
         position = {name: y for y, name in enumerate(class_names)}
-        confusion, unreadable = np.zeros((len(class_names),) * 2, np.int64), 0
+        confusion, without = np.zeros((len(class_names),) * 2, np.int64), 0
         for true, predicted in pairs:
             if predicted is None:
-                unreadable += 1
+                without += 1
             else:
                 confusion[position[true], position[predicted]] += 1
-        return cls(class_names, confusion, unreadable)
+        return cls(class_names, confusion, without)
 
     @property
     def images(self) -> NDArray[np.int64]:
@@ -74,7 +74,7 @@ class Score(ArrayFields):
         low, high = self.interval
         return {
             "images": int(self.images.sum()),
-            "unreadable": self.unreadable,
+            "without": self.without,
             "accuracy": None if np.isnan(self.accuracy) else self.accuracy,
             "interval": [low, high],
             "classes": [{"class": name, "images": n, "recall": share} for name, n, share in classes],

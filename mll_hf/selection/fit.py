@@ -29,6 +29,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.selection.head import Head
 from mll_hf.selection.probabilities import DIGITS, mutual_information, softmax
+from mll_hf.selection.suggest import effective_counts
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ class Fit(ArrayFields):
         agreement: [T, 2] share of the images on which the zero-shot head, and one fitted to other images, predict what
             the pool predicts.
         scores: [T] agreement of the fitted heads, or where predictions are uncertain their information; ranks models.
-        right: [T + 1, 2] examples that the zero-shot and the fitted head predict correctly in cross-validation, with
-            the choice of the strength inside; the last row is the pool of all. None without examples.
+        held_out: [T, N, C] logits of the fitted heads, each fitted without the image.
+        right: [T + 1, 2] effective number of examples that zero-shot and fitted head predict correctly in
+            cross-validation, with the choice of the strength inside; last row: the pool. None without examples.
     """
 
     zero_shot: tuple[Head, ...]
@@ -94,6 +96,7 @@ class Fit(ArrayFields):
     shares: Floats
     agreement: Floats
     scores: Floats
+    held_out: Floats
     right: Floats | None
 
 
@@ -102,6 +105,7 @@ def fit(
     heads: Sequence[Head],
     classes: Classes | None = None,
     shares: Floats | None = None,
+    weights: Floats | None = None,
 ) -> Fit:
     """Fit the heads of T models.
 
@@ -110,6 +114,7 @@ def fit(
         heads: Zero-shot head of each model.
         classes: [E] classes of the examples; None for no examples.
         shares: [C] class shares; None to estimate them.
+        weights: [E] weights of the examples in estimates of shares and accuracy; None for equal ones.
 
     Raises:
         InputError: An embedding is not finite.
@@ -120,10 +125,11 @@ def fit(
         return images.fitted([images.start] * len(heads), strengths, None)
     everything = np.arange(len(classes))
     folds = _folds(embeddings[0][: len(classes)], classes)
+    images = replace(images, counts=effective_counts(np.ones(len(classes)) if weights is None else weights))
     losses, predicted = _cross_validate(images, classes, folds)
     chosen = _best_strengths(losses.sum(axis=2))
     states = [images.em(strength, everything, classes) for strength in STRENGTHS]
-    right = _count_right(losses, predicted, folds, images.weights, classes)
+    right = _count_right(losses, predicted, folds, images, classes)
     return images.fitted([states[s] for s in chosen], np.array(STRENGTHS)[chosen], right)
 
 
@@ -171,6 +177,7 @@ class _Images:
     centers: list[Floats]  # [D] mean image of each model
     solved: list[Floats]  # [N, D] centered images, times the inverse covariance within classes
     kernels: list[Floats]  # [N, N] inner products of centered images by that inverse
+    counts: Floats  # [E] effective number of each example
     start: _State  # after an EM without examples, from which all others start
 
     @classmethod
@@ -195,9 +202,9 @@ class _Images:
         pool = np.tensordot(weights, softmax(logits + offsets[:, None]), axes=1)
         centers = [each.mean(axis=0, dtype=np.float64) for each in embeddings]
         centered = [each - center for each, center in zip(embeddings, centers, strict=True)]
-        scatters = [each.T @ each for each in centered]
+        scatters, none = [each.T @ each for each in centered], np.zeros(0)
         state = _State(pool, offsets, logits, pool, offsets, pool.mean(axis=0))
-        images = cls(zero_shot, logits, information, weights, shares, centers, [], [], state)
+        images = cls(zero_shot, logits, information, weights, shares, centers, [], [], none, state)
         for _ in range(_ROUNDS):
             solved = [
                 _solve_within(each, scatter, state.pool, images.caution(0).pseudo_images)
@@ -236,10 +243,11 @@ class _Images:
         """Run EM from the start, with the classes of the images at some positions known, without those held out."""
         state, caution = self.start, self.caution(len(known))
         examples = np.eye(self.logits.shape[2])[classes]
+        counted = examples * self.counts[known, None]
         for _ in range(_STEPS):
             pool = state.pool.copy()
             pool[known], pool[held_out] = examples, 0
-            shares = self._shares(pool, examples, caution)
+            shares = self._shares(pool, counted, caution)
             means = pool / (pool.sum(axis=0) + caution.pseudo_images)
             logits, bias = self.logits.copy(), state.offsets + np.log(shares * len(shares))
             for each, own_bias, kernel in zip(logits, bias, self.kernels, strict=True):
@@ -249,7 +257,7 @@ class _Images:
             probabilities = softmax(logits)
             pool = np.tensordot(self.weights, probabilities, axes=1)
             pool[known], pool[held_out] = examples, 0
-            offsets = state.offsets + _correction(probabilities, pool, self.given, examples)
+            offsets = state.offsets + _correction(probabilities, pool, self.given, counted)
             state = _State(pool, offsets, logits, means, bias, shares)
         return state
 
@@ -277,7 +285,8 @@ class _Images:
         held_out = np.stack([self._held_out(m, states[m], strengths[m]) for m in range(len(heads))])
         agreement = np.stack([(each.argmax(axis=2) == pool).mean(axis=1) for each in (self.logits, held_out)], axis=1)
         scores = self.certainty * agreement[:, 1] + (1 - self.certainty) * self.information
-        return Fit(self.zero_shot, tuple(heads), strengths, self.weights, states[0].shares, agreement, scores, right)
+        shares = states[0].shares
+        return Fit(self.zero_shot, tuple(heads), strengths, self.weights, shares, agreement, scores, held_out, right)
 
     def _held_out(self, m: int, state: _State, strength: float) -> Floats:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""
@@ -305,9 +314,9 @@ def _solve_within(centered: Floats, scatter: Floats, pool: Floats, pseudo_images
 
 
 def _expected_shares(pool: Floats, examples: Floats) -> Floats:
-    """[C] class shares from probabilities [N, C] of all images, and the classes [E, C] of random examples."""
+    """[C] class shares from probabilities [N, C] of all images, and the classes [E, C] of weighted examples."""
     trust = _TRUST * pool.shape[1]
-    return (examples.sum(axis=0) + trust * pool.sum(axis=0) / max(pool.sum(), _MIN_SCALE)) / (len(examples) + trust)
+    return (examples.sum(axis=0) + trust * pool.sum(axis=0) / max(pool.sum(), _MIN_SCALE)) / (examples.sum() + trust)
 
 
 def _correction(probabilities: Floats, pool: Floats, given: Floats | None, examples: Floats) -> Floats:
@@ -364,17 +373,17 @@ def _best_strengths(losses: Floats) -> NDArray[np.intp]:
     return np.asarray(np.round(preferred, DIGITS).argmin(axis=0))
 
 
-def _count_right(losses: Floats, predicted: Floats, folds: Classes, weights: Floats, classes: Classes) -> Floats:
-    """[T + 1, 2] examples that the zero-shot and the fitted heads, and the pools of them, predict correctly.
+def _count_right(losses: Floats, predicted: Floats, folds: Classes, images: _Images, classes: Classes) -> Floats:
+    """[T + 1, 2] effective number of examples that the zero-shot and fitted heads, and their pools, predict correctly.
 
     The strengths for a fold are chosen by the other folds.
     """
-    right = np.zeros((len(weights) + 1, 2))
+    right = np.zeros((len(images.weights) + 1, 2))
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds == fold)
         chosen = _best_strengths(losses.sum(axis=2) - losses[:, :, fold])
         for column, strengths in enumerate((np.zeros_like(chosen), chosen)):
-            probabilities = predicted[strengths, np.arange(len(weights))][:, rows]
-            every = np.concatenate([probabilities, _pooled(weights, probabilities)[None]])
-            right[:, column] += (every.argmax(axis=2) == classes[rows]).sum(axis=1)
+            probabilities = predicted[strengths, np.arange(len(strengths))][:, rows]
+            every = np.concatenate([probabilities, _pooled(images.weights, probabilities)[None]])
+            right[:, column] += (every.argmax(axis=2) == classes[rows]) @ images.counts[rows]
     return right

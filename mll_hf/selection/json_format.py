@@ -15,7 +15,7 @@ from mll_hf.selection.config import SelectionConfig
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.trial import Trial
+from mll_hf.selection.trial import QUANTILES, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,6 +148,7 @@ def _trial_from_json(document: dict[str, Any] | None, n_models: int, n_classes: 
         strengths=_numbers(document["strengths"], (n_models,), 0),
         weights=_numbers(document["weights"], (n_models,), 0, 1),
         shares=_numbers(document["shares"], (n_classes,), 0, 1),
+        resemblance=_numbers(document["resemblance"], QUANTILES.shape),
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mll_hf.errors import InputError
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+
+QUANTILES = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,7 @@ class Trial(ArrayFields):
         strengths: [M] strengths of the fit; 0 for models that are used without.
         weights: [M] weights of the models in a pool.
         shares: [C] estimated class shares.
+        resemblance: [101] quantiles of the images' :func:`resemblance` to the classes, by heads fitted without them.
     """
 
     n_images: int
@@ -38,8 +43,29 @@ class Trial(ArrayFields):
     strengths: Floats
     weights: Floats
     shares: Floats
+    resemblance: Floats
 
     def subset(self, models: NDArray[np.intp]) -> Trial:
         """The results of the given models, in the given order."""
         per_model = ("zero_shot", "fitted", "strengths", "weights")
         return replace(self, **{name: getattr(self, name)[models] for name in per_model})
+
+    def threshold(self, reject: float) -> float:
+        """The resemblance that a share of the task's images is below.
+
+        Raises:
+            InputError: The share is not between 0 and 1.
+        """
+        if not (isinstance(reject, (int, float)) and 0 < reject < 1):
+            raise InputError(f"the share to reject is {reject!r:.20}; give a number between 0 and 1, such as 0.05")
+        return float(np.interp(reject, QUANTILES, self.resemblance))
+
+
+def resemblance(logits: NDArray[np.floating], weights: Floats) -> Floats:
+    """[N] how much images resemble any class: the weighted mean of the largest logit of each head, of [U, N, C].
+
+    Logits of fitted heads tell how much closer an image is to a class than to the mean of all images (relative
+    Mahalanobis distance, Ren et al., 2021); probabilities do not.
+    """
+    found: Floats = np.average(logits.max(axis=2), axis=0, weights=weights)
+    return found

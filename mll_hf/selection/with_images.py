@@ -17,7 +17,7 @@ from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.fit import fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.selection.strategies import STRATEGIES
-from mll_hf.selection.trial import Trial
+from mll_hf.selection.trial import QUANTILES, Trial, resemblance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,10 +156,11 @@ def choose_with_images(
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
     chosen = np.zeros((n_models, n_classes), np.bool_)
     chosen[:n_chosen] = True
-    columns = [tried[m] for m in order[:n_chosen]]
+    best = order[:n_chosen]
+    resembling = np.quantile(resemblance(found.held_out[best], found.weights[best]), QUANTILES)
     trial = Trial(
         len(embeddings[0]), n_examples, templates, results[:, 0], results[:, 1], found.strengths, found.weights,
-        found.shares,
+        found.shares, resembling,
     )  # fmt: skip
     return replace(
         shortlist,
@@ -167,10 +168,13 @@ def choose_with_images(
         models=tuple(shortlist.models[rows[m]] for m in order),
         scores=np.repeat(overall[order, None], n_classes, axis=1),
         chosen=chosen,
-        matches=tuple(tuple(_with_recall_of(concept, columns) for concept in found) for found in shortlist.matches),
+        matches=tuple(
+            tuple(_with_recall_of(concept, [tried[m] for m in best]) for concept in found)
+            for found in shortlist.matches
+        ),
         trial=trial.subset(order),
         estimate=shown.subset(order).at_most_first(),
-        heads=tuple(found.heads[m] for m in order[:n_chosen]),
+        heads=tuple(found.heads[m] for m in best),
     )
 
 

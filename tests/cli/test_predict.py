@@ -88,7 +88,7 @@ def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, 
     right = sum(label[image] == image.parent.name for image in images)
     status, out, _ = run(capsys, *task, "--truth", examples_by_class, "--json")
     score = json.loads(out)
-    assert (status, score["images"], score["unreadable"]) == (0, 18, 0)
+    assert (status, score["images"], score["without"]) == (0, 18, 0)
     assert score["accuracy"] == right / 18
     assert score["interval"] == pytest.approx(wilson_interval(right, 18))
     assert [(entry["class"], entry["images"]) for entry in score["classes"]] == [("cat", 6), ("dog", 6), ("car", 6)]
@@ -108,7 +108,7 @@ def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, 
         status, out, err = run(capsys, *task, "--truth", truth, *output)
         assert status == 1 or "19 of 19" in err
         assert out.splitlines()[0].startswith(f"accuracy {100 * right / 18:.1f} % (95 % interval: ")
-        assert out.splitlines()[0].endswith(f", {right} of 18 images; 1 unreadable")
+        assert out.splitlines()[0].endswith(f", {right} of 18 images; 1 rejected or unreadable")
         assert [line.split()[:2] for line in out.splitlines()[3:]] == [["cat", "6"], ["dog", "6"], ["car", "6"]]
     some = run(capsys, *task, examples_by_class / "dog", world / "images", "--truth", truth, "--json")[1]
     assert [entry["images"] for entry in json.loads(some)["classes"]] == [0, 6, 0]
@@ -149,7 +149,7 @@ def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys)
     assert words in fails(capsys, "predict", *(world / "labels" if word == "LABELS" else word for word in arguments))
 
 
-@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["-k", "2"]])
+@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["--license", "mit"]])
 def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
     choice = tmp_path / "choice.json"
     choice.write_text(run(capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--json")[1])
