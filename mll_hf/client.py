@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.selection.config import SelectionOptions
     from mll_hf.selection.result import SelectedModel
+    from mll_hf.utils.examples import Example
 
 
 _log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ class Client:
         images: Sequence[ImageLike] = (),
         config: SelectionConfig | None = None,
         *,
-        examples: Sequence[tuple[ImageLike, str]] = (),
+        examples: Sequence[Example] = (),
         domain: str | None = None,
         task: str | None = None,
         shares: str | Mapping[str, float] | Sequence[float] | None = None,

@@ -13,6 +13,7 @@ import json
 import logging
 import socket
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -139,8 +140,8 @@ def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # 
     errors = [_refused(image, limits) for image in request.images]
     images = [image for image, error in zip(request.images, errors, strict=True) if not error]
     try:
-        parameters = {"hypothesis_template": request.template, "reject": request.reject}
-        found = classifier(images, request.classes, **parameters) if images else []
+        run = partial(classifier, hypothesis_template=request.template, reject=request.reject)
+        found = run(images, request.classes) if images else []
     except InputError:
         raise
     except Exception as error:

@@ -72,7 +72,7 @@ def _fit(args: argparse.Namespace) -> int:
         raise InputError(f"-o {args.output} is a file; give a folder")
     classes, config = task_config(args)
     examples = read_examples(args.examples) if args.examples else []
-    labeled = {path.resolve() for path, _ in examples}
+    labeled = {path.resolve() for path, *_ in examples}
     images = [path for path in image_files(args.images) if path.resolve() not in labeled]
     selection = task_client(args).fit(
         classes,

@@ -85,7 +85,7 @@ def _predict(args: argparse.Namespace) -> int:
     if not (args.images or args.truth):
         raise InputError("give images, or folders of images, or --truth")
     pairs = read_examples(args.truth) if args.truth else []
-    images = image_files(args.images) if args.images else list(dict.fromkeys(path for path, _ in pairs))
+    images = image_files(args.images) if args.images else list(dict.fromkeys(path for path, _, _ in pairs))
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
     truth = _truth(pairs, selection.classes)
     if args.truth and truth.keys().isdisjoint(image.resolve() for image in images):
@@ -117,10 +117,10 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _truth(pairs: Sequence[tuple[Path, str]], classes: tuple[str, ...]) -> dict[Path, str]:
+def _truth(pairs: Sequence[tuple[Path, str, float]], classes: tuple[str, ...]) -> dict[Path, str]:
     """The true class of each image."""
     truth: dict[Path, str] = {}
-    for (image, _), y in zip(pairs, class_positions([name for _, name in pairs], classes), strict=True):
+    for (image, *_), y in zip(pairs, class_positions([name for _, name, _ in pairs], classes), strict=True):
         if truth.setdefault(image.resolve(), classes[y]) != classes[y]:
             raise InputError(f"{image} has two classes; keep one")
     return truth

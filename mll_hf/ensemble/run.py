@@ -115,11 +115,11 @@ class Ensemble:
         """
         self._check(images)
         predictions = list(self.stream(images, rule, reject=reject))
-        joined = {
-            name: np.concatenate([getattr(prediction, name) for prediction in predictions])
-            for name in ("probabilities", "rejected")
-        }
-        return replace(predictions[0], **joined)
+        return replace(
+            predictions[0],
+            probabilities=np.concatenate([prediction.probabilities for prediction in predictions]),
+            rejected=np.concatenate([prediction.rejected for prediction in predictions]),
+        )
 
     def stream(
         self, images: Iterable[ImageLike], rule: Rule = Rule.LINEAR_POOL, *, reject: float | None = None

@@ -68,19 +68,22 @@ def try_models(
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
-    def embedded(tried: Sequence[int]) -> tuple[list[tuple[NDArray[np.float32], Head]], NDArray[np.int64]]:
-        """Images that all of these models embedded, with the models' heads, and the classes of the examples."""
+    def embedded(
+        tried: Sequence[int],
+    ) -> tuple[list[tuple[NDArray[np.float32], Head]], NDArray[np.int64], NDArray[np.float64]]:
+        """Images that all of these models embedded, with the models' heads; classes and weights of the examples."""
         answered = np.all([np.isfinite(found[position][0]).all(axis=1) for position in tried], axis=0)
         pairs = [(found[position][0][answered], found[position][1]) for position in tried]
-        return pairs, task.examples.classes[answered[: len(task.examples.classes)]]
+        known = answered[: len(task.examples.classes)]
+        return pairs, task.examples.classes[known], task.examples.weights[known]
 
     def estimated(tried: tuple[int, ...]) -> Estimate:
-        return estimate_in_trial(prior, tried, *embedded(tried), task.shares)
+        return estimate_in_trial(prior, tried, *embedded(tried)[:2], task.shares)
 
     tried = run_trial(prior, sizes, config.max_download, attempt, estimated)
     if not tried:
         raise list(failures.values())[-1]
-    pairs, classes = embedded(tried)
+    pairs, classes, weights = embedded(tried)
     check_image_count(len(pairs[0][0]))
     if len(tried) == 1 and not len(classes):
         _log.warning(
@@ -88,4 +91,4 @@ def try_models(
             "with their class",
             names[tried[0]],
         )
-    return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares)
+    return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares, weights)

@@ -123,12 +123,11 @@ def fit(
     if classes is None or not len(classes):
         strengths = np.full(len(heads), images.default_strength)
         return images.fitted([images.start] * len(heads), strengths, None)
-    everything = np.arange(len(classes))
     folds = _folds(embeddings[0][: len(classes)], classes)
     images = replace(images, counts=effective_counts(np.ones(len(classes)) if weights is None else weights))
     losses, predicted = _cross_validate(images, classes, folds)
     chosen = _best_strengths(losses.sum(axis=2))
-    states = [images.em(strength, everything, classes) for strength in STRENGTHS]
+    states = [images.em(strength, np.arange(len(classes)), classes) for strength in STRENGTHS]
     right = _count_right(losses, predicted, folds, images, classes)
     return images.fitted([states[s] for s in chosen], np.array(STRENGTHS)[chosen], right)
 
@@ -285,8 +284,9 @@ class _Images:
         held_out = np.stack([self._held_out(m, states[m], strengths[m]) for m in range(len(heads))])
         agreement = np.stack([(each.argmax(axis=2) == pool).mean(axis=1) for each in (self.logits, held_out)], axis=1)
         scores = self.certainty * agreement[:, 1] + (1 - self.certainty) * self.information
-        shares = states[0].shares
-        return Fit(self.zero_shot, tuple(heads), strengths, self.weights, shares, agreement, scores, held_out, right)
+        return Fit(
+            self.zero_shot, tuple(heads), strengths, self.weights, states[0].shares, agreement, scores, held_out, right
+        )
 
     def _held_out(self, m: int, state: _State, strength: float) -> Floats:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.matching.describe import Description
+    from mll_hf.utils.examples import Example
     from mll_hf.utils.images import ImageLike
 
 EQUAL = "equal"  # class shares
@@ -29,7 +30,7 @@ _MIN_SHARE = 1e-6
 
 
 def _no_examples() -> Examples:
-    return Examples((), np.empty(0, np.int64))
+    return Examples((), np.empty(0, np.int64), np.empty(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Task(ArrayFields):
         shares: str | Mapping[str, float] | Sequence[float] | None = None,
         descriptions: Sequence[Description] | None = None,
         images: Sequence[ImageLike] = (),
-        examples: Sequence[tuple[ImageLike, str]] = (),
+        examples: Sequence[Example] = (),
         most_images: int = 256,
     ) -> Task:
         """Validate a task as the user gives it.
@@ -76,7 +77,7 @@ class Task(ArrayFields):
             shares: ``equal``, shares by class name, or one per class in their order; by default estimated.
             descriptions: One per class, in their order.
             images: Unlabeled images: paths, encoded bytes or PIL images.
-            examples: Images with the names of their classes.
+            examples: Images with the names of their classes, and weights if they were not drawn with equal chances.
             most_images: Images, and examples, beyond this number are left out at random.
 
         Raises:

@@ -17,6 +17,7 @@ from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.fit import fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.selection.strategies import STRATEGIES
+from mll_hf.selection.suggest import effective_counts
 from mll_hf.selection.trial import QUANTILES, Trial, resemblance
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def choose_with_images(
     templates: tuple[str, ...],
     classes: Classes = _NO_EXAMPLES,
     shares: Floats | None = None,
+    weights: Floats | None = None,
 ) -> Selection:
     """Fit the models that were tried on images, and choose the best of them, the same for all classes.
 
@@ -134,6 +136,7 @@ def choose_with_images(
         templates: Prompt templates of the heads.
         classes: [E] classes of the first E images.
         shares: [C] class shares; None to estimate them.
+        weights: [E] weights of the examples; None for equal ones.
 
     Raises:
         InputError: An embedding is not finite.
@@ -141,16 +144,17 @@ def choose_with_images(
     rows = [shortlist.chosen_models[position] for position in tried]
     n_models, n_classes, n_examples = len(rows), len(shortlist.classes), len(classes)
     embeddings, heads = zip(*embedded, strict=True)
-    found = fit(embeddings, heads, classes, shares)
+    found = fit(embeddings, heads, classes, shares, weights)
     if shortlist.estimate is None:
         raise ValueError("the shortlist has no estimate")
     shown, overall, results = shortlist.estimate.subset(rows), found.scores, found.agreement
     if found.right is not None:
-        results, right = found.right[:-1] / n_examples, found.right[:-1, 1]
-        overall = (right + _PRIOR_EXAMPLES * overall) / (n_examples + _PRIOR_EXAMPLES)
+        n_effective = n_examples if weights is None else float(effective_counts(weights).sum())
+        results, right = found.right[:-1] / n_effective, found.right[:-1, 1]
+        overall = (right + _PRIOR_EXAMPLES * overall) / (n_effective + _PRIOR_EXAMPLES)
         if n_classes > 1:
             widened = Estimate(shown.mean, shown.covariance + _FIT_ERROR**2, shown.basis)
-            shown = update_with_examples(widened, range(n_models), right, n_examples)
+            shown = update_with_examples(widened, range(n_models), right, n_effective)
     order = np.lexsort(np.stack([rows, -np.round(overall, DIGITS)]))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
@@ -178,7 +182,7 @@ def choose_with_images(
     )
 
 
-def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: int) -> Estimate:
+def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: float) -> Estimate:
     """The estimate after N examples, of which the models at these positions predicted ``right`` [T] correctly."""
     rows = list(models)
     logits = estimate.mean[rows]

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from mll_hf.utils.images import ImageLike
 
+    Example = tuple[ImageLike, str] | tuple[ImageLike, str, float]
+
 _log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 5
 _COLUMNS = ("path", "class")
+_WEIGHT, _MAX_WEIGHT = "weight", 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +39,24 @@ class Examples(ArrayFields):
     Attributes:
         images: The N images; all can be decoded.
         classes: [N] positions of the true classes in the task.
+        weights: [N] weights in estimates of shares and accuracy; 1 for images drawn with equal chances.
     """
 
     images: tuple[ImageLike, ...]
     classes: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
 
-def read_examples(location: Path) -> list[tuple[Path, str]]:
-    """Read images and the names of their classes.
+def read_examples(location: Path) -> list[tuple[Path, str, float]]:
+    """Read images, the names of their classes, and their weights.
 
     Args:
         location: A folder with a subfolder of images per class, or a CSV file with the columns ``path`` (absolute, or
-            relative to the file) and ``class``.
+            relative to the file) and ``class``, and if wanted ``weight``, which is 1 by default.
 
     Raises:
-        InputError: The folder or file cannot be read, has no images, or lacks a column.
+        InputError: The folder or file cannot be read, has no images, or lacks a column, or a
+            weight is no positive number.
     """
     try:
         pairs = _read_folder(location) if location.is_dir() else _read_table(location)
@@ -64,11 +70,11 @@ def read_examples(location: Path) -> list[tuple[Path, str]]:
     return pairs
 
 
-def _read_folder(folder: Path) -> list[tuple[Path, str]]:
-    return [(file, name) for name, files in images_by_class(folder).items() for file in files]
+def _read_folder(folder: Path) -> list[tuple[Path, str, float]]:
+    return [(file, name, 1.0) for name, files in images_by_class(folder).items() for file in files]
 
 
-def _read_table(path: Path) -> list[tuple[Path, str]]:
+def _read_table(path: Path) -> list[tuple[Path, str, float]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if missing := [column for column in _COLUMNS if column not in (rows.fieldnames or ())]:
@@ -76,17 +82,20 @@ def _read_table(path: Path) -> list[tuple[Path, str]]:
             raise InputError(
                 f"{path} has no column '{missing[0]}' (columns: {found}); the columns must be named path and class"
             )
-        pairs = [(row["path"], row["class"]) for row in rows]
+        pairs = [(row["path"], row["class"], row.get(_WEIGHT) or "1") for row in rows]
     if incomplete := [n for n, pair in enumerate(pairs, 1) if not all(pair)]:
         raise InputError(f"{path}: row {incomplete[0]} lacks a path or a class; fill in both")
-    return [(path.parent / name, normalized_name(label)) for name, label in pairs]
+    try:
+        return [(path.parent / name, normalized_name(label), float(weight)) for name, label, weight in pairs]
+    except ValueError as error:
+        raise InputError(f"{path}: a weight is no number ({error}); leave it empty, or out") from None
 
 
-def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str], most: int = 256) -> Examples:
+def check_examples(pairs: Sequence[Example], classes: Sequence[str], most: int = 256) -> Examples:
     """Validate the examples of a task, and take a seeded sample of at most ``most`` readable ones, in their order.
 
     Args:
-        pairs: Images (paths, encoded bytes or PIL images) with the names of their classes.
+        pairs: Images (paths, encoded bytes or PIL images) with the names of their classes, and weights if wanted.
         classes: Names of the task's classes, normalized; not all need examples.
         most: Maximum number of examples.
 
@@ -95,9 +104,12 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
             ``MIN_EXAMPLES`` images can be read, or all are of one class: a model that always predicts it would be
             chosen.
     """
-    if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs):
+    if not all(isinstance(pair, (tuple, list)) and len(pair) in (2, 3) and isinstance(pair[1], str) for pair in pairs):
         raise InputError("examples are pairs of an image and the name of its class; give [('a.jpg', 'cat'), ...]")
-    positions = class_positions([name for _, name in pairs], classes)
+    weights = [pair[2] if len(pair) == 3 else 1.0 for pair in pairs]
+    if wrong := [weight for weight in weights if not (isinstance(weight, (int, float)) and 0 < weight < _MAX_WEIGHT)]:
+        raise InputError(f"the weight of an example is {wrong[0]!r:.20}; give a positive number, or leave it out")
+    positions = class_positions([pair[1] for pair in pairs], classes)
     _check_contradictions(pairs, positions)
     kept: list[int] = []
     skipped: list[str] = []
@@ -110,16 +122,19 @@ def check_examples(pairs: Sequence[tuple[ImageLike, str]], classes: Sequence[str
         _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(sorted(skipped), 3))
     if len(kept) < MIN_EXAMPLES:
         raise InputError(f"{len(kept)} readable examples are too few to compare models; give at least {MIN_EXAMPLES}")
-    found = Examples(tuple(pairs[n][0] for n in sorted(kept)), np.array([positions[n] for n in sorted(kept)], np.int64))
+    kept.sort()
+    found = Examples(
+        tuple(pairs[n][0] for n in kept), np.array(positions, np.int64)[kept], np.array(weights, np.float64)[kept]
+    )
     if len(classes) > 1 and len(set(found.classes.tolist())) == 1:
         only = shortened(classes[found.classes[0]], 40)
         raise InputError(f"all examples are of class '{only}', which compares no models; give examples of others, too")
     return found
 
 
-def _check_contradictions(pairs: Sequence[tuple[ImageLike, str]], positions: Sequence[int]) -> None:
+def _check_contradictions(pairs: Sequence[Example], positions: Sequence[int]) -> None:
     first: dict[str, int] = {}
-    for (image, name), position in zip(pairs, positions, strict=True):
+    for (image, name, *_), position in zip(pairs, positions, strict=True):
         if isinstance(image, str | Path) and first.setdefault(str(image), position) != position:
             raise InputError(f"{image} is given as '{name}' and as another class; keep one")
 

@@ -52,7 +52,7 @@ def test_spellings_of_a_name_are_one_class(tmp_path):
     for name in ("caf\u00e9", "cafe\u0301 ", "cat\u200b"):  # as files come from Linux, macOS and the web
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(png())
-    assert sorted(name for _, name in read_examples(tmp_path)) == ["caf\u00e9", "caf\u00e9", "cat"]
+    assert sorted(name for _, name, _ in read_examples(tmp_path)) == ["caf\u00e9", "caf\u00e9", "cat"]
     (tmp_path / "list.csv").write_text("path,class\na.png,cafe\u0301\n", encoding="utf-8")
     assert read_examples(tmp_path / "list.csv")[0][1] == "caf\u00e9"
 
@@ -62,7 +62,7 @@ def test_a_csv_file_with_paths_relative_to_it_or_absolute(folder, tmp_path_facto
     elsewhere.write_bytes(png())
     table = folder / "examples.csv"
     table.write_text(f'\ufeffclass,note,path\nweld,"a, b",weld/1.png\n"intact pipe",,{elsewhere}\n', encoding="utf-8")
-    assert read_examples(table) == [(folder / "weld/1.png", "weld"), (elsewhere, "intact pipe")]
+    assert read_examples(table) == [(folder / "weld/1.png", "weld", 1), (elsewhere, "intact pipe", 1)]
 
 
 @pytest.mark.parametrize(
