@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import os
 from pathlib import Path
 
@@ -174,7 +176,7 @@ def test_heads_against_a_naive_loop(n_images):
 
 def test_heads_with_examples_give_the_logits_of_the_last_step():
     images, heads, true = make_world(60)
-    on_images = _Images.of(seen(images, 60), heads, None)
+    on_images = replace(_Images.of(seen(images, 60), heads, None), counts=np.ones(30))
     state = on_images.em(0.3, np.arange(30), true[:30])
     found = on_images.fitted([state] * 3, np.array([0.3, 0.3, 0.0]), None)
     for m, expected in enumerate([*state.logits[:2], on_images.logits[2]]):

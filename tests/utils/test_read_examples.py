@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 def test_a_folder_per_class(folder):
     pairs = read_examples(folder)
-    names = [(path.relative_to(folder).as_posix(), name) for path, name in pairs]
+    names = [(path.relative_to(folder).as_posix(), name) for path, name, _ in pairs]
     assert names == [
         ("corroded pipe/a.PNG", "corroded pipe"),
         ("corroded pipe/b.png", "corroded pipe"),
@@ -44,7 +44,7 @@ def test_a_folder_per_class(folder):
         ("weld/2.png", "weld"),
     ]
     examples = check_examples(pairs, CLASSES)  # no example of one class is fine
-    assert examples.images == tuple(path for path, _ in pairs)
+    assert examples.images == tuple(path for path, *_ in pairs)
     assert examples.classes.tolist() == [0, 0, 0, 2, 2]
 
 
