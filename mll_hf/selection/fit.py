@@ -44,15 +44,17 @@ SHARPNESS = 2.0  # standard deviation of scaled logits
 STRENGTHS = (0.0, 0.03, 0.1, 0.3)
 DEFAULT = 2  # position of the strength without examples
 _IMAGES_PER_CLASS = 4  # with fewer images the strength without examples is lower
+_MIN_FACTOR = 0.5  # of the strength of a single model; below it stays as it is
 _RIDGE = 0.9  # shrinkage of the covariance
 _MIN_EQUAL = 4.0  # pseudo-images per class in the estimate of shares, at least
 _TRUST = 5.0  # the pool's shares weigh as much as this number of examples per class
 _STEEPNESS = 3.0  # a score higher by a tenth multiplies the weight of a model by C^.3
 _ROUNDS, _STEPS = 2, 5
 _FOLDS = 5
-_DUPLICATE = 0.98  # cosine of images that are kept in one fold
+_DUPLICATE = 0.97  # cosine of images, relative to the mean image, that are kept in one fold
 _MIN_PROBABILITY = 0.01  # of the true class of an example, when strengths are compared
-_PREFERENCE = 1.0  # log-likelihood by which another strength must be better than the default
+_LOG_LOSS = 0.5  # weight of the log loss beside the errors, when strengths are compared
+_ADVANTAGE = np.array([0.2, 0.2, 0.0, 1.0])  # loss by which each strength must be better than the default
 _NONE = np.empty(0, np.int64)
 _MIN_SCALE = 1e-12
 _MIN_SCALE_SHARE = 0.01
@@ -223,7 +225,8 @@ class _Images:
     @property
     def default_strength(self) -> float:
         """The strength of a fit without examples; lower where images per class are few or predictions uncertain."""
-        return STRENGTHS[DEFAULT] * self.certainty * self.sufficiency
+        factor = self.certainty * self.sufficiency
+        return STRENGTHS[DEFAULT] * (0 if len(self.logits) == 1 and factor < _MIN_FACTOR else factor)
 
     @property
     def sufficiency(self) -> float:
@@ -340,7 +343,9 @@ def _folds(embeddings: NDArray[np.float32], classes: Classes) -> Classes:
     """[E] fold of each example; classes are spread over folds, and near-duplicates share one."""
     folds = np.empty(len(classes), np.int64)
     folds[np.argsort(classes, kind="stable")] = np.arange(len(classes)) % min(_FOLDS, len(classes))
-    twins = (embeddings @ embeddings.T > _DUPLICATE) | np.eye(len(classes), dtype=np.bool_)
+    centered = embeddings - embeddings.mean(axis=0)
+    centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), _MIN_SCALE)
+    twins = (centered @ centered.T > _DUPLICATE) | np.eye(len(classes), dtype=np.bool_)
     first = np.arange(len(classes))
     while (spread := np.where(twins, first, len(classes)).min(axis=1)).sum() < first.sum():
         first = spread
@@ -351,7 +356,7 @@ def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[
     """Predict each example from the others, with every strength.
 
     Returns:
-        [S, T, F] log losses, summed over the examples of each fold, and [S, T, E, C] probabilities.
+        [S, T, F] losses, summed over the examples of each fold, and [S, T, E, C] probabilities.
     """
     n_models, _, n_classes = images.logits.shape
     predicted = np.empty((len(STRENGTHS), n_models, len(classes), n_classes))
@@ -362,15 +367,13 @@ def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[
             state = images.em(strength, known, classes[known], held_out)
             predicted[s][:, held_out] = softmax(state.logits[:, held_out])
     true = predicted[:, :, np.arange(len(classes)), classes]
-    losses = -np.log(np.maximum(true, _MIN_PROBABILITY))
+    losses = (predicted.argmax(axis=3) != classes) - _LOG_LOSS * np.log(np.maximum(true, _MIN_PROBABILITY))
     return losses @ np.eye(_FOLDS)[folds], predicted
 
 
 def _best_strengths(losses: Floats) -> NDArray[np.intp]:
-    """[T] positions of the best strengths by log losses [S, T]."""
-    preferred = losses.copy()
-    preferred[DEFAULT] -= _PREFERENCE
-    return np.asarray(np.round(preferred, DIGITS).argmin(axis=0))
+    """[T] positions of the best strengths by losses [S, T]."""
+    return np.asarray(np.round(losses + _ADVANTAGE[:, None], DIGITS).argmin(axis=0))
 
 
 def _count_right(losses: Floats, predicted: Floats, folds: Classes, images: _Images, classes: Classes) -> Floats:
