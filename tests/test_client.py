@@ -479,7 +479,7 @@ def test_models_made_for_the_classes_are_named_before_the_recommendation():
     """By a word that the user gives, and by the branch of WordNet that the classes are in."""
     for classes, domain, start in (
         (["road", "river"], "satellite image", "Remote sensing: "),
-        (["robin", "jay", "magpie", "chickadee"], None, "Species: imageomics/bioclip-2.5-vith14 "),
+        (["robin", "jay", "magpie", "chickadee"], None, "Species: imageomics/bioclip@refs/pr/12 "),
         (["golden retriever", "fire truck"], None, ""),
     ):
         notes = Client("published").select(classes, domain=domain, max_gflops=40).notes
