@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import add_task_options, image_files, task_client, task_config
-from mll_hf.cli.options import DEVICE_HELP, add_trust, size
+from mll_hf.cli.options import DEVICE_HELP, add_trust, positive, size
 from mll_hf.cli.output import confirm, note, shown
 from mll_hf.cli.report import selection_report
 from mll_hf.errors import InputError
 from mll_hf.selection import SelectionConfig
 from mll_hf.selection.task import EQUAL
 from mll_hf.utils.examples import read_examples
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import abridged, gigabytes
 
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.ensemble.run import Ensemble
     from mll_hf.selection.budget import TrialPlan
 
 _DEFAULTS = SelectionConfig()
+_TO_LABEL = "to_label.csv"
 _CACHE = "embeddings"  # folder in the output folder; never pushed
 
 
@@ -42,7 +47,13 @@ def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     )
     command.add_argument(
         "--examples", type=Path, metavar="PATH",
-        help="random images with their class, 25 or more: a folder per class, or a CSV file with path and class",
+        help="random images with their class, 25 or more: a folder per class, or a CSV file with path and class, "
+        "such as that of --suggest",
+    )  # fmt: skip
+    command.add_argument(
+        "--suggest", type=positive, metavar="N",
+        help=f"also write {_TO_LABEL} into the output folder: N images to label, with their predicted class; correct "
+        "it, and fit again with --examples",
     )  # fmt: skip
     add_task_options(command, required=True)
     command.add_argument(
@@ -74,7 +85,9 @@ def _fit(args: argparse.Namespace) -> int:
     examples = read_examples(args.examples) if args.examples else []
     labeled = {path.resolve() for path, *_ in examples}
     images = [path for path in image_files(args.images) if path.resolve() not in labeled]
-    selection = task_client(args).fit(
+    _check_suggest(args, len(images))
+    client = task_client(args)
+    selection = client.fit(
         classes,
         images,
         config,
@@ -87,10 +100,36 @@ def _fit(args: argparse.Namespace) -> int:
     )
     if args.output:
         selection.save_pretrained(args.output)
+    if args.suggest:
+        _suggest(client.load(selection), images, args.suggest, args.output)
     print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection)))
     if args.output:
         note(f"saved in {args.output}; classify images with: mll-hf predict IMAGES --selection {args.output}")
     return 0
+
+
+def _check_suggest(args: argparse.Namespace, n_images: int) -> None:
+    """Check ``--suggest`` before any work."""
+    if not args.suggest:
+        return
+    if not args.output:
+        raise InputError(f"--suggest writes {_TO_LABEL} into the folder of -o; add -o FOLDER")
+    if args.suggest > n_images:
+        raise InputError(f"--suggest {args.suggest}: there are only {n_images} images without a class; give fewer")
+    if (path := args.output / _TO_LABEL).exists():
+        raise InputError(f"{path} exists, perhaps with your corrections; rename it, and give it with --examples")
+
+
+def _suggest(ensemble: Ensemble, images: list[Path], count: int, folder: Path) -> None:
+    """Write the images to label."""
+    from mll_hf.ensemble.embedding_cache import EmbeddingCache
+    from mll_hf.ensemble.trial import suggest_images
+
+    text, path = io.StringIO(), folder / _TO_LABEL
+    rows = suggest_images(ensemble, [image.resolve() for image in images], count, EmbeddingCache(folder / _CACHE))
+    csv.writer(text, lineterminator="\n").writerows([("path", "class", "weight"), *rows])
+    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    note(f"{len(rows)} images to label: correct the classes in {path}, rename it, and fit again with --examples")
 
 
 def _approve(plan: TrialPlan, is_agreed: bool) -> bool:

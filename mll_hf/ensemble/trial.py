@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.selection.budget import plan_trial, run_trial
-from mll_hf.selection.task import check_image_count
+from mll_hf.selection.suggest import suggest
+from mll_hf.selection.task import check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from mll_hf.selection import Estimate, Selection, SelectionConfig, Task
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.selection.head import Head
+    from mll_hf.utils.images import ImageLike
 
 _log = logging.getLogger(__name__)
 
@@ -92,3 +95,31 @@ def try_models(
             names[tried[0]],
         )
     return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares, weights)
+
+
+def suggest_images(
+    ensemble: Ensemble, images: Sequence[ImageLike], count: int, cache: EmbeddingCache, most_images: int = 256
+) -> list[tuple[ImageLike, str, float]]:
+    """Suggest images to label, with their predicted class and their weight as an example.
+
+    Args:
+        ensemble: Of the fitted selection.
+        images: Unlabeled images that it was fitted to.
+        count: Number of images to label.
+        cache: The embeddings that the fit kept; what is missing is computed.
+        most_images: As many images were used at most.
+
+    Raises:
+        InputError: There are not as many readable images.
+        ModelError: A model cannot be loaded or run.
+    """
+    selection = ensemble.selection
+    images = [images[n] for n in trial_sample(len(images), most_images)]
+    run = ensemble.model_runner(images, cache)
+    chosen = list(selection.chosen_models)
+    logits = np.stack([head.logits(run(m)[0]) for m, head in zip(chosen, selection.heads, strict=True)])
+    readable = np.flatnonzero(np.isfinite(logits).all(axis=(0, 2)))
+    probabilities = linear_pool(logits[:, readable], selection.weights[chosen])
+    drawn, weights = suggest(probabilities, count)
+    names = [selection.classes[y] for y in probabilities[drawn].argmax(axis=1)]
+    return [(images[n], *row) for n, *row in zip(readable[drawn], names, weights.tolist(), strict=True)]
