@@ -123,6 +123,8 @@ class Pipeline:
             raise InputError(f"top_k is {top_k}; give at least 1, or leave it out for all classes")
         classes = None if candidate_labels is None else check_class_names(candidate_labels)
         ensemble = self._ensemble_for(classes, hypothesis_template)
+        if reject is not None:
+            ensemble.threshold(reject)  # raises InputError before a model is loaded
         if is_one_image(images):
             (answers,) = self._answers(ensemble, [cast("Input", images)], top_k, reject)
             if not answers:

@@ -248,6 +248,7 @@ def test_other_classes_do_not_load_the_models_again(classifier, monkeypatch):
         ({"candidate_labels": []}, "no class names given"),
         ({"candidate_labels": ["red", "Red"]}, "class names cannot be used"),
         ({"hypothesis_template": "no place"}, "must have exactly one {}"),
+        ({"reject": 0.1}, "a selection by 'mll-hf fit' is needed"),
     ],
 )
 def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, said):

@@ -134,6 +134,11 @@ def test_every_form_of_a_request(client, classifier):
         ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a", 1]}}}, 400, "not a string"),
         ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": "a"}}}, 400, "exactly one {}"),
         ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": 7}}}, 400, "must be a string"),
+        (
+            {"json": {"inputs": base64_of("red"), "parameters": {"reject": 0.1}}},
+            400,
+            "a selection by 'mll-hf fit' is needed",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_one_line(client, request_, status, said):

@@ -138,7 +138,7 @@ class Ensemble:
             InputError: A template is invalid, or images cannot be rejected by this share, selection or rule.
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
-        threshold = None if reject is None else self._threshold(reject, rule)
+        threshold = None if reject is None else self.threshold(reject, rule)
         for logits in self._run(self.selection.chosen_models, images, open_image, self._heads(rule)):
             yield self._pooled(logits, rule, threshold)
 
@@ -221,8 +221,8 @@ class Ensemble:
         """Free the memory of all models; they are reloaded when used again."""
         self._residents.close()
 
-    def _threshold(self, reject: float, rule: Rule) -> float:
-        """The resemblance to a class that images must have."""
+    def threshold(self, reject: float, rule: Rule = Rule.LINEAR_POOL) -> float:
+        """The resemblance to a class that an image must have; see :meth:`stream`."""
         trial = self.selection.trial
         if trial is None or self.templates or not rule.is_calibrated:
             raise InputError(
