@@ -10,7 +10,8 @@ import numpy as np
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
-from mll_hf.selection.budget import plan_trial, run_trial
+from mll_hf.selection.budget import first_to_try, plan_trial, run_trial
+from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
@@ -57,7 +58,9 @@ def try_models(
     run = ensemble.model_runner([*task.examples.images, *task.images], cache or EmbeddingCache(None))
     prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
     names = [shortlist.models[m].name for m in shortlist.chosen_models]
-    plan = plan_trial(prior, sizes, config.max_download, names)
+    nominated = [shortlist.models[m].figures in NOMINATED for m in shortlist.chosen_models]
+    first = first_to_try(prior, sizes, config.max_download, nominated)
+    plan = plan_trial(prior, sizes, config.max_download, names, first)
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
     found: dict[int, tuple[NDArray[np.float32], Head]] = {}
@@ -83,7 +86,7 @@ def try_models(
     def estimated(tried: tuple[int, ...]) -> Estimate:
         return estimate_in_trial(prior, tried, *embedded(tried)[:2], task.shares)
 
-    tried = run_trial(prior, sizes, config.max_download, attempt, estimated)
+    tried = run_trial(prior, sizes, config.max_download, attempt, estimated, first)
     if not tried:
         raise list(failures.values())[-1]
     pairs, classes, weights = embedded(tried)

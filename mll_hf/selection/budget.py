@@ -1,7 +1,7 @@
 """A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
 
-The two models with the highest expected gain are fetched first; the first one is the choice without a trial. After
-that, the next model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier,
+The two models with the highest expected gain are fetched first, or, if models are made for the domain or language of
+the task, the best one of these and the best general one. After that, the next model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier,
 Powell and Dayanik, SIAM J. Control Optim. 47(5), 2008): the expected increase in accuracy of the chosen model by trying
 another one. Models that need no download are all tried, before any others. The trial stops when the total expected gain
 of the remaining models within the budget is small relative to the accuracy of the best model so far. So it continues
@@ -64,7 +64,21 @@ class TrialPlan:
     names: tuple[str, ...]
 
 
-def plan_trial(prior: Estimate, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
+def first_to_try(prior: Estimate, sizes: Sequence[int], budget: int, nominated: Sequence[bool]) -> tuple[int, ...]:
+    """If some of M models are made for the task, the best one of these, and the best other one, by their means.
+
+    Each takes at most half of the budget. Without a general model a poor specialist would agree with others like it.
+    """
+    kinds = [
+        [m for m, is_one in enumerate(nominated) if is_one == kind and 2 * sizes[m] <= budget] for kind in (True, False)
+    ]
+    best = [max(kind, key=lambda m: prior.mean[m]) for kind in kinds if kind]
+    return tuple(best) if any(nominated) else ()
+
+
+def plan_trial(
+    prior: Estimate, sizes: Sequence[int], budget: int, names: Sequence[str], first: Sequence[int] = ()
+) -> TrialPlan:
     """Plan a trial of M models with these names; other arguments as for :func:`run_trial`.
 
     Raises:
@@ -81,7 +95,7 @@ def plan_trial(prior: Estimate, sizes: Sequence[int], budget: int, names: Sequen
         errors = np.full(len(tried), TYPICAL_ERROR)
         return prior.update(tried, prior.mean[list(tried)], errors, Basis.IMAGES)
 
-    order = run_trial(prior, sizes, budget, lambda m: True, estimated)
+    order = run_trial(prior, sizes, budget, lambda m: True, estimated, first)
     affordable = sum(size for size in sizes if size <= budget)
     return TrialPlan(order, sum(sizes[m] for m in order), min(affordable, budget), tuple(names[m] for m in order))
 
@@ -92,6 +106,7 @@ def run_trial(
     budget: int,
     attempt: Callable[[int], bool],
     estimated: Callable[[tuple[int, ...]], Estimate],
+    first: Sequence[int] = (),
 ) -> tuple[int, ...]:
     """Try models one by one.
 
@@ -101,6 +116,7 @@ def run_trial(
         budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
         attempt: Tries the model at a position; returns False if it fails, and the trial continues.
         estimated: Returns the estimate for all M models after those at the given positions were tried.
+        first: Positions of models to try before any others, see :func:`first_to_try`.
 
     Returns:
         Positions of the models that were tried successfully, in order.
@@ -108,7 +124,7 @@ def run_trial(
     estimate, remaining = prior, budget
     tried: tuple[int, ...] = ()
     failed: list[int] = []
-    while (m := next_model(estimate, sizes, remaining, tried, failed)) is not None:
+    while (m := next_model(estimate, sizes, remaining, tried, failed, first)) is not None:
         remaining -= sizes[m]
         if attempt(m):
             tried = (*tried, m)
@@ -119,7 +135,12 @@ def run_trial(
 
 
 def next_model(
-    estimate: Estimate, sizes: Sequence[int], remaining: int, tried: Sequence[int], failed: Sequence[int] = ()
+    estimate: Estimate,
+    sizes: Sequence[int],
+    remaining: int,
+    tried: Sequence[int],
+    failed: Sequence[int] = (),
+    first: Sequence[int] = (),
 ) -> int | None:
     """The position of the model to try next; None if the trial is over.
 
@@ -129,11 +150,14 @@ def next_model(
         remaining: Bytes left in the budget.
         tried: Positions of the models that were tried.
         failed: Positions of the models that failed.
+        first: As for :func:`run_trial`.
     """
     gains = np.round(expected_gains(estimate, tried), DIGITS)
     best = sigmoid(estimate.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
     affordable = [m for m in range(len(sizes)) if m not in done and sizes[m] <= remaining]
+    if pending := [m for m in first if m in affordable]:
+        return pending[0]
     local = [m for m in affordable if sizes[m] == 0]
     mean_gain = np.round(gains[affordable].sum() / len(sizes), DIGITS)
     if not local and len(tried) >= _MIN_MODELS and mean_gain < _MIN_MEAN_GAIN * best:

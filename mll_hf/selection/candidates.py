@@ -31,6 +31,9 @@ class Figures(StrEnum):
     NONE = "none"  # such a model, without such figures
 
 
+NOMINATED = (Figures.NOMINATED, Figures.NONE)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The models to choose from for the classes of a task.

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from mll_hf.selection.candidates import Candidates
     from mll_hf.selection.estimate import Floats
 
-UNKNOWN_ERROR = (
-    2.0  # in logits, of a model without figures: on published sets specialists are -1.5 to 2 from general ones
-)
+# In logits, of a model without figures; on published sets specialists are -1.7 to 2.4 from the best general model
+UNKNOWN_ERROR = 1.5
 
 
 def add_nominees(candidates: Candidates, nominees: Sequence[Nominee]) -> Candidates:
@@ -77,8 +76,13 @@ def with_nominees(
     return Estimate(mean, estimate.covariance + np.diag(np.square(errors)), estimate.basis)
 
 
-def shortlist_first(models: Sequence[str], nominees: Sequence[Nominee], n: int) -> list[int]:
-    """Positions of at most ``n`` models to try: up to half of them nominees, then in the order of the M models."""
+def shortlist_first(models: Sequence[str], nominees: Sequence[Nominee], n: int, language: str) -> list[int]:
+    """Positions of at most ``n`` models to try: up to half of them nominees, then in the order of the M models.
+
+    For names that are not English only nominees, if there are two.
+    """
     place = {id: m for m, id in enumerate(models)}
     first = [place[nominee.model.hub_id] for nominee in nominees if nominee.model.hub_id in place]
-    return list(dict.fromkeys([*dict.fromkeys(first[: max(n // 2, 1)]), *range(len(models))]))[:n]
+    if language != ENGLISH and len(set(first)) > 1:
+        return list(dict.fromkeys(first))[:n]
+    return list(dict.fromkeys([*first[: max(n // 2, 1)], *range(len(models))]))[:n]

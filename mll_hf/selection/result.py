@@ -56,8 +56,8 @@ class SelectedModel:
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:
-        """Order of equally good models: cost, then id."""
-        return self.cost.gflops, self.cost.parameters, self.ref.repo_id, self.ref.revision
+        """Order of equally good models: cost, unknown ones last, then id."""
+        return self.cost.gflops or np.inf, self.cost.parameters, self.ref.repo_id, self.ref.revision
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def select(
     ordered, costs = estimate and estimate.subset(order), [models[m].cost for m in order]
     if for_trial:
         chosen[:] = False
-        chosen[shortlist_first([ids[m] for m in order], nominees, config.per_class)] = True
+        chosen[shortlist_first([ids[m] for m in order], nominees, config.per_class, language)] = True
     elif ordered and config.k is None and config.strategy is Strategy.MLL:
         chosen[:] = False
         chosen[best_value(ordered, costs, [ids[m] not in unknown for m in order])] = True
