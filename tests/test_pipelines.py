@@ -15,6 +15,7 @@ import mll_hf
 from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
@@ -48,7 +49,7 @@ def scores_of(answers, classes=CLASSES):
 
 @pytest.fixture
 def selection(api, tmp_path, tiny_open_clip):
-    """Two models on the Hub, chosen for CLASSES by a trial whose logits are random."""
+    """Two models on the Hub, chosen for CLASSES and fitted to embeddings like those of PICTURES."""
     models = []
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig(k=2))
     for name, model in zip(("one", "two"), chosen.models, strict=True):
@@ -57,9 +58,16 @@ def selection(api, tmp_path, tiny_open_clip):
         revision = api.upload_folder(repo_id=f"alice/{name}", folder_path=folder).oid
         models.append(replace(model, ref=ModelRef(f"alice/{name}", revision, "open_clip")))
     chosen = replace(chosen, classes=CLASSES, models=tuple(models))
-    chosen = choose_with_images(chosen, (0, 1), RNG.normal(0, 9, (2, 40, 3)), SelectionConfig(k=2), ("a {}", "this {}"))
+    prompts = ("a {}", "this {}")
+    runner = run.Ensemble(chosen, "cpu", prompts, keeps_heads=False).model_runner(PICTURES, EmbeddingCache(None))
+    classes, embedded = np.arange(60) % 3, []
+    for images, head in map(runner, (0, 1)):
+        own = images - images.mean(axis=0)
+        clusters = (own / own.std())[classes]
+        embedded.append((unit(images.mean(axis=0) + clusters + RNG.normal(size=clusters.shape)), head))
+    chosen = choose_with_images(chosen, (0, 1), embedded, SelectionConfig(k=2), prompts, classes)
     assert len(chosen.chosen_models) == 2
-    assert np.ptp(chosen.calibration.offsets) > 0
+    assert all(head.is_fitted for head in chosen.heads)
     return chosen
 
 
@@ -75,7 +83,11 @@ def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
         assert [list(answer) for answer in one] == [["score", "label"]] * 3
         assert [answer["score"] for answer in one] == sorted((answer["score"] for answer in one), reverse=True)
         assert sum(answer["score"] for answer in one) == pytest.approx(1)
-    # other classes: the weights and temperatures, without the offsets
+    rejected = [one == [{"score": 0.0, "label": None}] for one in classifier(PICTURES, reject=0.4)]
+    found = Client("labels", device="cpu").load(selection).predict(PICTURES, reject=0.4)
+    assert rejected == found.rejected.tolist() == [label is None for label in found.classes]
+    assert any(rejected)
+    # other classes: the weights and temperatures, without the fit
     others = ("dog", "blue car")
     logits = run.Ensemble(replace(selection, classes=others), "cpu").logits(PICTURES[:2])
     union = list(selection.chosen_models)
