@@ -1,8 +1,9 @@
 """A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
 
 The two models with the highest expected gain are fetched first, or, if models are made for the domain or language of
-the task, the best one of these and the best general one. After that, the next model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier,
-Powell and Dayanik, SIAM J. Control Optim. 47(5), 2008): the expected increase in accuracy of the chosen model by trying
+the task, the best one of these and the best general one. After that, the next model is the one with the highest
+expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik, SIAM J. Control Optim. 47(5),
+2008): the expected increase in accuracy of the chosen model by trying
 another one. Models that need no download are all tried, before any others. The trial stops when the total expected gain
 of the remaining models within the budget is small relative to the accuracy of the best model so far. So it continues
 longer if all models perform poorly or many remain. It never stops after one model, which has no other to agree with;
