@@ -2,6 +2,7 @@
 
     python scripts/run_benchmark.py published                       # choices among real models, from published figures
     python scripts/run_benchmark.py tasks --labels DIR --tasks DIR  # every method on tasks with known classes
+    python scripts/run_benchmark.py fit --testbed DIR               # heads fitted to images, from cached embeddings
     python scripts/run_benchmark.py speed [--models ViT-B-32,ViT-L-14] [--device cuda]
     python scripts/run_benchmark.py matching [--wordnet DIR]
     python scripts/run_benchmark.py datasets
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from benchmark import commands, datasets_benchmark, matching_benchmark, speed
+from benchmark import commands, datasets_benchmark, fit_benchmark, matching_benchmark, speed
 from command_line import script_parser
 from mll_hf.cli.output import print_error
 from mll_hf.errors import MLLError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 PARTS = {
     "tasks": (commands.add_tasks, "every method on tasks with known classes"),
     "published": (commands.add_published, "choose among real models by labels made from published recall per class"),
+    "fit": (fit_benchmark.add_arguments, "heads fitted to images, on cached embeddings of real models and on the zoo"),
     "speed": (speed.add_arguments, "time to import and to select; labeling and ensembles compared with bare loops"),
     "datasets": (datasets_benchmark.add_arguments, "recognizing known datasets by their class lists, and false alarms"),
     "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
