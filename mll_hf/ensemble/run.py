@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
 Item = TypeVar("Item")
+_log = logging.getLogger(__name__)
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
 _EVICTION_BATCH = 512  # images per batch if models evict each other from memory
 _PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
@@ -177,6 +179,7 @@ class Ensemble:
             kept = cache.read(ref, self.dtype)
             missing = [n for n, digest in enumerate(digests) if digest not in kept.images]
             try:
+                is_new = bool(missing) or texts not in kept.heads
                 if texts not in kept.heads:
                     kept.heads[texts] = self._residents.zero_shot(m)
                 if missing:
@@ -184,9 +187,10 @@ class Ensemble:
                     parts = self._run([m], missing, source.decode, [identity])
                     found = np.concatenate(list(parts), axis=1)[0]
                     kept.images.update(zip((digests[n] for n in missing), found, strict=True))
-                    cache.write(ref, self.dtype, kept)
             finally:
                 self.close()
+            if is_new:
+                cache.write(ref, self.dtype, kept)
             return np.stack([kept.images[digest] for digest in digests]), kept.heads[texts]
 
         return run
@@ -260,6 +264,10 @@ class Ensemble:
         selection = replace(self.selection, templates=self.templates, heads=()) if self.templates else self.selection
         heads = cached_heads(selection)
         if not heads:
+            if selection.trial and not self.templates:
+                _log.warning(
+                    "the fitted heads are not in JSON; zero-shot heads are used. Load the folder of mll-hf fit -o"
+                )
             heads = tuple(selection.final_head(m, self._residents.zero_shot(m)) for m in selection.chosen_models)
             if self.keeps_heads:
                 keep_heads(replace(selection, heads=heads))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, ModelError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.utils.images import ImageLike
 
+    Embedded = tuple[NDArray[np.float32], Head]  # images [N, D], NaN if unreadable, and the zero-shot head
     Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
 
 MAX_IMAGES = 200
@@ -58,34 +60,33 @@ class Runner(Ensemble):
     tell: Callable[[str], object] = print  # called with the name of each model before it runs
     embed: Embed | None = None  # runs :func:`embed` on another device; None to run models where they were loaded
 
-    def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+    def model_runner(self, images: Sequence[ImageLike], cache: EmbeddingCache) -> Callable[[int], Embedded]:
         """See :meth:`Ensemble.model_runner`."""
-        here = super().model_runner(images)
+        here = super().model_runner(images, cache)
 
-        def run(m: int) -> NDArray[np.float32]:
+        def run(m: int) -> Embedded:
             self.tell(self.selection.models[m].name)
             return here(m) if self.embed is None else self._run_elsewhere(m, images, self.embed)
 
         return run
 
-    def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
-        """[N, C] logits of one model; downloading, loading and preprocessing happen before ``embed`` is called."""
+    def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> Embedded:
+        """See :meth:`model_runner`; downloading, loading and preprocessing happen before ``embed`` is called."""
         model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
         try:
-            logits = np.full((len(images), len(self.selection.classes)), np.nan, np.float32)
             with closing(Decoders(partial(_prepared, model))) as decoders:
                 ((pixels, readable),) = decoders.batches([images])
             if pixels is None:
-                return logits
+                raise InputError("no image can be read; upload others")
             prompts = [text for name in self.selection.classes for text in fill(self.prompt_templates, name)]
             found = embed(model, pixels, prompts)
             if isinstance(found, str):
                 raise ModelError(model.ref.repo_id, found)
-            embeddings, texts = found
-            means = texts.reshape(len(self.selection.classes), -1, texts.shape[1]).mean(axis=1)
+            means = found[1].reshape(len(self.selection.classes), -1, found[1].shape[1]).mean(axis=1)
             means /= np.linalg.norm(means, axis=1, keepdims=True)
-            logits[readable] = Head.zero_shot(means, model.logit_scale, model.logit_bias).logits(embeddings)
-            return logits
+            embeddings = np.full((len(images), means.shape[1]), np.nan, np.float32)
+            embeddings[readable] = found[0]
+            return embeddings, Head.zero_shot(means, model.logit_scale, model.logit_bias)
         finally:
             model.close()
 
@@ -153,15 +154,15 @@ def classify(
     done = count()
     tell = lambda name: progress((next(done), len(selection.chosen_models)), f"Running {name}")  # noqa: E731
     runner = Runner(selection, tell=tell, embed=embed)
-    run = runner.model_runner(images)
-    logits = np.stack([run(m) for m in selection.chosen_models])
+    run = runner.model_runner(images, EmbeddingCache(None))
+    logits = np.stack([head.logits(found) for found, head in map(run, selection.chosen_models)])
     return Trial(selection, runner.combine(logits).probabilities, is_first_choice)
 
 
 def choose_by_images(
     labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
 ) -> tuple[Selection, Selection]:
-    """Try models on a visitor's images, as :meth:`Client.select` does, and select from them.
+    """Try models on a visitor's images, as :meth:`Client.fit` does, and select from them.
 
     The budget is the Space's: the models in a trial have at most ``max_parameters`` in total, cached or not. Arguments
     are those of :func:`classify`.

@@ -316,7 +316,7 @@ def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
     )
     assert len(before.models) == 3
     assert {model.ref.is_local for model in after.models} == {True}  # org/gone failed, and the trial went on
-    assert after.calibration.n_images == 16
+    assert after.trial.n_images == 16
     assert [done for (done, _), _ in told] == list(range(len(told)))
     assert told[0][1].endswith("on 17 images")
     html = pages.trial_ranking_html(before, after, len(images))

@@ -282,7 +282,7 @@ def test_images_are_classified_or_tried(visit, tmp_path):
     with page.expect_download() as download:
         page.get_by_role("link", name="Download selection.json").click()
     selection = Selection.from_json(json.loads(Path(download.value.path()).read_text()))
-    assert selection.calibration.n_images == 17
+    assert selection.trial.n_images == 17
     check_tab(page, "tried")
 
 
