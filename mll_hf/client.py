@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.trial import try_shortlist
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels, NoLabelsError
@@ -19,7 +19,7 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.models import bytes_to_fetch, resolve_model
+from mll_hf.models import resolve_model
 from mll_hf.models.known import ids_of, spec_of, usable_models
 from mll_hf.models.published import (
     DEFAULT_LABELS,
@@ -59,9 +59,7 @@ if TYPE_CHECKING:
     from mll_hf.selection import Selection
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.selection.config import SelectionOptions
-    from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.examples import Example
-
 
 _log = logging.getLogger(__name__)
 
@@ -238,10 +236,9 @@ class Client:
 
         Args:
             classes: As for :meth:`select`; ``config``, ``domain``, ``task``, ``descriptions`` and ``options`` too.
-            images: Unlabeled images of the task (paths, encoded bytes or PIL images); 64 are useful, 256 are better.
+            images: Unlabeled images of the task (paths, encoded bytes or PIL images); 256 are good.
             config: See :meth:`select`.
-            examples: Images of the task with class names, drawn at random; 25 are useful. At least 10 images and
-                examples in total are required.
+            examples: Random images with class names; 25 are useful. At least 10 images in total are required.
             domain: See :meth:`select`.
             task: See :meth:`select`.
             shares: Class shares among the images by name, or ``equal``; by default estimated.
@@ -250,15 +247,9 @@ class Client:
             cache: Folder that keeps embeddings of the images, so that fitting again with more examples is fast.
             **options: See :meth:`select`.
 
-        Returns:
-            A selection with heads, which :meth:`load` and ``save_pretrained`` take.
-
         Raises:
-            InputError: As for :meth:`select`, or there are too few images.
+            InputError: There are too few images, or a reason of :meth:`select`, whose other errors are raised, too.
             ModelError: No model can be tried.
-            LabelError: See :meth:`select`.
-            HubError: See :meth:`select`.
-            MissingExtraError: The text encoder is not installed.
         """
         config = configured(config or SelectionConfig(), options)
         given = Task.of(
@@ -269,8 +260,8 @@ class Client:
             raise InputError("there are no images to fit to; give images or examples, or use select")
         decide, shortlisted = partial(self._from_names, given, for_trial=True), shortlist_config(config)
         shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
-        kept = EmbeddingCache(None if cache is None else Path(cache))
-        selection = self._after_trial(shortlist, config, given, approve, kept)
+        kept = EmbeddingCache(Path(cache) if cache else None)
+        selection = try_shortlist(self.load(shortlist), config, given, approve, kept)
         self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
 
@@ -290,9 +281,8 @@ class Client:
         rest = replace(config, without=config.without | refuted.keys())
         selection, refuted = self._with_licenses(decide(rest), config)
         if refuted:
-            raise InputError(
-                f"the Hub reports other licenses than the labels of {abridged(list(refuted), 5)}; leave them out"
-            )
+            names = abridged(list(refuted), 5)
+            raise InputError(f"the Hub reports other licenses than the labels of {names}; leave them out")
         return selection
 
     def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
@@ -315,30 +305,6 @@ class Client:
         if len(labels):
             mention_claims(self.source, candidates, config)
         return self._pinned(select(candidates, config, task.task, for_trial=for_trial))
-
-    def _after_trial(
-        self,
-        shortlist: Selection,
-        config: SelectionConfig,
-        task: Task,
-        approve: Callable[[TrialPlan], bool] | None,
-        cache: EmbeddingCache,
-    ) -> Selection:
-        """Choose among the shortlisted models by a budgeted trial on images."""
-        from mll_hf.ensemble.trial import try_models
-        from mll_hf.hub.connection import map_parallel
-
-        def size(model: SelectedModel) -> int:
-            if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget
-                return sys.maxsize
-            return bytes_to_fetch(model.ref, model.cost.parameters, self._token)
-
-        models = [shortlist.models[m] for m in shortlist.chosen_models]
-        if all(model.ref.revision == UNPINNED for model in models):
-            id = models[0].ref.repo_id
-            raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
-        sizes = map_parallel(size, models)
-        return try_models(self.load(shortlist), config, task, sizes, approve, cache)
 
     def load(
         self,

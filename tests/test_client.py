@@ -16,7 +16,6 @@ from PIL import Image
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
-from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
@@ -27,8 +26,9 @@ from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
 from mll_hf.models.known import usable_models
 from mll_hf.models.published import split_location
-from mll_hf.selection import Figures, Selection, choose_with_images
+from mll_hf.selection import Figures, Selection
 from mll_hf.selection.paper import precision_from_label
+from mll_hf.selection.probabilities import softmax
 from selection_worlds import WordEncoder, forest
 from worlds import CAR, CAT, DOG, know_only, make_graph, make_known, make_label, make_rivals, probe_set, unit
 
@@ -208,8 +208,8 @@ def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monk
             client_of(store.folder, token=token, device="cpu").load(selection).predict(pictures)
     client = client_of(store.folder, token="hf_test_token", device="cpu")
     assert set(client.load(selection).predict(pictures).classes) <= {"cat", "car"}
-    tried = client.select(["cat", "car"], SelectionConfig(shortlist=1), images=pictures * 8)
-    assert (names(tried), tried.calibration.n_images) == (["secret"], 16)
+    tried = client.fit(["cat", "car"], pictures * 8, shortlist=1)
+    assert (names(tried), tried.trial.n_images) == (["secret"], 16)
 
 
 # --- a trial on images ------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def models(monkeypatch):
 
     monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(
-        "mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
+        "mll_hf.ensemble.trial.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )
     return models
 
@@ -293,8 +293,8 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
     client = client_of(store.folder)
     by_label = client.select(SHOWN)
     assert chosen(by_label) == {name: {"org/all"} for name in SHOWN}
-    assert by_label.calibration is None
-    selection = client.select(SHOWN, domain="sketch", images=PHOTOS)
+    assert by_label.trial is None
+    selection = client.fit(SHOWN, domain="sketch", images=PHOTOS)
     assert chosen(selection) == {name: {"org/cars"} for name in SHOWN}
     assert names(selection) == ["cars", "all", "cats"]
     assert list(models) == names(client.select(SHOWN, SelectionConfig(k=3)))  # one after another, best by label first
@@ -302,8 +302,8 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
         assert model.closed
         assert sorted(model.seen) == list(range(40))
         assert model.texts == tuple(text for name in SHOWN for text in fill(templates_for("sketch"), name))
-    assert selection.calibration.n_images == 40
-    assert selection.calibration.templates == templates_for("sketch")
+    assert selection.trial.n_images == 40
+    assert selection.trial.templates == templates_for("sketch")
     all_three = client.select(SHOWN, SelectionConfig(k=3), domain="sketch")
     for name in SHOWN:
         column = names(all_three).index("cars")
@@ -311,25 +311,20 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
         assert [concept.recall for concept in selection.explain(name)] == expected
 
 
-def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
+def test_predictions_are_those_of_the_fitted_heads(store, models):
     client = client_of(store.folder)
-    shortlist = client.select(SHOWN, SelectionConfig(k=3))
-    logits = client.load(shortlist).logits(PHOTOS)
-    expected = choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=2), templates_for())
-    selection = client.select(SHOWN, SelectionConfig(k=2), images=PHOTOS)
-    assert names(selection) == names(expected)
-    assert selection.matches == expected.matches
-    np.testing.assert_allclose(selection.scores, expected.scores)
-    np.testing.assert_allclose(selection.temperatures, expected.temperatures)
-    found = selection.calibration.offsets
-    np.testing.assert_allclose(found, expected.calibration.offsets, atol=1e-9)
-    # and what is predicted with it is what its temperatures, offsets and weights make of the chosen models' logits
+    selection = client.fit(SHOWN, PHOTOS, k=2)
     later = [photo(serial) for serial in range(100, 110)]
+    embeddings = [models[name].encode_pixels(np_to_pixels(range(100, 110))) for name in names(selection)[:2]]
+    logits = np.stack([head.logits(each) for head, each in zip(selection.heads, embeddings, strict=True)])
+    weights = selection.weights[:2] / selection.weights[:2].sum()
     prediction = client.load(selection).predict(later)
-    chosen_of_shortlist = [names(shortlist).index(name) for name in names(selection)[:2]]
-    pooled = Ensemble(selection).combine(client.load(shortlist).logits(later)[chosen_of_shortlist])
-    np.testing.assert_allclose(prediction.probabilities, pooled.probabilities, atol=1e-4)
+    np.testing.assert_allclose(prediction.probabilities, np.tensordot(weights, softmax(logits), axes=1), atol=1e-4)
     assert prediction.classes == SHOWN * 5
+
+
+def np_to_pixels(serials):
+    return torch.tensor([[float(serial)] for serial in serials])
 
 
 def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
@@ -337,41 +332,41 @@ def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
     client, plans = client_of(store.folder), []
     config = SelectionConfig(max_download=3 * 10**9)
     with pytest.raises(InputError, match="the trial was declined; nothing was downloaded"):
-        client.select(SHOWN, config, images=PHOTOS, approve=plans.append)
+        client.fit(SHOWN, PHOTOS, config, approve=plans.append)
     assert models == {}
     assert (plans[0].most_bytes, plans[0].names[0]) == (3 * 10**9, "org/all")
-    alone = client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
+    alone = client.fit(SHOWN, PHOTOS, config, approve=lambda plan: True)
     assert list(models) == ["all"]  # nothing else fits beside it
     assert "only org/all could be tried, so there is no other model to compare it with" in caplog.text
     by_label = client.select(SHOWN)
     assert alone.estimate == by_label.estimate.subset([names(by_label).index("all")])
     with pytest.raises(InputError, match=r"the smallest model, org/cars, takes 1 GB; raise max_download"):
-        client.select(SHOWN, SelectionConfig(max_download=10**8), images=PHOTOS)
+        client.fit(SHOWN, PHOTOS, max_download=10**8)
 
 
 def test_examples_join_the_choice(store, models):
     models.skills = {"cats": 0.3, "cars": 0.6, "all": 0.5}
     examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
     client = client_of(store.folder)
-    selection = client.select(SHOWN, images=PHOTOS, examples=examples)
+    selection = client.fit(SHOWN, images=PHOTOS, examples=examples)
     assert sorted(models["cars"].seen[:30]) == list(range(100, 130))  # examples are images, too
-    assert selection.calibration.n_images == 70
+    assert selection.trial.n_images == 70
     assert names(selection)[0] == "cars"
     # a model that knows a share s and guesses the rest is right for (1 + s) / 2 of the images
     assert selection.estimate.accuracy[0] == pytest.approx(0.8, abs=0.12)
-    alone = client.select(SHOWN, examples=examples)
-    assert alone.calibration.n_images == 30
+    alone = client.fit(SHOWN, examples=examples)
+    assert alone.trial.n_images == 30
     assert alone.estimate.accuracy[0] == pytest.approx(0.8, abs=0.12)
     with pytest.raises(InputError, match="examples of unknown classes: 'dog'"):
-        client.select(SHOWN, examples=[*examples, (photo(1), "dog")])
+        client.fit(SHOWN, examples=[*examples, (photo(1), "dog")])
 
 
 def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": ModelError("org/cars", "is broken"), "all": None}
     models.skills["all"] = TriedModel(ModelRef("org/all", "0" * 40, "open_clip"), logit_scale=math.inf)
-    selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
+    selection = client_of(store.folder).fit(SHOWN, images=PHOTOS)
     assert names(selection) == ["cats"]
-    assert selection.calibration.n_images == 40
+    assert selection.trial.n_images == 40
     left_out = [record.message for record in caplog.records if record.message.startswith("skipped in the trial: ")]
     assert len(left_out) == 2
     assert any("org/cars" in message and "is broken" in message for message in left_out)
@@ -383,22 +378,22 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
     (tmp_path / "good.png").write_bytes(photo(3))
     images = [b"", *PHOTOS[:16], tmp_path / "missing.png", b"\x89PNG no more", tmp_path / "good.png", photo(6, "L")]
     client = client_of(store.folder)
-    selection = client.select(SHOWN, images=images)
-    assert selection.calibration.n_images == 18
-    plain = client.select(SHOWN, images=[*PHOTOS[:16], PHOTOS[3], photo(6, "L")])
+    selection = client.fit(SHOWN, images=images)
+    assert selection.trial.n_images == 18
+    plain = client.fit(SHOWN, images=[*PHOTOS[:16], PHOTOS[3], photo(6, "L")])
     assert selection.to_json() == plain.to_json()
-    with pytest.raises(InputError, match="15 readable images are too few to compare models; give at least 16"):
-        client.select(SHOWN, images=[*PHOTOS[:15], *[b"no picture"] * 20])
+    with pytest.raises(InputError, match="9 readable images are too few to compare models; give at least 10"):
+        client.fit(SHOWN, images=[*PHOTOS[:9], *[b"no picture"] * 20])
 
 
 def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(store, models, monkeypatch):
     """As where memory is short for a large picture."""
     examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
     client = client_of(store.folder)
-    expected = client.select(SHOWN, examples=examples[1:])
+    expected = client.fit(SHOWN, examples=examples[1:])
     decode = run.open_image
     monkeypatch.setattr(run, "open_image", lambda image: None if image == examples[0][0] else decode(image))
-    assert client.select(SHOWN, examples=examples) == expected
+    assert client.fit(SHOWN, examples=examples) == expected
 
 
 def test_images_help_without_any_label(tmp_path, models, monkeypatch):
@@ -409,10 +404,10 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
     monkeypatch.setattr("mll_hf.client.resolve_model", lambda id, token: ModelRef(id, "e" * 40, "open_clip"))
     LabelStore(tmp_path).add_graph(GRAPH)
     client = client_of(f"{tmp_path},published")
-    selection = client.select(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
+    selection = client.fit(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
     assert (names(selection)[0], names(client.select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
     assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
-    assert selection.calibration.n_images == len(PHOTOS)
+    assert selection.trial.n_images == len(PHOTOS)
     assert client.load(selection).predict(PHOTOS).classes
 
 
@@ -428,9 +423,10 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
 
     monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
     client = client_of(f"{store.folder},published")
-    selection = client.select(SHOWN, k=2, images=PHOTOS)
-    first = selection.models[0]
-    assert (first.ref.short_name, first.ref.revision, first.figures) == ("unheard", "e" * 40, Figures.PUBLISHED)
+    selection = client.fit(SHOWN, k=2, images=PHOTOS)
+    (unheard,) = (m for m in selection.chosen_models if names(selection)[m] == "unheard")
+    found = selection.models[unheard]
+    assert (found.ref.revision, found.figures) == ("e" * 40, Figures.PUBLISHED)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
     assert "skipped in the trial" not in caplog.text  # nor does it take anything of the budget

@@ -190,15 +190,13 @@ def world(hub, tiny_open_clip, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_images_choose_and_are_classified(world, monkeypatch, capsys):
-    (block,) = (block for block in blocks(README, "bash") if "--images" in block)
-    select, predict = block.splitlines()
+def test_models_are_fitted_and_classify(world, monkeypatch, capsys):
+    (block,) = (block for block in blocks(README, "bash") if "mll-hf fit" in block)
+    fit, predict = block.splitlines()
     monkeypatch.setattr("sys.stdin", mock.Mock(isatty=lambda: True))
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    assert main(words_of(select)[1:]) == 0
-    said = capsys.readouterr()
-    assert "the trial downloads at most" in said.err
-    (world / "choice.json").write_text(said.out)
+    assert main(words_of(fit)[1:]) == 0
+    assert "the trial downloads at most" in capsys.readouterr().err
     for _ in range(2):  # the same command goes on
         assert main(words_of(predict)[1:]) == 0
     answers = pq.read_table(world / "answers.parquet").to_pylist()

@@ -208,7 +208,7 @@ class Ensemble:
         numbers = [selection.temperatures, selection.weights, selection.chosen.astype(np.float64)]
         digest = hashlib.sha256(b"".join(np.round(part[chosen], 9).tobytes() for part in numbers))
         for head in selection.heads:
-            if selection.trial:  # others are made from what is here
+            if selection.trial or head.is_fitted:  # others are made from what is here
                 digest.update(head.weights.tobytes() + head.bias.tobytes())
         refs = [selection.models[m].ref for m in chosen]
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +11,14 @@ import numpy as np
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
+from mll_hf.labels.label import UNPINNED
+from mll_hf.models import bytes_to_fetch
 from mll_hf.selection.budget import first_to_try, plan_trial, run_trial
 from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
+from mll_hf.utils.reach import why_unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,9 +29,36 @@ if TYPE_CHECKING:
     from mll_hf.selection import Estimate, Selection, SelectionConfig, Task
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.selection.head import Head
+    from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.images import ImageLike
 
 _log = logging.getLogger(__name__)
+
+
+def try_shortlist(
+    ensemble: Ensemble,
+    config: SelectionConfig,
+    task: Task,
+    approve: Callable[[TrialPlan], bool] | None = None,
+    cache: EmbeddingCache | None = None,
+) -> Selection:
+    """Look up download sizes, and :func:`try_models`.
+
+    Raises:
+        ModelError: No model is pinned to a commit, or see :func:`try_models`.
+    """
+    from mll_hf.hub.connection import map_parallel
+
+    def size(model: SelectedModel) -> int:
+        if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget
+            return sys.maxsize
+        return bytes_to_fetch(model.ref, model.cost.parameters, ensemble.token)
+
+    models = [ensemble.selection.models[m] for m in ensemble.selection.chosen_models]
+    if all(model.ref.revision == UNPINNED for model in models):
+        id = models[0].ref.repo_id
+        raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
+    return try_models(ensemble, config, task, map_parallel(size, models), approve, cache)
 
 
 def try_models(

@@ -60,7 +60,7 @@ def test_the_parser_is_complete():
                 yield from leaves(child)
 
     parsers = list(leaves(build_parser()))
-    assert len(parsers) == 14
+    assert len(parsers) == 16
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)

@@ -12,7 +12,7 @@ from mll_hf.cli.report import label_report, selection_report, verification_repor
 from mll_hf.labeling.verification import Verification
 from mll_hf.labels.label import Cost
 from mll_hf.labels.store import Origin
-from mll_hf.selection import STRATEGIES, Figures, SelectionConfig, Strategy, choose_with_images, select
+from mll_hf.selection import STRATEGIES, Figures, Head, SelectionConfig, Strategy, choose_with_images, select
 from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
@@ -20,7 +20,7 @@ from selection_worlds import (
     make_match,
     random_candidates,
 )
-from worlds import CAR, CAT, DOG, make_graph, make_label
+from worlds import CAR, CAT, DOG, make_graph, make_label, unit
 
 GRAPH = make_graph()
 HERE = Origin("labels/org--model/label.safetensors")
@@ -65,8 +65,9 @@ def tried_selection(k=2):
     """The three models of `simple_selection` tried on 20 images: the last by label is right, the others guess."""
     shortlist = simple_selection(k=3)
     shown, rng = np.eye(2)[np.arange(20) % 2], np.random.default_rng(0)
-    logits = np.stack([rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), 9 * shown]).astype(np.float32)
-    return choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=k), ("a {}",))
+    head = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+    embedded = [(unit(images), head) for images in (rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), shown)]
+    return choose_with_images(shortlist, (0, 1, 2), embedded, SelectionConfig(k=k), ("a {}",))
 
 
 def test_the_report_of_a_trial():
@@ -74,9 +75,18 @@ def test_the_report_of_a_trial():
     _, headline, models = selection_report(selection).split("\n\n")
     assert headline == "2 classes, 3 models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
     header, *rows, together = models.splitlines()
-    assert cells(header) == ["model", "estimated accuracy", "parameters", "GFLOPs", "license"]
+    assert cells(header) == [
+        "model",
+        "estimated accuracy",
+        "agreement, zero-shot",
+        "agreement, fitted",
+        "parameters",
+        "GFLOPs",
+        "license",
+    ]
     assert len(rows) == 3
-    assert cells(rows[0]) == ["*", "mine", selection.estimate.text(0), "0.0 M", "0.00123", "mit"]
+    assert cells(rows[0])[:3] == ["*", "mine", selection.estimate.text(0)]
+    assert cells(rows[0])[-3:] == ["0.0 M", "0.00123", "mit"]
     assert together.startswith("Together: ")
 
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, residents, run
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models import Link
 from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, select
 from mll_hf.selection.heads_file import HEADS_FILE
-from mll_hf.selection.unlabeled import Calibration
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 
@@ -260,9 +260,10 @@ def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monke
     for kept, n_decoded in ((10**6, 3), (20, 1 + 2 * 3)):  # one picture of 16 pixels fits into 20
         monkeypatch.setattr(run, "_PIXELS_KEPT", kept)
         diary.clear()
-        answer = Ensemble(selection, device="somewhere").model_runner(images)
+        answer = Ensemble(selection, device="somewhere").model_runner(images, EmbeddingCache(None))
         for m in (2, 0, 1):
-            assert answer(m).argmax(axis=1).tolist() == [0, 1, 2]
+            embeddings, head = answer(m)
+            assert head.logits(embeddings).argmax(axis=1).tolist() == [0, 1, 2]
         assert diary.count(("decode",)) == n_decoded
         names = [names_of(selection)[m] for m in (2, 0, 1)]
         assert loads(diary) == [(step, name) for name in names for step in ("load", "close")]
@@ -312,13 +313,12 @@ def test_a_list_of_images_is_wanted(diary, images):
 
 @pytest.mark.parametrize("rule", Rule)
 def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
-    """The pool takes heads with temperature and offsets; the paper's rules take zero-shot heads and Eq. 7's mask."""
+    """The pool takes heads with the temperature of the label; the paper's take zero-shot heads and Eq. 7's mask."""
     # the first and the third model are chosen; their logit scales are 10 and 5
     scores = np.array([[0.9] * 3, [0.5] * 3, [0.3] * 3])
     chosen = np.array([[True, False, True], [False, False, False], [True, True, False]])
-    offsets = np.array([[0.0, 0.5, -0.5], [9.0, 0.0, 0.0], [0.2, 0.0, 0.1]])
-    calibration = Calibration(16, ("{}",), np.array([2.0, 3, 4]), offsets, np.ones(3), np.ones(3), np.ones(3) / 3)
-    selection = replace(make_selection(), scores=scores, chosen=chosen, calibration=calibration)
+    models = tuple(replace(m, temperature=t) for m, t in zip(make_selection().models, (2.0, 3, 4), strict=True))
+    selection = replace(make_selection(), scores=scores, chosen=chosen, models=models)
     first, _, third = selection.models
     diary.options[third.ref.short_name] = {"scale": 5.0}
     ensemble = Ensemble(selection, device="somewhere")
@@ -331,7 +331,7 @@ def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
     logits = np.stack([10 * cosines, 5 * cosines])
     np.testing.assert_allclose(ensemble.logits(images), logits, rtol=1e-5)
     if rule is Rule.LINEAR_POOL:
-        logits = np.stack([logits[0] / 2 + offsets[0], logits[1] / 4 + offsets[2]])
+        logits = np.stack([logits[0] / 2, logits[1] / 4])
     expected = combine(rule, logits, chosen[[0, 2]], selection.weights[[0, 2]])
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(ensemble.combine(ensemble.logits(images), rule).probabilities, expected, atol=1e-5)
