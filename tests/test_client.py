@@ -424,8 +424,7 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
     client = client_of(f"{store.folder},published")
     selection = client.fit(SHOWN, k=2, images=PHOTOS)
-    (unheard,) = (m for m in selection.chosen_models if names(selection)[m] == "unheard")
-    found = selection.models[unheard]
+    found = selection.models[names(selection).index("unheard")]
     assert (found.ref.revision, found.figures) == ("e" * 40, Figures.PUBLISHED)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
