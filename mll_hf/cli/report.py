@@ -37,7 +37,7 @@ _FIGURES = {
 
 def selection_report(selection: Selection) -> str:
     """The answer, the models with accuracy and cost, and, unless they were tried on images, the matched concepts."""
-    lines = [*selection.notes, *selection.answer_lines]
+    lines = [*selection.notes, *selection.answer_lines, *_gain_of_fit(selection)]
     parts = ["\n".join(lines)] if lines else []
     parts += [_headline(selection), _model_table(selection)]
     if selection.trial is None:
@@ -45,6 +45,18 @@ def selection_report(selection: Selection) -> str:
         legend = f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
         parts += [_class_table(selection), legend]
     return "\n\n".join(parts) + f"\nTogether: {_size(selection.cost)}."
+
+
+def _gain_of_fit(selection: Selection) -> list[str]:
+    """What the fit changed for the best model, measured on images that it was not fitted to."""
+    trial = selection.trial
+    if trial is None:
+        return []
+    change = f"{100 * trial.zero_shot[0]:.0f} % zero-shot, {100 * trial.fitted[0]:.0f} % fitted"
+    name = selection.models[0].name
+    if trial.n_examples:
+        return [f"Of {trial.n_examples} examples, {name} classifies correctly, in cross-validation: {change}."]
+    return [f"{name} agrees with the pool of all models on: {change}. Classes of 25 images would tell: --suggest 25."]
 
 
 def _headline(selection: Selection) -> str:
