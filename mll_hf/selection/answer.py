@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.selection.probabilities import DIGITS
+from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.utils.text import abridged, gigaflops, parameter_count
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LAPTOP_MEMORY = 8 * 10**9
 MEMORY_SHARE = 0.5  # of the memory, for weights
 BYTES_PER_PARAMETER = 4
+_USUAL_ACCURACY = 0.8
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
 
@@ -59,8 +60,20 @@ def best_value(estimate: Estimate, costs: Sequence[Cost], compared: Sequence[boo
     known = [m for m, is_compared in enumerate(compared) if is_compared] or list(range(len(costs)))
     most = MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
     fitting = [m for m in known if costs[m].parameters <= most] or known
-    losses = np.round(estimate.accuracy[fitting].max() - estimate.accuracy[fitting], DIGITS)
+    losses = _losses(estimate.subset(fitting))
     return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], costs)
+
+
+def _losses(estimate: Estimate) -> Floats:
+    """[M] by how much each model's accuracy is below the best; if that is not known, as if it were a usual one.
+
+    Near 0 and 1 all models would seem equally good.
+    """
+    best = int(estimate.mean.argmax())
+    if estimate.known[best]:
+        return np.round(estimate.accuracy[best] - estimate.accuracy, DIGITS)
+    usual = float(logit(np.array(_USUAL_ACCURACY), 0))
+    return np.round(_USUAL_ACCURACY - sigmoid(usual + estimate.mean - estimate.mean[best]), DIGITS)
 
 
 def _cheapest(models: Sequence[int], costs: Sequence[Cost]) -> int:
@@ -81,7 +94,7 @@ def answer_to(
     After a trial, ``by_images`` [M] is the agreement of the models, or with examples their accuracy. A model is then as
     good only if it is so by both: the estimate of the names does not know which models fail on the images.
     """
-    losses = np.round(estimate.accuracy[0] - estimate.accuracy, DIGITS)
+    losses = _losses(estimate)
     if by_images is not None:
         losses = np.maximum(losses, np.round(by_images[0] - by_images, DIGITS))
     close = [m for m in range(len(costs)) if m == 0 or (losses[m] <= MARGIN and (not compared or compared[m]))]

@@ -48,7 +48,7 @@ def test_a_table(tmp_path, kind):
     assert bird.concept.caption == "bird which is it flies"
     assert [(i.domain, i.source) for i in bird.images] == [("icon", "mine")] * 3
     assert duck.concept.lemmas == ("duck",)
-    assert [(i.domain, i.source) for i in duck.images] == [("sketch", "duck")] * 5
+    assert [(i.domain, i.source) for i in duck.images] == [("sketch", "unknown")] * 5
 
 
 @pytest.mark.parametrize(

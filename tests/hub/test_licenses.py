@@ -129,10 +129,10 @@ def test_labels_that_claim_no_license_are_left_out(hub, store, caplog):
 def test_a_trial_takes_allowed_models_only(hub, tmp_path, models):
     put_cards(hub, cats="mit", cars="cc-by-nc-4.0", all="mit")
     client = Client(write_store(tmp_path, "mit").folder, encoder=WordEncoder())
-    selection = client.select(SHOWN, SelectionConfig(licenses=OPEN), images=PHOTOS)
+    selection = client.fit(SHOWN, PHOTOS, SelectionConfig(licenses=OPEN))
     assert {model.ref.short_name for model in selection.models} == {"cats", "all"}
     assert set(models) == {"cats", "all"}
-    assert selection.calibration.n_images == 40
+    assert selection.trial.n_images == 40
     assert not any(request.startswith("HEAD") for request in hub.requests)
 
 

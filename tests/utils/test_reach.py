@@ -73,4 +73,4 @@ def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeyp
 def test_a_trial_without_the_hub_fails_before_it_asks(lookups, monkeypatch):
     images = [Image.new("RGB", (8, 8), (n, n, n)) for n in range(16)]
     with pytest.raises(ModelError, match="the Hub cannot be reached"):
-        Client("published").select(["cat", "dog"], images=images, approve=lambda plan: pytest.fail("asked"))
+        Client("published").fit(["cat", "dog"], images, approve=lambda plan: pytest.fail("asked"))
