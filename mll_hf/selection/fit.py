@@ -129,7 +129,7 @@ def fit(
     images = replace(images, counts=effective_counts(np.ones(len(classes)) if weights is None else weights))
     losses, predicted = _cross_validate(images, classes, folds)
     chosen = _best_strengths(losses.sum(axis=2))
-    states = [images.em(strength, np.arange(len(classes)), classes) for strength in STRENGTHS]
+    states = {s: images.em(STRENGTHS[s], np.arange(len(classes)), classes) for s in set(chosen.tolist())}
     right = _count_right(losses, predicted, folds, images, classes)
     return images.fitted([states[s] for s in chosen], np.array(STRENGTHS)[chosen], right)
 
@@ -295,11 +295,12 @@ class _Images:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""
         logits = np.empty_like(self.logits[m])
         folds = np.arange(len(logits)) % _FOLDS
+        from_all = (state.means * (self.kernels[m] @ state.means)).sum(axis=0)
         for fold in range(_FOLDS):
             inside = folds == fold
             means = np.where(inside[:, None], 0, state.means)
             products = self.kernels[m] @ means
-            bias = (means * products).sum(axis=0) - (state.means * (self.kernels[m] @ state.means)).sum(axis=0)
+            bias = (means * products).sum(axis=0) - from_all
             logits[inside] = strength * (products[inside] - bias / 2)
         return self.logits[m] + logits + (state.bias[m] if strength else 0)
 
