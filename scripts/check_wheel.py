@@ -29,6 +29,7 @@ FIRST = ["mll-hf", "select", "--classes", "golden retriever, tabby cat, fire tru
 COMMANDS = (
     [*FIRST, "--max-parameters", "200M", "--license", "mit,apache-2.0", "--json"],
     [*FIRST, "--strategy", "imagenet"],
+    ["mll-hf", "graph", "show", "package:emoji"],
     ["mll-hf", "--help"],
 )
 

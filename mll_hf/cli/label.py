@@ -59,7 +59,7 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         action="append",
         metavar="GRAPH",
         dest="graphs",
-        help=f"graph to measure on (default: $MLL_GRAPH); may be repeated: {GRAPH_HELP}",
+        help=f"graph to measure on (default: $MLL_GRAPH, or the emoji in this package); may be repeated: {GRAPH_HELP}",
     )
     command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
@@ -76,19 +76,20 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import bytes_of_images, default_graph, fetch_graph_with_images
+    from mll_hf.hub.locations import PACKAGE_GRAPH, bytes_of_images, default_graph, fetch_graph_with_images
     from mll_hf.labeling.many import Plan, label_many
 
-    wanted = args.graphs or [default_graph()]
-    if not all(wanted):
-        raise InputError(
-            "no default graph has been published yet; name one with --graph: hf://datasets/ORG/NAME or a folder"
-        )
+    wanted = args.graphs or [default_graph() or PACKAGE_GRAPH]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     images = sum(bytes_of_images(graph, args.images) for graph in wanted)
     agree_to_download(images, sum(map(_weights, args.models)), args.yes)
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
+    if wanted == [PACKAGE_GRAPH]:
+        note(
+            "measures on the emoji in this package: how well a model recognizes drawings of everyday things, animals "
+            "and food, which says little about photos; for another graph give --graph"
+        )
     plans = [  # fails before a model is loaded
         Plan(
             location.graph,

@@ -171,15 +171,15 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_on_hub
+    from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_public
     from mll_hf.hub.trust import remember_verified
     from mll_hf.labeling.verification import Verdict, verify_label
     from mll_hf.models import bytes_to_fetch
 
     _, label = _named_label(args)
-    if not args.graph and not is_on_hub(label.graph_location):
+    if not args.graph and not is_public(label.graph_location):
         raise InputError(f"the label's graph is a local folder ({label.graph_location}); give it with --graph")
-    if not (args.graph or args.images or is_on_hub(label.probes_location)):
+    if not (args.graph or args.images or is_public(label.probes_location)):
         raise InputError(f"the label's probe images are a local folder ({label.probes_name}); give it with --images")
     images = args.images or (None if args.graph else label.probes_location)
     graph_location = args.graph or label.graph_location

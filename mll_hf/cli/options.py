@@ -27,7 +27,7 @@ BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
 YES_HELP = "download more than a gigabyte without asking"
-GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
+GRAPH_HELP = "a folder with graph.json, hf://datasets/ORG/NAME[@REVISION], or package:emoji"
 IMAGES_HELP = (
     "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"
 )

@@ -82,12 +82,17 @@ def _name(text: str) -> str:
     return printable(text)[:_MAX_NAME_LENGTH]
 
 
+def _domains(names: Sequence[str]) -> str:
+    return escaped(_name(abridged(names, 10)))
+
+
 def _section(label: Label, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
+    images = f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`)"
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["graph from", escaped(_name(label.graph_location))],
-        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`)"],
+        ["images", f"{images}: {_domains(label.domain_names)}"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
@@ -133,7 +138,7 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
 
 def _images_text(probes: ProbeCounts) -> str:
     where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
-    domains = escaped(_name(abridged(list(probes.by_domain), 10)))
+    domains = _domains(list(probes.by_domain))
     return (
         f"The {probes.total:,} probe images ({domains}; digest `{probes.digest[:12]}`) are {where}. They are needed "
         "only to measure models: labels can be read, compared and used without access to them.\n\n"

@@ -32,6 +32,8 @@ HUB = "hub"
 # register a name that we only planned, and influence selections with images of their choice.
 DEFAULT_GRAPH = ""
 GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
+PACKAGE_GRAPH = "package:emoji"  # comes with this package, so others have it; with other content it needs another name
+_PACKAGE_FOLDER = Path(__file__).parents[1] / "graph" / "data" / "emoji"
 _NO_ACCESS = (401, 403, 404)  # the Hub does not distinguish missing repos from inaccessible ones
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MAX_GRAPH_BYTES = 16 * 2**20
@@ -53,6 +55,18 @@ class DatasetLocation:
 def is_on_hub(text: str | Path) -> bool:
     """Whether a location is an ``hf://`` URL."""
     return isinstance(text, str) and text.startswith("hf://")
+
+
+def is_public(location: str | Path) -> bool:
+    """Whether others can read a graph at this location: one on the Hub, or the one of this package."""
+    return is_on_hub(location) or location == PACKAGE_GRAPH
+
+
+def _folder(location: str | Path) -> tuple[Path, str]:
+    """A location on this machine, and its name in labels."""
+    if location == PACKAGE_GRAPH:
+        return _PACKAGE_FOLDER, PACKAGE_GRAPH
+    return Path(location), Path(location).absolute().name
 
 
 def parse_dataset(text: str) -> DatasetLocation:
@@ -91,7 +105,7 @@ class GraphWithImages:
 
     Attributes:
         graph: The graph.
-        location: Where the graph is from: ``hf://datasets/org/name@commit``, or the name of a folder.
+        location: Where the graph is from: ``hf://datasets/org/name@commit``, `PACKAGE_GRAPH`, or the name of a folder.
         folder: The folder of ``images*.parquet``.
         images: Where the images are from, in the same form.
     """
@@ -147,7 +161,7 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     graph, place, source = _locate(location, images)
     if is_on_hub(source):
         return GraphWithImages(graph, place, *_fetch_images(str(source)))
-    return GraphWithImages(graph, place, Path(source), Path(source).absolute().name)
+    return GraphWithImages(graph, place, *_folder(source))
 
 
 def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGraph, str, str | Path]:
@@ -157,8 +171,8 @@ def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGr
         place = str(DatasetLocation(head.repo_id, head.sha))
         graph, has_images = fetch_graph(place), any(fnmatchcase(path, IMAGE_FILES) for path in head.files)
     else:
-        place, graph = Path(location).absolute().name, load_graph(location)
-        has_images = bool(image_files(Path(location)))
+        folder, place = _folder(location)
+        graph, has_images = load_graph(folder), bool(image_files(folder))
     named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # not a local folder
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
@@ -192,7 +206,7 @@ def _images_errors(dataset: DatasetLocation) -> Iterator[None]:
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
-    """The graph in a folder or in ``hf://datasets/org/name[@revision]``, without its images.
+    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images.
 
     Raises:
         InputError: The location is malformed.
@@ -200,7 +214,7 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
         GraphError: It is not a graph.
     """
     if not is_on_hub(location):
-        return load_graph(location)
+        return load_graph(_folder(location)[0])
     api = connect(token)
     head = _graph_head(api, parse_dataset(str(location)))
     return load_graph(download_listed(api, head, GRAPH_FILE, MAX_GRAPH_BYTES), head.repo_id)

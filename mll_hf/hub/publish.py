@@ -17,7 +17,7 @@ from mll_hf.hub.access import Access, access_of, check_contents, ensure_repo, hi
 from mll_hf.hub.card import GRAPH_TAG, LABEL_PATH, add_label, collection_card, graph_card, graph_tag, images_card
 from mll_hf.hub.commits import README, Published, edited_card, publish_files
 from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, read_head
-from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_on_hub, parse_dataset
+from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_public, parse_dataset
 from mll_hf.hub.sources import is_collection, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
 from mll_hf.labels.store import graph_path, label_path, read_label, rivals_path
@@ -62,7 +62,7 @@ def publish_label(
     _check_publishable([label], [graph])
     api, repo_id = connect(token), label.model.repo_id
     label, _ = _for_others(label, graph, own_graph(api, label.graph_digest, token))
-    if not is_on_hub(label.graph_location):
+    if not is_public(label.graph_location):
         _log.warning(
             "others cannot use this label, since its graph is not public; publish the graph, and push the label again: "
             "mll-hf graph push GRAPH --to hf://datasets/%s/NAME", repo_id.partition("/")[0],
@@ -102,14 +102,14 @@ def _for_others(
 ) -> tuple[Label, SemanticGraph]:
     """A label and its graph as they are published: with public locations, and without names of local folders."""
     name, place, images = graph.name, label.graph_location, label.probes_location
-    if not is_on_hub(place):
+    if not is_public(place):
         name, place = (public[0].name, public[1]) if public else (name, "")
         if not public and name == label.graph_location:
             name = f"graph-{graph.digest[:12]}"
-    if not is_on_hub(images):
+    if not is_public(images):
         same = public and public[0].probes and public[0].probes.digest == label.probes_digest
         images = public[0].probes.location if public and public[0].probes and same else ""
-    probes = graph.probes and replace(graph.probes, location=images if is_on_hub(images) else "")
+    probes = graph.probes and replace(graph.probes, location=images if is_public(images) else "")
     label = replace(label, graph_name=name, graph_location=place, probes_location=images)
     return label, replace(graph, name=name, probes=probes)
 

@@ -37,6 +37,7 @@ from mll_hf.hub.locations import (
     fetch_default_graph,
     fetch_graph,
     is_on_hub,
+    is_public,
     parse_dataset,
 )
 from mll_hf.hub.trust import claims_text, named_owners, ranked_and_claimed, verified_repos
@@ -273,7 +274,7 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
     default = fetch_default_graph(token)
     if default and default.digest == digest:
         return default
-    named = Counter(label.graph_location for label in labels if is_on_hub(label.graph_location))
+    named = Counter(label.graph_location for label in labels if is_public(label.graph_location))
     locations = sorted(named, key=lambda location: (-named[location], location))
     for location in locations[:_MAX_LOCATIONS]:
         try:

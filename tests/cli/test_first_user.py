@@ -107,6 +107,18 @@ def test_a_label_on_a_second_graph_joins_the_first(model, graph, hub, capsys, mo
     assert select(capsys, "--trust", "alice") == [model]
 
 
+def test_a_first_label_on_the_graph_in_the_package(model, hub, capsys, monkeypatch, tmp_path):
+    said = done(capsys, "label", model, "--labels", tmp_path / "labels")
+    assert f"labeled: {model} on emoji (mean recall" in said
+    assert "recognizes drawings of everyday things, animals and food, which says little about photos" in said
+    assert "others cannot use" not in done(capsys, "push", model, "--labels", tmp_path / "labels")
+    assert "package:emoji" in hub.files("model", model)["README.md"].decode()
+    as_another_user(monkeypatch, tmp_path)
+    assert select(capsys, "--trust", "alice") == [model]
+    assert "agree" in run(capsys, "labels", "verify", model, "--labels", "hub")[1]
+    assert not [repo for repo in hub.repos if repo[0] == "dataset"]
+
+
 # ---- private stays private
 
 
