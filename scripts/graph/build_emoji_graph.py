@@ -57,7 +57,8 @@ SETS = (
     EmojiSet("Emojitwo", "@iconify-json/emojione@1.2.3", "CC-BY-4.0", "Emoji One", "EmojiTwo/emojitwo"),
     EmojiSet("FxEmojis", "@iconify-json/fxemoji@1.2.2", "Apache-2.0", "Mozilla", "mozilla/fxemoji"),
     EmojiSet("OpenMoji", "@iconify-json/openmoji@1.2.29", "CC-BY-SA-4.0", "OpenMoji", "hfg-gmuend/openmoji"),
-    EmojiSet("Fluent Emoji Flat", "@iconify-json/fluent-emoji-flat@1.2.6", "MIT", "Microsoft", "microsoft/fluentui-emoji"),
+    EmojiSet("Fluent Emoji Flat", "@iconify-json/fluent-emoji-flat@1.2.6", "MIT", "Microsoft",
+             "microsoft/fluentui-emoji"),
 )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def credits(icons: Mapping[EmojiSet, Mapping[str, str]]) -> str:
         for each in icons
     ]
     table = "\n".join(markdown_table(["drawings", "author", "page", "npm package", "license"], rows))
-    return (HEAD.replace("TABLE", table)) + wordnet_license()
+    return HEAD.replace("TABLE", table) + wordnet_license()
 
 
 def wordnet_license() -> str:
@@ -155,7 +156,10 @@ were rendered at 96 x 96 pixels on white, and converted to WebP; nothing else wa
 
 **How far a label on it reaches.** It tells how well a model recognizes drawings of everyday things, animals and food.
 It says little about photos, and nothing about fine-grained or specialized classes. The popular emoji are on many web
-pages that models were trained on. For decisions about photos, measure on a graph of photos (`mll-hf label --graph`).
+pages that models were trained on. Among 23 models of 1 to 3 M parameters, the one with the highest mean recall on it was
+the best on average over 14 tasks, but the best on one of them only, and the rank correlation of mean recall and accuracy
+was between .03 and .59. For decisions about photos, measure on a graph of photos (`mll-hf label --graph`), or let
+`mll-hf fit` try models on your images.
 
 TABLE
 
