@@ -156,10 +156,10 @@ were rendered at 96 x 96 pixels on white, and converted to WebP; nothing else wa
 
 **How far a label on it reaches.** It tells how well a model recognizes drawings of everyday things, animals and food.
 It says little about photos, and nothing about fine-grained or specialized classes. The popular emoji are on many web
-pages that models were trained on. Among 23 models of 1 to 3 M parameters, the one with the highest mean recall on it was
-the best on average over 14 tasks, but the best on one of them only, and the rank correlation of mean recall and accuracy
-was between .03 and .59. For decisions about photos, measure on a graph of photos (`mll-hf label --graph`), or let
-`mll-hf fit` try models on your images.
+pages that models were trained on. Among 23 models of 1 to 3 M parameters, the one with the highest mean recall on it
+was the best on average over 14 tasks, but the best on one of them only, and the rank correlation of mean recall and
+accuracy was between .03 and .59. For decisions about photos, measure on a graph of photos (`mll-hf label --graph`), or
+let `mll-hf fit` try models on your images.
 
 TABLE
 
