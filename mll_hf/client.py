@@ -18,7 +18,7 @@ from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models import resolve_model
 from mll_hf.models.known import ids_of, spec_of, usable_models
 from mll_hf.models.published import (
@@ -175,7 +175,7 @@ class Client:
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
-        return self._encoder or CachedEncoder(default_encoder())
+        return self._encoder or CachedEncoder(DefaultEncoder())
 
     def select(
         self,

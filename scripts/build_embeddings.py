@@ -22,7 +22,7 @@ from command_line import script_parser
 from known_models.figures import class_recalls
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, concept_texts
 from mll_hf.matching.describe import from_templates
-from mll_hf.matching.text_encoder import SHIPPED, CachedEncoder, default_encoder, pack
+from mll_hf.matching.text_encoder import SHIPPED, CachedEncoder, DefaultEncoder, pack
 from mll_hf.models.published import published_graph
 from mll_hf.utils.files import write_atomically
 
@@ -35,7 +35,7 @@ def main() -> int:
     parser = script_parser(str(__doc__))
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
     check = parser.parse_args().check
-    encoder, texts = default_encoder(), list(dict.fromkeys(concept_texts(published_graph())))
+    encoder, texts = DefaultEncoder(), list(dict.fromkeys(concept_texts(published_graph())))
     exact = dict(zip(texts, encoder.encode(texts), strict=True))
     tensors = pack(encoder.id, exact)
     if same := SHIPPED.exists() and _same(load_file(SHIPPED), tensors):
@@ -66,7 +66,7 @@ def effect_of_rounding(exact: dict[str, np.ndarray]) -> str:
     names, graph = sorted(set(class_recalls().classes)), published_graph()
     descriptions = from_templates(names, graph)
     with tempfile.TemporaryDirectory() as folder:
-        encoder = CachedEncoder(default_encoder(), Path(folder) / "embeddings.sqlite")
+        encoder = CachedEncoder(DefaultEncoder(), Path(folder) / "embeddings.sqlite")
         indices = [ConceptIndex.build(graph, e) for e in (encoder, _Exact(exact, encoder))]
         logits = [index.logits(descriptions) for index in indices]
         match, right = (index.match(descriptions) for index in indices)

@@ -21,7 +21,7 @@ from demo_world import run as demo
 from mll_hf import Client, SelectionConfig, Strategy
 from mll_hf.cli import main
 from mll_hf.labels.store import LabelStore
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTBED = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed"))
@@ -32,7 +32,7 @@ needs_testbed = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    return CachedEncoder(default_encoder(), tmp_path_factory.mktemp("encoder") / "embeddings.sqlite")
+    return CachedEncoder(DefaultEncoder(), tmp_path_factory.mktemp("encoder") / "embeddings.sqlite")
 
 
 @pytest.fixture(scope="module")

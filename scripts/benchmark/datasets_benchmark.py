@@ -17,7 +17,7 @@ from graph.wordnet import DEBIAN, read_nouns
 from known_models.figures import accuracies
 from mll_hf.matching.concept_index import embed_names
 from mll_hf.matching.datasets import known_datasets, recognize
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.figures import figures_of_dataset
 from mll_hf.models.known import known_models
 from mll_hf.selection.accuracy import ACCURACIES, estimate_accuracy, task_traits, with_known_figures
@@ -78,7 +78,7 @@ def figures_table() -> str:
         source: {(m, d): found.values[r, c] for r, m in enumerate(found.models) for c, d in enumerate(found.datasets)}
         for source, found in ((source, accuracies(source)) for source in OTHER_SOURCES)
     }
-    encoder, rng = CachedEncoder(default_encoder()), np.random.default_rng(0)
+    encoder, rng = CachedEncoder(DefaultEncoder()), np.random.default_rng(0)
     imagenet = {model.name: model for model in known_models() if model.imagenet}
     held = defaultdict[str, list[tuple[float, bool, float]]](list)
     for dataset in known_datasets():

@@ -22,7 +22,7 @@ from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
 from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.describe import Description, from_templates
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.published import published_graph
 from mll_hf.utils.tables import table
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_matching(args: argparse.Namespace) -> None:
     """Print how often the right concept comes first, and how well coverage detects classes that the graph lacks."""
     gold = imagenet_gold(args.wordnet)
-    encoder = CachedEncoder(default_encoder(), args.cache, exact=True)
+    encoder = CachedEncoder(DefaultEncoder(), args.cache, exact=True)
     index = ConceptIndex.build(gold.graph, encoder)
     bare = tuple(Description(name, (name,), "file") for name in gold.names)
     ways = {

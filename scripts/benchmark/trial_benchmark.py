@@ -30,7 +30,7 @@ from mll_hf.hub.sources import open_labels
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.selection import Candidates, SelectionConfig, Task, choose_with_images, select, shortlist_config
 from mll_hf.selection.probabilities import softmax
 from mll_hf.utils.tables import table
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=3, metavar="N", help="draws per task (default: %(default)s)")
     args = parser.parse_args()
     hub = read_hub(open_labels(args.labels))
-    index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(default_encoder(), exact=True))
+    index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(DefaultEncoder(), exact=True))
     cache, rows = EmbeddingCache(args.cache), []
     for folder in args.tasks:
         task = read_task(folder)

@@ -32,7 +32,7 @@ from graph.wordnet import DEBIAN
 from known_models.figures import accuracies, class_recalls, known_datasets
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.matching.prompts import clean_class_name
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.selection.accuracy import MIN_ACCURACY, MIN_ESTIMATE, AccuracyModel, is_specialized, task_traits
 from mll_hf.selection.estimate import CONFIDENCE, MAX_WIDTH, Z_SCORE
 from mll_hf.selection.probabilities import logit, sigmoid
@@ -143,7 +143,7 @@ def read_figures() -> Figures:
 
 def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
     """[D, F] features and [D] chance levels."""
-    encoder, recalls = CachedEncoder(default_encoder(), exact=True), class_recalls()
+    encoder, recalls = CachedEncoder(DefaultEncoder(), exact=True), class_recalls()
     written = json.loads(NAMES.read_text(encoding="utf-8"))
     rng = np.random.default_rng(0)
     rows = []
@@ -352,7 +352,7 @@ def fit_things() -> list[float]:
             if int(rest[-int(n_senses) - 1]):
                 is_thing.setdefault(word.replace("_", " "), part == "noun" and files[rest[-int(n_senses)]] in THINGS)
     words = np.random.default_rng(0).permutation(list(is_thing))[:WORDS].tolist()
-    embeddings = CachedEncoder(default_encoder(), exact=True).encode(words).astype(np.float64)
+    embeddings = CachedEncoder(DefaultEncoder(), exact=True).encode(words).astype(np.float64)
     embeddings -= embeddings.mean(axis=0)
     things = np.array([is_thing[word] for word in words], np.float64)
     squares = embeddings.T @ embeddings + WORDS_RIDGE * np.eye(embeddings.shape[1])

@@ -17,7 +17,7 @@ import trials
 from answers import Labels, Library, Question, Settings
 
 from mll_hf.errors import InputError, MLLError
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.selection.task import MIN_IMAGES
 
@@ -576,7 +576,7 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    library = Library(settings, CachedEncoder(default_encoder()))
+    library = Library(settings, CachedEncoder(DefaultEncoder()))
     with contextlib.suppress(MLLError):  # logged and shown to visitors; retried later
         _ = library.labels  # read before threads start
     serve(library)

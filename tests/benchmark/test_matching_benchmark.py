@@ -13,7 +13,7 @@ from benchmark.matching_benchmark import (
 )
 from mll_hf.matching.concept_index import COVERED, ConceptIndex
 from mll_hf.matching.describe import Description
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def sample(gold):
 
 
 def test_minimum_figures(sample, tmp_path):
-    encoder = CachedEncoder(default_encoder(), tmp_path / "embeddings.sqlite")
+    encoder = CachedEncoder(DefaultEncoder(), tmp_path / "embeddings.sqlite")
     index = ConceptIndex.build(sample.graph, encoder)
     bare = tuple(Description(name, (name,), "file") for name in sample.names)
     ours, paper = index.match(sample.describe()), index.match_captions(bare)

@@ -59,7 +59,7 @@ def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
 
 @pytest.fixture(autouse=True)
 def _words(monkeypatch):
-    monkeypatch.setattr(text_encoder, "default_encoder", WordEncoder)
+    monkeypatch.setattr(text_encoder, "DefaultEncoder", WordEncoder)
     monkeypatch.setattr(text_encoder, "CachedEncoder", lambda encoder, exact: encoder)
 
 

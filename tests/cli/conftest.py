@@ -16,7 +16,7 @@ from mll_hf.matching.text_encoder import CachedEncoder
 @pytest.fixture(autouse=True)
 def _word_encoder(monkeypatch, tmp_path_factory):
     cache = tmp_path_factory.mktemp("encoder") / "embeddings.sqlite"
-    monkeypatch.setattr(client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(client, "DefaultEncoder", WordEncoder)
     monkeypatch.setattr(client, "CachedEncoder", lambda encoder: CachedEncoder(encoder, cache))
 
 

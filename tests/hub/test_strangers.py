@@ -29,7 +29,7 @@ ESCAPE = "\x1b[31m"
 
 @pytest.fixture(autouse=True)
 def _words(monkeypatch):
-    monkeypatch.setattr(client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(client, "DefaultEncoder", WordEncoder)
     monkeypatch.setattr(client, "CachedEncoder", lambda encoder: encoder)
 
 

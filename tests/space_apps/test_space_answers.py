@@ -229,7 +229,7 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
 def test_the_code_gives_the_same_models(question, folder, labels, monkeypatch):
-    monkeypatch.setattr(mll_hf.client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(mll_hf.client, "DefaultEncoder", WordEncoder)
     selection = labels.select(question)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
