@@ -177,7 +177,6 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
         return selection
     chosen = list(selection.chosen_models)
     models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in chosen]
-    per_class = np.zeros(len(classes))
     return Selection(
         classes=classes,
         strategy=selection.strategy,
@@ -186,8 +185,7 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
         scores=np.repeat(selection.weights[chosen, None], len(classes), axis=1),  # weights, without calibration
         chosen=np.ones((len(chosen), len(classes)), np.bool_),
         matches=((),) * len(classes),
-        coverage=per_class,
-        images=per_class,
+        coverage=np.zeros(len(classes)),
         domain=selection.domain,
         task=selection.task,
         templates=selection.prompt_templates,

@@ -36,10 +36,9 @@ def selection_of(*folders):
         for m, folder in enumerate(folders)
     )
     scores = np.repeat(np.arange(1.0, len(models) + 1)[:, None], len(CLASSES), axis=1)
-    per_class = np.zeros(len(CLASSES))
     chosen = np.ones(scores.shape, np.bool_)
-    matches = ((MatchedConcept("n1", "thing", 1.0, (None,) * len(models)),),) * len(CLASSES)
-    return Selection(CLASSES, Strategy.MLL, len(models), models, scores, chosen, matches, per_class, per_class)
+    matches = ((MatchedConcept("n1", "thing", 1.0),),) * len(CLASSES)
+    return Selection(CLASSES, Strategy.MLL, len(models), models, scores, chosen, matches, np.zeros(len(CLASSES)))
 
 
 @pytest.fixture(scope="module")

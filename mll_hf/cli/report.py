@@ -120,7 +120,7 @@ def _is_measured(selection: Selection, m: int, y: int | None = None) -> bool:
     """Whether the score of a model, on a class, was measured, rather than the general level of the models."""
     if selection.strategy is not Strategy.MLL:
         return True
-    is_covered = y is None or (selection.coverage[y] >= _MIN_COVERAGE and selection.images[y] > 0)
+    is_covered = y is None or selection.coverage[y] >= _MIN_COVERAGE
     return is_covered and selection.models[m].figures is Figures.LABEL
 
 

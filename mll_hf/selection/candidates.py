@@ -11,14 +11,10 @@ import numpy as np
 from mll_hf.matching.concept_index import ClassMatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
-    from mll_hf.labels.label import Label
     from mll_hf.models.known import KnownModel
 
 
@@ -69,47 +65,3 @@ def unmatched(classes: tuple[str, ...]) -> ClassMatch:
     none = np.empty((len(classes), 0))
     zeros = np.zeros(len(classes), np.float32)
     return ClassMatch(classes, none.astype(np.int64), none.astype(np.float32), none.astype(np.float32), zeros, "none")
-
-
-def recall_among_classes(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, K] recall on the selected concepts among as many candidates as classes; NaN without probe images."""
-    n_candidates = candidates.n_candidates
-    return _over_graphs(
-        candidates, lambda label, concepts, graph: label.recall_among(n_candidates, concepts, graph.rival_counts)
-    )
-
-
-def recall_among_all(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, K] recall on the selected concepts among all concepts of their graph; NaN without probe images."""
-    return _over_graphs(candidates, lambda label, concepts, _: label.node_precision[concepts].astype(np.float64))
-
-
-def _over_graphs(
-    candidates: Candidates,
-    recall_of: Callable[[Label, NDArray[np.int64], SemanticGraph], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """[M, K] recall on the selected concepts; for a concept in several graphs, the mean over all images."""
-    labels, selected = candidates.labels, candidates.match.selected
-    won, images = np.zeros((len(labels), len(selected))), np.zeros((len(labels), len(selected)))
-    for g, graph in enumerate(labels.union.graphs):
-        rows = labels.union.rows[g, selected]
-        columns, concepts = np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64)
-        for m, label in enumerate(labels.on_graph(g)):
-            if label is not None:
-                won[m, columns] += label.support[concepts] * recall_of(label, concepts, graph)
-                images[m, columns] += label.support[concepts]
-    return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
-
-
-def effective_images(candidates: Candidates, m: int) -> NDArray[np.float64]:
-    """[C] effective number of probe images, from the variance of the weighted mean over each class's concepts."""
-    match, union = candidates.match, candidates.labels.union
-    images = np.zeros(match.concepts.shape)
-    for g, label in enumerate(candidates.labels.labels[m]):
-        if label is not None:
-            rows = union.rows[g][match.concepts]
-            images += np.where(rows >= 0, label.support[rows], 0)
-    weights = np.abs(match.weights).astype(np.float64)  # the paper's weights are cosines, which can be negative
-    spread = (weights**2 / np.maximum(images, 1)).sum(axis=1)
-    measured = (images > 0).any(axis=1) & (spread > 0)
-    return np.divide(weights.sum(axis=1) ** 2, spread, out=np.zeros(len(spread)), where=measured)

@@ -47,7 +47,6 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
             for name, matched in zip(selection.classes, selection.matches, strict=True)
         },
         "coverage": dict(zip(selection.classes, selection.coverage.tolist(), strict=True)),
-        "images": dict(zip(selection.classes, selection.images.tolist(), strict=True)),
         "estimate": selection.estimate
         and {
             "basis": str(selection.estimate.basis),
@@ -85,8 +84,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
     classes = check_class_names(document["classes"])
     models = tuple(_model_from_json(model) for model in document["models"])
     chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
-    n_chosen = int(chosen.any(axis=1).sum())
-    matches = tuple(tuple(_concept_from_json(c, n_chosen) for c in document["matches"][name]) for name in classes)
+    matches = tuple(tuple(map(_concept_from_json, document["matches"][name])) for name in classes)
     if not all(matches) and any(model.figures is Figures.LABEL for model in models):
         raise ValueError("a class has no concepts")
     return Selection(
@@ -98,7 +96,6 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
         chosen=chosen,
         matches=matches,
         coverage=_numbers([document["coverage"][name] for name in classes], (len(classes),), 0, 1),
-        images=_numbers([document["images"][name] for name in classes], (len(classes),), 0),
         domain=_optional_text(document["domain"]),
         task=_optional_text(document["task"]),
         trial=_trial_from_json(document.get("trial"), *chosen.shape),
@@ -122,11 +119,8 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     )
 
 
-def _concept_from_json(concept: dict[str, Any], n_chosen: int) -> MatchedConcept:
-    recall = tuple(None if value is None else _number(value, 0, 1) for value in concept["recall"])
-    if len(recall) != n_chosen:
-        raise ValueError(f"a concept has {len(recall)} recall values for {n_chosen} chosen models")
-    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
+def _concept_from_json(concept: dict[str, Any]) -> MatchedConcept:
+    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]))
 
 
 def _estimate_from_json(document: dict[str, Any] | None, n_models: int) -> Estimate | None:

@@ -68,13 +68,11 @@ class MatchedConcept:
         id: Its id in the graph.
         name: Its name.
         weight: Its weight for the class.
-        recall: Recall of each chosen model, in their order; None if not measured.
     """
 
     id: str
     name: str
     weight: float
-    recall: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,7 +90,6 @@ class Selection(ArrayFields):
         chosen: [M, C] bool, which models are chosen for which class.
         matches: Concepts that each class was matched to, best first; empty if the classes were not matched.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
-        images: [C] effective number of probe images of the score for each class.
         domain: Domain of the task as given by the user; selects the prompts.
         task: Task as given by the user.
         trial: Results of the M models on images of the task; None without images.
@@ -115,7 +112,6 @@ class Selection(ArrayFields):
     chosen: NDArray[np.bool_]
     matches: tuple[tuple[MatchedConcept, ...], ...]
     coverage: NDArray[np.float64]
-    images: NDArray[np.float64]
     domain: str | None = None
     task: str | None = None
     trial: Trial | None = None
@@ -193,7 +189,7 @@ class Selection(ArrayFields):
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
-        """The concepts that a class was matched to, best first, with the chosen models' recall on each, where known.
+        """The concepts that a class was matched to, best first.
 
         Raises:
             InputError: The selection has no such class.

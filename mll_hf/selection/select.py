@@ -19,7 +19,7 @@ from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value
-from mll_hf.selection.candidates import Candidates, Figures, effective_images
+from mll_hf.selection.candidates import Candidates, Figures
 from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_scores, published_scores
 from mll_hf.selection.mll import concept_weights
 from mll_hf.selection.nominated import (
@@ -68,66 +68,60 @@ def select(
     Raises:
         NoModelFitsError: No model is within the limits and has an allowed license.
     """
-    strategy, classes = STRATEGIES[config.strategy], candidates.match.classes
-    language = language_of(classes)
-    nominees = nominate(classes, candidates.domain, task, _branches(candidates), language)
-    if config.strategy is Strategy.MLL:
+    strategy, is_ours = STRATEGIES[config.strategy], config.strategy is Strategy.MLL
+    classes, domain = candidates.match.classes, candidates.domain
+    language, dataset = language_of(classes), recognize(classes)
+    nominees = nominate(classes, domain, task, _branches(candidates), language)
+    if is_ours:
         candidates = add_nominees(candidates, nominees)
     within = within_limits(candidates, config)
     ids = _ids(within)
     nominees = with_limits(nominees, set(_ids(candidates)) - set(ids))
-    labels, shift, scores = within.labels.reference, None, np.empty((0, len(classes)))
-    if labels:
-        scores = strategy.score(within, config.class_weight)
-        shift = imagenet_shift(within.labels, scores) if strategy.is_accuracy else None
-    published = np.repeat(published_scores(within.published, shift)[:, None], len(classes), axis=1)
-    scores = np.round(np.concatenate([scores, published]), DIGITS)
-    if config.strategy is Strategy.MLL and language != ENGLISH:
-        scores = np.repeat(on_scores(accuracies_in(language, ids), shift)[:, None], len(classes), axis=1)
+    gains = published_gains(nominees, language)
+    unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
+
+    scores, shift = _scores(within, config, language)
     estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
-    known, gains = recognize(classes), published_gains(nominees, language)
-    notes = (str(known),) if known else ()
-    unknown = {n.model.hub_id for n in nominees if n.model in within.published} - gains.keys()
-    if estimate and config.strategy is Strategy.MLL:
-        prior, estimate = estimate, with_known_figures(estimate, ids, known, candidates.domain) if known else estimate
-        if known and estimate is not prior:
-            notes = (f"{known} Accuracies are those published for it.",)
-        else:
+    notes = (str(dataset),) if dataset else ()
+    if estimate and is_ours:
+        observed = with_known_figures(estimate, ids, dataset, domain) if dataset else estimate
+        if observed is estimate:
             estimate = with_nominees(estimate, ids, gains, unknown)
-        if estimate is not prior and (known or not unknown.union(gains).isdisjoint(ids)):
-            scores = np.repeat(np.round(estimate.accuracy, DIGITS)[:, None], len(classes), axis=1)
+        else:
+            estimate, notes = observed, (f"{dataset} Accuracies are those published for it.",)
+        if dataset or not unknown.union(gains).isdisjoint(ids):
+            scores = _for_all_classes(np.round(estimate.accuracy, DIGITS), classes)
             scores[[id in unknown for id in ids]] = 0
+
     kinds = {id: Figures.NONE if id in unknown else Figures.NOMINATED for id in (*gains, *unknown)}
     models = [
-        *map(_model_from_label, labels),
+        *map(_model_from_label, within.labels.reference),
         *(_model_from_published(model, kinds.get(model.hub_id, Figures.PUBLISHED)) for model in within.published),
     ]
     overall = quantize(scores).sum(axis=1)
-    order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
-    chosen = choose(scores[order], config)
-    ordered, costs = estimate and estimate.subset(order), [models[m].cost for m in order]
+    order = sorted(range(len(models)), key=lambda m: (-overall[m], *models[m].tie_break))
+    models, ids, scores = [models[m] for m in order], [ids[m] for m in order], scores[order]
+    estimate = estimate and estimate.subset(order)
+    chosen = choose(scores, config)
     if for_trial:
-        chosen[:] = False
-        chosen[shortlist_first([ids[m] for m in order], nominees, config.per_class, language)] = True
-    elif ordered and config.k is None and config.strategy is Strategy.MLL:
-        chosen[:] = False
-        chosen[best_value(ordered, costs, [ids[m] not in unknown for m in order])] = True
-    chosen_models = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
-    best = next((m for m in order if m < len(labels)), None)
+        chosen = _only(shortlist_first(ids, nominees, config.per_class, language), scores)
+    elif estimate and is_ours and config.k is None:
+        chosen = _only(
+            [best_value(estimate, [model.cost for model in models], [id not in unknown for id in ids])], scores
+        )
     measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
     return Selection(
         classes=classes,
         strategy=config.strategy,
         k=config.per_class,
-        models=tuple(models[m] for m in order),
-        scores=scores[order],
+        models=tuple(models),
+        scores=scores,
         chosen=chosen,
-        matches=_explain(within, chosen_models, config.strategy),
+        matches=_matched_concepts(within),
         coverage=_coverage(within, config),
-        images=np.zeros(len(classes)) if best is None else effective_images(within, best),
-        domain=candidates.domain,
+        domain=domain,
         task=task,
-        estimate=ordered,
+        estimate=estimate,
         notes=(*notes, *nomination_notes(nominees)),
         unmeasured=tuple(
             made_for(claim) for claim in dict.fromkeys(n.claim for n in nominees) if claim not in measured
@@ -135,14 +129,40 @@ def select(
     )
 
 
+def _scores(within: Candidates, config: SelectionConfig, language: str) -> tuple[NDArray[np.float64], float | None]:
+    """[M, C] scores by what is known of all models, and the shift of :func:`imagenet_shift`, if there are labels.
+
+    For names in another language than English, our strategy compares published accuracies with names in it.
+    """
+    strategy, classes, labels = STRATEGIES[config.strategy], within.match.classes, within.labels
+    scores, shift = np.empty((0, len(classes))), None
+    if len(labels):
+        scores = strategy.score(within, config.class_weight)
+        shift = imagenet_shift(labels, scores) if strategy.is_accuracy else None
+    if config.strategy is Strategy.MLL and language != ENGLISH:
+        return _for_all_classes(on_scores(accuracies_in(language, _ids(within)), shift), classes), shift
+    published = _for_all_classes(published_scores(within.published, shift), classes)
+    return np.round(np.concatenate([scores, published]), DIGITS), shift
+
+
+def _for_all_classes(scores: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
+    return np.repeat(scores[:, None], len(classes), axis=1)
+
+
+def _only(models: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[M, C] the models at these positions, for all classes."""
+    chosen = np.zeros(scores.shape, np.bool_)
+    chosen[models] = True
+    return chosen
+
+
 def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
     """[M, C] which models are chosen for which class: the k best of each class, or the k best overall for all."""
+    if not STRATEGIES[config.strategy].per_class:
+        return _only(np.argsort(-quantize(scores).sum(axis=1), kind="stable")[: config.per_class].tolist(), scores)
     chosen = np.zeros(scores.shape, np.bool_)
-    if STRATEGIES[config.strategy].per_class:
-        best = np.argsort(-scores, axis=0, kind="stable")[: config.per_class]
-        np.put_along_axis(chosen, best, True, axis=0)
-    else:
-        chosen[np.argsort(-quantize(scores).sum(axis=1), kind="stable")[: config.per_class]] = True
+    best = np.argsort(-scores, axis=0, kind="stable")[: config.per_class]
+    np.put_along_axis(chosen, best, True, axis=0)
     return chosen
 
 
@@ -237,32 +257,14 @@ def _branches(candidates: Candidates) -> list[set[str]]:
     return [{graph.concepts[a].name for a in graph.ancestors[v].tolist()} if covered else set() for v, covered in best]
 
 
-def _explain(
-    candidates: Candidates, models: Sequence[int], strategy: Strategy
-) -> tuple[tuple[MatchedConcept, ...], ...]:
-    """The concepts of each class, with the recall of the chosen models as used by the strategy.
-
-    ``models`` are their positions: of the M labeled models from 0, of the others from M.
-    """
-    matched, graph = candidates.match, candidates.labels.union.graph
-    recall = np.full((len(models), len(matched.selected)), np.nan)
-    labeled = [position for position, m in enumerate(models) if m < len(candidates.labels)]
-    if labeled:
-        measured = candidates.subset([models[position] for position in labeled])
-        recall[labeled] = STRATEGIES[strategy].concept_recall(measured)
-    columns = np.searchsorted(matched.selected, matched.concepts)
-    names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
+def _matched_concepts(candidates: Candidates) -> tuple[tuple[MatchedConcept, ...], ...]:
+    match, concepts = candidates.match, candidates.labels.union.graph.concepts
     return tuple(
         tuple(
-            MatchedConcept(*names[v], float(weight), _optional_recalls(recall[:, column]))
-            for v, weight, column in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
+            MatchedConcept(concepts[v].id, concepts[v].name, weight) for v, weight in zip(matched, weights, strict=True)
         )
-        for y in range(len(matched.classes))
+        for matched, weights in zip(match.concepts.tolist(), match.weights.tolist(), strict=True)
     )
-
-
-def _optional_recalls(recall: NDArray[np.float64]) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(value) else value for value in recall.tolist())
 
 
 def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:

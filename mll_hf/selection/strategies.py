@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mll_hf.selection.candidates import Candidates, recall_among_all, recall_among_classes
 from mll_hf.selection.mll import mll_scores
-from mll_hf.selection.paper import paper_scores, restricted_precision
+from mll_hf.selection.paper import paper_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from mll_hf.selection.candidates import Candidates
 
     Floats: TypeAlias = NDArray[np.float64]
 
@@ -47,7 +48,6 @@ class StrategyRecord:
         by_caption: Whether classes are matched to concepts as in the paper.
         per_class: Whether each class has its own models; if not, the best overall are chosen for all classes.
         takes_images: Whether models may be tried on images afterwards.
-        concept_recall: [M, K] recall of M labeled models on the K selected concepts, as the strategy uses it.
     """
 
     score: Callable[[Candidates, float], Floats]
@@ -59,7 +59,6 @@ class StrategyRecord:
     by_caption: bool = False
     per_class: bool = False
     takes_images: bool = False
-    concept_recall: Callable[[Candidates], Floats] = recall_among_classes
 
 
 def general_scores(candidates: Candidates, _class_weight: float = 1.0) -> Floats:
@@ -84,13 +83,11 @@ STRATEGIES = {
         needs_rivals=True,
         by_caption=True,
         per_class=True,
-        concept_recall=restricted_precision,
     ),
     Strategy.GENERAL: StrategyRecord(
         general_scores,
         "recall",
         "mean over all concepts of the graph, the same for every class",
-        concept_recall=recall_among_all,
     ),
     Strategy.IMAGENET: StrategyRecord(
         general_scores,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.config import SelectionConfig
     from mll_hf.selection.estimate import Floats
     from mll_hf.selection.head import Head
-    from mll_hf.selection.result import MatchedConcept, Selection
+    from mll_hf.selection.result import Selection
 
     Classes = NDArray[np.int64]
     Embedded = tuple[NDArray[np.float32], Head]  # images [N, D], and the zero-shot head
@@ -172,10 +172,6 @@ def choose_with_images(
         models=tuple(shortlist.models[rows[m]] for m in order),
         scores=np.repeat(overall[order, None], n_classes, axis=1),
         chosen=chosen,
-        matches=tuple(
-            tuple(_with_recall_of(concept, [tried[m] for m in best]) for concept in found)
-            for found in shortlist.matches
-        ),
         trial=trial.subset(order),
         estimate=shown.subset(order).at_most_first(),
         heads=tuple(found.heads[m] for m in best),
@@ -196,7 +192,3 @@ def update_with_examples(estimate: Estimate, models: Sequence[int], right: Float
         if np.abs(step).max() < _CONVERGED:
             break
     return posterior
-
-
-def _with_recall_of(concept: MatchedConcept, models: Sequence[int]) -> MatchedConcept:
-    return replace(concept, recall=tuple(concept.recall[m] for m in models))

@@ -207,7 +207,6 @@ def selection_of(models: Sequence[VisionLanguageModel]) -> Selection:
         chosen=np.ones(shape, np.bool_),
         matches=((),) * len(CLASSES),
         coverage=np.zeros(len(CLASSES)),
-        images=np.zeros(len(CLASSES)),
     )
 
 

@@ -471,7 +471,7 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
 
         Returns:
             "coverage": 1 if the tests have the class, 0 if they have nothing similar. "concepts": the concepts with
-            their weight, definition and each model's recall on them (0 to 1, or null if it was not measured).
+            their weight and definition.
             "models": the ids of these models.
         """
         with _errors_for_programs():
@@ -537,7 +537,6 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
                 "name": match.name,
                 "definition": labels.concept(match.id).definition,
                 "weight": round(match.weight, 4),
-                "recall": [None if recall is None else round(recall, 4) for recall in match.recall],
             }
             for match in selection.explain(name)
         ],

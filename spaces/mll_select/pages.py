@@ -252,16 +252,15 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
 
 
 def matches_html(selection: Selection, labels: Labels) -> str:
-    """The concepts of each class, its coverage, and the recall of the best chosen model."""
+    """The concepts of each class, and its coverage."""
     header = [("your class", ""), ("matched to", ""), ("match", "")]
     rows = []
     for y in range(min(len(selection.classes), _ROWS_SHOWN)):
-        best = max(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: selection.scores[m, y])
         coverage = float(selection.coverage[y])
         rows.append(
             [
                 escape(shortened(selection.classes[y], 60)),
-                _concepts(selection, labels, y, best),
+                _concepts(selection, labels, y),
                 _bar_and_percent(coverage),
             ]
         )
@@ -276,17 +275,15 @@ def matches_html(selection: Selection, labels: Labels) -> str:
     )
 
 
-def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
-    """The concepts of a class, with their definitions and the recall of a model."""
+def _concepts(selection: Selection, labels: Labels, y: int) -> str:
+    """The concepts of a class, with their definitions."""
     if selection.coverage[y] < CLOSE:
         return '<span class="mll-weak">nothing close</span>'
-    matches, position = selection.matches[y], selection.chosen_models.index(m)
+    matches = selection.matches[y]
     shown = []
     for match in matches[:3]:
         if match.weight >= 0.05 * matches[0].weight:
-            recall = match.recall[position]
-            more = f" ({'not measured' if recall is None else f'recall {_percent(recall)}'})"
-            name = _concept_name(labels.concept(match.id), more)
+            name = _concept_name(labels.concept(match.id))
             shown.append(f'{name} <span class="mll-weak">{_percent(match.weight)}</span>')
     return "<br>".join(shown)
 

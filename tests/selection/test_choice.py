@@ -28,12 +28,11 @@ from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
     join_by_hand,
-    make_match,
     random_candidates,
     random_match,
     worlds,
 )
-from worlds import ANIMAL, CAR, CAT, DOG, PET, VEHICLE, examples, know_only, make_graph, make_known, make_label
+from worlds import examples, know_only, make_graph, make_known, make_label
 
 GRAPH = make_graph()
 
@@ -52,33 +51,14 @@ def test_what_every_selection_keeps(candidates, k, strategy):
     assert (per_class == min(k, limit)).all()
     if strategy in (Strategy.MLL, Strategy.GENERAL):
         assert selection.chosen_models == tuple(range(min(k, limit)))  # the best overall, for all classes
-    assert np.isfinite(selection.images).all()
-    assert (selection.images >= 0).all()
     for y, name in enumerate(selection.classes):
         explained = selection.explain(name)
         concepts = [candidates.labels.union.graph.concepts[v] for v in candidates.match.concepts[y]]
         assert [(c.id, c.name) for c in explained] == [(c.id, c.name) for c in concepts]
         np.testing.assert_allclose([c.weight for c in explained], candidates.match.weights[y])
-        assert all(len(c.recall) == len(selection.chosen_models) for c in explained)
     assert (selection.domain, selection.task) == (candidates.domain, "counting")
-
-
-def test_explanations_hold_the_chosen_models_precision():
-    strong = make_label(GRAPH, hits=[9] * 7, repo_id="org/strong")
-    weak = make_label(GRAPH, hits=[5] * 7, repo_id="org/weak")
-    candidates = candidates_on(GRAPH, (weak, strong), make_match([[CAT, DOG]], [[0.6, 0.4]]))
-    one = select(candidates, SelectionConfig(Strategy.GENERAL))
-    assert [c.recall for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
-    both = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
-    assert both.explain("class 0")[1].recall == (pytest.approx(0.9), pytest.approx(0.5))
-    # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 4 rivals, dog with 1 in 4
-    expected = (9 + 3 / 4) / 10
-    paper = select(candidates, SelectionConfig(Strategy.PAPER))
-    assert paper.explain("class 0")[0].recall == (pytest.approx(expected),)
-    ours = select(candidates, SelectionConfig(Strategy.MLL))
-    assert ours.explain("class 0")[0].recall == (pytest.approx(expected),)
     with pytest.raises(InputError, match="no class 'horse'"):
-        one.explain("horse")
+        selection.explain("horse")
 
 
 @pytest.mark.parametrize("strategy", [Strategy.PAPER, Strategy.MLL])
@@ -92,18 +72,6 @@ def test_ties_are_broken_by_id_and_not_by_rounding(strategy):
         selection = select(shuffled, SelectionConfig(strategy, k=2))
         assert [model.ref.repo_id for model in selection.models] == [twin.model.repo_id for twin in twins]
         assert selection.chosen_models == (0, 1)
-
-
-def test_effective_images_by_hand():
-    # One concept of 20 images is worth 20; two equal ones of 20 are worth 40; .8 and .2 of 20: 1 / (.68 / 20) = 29.41.
-    # A concept without images counts as if it had one: .5 and .5 of 20 and 0: 1 / (.25 / 20 + .25) = 3.81.
-    label = make_label(GRAPH, support=[20, 20, 20, 20, 20, 0, 0])
-    match = make_match(
-        [[DOG, CAT], [DOG, CAT], [DOG, CAT], [DOG, PET], [PET, VEHICLE], [CAR, ANIMAL]],
-        [[1, 0], [2, 2], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5], [0.3, -0.3]],
-    )
-    images = select(candidates_on(GRAPH, (label,), match), SelectionConfig(Strategy.PAPER)).images
-    np.testing.assert_allclose(images, [20, 40, 29.411765, 3.809524, 0, 40], rtol=1e-5)
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
@@ -152,7 +120,6 @@ def test_without_a_labeled_model_left_published_ones_are_chosen(monkeypatch, str
         assert [model.name for model in selection.models] == ["org/other1", "org/other0"]
         assert selection.strategy is strategy
         assert selection.scores[:, 0].tolist() == [0.7, 0.5]
-        assert [concept.recall for concept in selection.matches[0]] == [(None, None)] * len(selection.matches[0])
         assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
 
 
@@ -213,7 +180,6 @@ def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(
     assert [selection.models[m].figures for m in selection.chosen_models] == [Figures.PUBLISHED] * 2
     paper = select(candidates, SelectionConfig(Strategy.PAPER))
     assert {model.figures for model in paper.models} == {Figures.LABEL}  # its scores are no accuracies
-    assert all(concept.recall == (None, None) for name in selection.classes for concept in selection.explain(name))
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
     assert (np.diff(selection.estimate.accuracy) <= 1e-12).all()
 
@@ -276,7 +242,7 @@ HOSTILE = [
         for key in make_selection().to_json()["models"][0]
         if key not in ("overall", "accuracy")
     ),
-    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "recall")),
+    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight")),
     *(((key,), value) for key in ("classes", "models", "chosen", "matches") for value in (None, "abc", [], {})),
     *(((key,), value) for key in ("trial", "estimate") for value in (7, "abc", [], {}, True)),
     *((("trial", key), value) for key in TRIAL for value in (DROPPED, "abc", [[[]]], math.nan)),
@@ -310,10 +276,8 @@ HOSTILE = [
     ((*MODEL, "gflops"), math.nan),
     ((*MODEL, "general"), 2),
     ((*MODEL, "figures"), "hearsay"),
-    ((*MATCH, "recall"), [0.5]),
-    ((*MATCH, "recall"), [0.5, "x"]),
+    ((*MATCH, "weight"), "x"),
     (("coverage", "class 0"), 1.5),
-    (("images", "class 0"), -3),
     (("matches", "class 0"), []),
 ]
 

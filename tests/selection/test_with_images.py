@@ -41,11 +41,9 @@ def estimate_of(*accuracies, error=0.8):
 
 
 def make_shortlist(n_models=4, tried=(0, 1, 2, 3)):
-    """Models org/m0 ... of falling precision .8, .7 ..., of which some were tried; concept c of a class is known to
-    the p-th model tried with precision c / 10 + p / 100."""
+    """Models org/m0 ... of falling precision .8, .7 ..., of which some were tried."""
     chosen = np.zeros((n_models, 3), bool)
     chosen[list(tried)] = True
-    precision = [tuple(c / 10 + p / 100 for p in range(len(tried))) for c in range(2)]
     return Selection(
         classes=CLASSES,
         strategy=Strategy.MLL,
@@ -62,11 +60,8 @@ def make_shortlist(n_models=4, tried=(0, 1, 2, 3)):
         ),
         scores=np.array([[0.8, 0.9, 0.7]]) - 0.1 * np.arange(n_models)[:, None],
         chosen=chosen,
-        matches=tuple(
-            tuple(MatchedConcept(f"n{c}", f"{name} {c}", 0.5, precision[c]) for c in range(2)) for name in CLASSES
-        ),
+        matches=tuple(tuple(MatchedConcept(f"n{c}", f"{name} {c}", 0.5) for c in range(2)) for name in CLASSES),
         coverage=np.array([1.0, 0.5, 0.0]),
-        images=np.array([10.0, 20.0, 0.0]),
         domain="sketch",
         task="naming",
         estimate=estimate_of(*(0.8 - 0.05 * np.arange(n_models))),
@@ -111,10 +106,6 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
     np.testing.assert_array_equal(selection.trial.fitted, found.agreement[order, 1])
     np.testing.assert_array_equal(selection.weights, found.weights[order])
     np.testing.assert_array_equal(selection.scores, np.repeat(found.scores[order, None], 3, axis=1))
-    for name in CLASSES:
-        assert [concept.recall for concept in selection.explain(name)] == [
-            pytest.approx((0.03, 0.01)), pytest.approx((0.13, 0.11))
-        ]  # fmt: skip
 
 
 def test_unlabeled_images_change_the_order_and_not_what_is_known():
@@ -171,7 +162,6 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     shortlist = make_shortlist(5, tried=(1, 2, 4))
     selection = trial(make_embedded([1, 6]), SelectionConfig(k=2), shortlist, (1, 2))
     assert ids(selection) == ["org/m4", "org/m2"]
-    assert selection.explain("dog")[1].recall == pytest.approx((0.12, 0.11))
     alone = trial(make_embedded([1]), SelectionConfig(k=2), shortlist, (2,))
     assert ids(alone) == ["org/m4"]
     assert alone.estimate == shortlist.estimate.subset([4])
