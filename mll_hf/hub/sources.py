@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,21 +70,55 @@ _log = logging.getLogger(__name__)
 def open_labels(
     location: str | Path, graph: str | Path | None = None, token: str | None = None, trust: Sequence[str] = ()
 ) -> LabelStore:
-    """The labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
+    """The labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, a folder, or several of these.
 
-    ``graph`` is the folder or dataset of a graph, for labels whose graph is not at the location that they name.
-    ``trust`` names the users and organizations whose labels in their models' repos are ranked.
+    Several are separated by commas; those that cannot be read are skipped with a warning. ``graph`` is the folder or
+    dataset of a graph, for labels whose graph is not at the location that they name. ``trust`` names the users and
+    organizations whose labels in their models' repos are ranked.
 
     Raises:
         InputError: The location is malformed, or the dataset has no labels.
         HubError: The labels cannot be downloaded.
     """
+    parts = [part.strip() for part in str(location).split(",")]
+    if len(parts) > 1 and not Path(location).is_dir():
+        return _joined([partial(open_labels, part, graph, token, trust) for part in parts])
     if location != HUB and not is_on_hub(location):
         return LabelStore(Path(location))
     given = (fetch_graph(graph, token),) if graph else ()
     if location == HUB:
         return _fetch_tagged(given, token, trust)
     return _fetch_collection(parse_dataset(str(location)), given, token)
+
+
+def _joined(openers: Sequence[Callable[[], LabelStore]]) -> LabelStore:
+    """The labels of several sources as one."""
+    files: dict[Path, Origin] = {}
+    fetches: dict[Path, Callable[[Path], None] | None] = {}
+    stores: list[LabelStore] = []
+    errors: list[MLLError] = []
+    for opener in openers:
+        try:
+            store = opener()
+            found = {store.path_of(label): store.origin_of(label) for label in store.labels()}
+        except (HubError, InputError) as error:
+            errors.append(error)
+            continue
+        stores.append(store)
+        files |= found
+        fetches |= dict.fromkeys(map(rivals_path, found), store.fetch)
+    if not stores:
+        raise errors[0]
+    if errors:
+        _log.warning("left out: %s", listed_reasons(errors))
+
+    def fetch(file: Path) -> None:
+        if fetch_beside := fetches.get(file):
+            fetch_beside(file)
+
+    graphs = tuple(graph for store in stores for graph in store.graphs)
+    name = ",".join(store.name for store in stores)
+    return LabelStore(Path(name), location=name, files=files, given_graphs=graphs, fetch=fetch)
 
 
 # --- a collection -----------------------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def join_labels(
         raise NoLabelsError(
             f"no label can be used: {left_out.found[0]}"
             if left_out.found
-            else "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
+            else "there are no labels to select from; label models first: mll-hf label MODEL --labels DIR"
         )
     reference = reference or min(columns, key=lambda digest: order.of_reference(by_digest[digest], columns[digest]))
     if reference not in columns:

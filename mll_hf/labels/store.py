@@ -137,9 +137,7 @@ class LabelStore:
         if errors:
             _log.warning("left out: %s", listed_reasons(errors))
         if self.is_local and not graphs and not self.paths():
-            raise InputError(
-                f"{self.folder} has no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
-            )
+            raise InputError(f"{self.folder} has no labels; make some: mll-hf label MODEL --labels {self.folder}")
         return tuple({graph.digest: graph for graph in (*graphs, *self.given_graphs)}.values())
 
     def _read_graph(self, path: Path) -> SemanticGraph:
@@ -182,7 +180,7 @@ class LabelStore:
     def _read(self, path: Path, graphs: Mapping[str, SemanticGraph]) -> Label:
         name = Path(self._name(path))
         label = read_label(path, name=name)
-        if label.model.is_local and not self.is_local:
+        if label.model.is_local and (self.files[path] if self.files else self).publisher:
             raise LabelError(f"is a label of a local model ({label.model.short_name})", name)
         if self.files is None and path != (expected := self.path_of(label)):
             raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(expected)}", name)

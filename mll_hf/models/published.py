@@ -22,9 +22,10 @@ DEFAULT_LABELS = f"hub,{PUBLISHED}"  # importing HUB from hub.locations takes a 
 
 
 def split_location(location: str | Path) -> tuple[str | Path, bool]:
-    """Remove ``,published`` from a source as users write it; also returns whether it was there."""
-    first, comma, last = str(location).rpartition(",")
-    return (first.strip(), True) if comma and last.strip() == PUBLISHED else (location, False)
+    """Remove ``published`` from several sources as users write them; also returns whether it was there."""
+    parts = [part.strip() for part in str(location).split(",")]
+    others = [part for part in parts if part != PUBLISHED]
+    return (",".join(others), True) if others and len(others) < len(parts) else (location, False)
 
 
 def open_labels(
@@ -38,7 +39,7 @@ def open_labels(
     if location == PUBLISHED:
         raise InputError(
             "published figures are ImageNet accuracies, not labels; name labels with --labels: hub, "
-            "hf://datasets/ORG/NAME or a folder"
+            "hf://datasets/$ORG/NAME or a folder"
         )
     from mll_hf.hub import sources  # takes a quarter of a second
 

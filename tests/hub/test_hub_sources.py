@@ -88,6 +88,31 @@ def test_sources_are_named_as_users_write_them(hub, tmp_path):
         assert "is not of the form" in complaint_of(lambda m=malformed: open_labels(m), InputError)
 
 
+def test_several_sources_are_one(hub, tmp_path, caplog):
+    put_collection(LABELS[:2])
+    put_labeled_model("bob/model")
+    put_labeled_model("mallory/model")
+    store = LabelStore(tmp_path)
+    store.add_graph(GRAPH)
+    mine = make_label(GRAPH, repo_id="local-dir:/mine")
+    store.write(mine, make_rivals(mine))
+    source = open_labels(f"hub, {COLLECTION},{tmp_path},hf://datasets/alice/gone", trust=["bob"])
+    origins = {label.model.repo_id: source.origin_of(label) for label in source.labels()}
+    assert {name: origin.publisher for name, origin in origins.items()} == {
+        **{label.model.repo_id: "alice" for label in LABELS[:2]},
+        "bob/model": "bob",
+        "mallory/model": "mallory",
+        "local-dir:/mine": None,
+    }
+    assert [name for name, origin in origins.items() if not origin.is_named] == ["mallory/model"]
+    assert "left out: alice/gone: is not on the Hub" in caplog.text
+    assert source.name == f"hub,{COLLECTION},{tmp_path}"
+    assert [source.rivals_of(label) is not None for label in source.labels() if label.model.is_local] == [True]
+    assert len(join_source(source)) == 4
+    with pytest.raises(HubError, match="alice/gone"):
+        open_labels("hf://datasets/alice/gone,hf://datasets/alice/gone")
+
+
 def test_a_collection_is_read_at_one_commit(hub):
     old = put_collection(LABELS[:2])
     put_collection(LABELS)
