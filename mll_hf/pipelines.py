@@ -49,7 +49,7 @@ def pipeline(
     Checks that the models are still on the Hub; they are downloaded when the first image is classified.
 
     Example:
-        >>> classifier = pipeline("org/my-classifier")
+        >>> classifier = pipeline("<you>/my-classifier")
         >>> classifier("photo.jpg", top_k=1)
         [{'score': 0.93, 'label': 'weld'}]
 

@@ -12,9 +12,9 @@
 Name models, list them by their tags, or in a file. Models with a published label are skipped before anything is
 downloaded; a model that fails does not stop the others; the same command resumes an interrupted run.
 
-    python scripts/label_models.py ORG/MODEL --graph DIR --labels my-labels
-    python scripts/label_models.py --tag open_clip --limit 20 --graph DIR --push-to hf://datasets/ORG/LABELS
-    python scripts/label_models.py --list models.txt --ray auto --graph hf://datasets/ORG/GRAPH --push-to own
+    python scripts/label_models.py $ORG/MODEL --graph DIR --labels my-labels
+    python scripts/label_models.py --tag open_clip --limit 20 --graph DIR --push-to hf://datasets/$ORG/LABELS
+    python scripts/label_models.py --list models.txt --ray auto --graph hf://datasets/$ORG/GRAPH --push-to own
     hf jobs uv run --with "mll-hf[models] @ URL" scripts/label_models.py --list ... --graph ... --push-to ...
 
 Models run one after the other on one device, or with --ray on every GPU of a cluster; labels do not depend on it. In
@@ -191,7 +191,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", type=Path, metavar="DIR", help="folder for labels (default: in the cache)")
     parser.add_argument(
         "--push-to", metavar="REPO",
-        help="a collection, hf://datasets/ORG/NAME, or 'own' for each model's own repo (default: publish nothing)",
+        help="a collection, hf://datasets/$ORG/NAME, or 'own' for each model's own repo (default: publish nothing)",
     )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     parser.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)

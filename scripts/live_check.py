@@ -9,7 +9,7 @@ model of the demo, which gets its label in its own repo. The visitor is this pro
 caches.
 
     python scripts/live_check.py > live_check.md
-    python scripts/live_check.py --yes --namespace my-org --model org/a --model org/b > live_check.md
+    python scripts/live_check.py --yes --namespace $ORG --model $ORG/A --model $ORG/B > live_check.md
     python scripts/live_check.py --known-models > known_models.md
 
 The last creates nothing: it compares the table of known models with the Hub, one request per model.

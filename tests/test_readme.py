@@ -63,6 +63,14 @@ def test_the_map_has_a_row_for_each_strategy_and_rule():
     assert named - {"strategy", "rule"} == {*map(str, Strategy), *map(str, Rule)}
 
 
+def test_no_text_names_a_repo_that_a_stranger_could_register():
+    """Placeholders have characters that names of repos cannot have: $ORG/NAME, <you>/pipes."""
+    sources = (path for folder in ("mll_hf", "scripts", "spaces") for path in (ROOT / folder).rglob("*.py"))
+    pages = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "scripts" / "first_steps.ipynb", *sources]
+    placeholder = re.compile(r"(?<![\w.$<-])((?:ORG|my-org|your-\w+|org|my|me)/(?!name\b|graph\b)[A-Za-z][\w-]+)")
+    assert not {(path.name, found) for path in pages for found in placeholder.findall(path.read_text("utf-8"))}
+
+
 COMMANDS = [
     pytest.param(command, id=f"{path.relative_to(ROOT)}-{command[:50]}")
     for path in PAGES
@@ -207,7 +215,7 @@ def test_models_are_fitted_and_classify(world, monkeypatch, capsys):
 def test_python_runs_as_shown(world, capsys):
     space = {}
     for block in blocks(README, "python"):
-        exec(block.replace("org/pipes", "alice/pipes"), space)  # the tests' user is alice
+        exec(block.replace("<you>", "alice"), space)  # the tests' user is alice
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["Use", "No", "As"]
     assert "MatchedConcept" in lines[3]

@@ -75,11 +75,11 @@ def _add_push(actions: Any) -> None:  # noqa: ANN401
         description="Publish graph.json with the numbers of its probe images in a public dataset repo, and the images "
         "in a separate one. Others can then use labels on this graph; the images are needed only to measure models. "
         "Each repo gets one commit, or none if it is up to date.",
-        epilog="Example: mll-hf graph push my-parts --to hf://datasets/ORG/my-parts --images-to "
-        "hf://datasets/ORG/my-parts-images",
+        epilog="Example: mll-hf graph push my-parts --to hf://datasets/$ORG/PARTS --images-to "
+        "hf://datasets/$ORG/IMAGES",
     )
     push.add_argument("graph", type=Path, metavar="DIR", help="folder with graph.json and images*.parquet")
-    push.add_argument("--to", required=True, metavar="GRAPH", help="hf://datasets/ORG/NAME of the graph")
+    push.add_argument("--to", required=True, metavar="GRAPH", help="hf://datasets/$ORG/NAME of the graph")
     push.add_argument("--name", default="", help="public name of the graph (default: the NAME of --to)")
     add_images_destination(push)
     push.add_argument("--json", action="store_true", help="print JSON")

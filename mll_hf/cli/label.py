@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label
 
 
-_IN_A_COLLECTION = "publish in your own collection with --to hf://datasets/ORG/NAME"
+_IN_A_COLLECTION = "publish in your own collection with --to hf://datasets/$ORG/NAME"
 
 
 def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -51,7 +51,7 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         description="Measure each model on the probe images of each graph, and write one label per model and graph. "
         "Models that have the label are skipped, an interrupted run resumes, and a model that fails does not stop the "
         "others.",
-        epilog="Example: mll-hf label org/model local-dir:my-model --graph hf://datasets/ORG/GRAPH --labels my-labels",
+        epilog="Example: mll-hf label $ORG/MODEL local-dir:my-model --graph my-graph --labels my-labels",
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
     command.add_argument(
@@ -147,8 +147,8 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
         "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
         "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "
         "anyone can load by its id. Labels that are already published are skipped.",
-        epilog="Examples: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME; "
-        "mll-hf push --selection choice.json --to ORG/NAME",
+        epilog="Examples: mll-hf push $ORG/MODEL --labels my-labels --to hf://datasets/$ORG/NAME; "
+        "mll-hf push --selection choice.json --to $ORG/NAME",
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     command.add_argument("--all", action="store_true", help="publish all labels of the folder")
@@ -156,7 +156,7 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
     command.add_argument("--selection", metavar="SELECTION", help=f"a selection instead of labels: {SELECTION_HELP}")
     command.add_argument(
         "--to", metavar="REPO",
-        help="a collection, hf://datasets/ORG/NAME (default: each model's own repo); for a selection ORG/NAME",
+        help="a collection, hf://datasets/$ORG/NAME (default: each model's own repo); for a selection $ORG/NAME",
     )  # fmt: skip
     command.add_argument(
         "--pr", action="store_true", help="open pull requests, also in repos of others; asks before more than one"
@@ -189,7 +189,7 @@ def _push_selection(args: argparse.Namespace) -> int:
     if args.models or args.all or args.labels:
         raise InputError("--selection publishes a selection alone; leave out models, --all and --labels")
     if not args.to:
-        raise InputError("say where to publish the selection: --to ORG/NAME")
+        raise InputError("say where to publish the selection: --to $ORG/NAME")
     _check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
     selection = Selection.from_pretrained(args.selection)
     published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
@@ -254,7 +254,7 @@ def _check_owners(
         pull_requests = f"up to {len(others)} pull requests in repos of others ({abridged(others, 3)})"
         no_terminal = f"cannot ask about {pull_requests} without a terminal; add --yes, or use a collection with --to"
         if not confirm(f"Open {pull_requests}?", no_terminal):
-            raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/ORG/NAME")
+            raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/$ORG/NAME")
 
 
 def _print_published(args: argparse.Namespace, record: dict[str, Any], what: str, published: Published) -> None:

@@ -54,7 +54,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     add_trust(ls)
     table_of.add_argument(
         "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
-        help=f"a collection, hf://datasets/ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
+        help=f"a collection, hf://datasets/$ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
     )  # fmt: skip
     for action in (show, verify):
         add_source(action)

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where to read labels: 'hub' (models' repos, see --trust), hf://datasets/ORG/NAME[@REVISION], a folder, or "
-    "'published' (published figures of known models); SOURCE,published joins both"
+    "where to read labels: 'hub' (models' repos, see --trust), hf://datasets/$ORG/NAME[@REVISION], a folder, or "
+    "'published' (published figures of known models); or several, separated by commas: SOURCE,SOURCE,published"
 )
 ACCESS = ("public", "gated", "private")
 FULL_SAMPLE = SamplingConfig().images_per_concept
 SAMPLE_HELP = f"maximum probe images per concept (default: {FULL_SAMPLE})"
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: best available device)"
-SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
+SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or $ORG/NAME[@REVISION] on the Hub"
 YES_HELP = "download more than a gigabyte without asking"
-GRAPH_HELP = "a folder with graph.json, hf://datasets/ORG/NAME[@REVISION], or package:emoji"
+GRAPH_HELP = "a folder with graph.json, hf://datasets/$ORG/NAME[@REVISION], or package:emoji"
 IMAGES_HELP = (
-    "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"
+    "folder or hf://datasets/$ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"
 )
 
 
@@ -73,7 +73,7 @@ def add_images_destination(command: argparse.ArgumentParser | argparse._Argument
     command.add_argument(
         "--images-to",
         metavar="IMAGES",
-        help="publish the images too, in a separate repo: hf://datasets/ORG/NAME (default: only the concepts and the "
+        help="publish the images too, in a separate repo: hf://datasets/$ORG/NAME (default: only the concepts and the "
         "numbers of images)",
     )
     command.add_argument(

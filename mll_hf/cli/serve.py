@@ -19,7 +19,7 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         "image, or JSON {inputs: base64 or a list of them, parameters: {candidate_labels, hypothesis_template, top_k, "
         "reject}} like Inference Endpoints; GET /health and GET /ready are health checks. SIGTERM or Ctrl+C stops the "
         "server after the requests in progress.",
-        epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg http://127.0.0.1:8000/",
+        epilog="Example: mll-hf serve $ORG/NAME, then: curl --data-binary @photo.jpg http://127.0.0.1:8000/",
     )
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.hub.connection import Head
 
 HUB = "hub"
-# The graph that everyone measures on, hf://datasets/ORG/NAME. Empty until this project publishes it: a stranger could
+# The graph that everyone measures on, hf://datasets/$ORG/NAME. Empty until this project publishes it: a stranger could
 # register a name that we only planned, and influence selections with images of their choice.
 DEFAULT_GRAPH = ""
 GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
@@ -77,7 +77,7 @@ def parse_dataset(text: str) -> DatasetLocation:
     """
     match = _DATASET.fullmatch(text)
     if not match:
-        raise InputError(f"'{text}' is not of the form hf://datasets/ORG/NAME or hf://datasets/ORG/NAME@REVISION")
+        raise InputError(f"'{text}' is not of the form hf://datasets/$ORG/NAME or hf://datasets/$ORG/NAME@REVISION")
     return DatasetLocation(match[1], match[2])
 
 

@@ -137,7 +137,7 @@ def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph])
         if label.model.is_local:
             raise InputError(
                 f"{label.model.repo_id} is a local folder, so others cannot use its label; upload the model "
-                "(hf upload ORG/NAME FOLDER) and label ORG/NAME"
+                "(hf upload $ORG/NAME FOLDER) and label $ORG/NAME"
             )
         if label.graph_digest not in digests:
             names = abridged([graph.name for graph in graphs], 3)

@@ -86,8 +86,8 @@ def push_selection(
         raise InputError(f"'{repo_id}' is not of the form org/name; name the repo of the selection in this form")
     if local := [model.name for model in selection.models if model.ref.is_local]:
         raise InputError(
-            f"others cannot use local models ({abridged(local, 3)}); upload each (hf upload ORG/NAME FOLDER) "
-            "and label ORG/NAME, or select without their labels"
+            f"others cannot use local models ({abridged(local, 3)}); upload each (hf upload $ORG/NAME FOLDER) "
+            "and label $ORG/NAME, or select without their labels"
         )
     _check_pinned(selection)
     if not private and access_of(connect(token), repo_id, "model") is not Access.PRIVATE:

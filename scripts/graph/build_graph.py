@@ -5,16 +5,16 @@ of the paper or from any labeled dataset on the Hub; they are streamed and never
 resumes with the same command.
 
     python scripts/graph/build_graph.py --text-only --out DIR
-    python scripts/graph/build_graph.py --out DIR --push-to hf://datasets/ORG/NAME --images-to hf://datasets/ORG/IMAGES
+    python scripts/graph/build_graph.py --out DIR --push-to hf://datasets/$ORG/NAME --images-to hf://datasets/$ORG/IMAGES
     python scripts/graph/build_graph.py --out DIR --source imagenet-r --source imagenet-12k --images-per-concept 40
-    python scripts/graph/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
+    python scripts/graph/build_graph.py --out DIR --source 'hf://datasets/$ORG/BIRDS?labels=birds.csv&domain=drawing'
 
 With --redistributable, only redistributable images are taken: their license is open, and their author or page is
 known. Both are columns of the dataset, or come from a file that Open Images or COCO offers for download:
 
     python scripts/graph/build_graph.py --out DIR --redistributable \\
         --source 'open-images?credits=test-images-with-rotation.csv' \\
-        --source 'hf://datasets/ORG/COCO?labels=wnids.csv&domain=photo&objects=objects&label=category&key=image_id&credits=instances_val2017.json'
+        --source 'hf://datasets/$ORG/COCO?labels=wnids.csv&domain=photo&objects=objects&label=category&key=image_id&credits=instances_val2017.json'
 
 WordNet 3.0 is Debian's package wordnet-base, or a folder: --wordnet DIR
 """
@@ -75,7 +75,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     if args.text_only and (args.source or args.push_to):
         raise InputError("--text-only makes a graph without images; remove it, or remove --source and --push-to")
     if args.images_to and not args.push_to:
-        raise InputError("--images-to needs a published graph; add --push-to hf://datasets/ORG/NAME")
+        raise InputError("--images-to needs a published graph; add --push-to hf://datasets/$ORG/NAME")
     for location in filter(None, (args.push_to, args.images_to)):
         parse_dataset(location)
     wanted = [parse_source(text) for text in args.source] or (OPEN_SOURCES if args.redistributable else PAPER_SOURCES)
@@ -202,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("--text-only", action="store_true", help=f"only write {GRAPH_FILE}")
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
-        help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with "
+        help=f"{', '.join(BUILT_IN)}, or hf://datasets/$ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with "
         "options split, files, config, image, label, name, license, objects, key and credits, which can also follow a "
         "name; may be repeated (default: the five of the paper)",
     )  # fmt: skip
@@ -224,7 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result = parser.add_argument_group("output")
     result.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    result.add_argument("--push-to", metavar="GRAPH", help="publish the concepts: hf://datasets/ORG/NAME")
+    result.add_argument("--push-to", metavar="GRAPH", help="publish the concepts: hf://datasets/$ORG/NAME")
     add_images_destination(result)
     result.add_argument("--dry-run", action="store_true", help="only check everything and print what would be done")
     result.add_argument("--json", action="store_true", help="print JSON")

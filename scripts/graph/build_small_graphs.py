@@ -45,7 +45,9 @@ def main() -> int:
     """Run the script; returns the exit status."""
     parser = script_parser(__doc__)
     parser.add_argument("graphs", type=Path, help="folder to write the graphs to")
-    parser.add_argument("--base", required=True, help="the graph of their parents: a folder, or hf://datasets/ORG/NAME")
+    parser.add_argument(
+        "--base", required=True, help="the graph of their parents: a folder, or hf://datasets/$ORG/NAME"
+    )
     parser.add_argument("--only", action="append", choices=BUILDERS, help="build this graph; may be repeated")
     parser.add_argument("--packages", type=Path, help="folder of unpacked packages (default: GRAPHS/.packages)")
     args = parser.parse_args()

@@ -136,7 +136,7 @@ BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OP
 
 
 def parse_source(text: str) -> ImageSource:
-    """Parse a source: ``NAME[?OPTIONS]``, built in, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
+    """Parse a source: ``NAME[?OPTIONS]``, built in, or ``hf://datasets/$ORG/NAME[@REVISION]?labels=...&domain=...``.
 
     Options are the fields of :class:`ImageSource`, of which ``labels`` and ``domain`` are required for a
     dataset that is not built in.
@@ -148,7 +148,7 @@ def parse_source(text: str) -> ImageSource:
     if where not in BUILT_IN and not where.startswith("hf://"):
         raise InputError(
             f"there is no image source '{where}'; built-in sources are {', '.join(BUILT_IN)}; "
-            "for another one write hf://datasets/ORG/NAME?labels=wnid&domain=photo"
+            "for another one write hf://datasets/$ORG/NAME?labels=wnid&domain=photo"
         )
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))

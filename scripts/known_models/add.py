@@ -1,7 +1,7 @@
 """Add a model with published figures to the known models, or replace its figures.
 
-    python scripts/known_models/add.py ORG/NAME --imagenet 0.701 --parameters 151M --image-gflops 8.8 \\
-        --text-gflops 5.9 --download 605M --license mit --page https://huggingface.co/ORG/NAME [--twin ORG/OTHER]
+    python scripts/known_models/add.py $ORG/NAME --imagenet 0.701 --parameters 151M --image-gflops 8.8 \\
+        --text-gflops 5.9 --download 605M --license mit --page https://huggingface.co/$ORG/NAME [--twin $ORG/OTHER]
 
 Specialists and models of other languages may lack an ImageNet accuracy; --domain, --language and --prompt say what they
 are for. Writes the model's line of pages.csv, and rebuilds mll_hf/models/data/known_models.csv. The weights must be in
@@ -29,7 +29,7 @@ UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = script_parser(str(__doc__))
-    parser.add_argument("hub_id", metavar="ORG/NAME", help="repo with weights in safetensors")
+    parser.add_argument("hub_id", metavar="$ORG/NAME", help="repo with weights in safetensors")
     parser.add_argument("--imagenet", type=_share, metavar="SHARE", help="zero-shot top-1 accuracy on ImageNet, 0 to 1")
     for option, kind, text in (
         ("parameters", _count, "number of parameters, such as 151M"),
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("page", str, "URL of the page or paper with these figures"),
     ):
         parser.add_argument(f"--{option}", type=kind, required=True, metavar=option.upper(), help=text)
-    parser.add_argument("--twin", default="", metavar="ORG/NAME", help="repo with the same weights in another layout")
+    parser.add_argument("--twin", default="", metavar="$ORG/NAME", help="repo with the same weights in another layout")
     parser.add_argument("--domain", action="append", default=[], help="what it is made for, such as dermatology")
     parser.add_argument("--language", action="append", default=[], help="code of a language of its texts (default: en)")
     parser.add_argument("--prompt", default="", help="template of texts as in its training")

@@ -53,7 +53,7 @@ class Settings:
             _refuse(f"MLL_AUTOLABEL_QUEUE is '{max_waiting}'; use a number such as 100")
         settings = cls(
             secret=setting("WEBHOOK_SECRET", "the webhook's secret as a secret"),
-            graph=setting("MLL_AUTOLABEL_GRAPH", "hf://datasets/ORG/GRAPH as a variable"),
+            graph=setting("MLL_AUTOLABEL_GRAPH", "hf://datasets/$ORG/GRAPH as a variable"),
             to=setting("MLL_AUTOLABEL_TO", default=OWN_REPOS),
             max_waiting=int(max_waiting),
         )

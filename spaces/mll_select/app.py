@@ -303,7 +303,7 @@ def _build_push(selection: gr.State) -> None:
     gr.HTML(pages.PUSH_HEAD)
     gr.LoginButton()
     with gr.Row():
-        repo = gr.Textbox(label="Repo", placeholder="your-name/my-selection", max_length=100)
+        repo = gr.Textbox(label="Repo", placeholder="<you>/my-selection", max_length=100)
         private = gr.Checkbox(label="Private")
     send = gr.Button("Publish the selection")
     said = gr.HTML(elem_classes=_LIVE)

@@ -493,9 +493,9 @@ HOW_TO_PUSH = wrap(
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3><p>A label is a claim of its publisher. This command measures a random "
     "sample of concepts again and compares.</p>"
-    "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
+    "<pre><code>mll-hf labels verify $ORG/MODEL --labels hub</code></pre>"
     "<h3>How do I add my model?</h3><p>Measure it once, then publish the label in the model’s own repo, or in a "
     "collection if it is not yours.</p>"
-    "<pre><code>mll-hf label ORG/MODEL --graph hf://datasets/ORG/GRAPH --labels my-labels\n"
-    "mll-hf push ORG/MODEL --labels my-labels</code></pre>"
+    "<pre><code>mll-hf label $ORG/MODEL --graph hf://datasets/$ORG/GRAPH --labels my-labels\n"
+    "mll-hf push $ORG/MODEL --labels my-labels</code></pre>"
 )

@@ -155,7 +155,7 @@ def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
         ([], "name the models"),
         (["clip", "--all"], "name the models"),
         (["nothing"], "no label of 'nothing'"),
-        (["clip", "--to", "alice/labels"], "hf://datasets/ORG/NAME"),
+        (["clip", "--to", "alice/labels"], "hf://datasets/$ORG/NAME"),
         (["clip", "--to", f"{COLLECTION}@dev"], "names a revision"),
         (["clip", "--private"], "--to"),
     ],
@@ -217,7 +217,7 @@ def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatc
     ("arguments", "said"),
     [
         (["--to", "alice/classifier"], "say what to publish: --labels with a folder of labels, or --selection"),
-        (["--selection", "c.json"], "say where to publish the selection: --to ORG/NAME"),
+        (["--selection", "c.json"], "say where to publish the selection: --to $ORG/NAME"),
         (["--selection", "c.json", "--to", "alice/c", "--labels", "x"], "--selection publishes a selection alone"),
         (["--selection", "c.json", "--to", "alice/c", "alice/clip"], "--selection publishes a selection alone"),
         (["--selection", "none.json", "--to", "alice/c"], "cannot read none.json"),

@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     [
         ([], "no models; name some"),
         (["alice/a", "--limit", "3"], "--limit needs a tag"),
-        (["alice/a", "--push-to", "alice/labels"], "is not of the form hf://datasets/ORG/NAME"),
+        (["alice/a", "--push-to", "alice/labels"], "is not of the form hf://datasets/$ORG/NAME"),
         (["alice/a", "--push-to", f"{LABELS}@v1"], "names a revision"),
         (["alice/a", "--push-to", "hf://datasets/bob/labels"], "may not write to bob/labels"),
         (["--tag", "nothing-has-this"], "no model on the Hub matches"),
