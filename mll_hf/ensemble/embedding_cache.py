@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mll_hf.selection.head import Head
-from mll_hf.utils.files import canonical_json, write_atomically
+from mll_hf.utils.files import digest_of, write_atomically
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,11 +64,6 @@ class EmbeddingCache:
     def _path(self, model: ModelRef, dtype: str | None) -> Path:
         name = digest_of([model.key, model.revision, model.backend, dtype])
         return Path(self.folder or "", f"{name}.safetensors")
-
-
-def digest_of(content: object) -> str:
-    """Digest of something that JSON can hold."""
-    return hashlib.sha256(canonical_json({"content": content}).encode()).hexdigest()[:32]
 
 
 def image_digest(image: ImageLike) -> str:

@@ -1,30 +1,25 @@
-"""Write predictions to a CSV, JSON lines or Parquet file. An interrupted run can be resumed without duplicates."""
+"""Write predictions to a CSV or JSON lines file. An interrupted run can be resumed without duplicates."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import InputError
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import pyarrow
-
     from mll_hf.ensemble.run import Prediction
 
     Row = tuple[str, str | None, float | None, list[float] | None]
 
-PREDICTION_SUFFIXES = (".csv", ".jsonl", ".parquet")
+PREDICTION_SUFFIXES = (".csv", ".jsonl")
 _COLUMNS = ("image", "label", "probability", "probabilities")
-_ROWS_PER_GROUP = 4096  # of Parquet
 
 
 def image_name(path: Path) -> str:
@@ -49,17 +44,6 @@ def json_line(row: Row) -> str:
     return json.dumps(dict(zip(_COLUMNS, row, strict=True))) + "\n"
 
 
-def csv_header(classes: Sequence[str]) -> str:
-    """The first line of CSV: image, label, probability, and a column per class."""
-    return _csv_line([*_COLUMNS[:3], *classes])
-
-
-def csv_line(row: Row, n_classes: int) -> str:
-    """A row as a line of CSV."""
-    *start, probabilities = row
-    return _csv_line([*start, *([""] * n_classes if probabilities is None else probabilities)])
-
-
 def _csv_line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
@@ -70,8 +54,7 @@ class PredictionFile:
     """A file of predictions for any number of images; the suffix determines its format.
 
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
-    the file is opened again. Parquet files cannot be appended to: predictions are written to JSON lines next to the
-    file until :meth:`finish`. The fingerprint is in a file ``.<name>.run.json`` next to it, written before the first
+    the file is opened again. The fingerprint is in a file ``.<name>.run.json`` next to it, written before the first
     prediction.
 
     Attributes:
@@ -84,24 +67,19 @@ class PredictionFile:
 
     Raises:
         InputError: The suffix is unknown, or the file has other content, or predictions with another fingerprint.
-        MissingExtraError: pyarrow is not installed, for Parquet.
         StorageError: The file cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
-        kind = path.suffix.lower()
-        if kind not in PREDICTION_SUFFIXES:
+        if path.suffix.lower() not in PREDICTION_SUFFIXES:
             raise InputError(
-                f"{path}: predictions cannot be written as '{kind}'; choose {', '.join(PREDICTION_SUFFIXES)}"
+                f"{path}: predictions cannot be written as '{path.suffix}'; choose {', '.join(PREDICTION_SUFFIXES)}"
             )
-        self._path, self._classes = path, tuple(fingerprint["classes"])
-        self._is_csv, self._is_parquet = kind == ".csv", kind == ".parquet"
-        self._lines = path.with_name(f"{path.name}.unfinished.jsonl") if self._is_parquet else path
-        with storage_errors(self._lines):
-            self._lines.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._n_classes = path, len(fingerprint["classes"])
+        self._is_csv = path.suffix.lower() == ".csv"
         self._check_run(fingerprint)
-        self.done = dict(self._rows_in_table()) if self._is_parquet else {}
-        with storage_errors(self._lines), self._lines.open("a+b") as file:
+        self.done: dict[str, str | None] = {}
+        with storage_errors(path), path.open("a+b") as file:
             file.seek(0)
             end = 0
             for number, line in enumerate(file):
@@ -112,52 +90,38 @@ class PredictionFile:
                     self.done.update([self._parsed(line)])
             file.truncate(end)
             if self._is_csv and not end:
-                file.write(csv_header(self._classes).encode())
+                file.write(_csv_line([*_COLUMNS[:3], *fingerprint["classes"]]).encode())
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        """Append predictions and flush them to the file. Raises like :meth:`finish`."""
-        line = (lambda row: csv_line(row, len(self._classes))) if self._is_csv else json_line
-        with storage_errors(self._lines), self._lines.open("ab") as file:
-            file.write("".join(map(line, rows_of(images, prediction))).encode())
-        self.done.update(zip(images, prediction.classes, strict=True))
-
-    def finish(self) -> None:
-        """Add the JSON lines to the Parquet file; does nothing for other formats.
+        """Append predictions and flush them to the file.
 
         Raises:
-            StorageError: The disk is full; the JSON lines are kept.
+            StorageError: The disk is full.
         """
-        if not self._is_parquet:
-            return
-        import pyarrow.parquet
-
-        new = self._path.with_name(f".{self._path.name}.new")
-        written = dict(self._rows_in_table())  # a run may have been killed before it deleted the JSON lines
-        with storage_errors(self._path), self._lines.open("rb") as file:
-            rows = (tuple(json.loads(line).values()) for line in file)
-            with pyarrow.parquet.ParquetWriter(new, _schema(len(self._classes))) as writer:
-                if self._path.exists():
-                    for batch in pyarrow.parquet.ParquetFile(self._path).iter_batches(_ROWS_PER_GROUP):
-                        writer.write_batch(batch)
-                for group in _row_groups(row for row in rows if row[0] not in written):
-                    columns = [list(column) for column in zip(*group, strict=True)]
-                    writer.write_table(pyarrow.table(columns, schema=writer.schema))
-            os.replace(new, self._path)
-            self._lines.unlink()
+        lines = map(self._line, rows_of(images, prediction))
+        with storage_errors(self._path), self._path.open("ab") as file:
+            file.write("".join(lines).encode())
+        self.done.update(zip(images, prediction.classes, strict=True))
 
     def _check_run(self, fingerprint: Mapping[str, Any]) -> None:
         """Raise InputError if the file has predictions of a run with another fingerprint; record the fingerprint."""
-        record = self._path.with_name(f".{self._path.name}.run.json")
-        if any(path.is_file() and path.stat().st_size for path in (self._path, self._lines)):
-            try:
-                earlier = json.loads(record.read_bytes())
-                changed = sorted(name for name in fingerprint if earlier[name] != fingerprint[name])
-            except (OSError, ValueError, TypeError, LookupError):
-                raise InputError(_mismatch(self._path, "content that is not from 'mll-hf predict'")) from None
-            if changed:
-                raise InputError(_mismatch(self._path, f"predictions with other {', '.join(changed)}"))
-        else:
+        path, record = self._path, self._path.with_name(f".{self._path.name}.run.json")
+        if not (path.is_file() and path.stat().st_size):
             write_atomically(record, json.dumps(fingerprint, indent=1).encode())
+            return
+        try:
+            earlier = json.loads(record.read_bytes())
+            changed = sorted(name for name in fingerprint if earlier[name] != fingerprint[name])
+        except (OSError, ValueError, TypeError, LookupError):
+            raise self._mismatch("content that is not from 'mll-hf predict'") from None
+        if changed:
+            raise self._mismatch(f"predictions with other {', '.join(changed)}")
+
+    def _line(self, row: Row) -> str:
+        if not self._is_csv:
+            return json_line(row)
+        *start, probabilities = row
+        return _csv_line([*start, *([""] * self._n_classes if probabilities is None else probabilities)])
 
     def _parsed(self, line: bytes) -> tuple[str, str | None]:
         """The image of a prediction, and the predicted class."""
@@ -165,40 +129,12 @@ class PredictionFile:
             if not self._is_csv:
                 row = json.loads(line)
                 return str(row[_COLUMNS[0]]), row[_COLUMNS[1]]
-            ((name, label, *cells),) = csv.reader([line.decode()])
-            if len(cells) == len(_COLUMNS) - 3 + len(self._classes):
+            ((name, label, _, *probabilities),) = csv.reader([line.decode()])
+            if len(probabilities) == self._n_classes:
                 return name, label or None
         except (ValueError, TypeError, LookupError):
             pass
-        raise InputError(_mismatch(self._path))
+        raise self._mismatch("other content")
 
-    def _rows_in_table(self) -> Iterator[tuple[str, str | None]]:
-        """Image and predicted class of each row of the Parquet file."""
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("pyarrow", "models") from error
-        if not self._path.exists():
-            return
-        try:
-            table = pyarrow.parquet.ParquetFile(self._path)
-        except (pyarrow.ArrowException, OSError):
-            raise InputError(_mismatch(self._path)) from None
-        for batch in table.iter_batches(columns=list(_COLUMNS[:2])):
-            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
-
-
-def _mismatch(path: Path, found: str = "other content") -> str:
-    return f"{path} has {found}; choose another file, or delete it"
-
-
-def _schema(n_classes: int) -> pyarrow.Schema:
-    import pyarrow as pa
-
-    types = (pa.string(), pa.string(), pa.float32(), pa.list_(pa.float32(), n_classes))
-    return pa.schema(list(zip(_COLUMNS, types, strict=True)))
-
-
-def _row_groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    return iter(lambda: list(islice(rows, _ROWS_PER_GROUP)), [])
+    def _mismatch(self, found: str) -> InputError:
+        return InputError(f"{self._path} has {found}; choose another file, or delete it")

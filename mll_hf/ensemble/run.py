@@ -16,7 +16,7 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.embedding_cache import digest_of, image_digest
+from mll_hf.ensemble.embedding_cache import image_digest
 from mll_hf.ensemble.residents import Residents
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
@@ -26,6 +26,7 @@ from mll_hf.selection.repo import cached_heads, keep_heads
 from mll_hf.selection.strategies import Strategy
 from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
+from mll_hf.utils.files import digest_of
 from mll_hf.utils.images import is_one_image, open_image, usable_cores
 
 if TYPE_CHECKING:
@@ -205,11 +206,12 @@ class Ensemble:
         """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
         selection = self.selection
         chosen = list(selection.chosen_models)
-        numbers = [selection.temperatures, selection.weights, selection.chosen.astype(np.float64)]
-        digest = hashlib.sha256(b"".join(np.round(part[chosen], 9).tobytes() for part in numbers))
-        for head in selection.heads:
-            if selection.trial or head.is_fitted:  # others are made from what is here
-                digest.update(head.weights.tobytes() + head.bias.tobytes())
+        heads = [head for head in selection.heads if selection.trial or head.is_fitted]  # others are made from the rest
+        numbers = [
+            *(values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)),
+            selection.chosen[chosen].tolist(),
+            *(hashlib.sha256(head.weights.tobytes() + head.bias.tobytes()).hexdigest() for head in heads),
+        ]
         refs = [selection.models[m].ref for m in chosen]
         return {
             "models": [f"{ref.repo_id}@{ref.revision} ({ref.backend})" for ref in refs],
@@ -218,7 +220,7 @@ class Ensemble:
             "rule": str(rule),
             "rejected share": reject,
             "dtype": self.dtype,
-            "heads and weights": digest.hexdigest(),
+            "heads and weights": digest_of(numbers),
         }
 
     def close(self) -> None:

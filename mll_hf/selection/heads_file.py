@@ -5,7 +5,6 @@ Heads are untrusted input; any fault in a file raises an InputError.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from safetensors.numpy import load, save
 from mll_hf.errors import InputError
 from mll_hf.labels.file_format import METADATA_KEY, UNREADABLE, read_metadata
 from mll_hf.selection.head import Head
-from mll_hf.utils.files import canonical_json
+from mll_hf.selection.strategies import Strategy
+from mll_hf.utils.files import canonical_json, digest_of
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -41,16 +41,10 @@ def max_heads_bytes(n_models: int, n_classes: int) -> int:
 
 def heads_key(selection: Selection) -> str:
     """Digest of what decides the heads of a selection from names alone: models, classes, prompts and temperatures."""
-    classes, chosen = selection.classes, selection.chosen_models
-    unit = Head(np.ones((len(classes), 1), np.float32), np.zeros(len(classes), np.float32))
-    heads = [selection.final_head(m, unit) for m in chosen]
-    content = {
-        "classes": classes,
-        "templates": selection.prompt_templates,
-        "models": [asdict(selection.models[m].ref) for m in chosen],
-        "scales": [hashlib.sha256(head.weights.tobytes() + head.bias.tobytes()).hexdigest() for head in heads],
-    }
-    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    models = [selection.models[m] for m in selection.chosen_models]
+    temperatures = [] if selection.strategy is Strategy.PAPER else [model.temperature for model in models]
+    refs = [asdict(model.ref) for model in models]
+    return digest_of([selection.classes, selection.prompt_templates, refs, temperatures])
 
 
 def heads_to_bytes(heads: Sequence[Head], models: Sequence[ModelRef], classes: Sequence[str]) -> bytes:

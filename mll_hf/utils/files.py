@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _MIN_AGE_NS = 2_000_000_000  # more than the time resolution of any file system
 
@@ -97,6 +97,11 @@ def parse_json(content: bytes, max_values: int = 10**6) -> Any:  # noqa: ANN401
     return json.loads(content)
 
 
-def canonical_json(value: Mapping[str, Any]) -> str:
+def canonical_json(value: object) -> str:
     """JSON in a canonical form: equal values give equal strings."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def digest_of(value: object) -> str:
+    """Digest of a value that JSON can hold."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]

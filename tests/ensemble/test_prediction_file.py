@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from mll_hf.ensemble.prediction_file import PREDICTION_SUFFIXES, PredictionFile, image_name
@@ -29,14 +28,13 @@ def answers_to(images):
 
 
 def write_all(path, step=3):
-    """What ``predict --output`` does: open, leave out what is done, write batch by batch, finish."""
+    """What ``predict --output`` does: open, leave out what is done, write batch by batch."""
     file = PredictionFile(path, RUN)
     todo = [image for image in IMAGES if image not in file.done]
     for first in range(0, len(todo), step):
         batch = todo[first : first + step]
         file.write(batch, answers_to(batch))
     assert set(file.done) == set(IMAGES)
-    file.finish()
     return todo
 
 
@@ -50,10 +48,8 @@ def read(path):
             (row[0], row[1] or None, float(row[2]) if row[2] else None, [float(p) for p in row[3:]] if row[3] else None)
             for row in rows
         ]
-    elif path.suffix == ".jsonl":
-        table = [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
     else:
-        table = [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
+        table = [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
     assert len({row[0] for row in table}) == len(table)
     return {row[0]: row[1:] for row in table}
 
@@ -71,13 +67,13 @@ def test_files_hold_every_answer(tmp_path, suffix):
         else:
             assert label == CLASSES[row.argmax()]
             assert probability == pytest.approx(row.max())
-            np.testing.assert_allclose(probabilities, row, rtol=1e-6 if suffix == ".parquet" else 0)
+            assert probabilities == row.tolist()
     assert sorted(file.name for file in path.parent.iterdir()) == [f".{path.name}.run.json", path.name]
     assert write_all(path) == []
     assert read(path) == found
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
     path = tmp_path / f"answers{suffix}"
     write_all(path)
@@ -90,33 +86,14 @@ def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
     assert seen == set(range(1, len(IMAGES) + 1))  # every answer is kept that was whole
 
 
-def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
-    path, lines = tmp_path / "answers.parquet", tmp_path / "answers.parquet.unfinished.jsonl"
-    first = PredictionFile(path, RUN)
-    first.write(IMAGES[:4], answers_to(IMAGES[:4]))
-    assert not path.exists()
-    lines.write_bytes(lines.read_bytes()[:-5])  # killed
-    assert write_all(path) == IMAGES[3:]
-    whole = read(path)
-    assert list(whole) == IMAGES
-    # killed after the file was replaced, before its lines were deleted
-    lines.write_text(json.dumps({"image": "a.png", "label": None, "probability": None, "probabilities": None}) + "\n")
-    assert write_all(path) == []
-    assert read(path) == whole
-    assert not lines.exists()
-
-
 @pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
-@pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize(
     "change", [{"models": ["org/n"]}, {"rule": "entropy"}, {"templates": ["{}"]}, {"classes": ["cat", "dog", "tree"]}]
 )
-def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix, is_finished, change):
+def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix, change):
     path = tmp_path / f"answers{suffix}"
     file = PredictionFile(path, RUN)
     file.write(IMAGES[:2], answers_to(IMAGES[:2]))
-    if is_finished:
-        file.finish()
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     (name,) = change
     with pytest.raises(InputError, match=f"predictions with other {name}; choose another file, or delete it"):
@@ -154,7 +131,7 @@ def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
 
 
 def test_unknown_formats_and_places_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl, .parquet"):
+    with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl"):
         PredictionFile(tmp_path / "answers.txt", RUN)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(StorageError, match=r"folder.csv"):
@@ -167,5 +144,4 @@ def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
     for suffix in PREDICTION_SUFFIXES:
         file = PredictionFile(tmp_path / f"answers{suffix}", RUN)
         file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",), np.zeros(1, np.bool_)))
-        file.finish()
         assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name: CLASSES[PROBABILITIES[0].argmax()]}
