@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,6 +24,8 @@ from mll_hf.utils.text import abridged, shortened
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import torch
 
     from mll_hf.utils.images import ImageLike
 
@@ -40,7 +44,7 @@ def pipeline(
     *,
     revision: str | None = None,
     licenses: Sequence[str] = (),
-    device: str | int | None = None,
+    device: str | int | torch.device | None = None,
     batch_size: int | None = None,
     token: str | None = None,
 ) -> Pipeline:
@@ -57,7 +61,8 @@ def pipeline(
         model: ``org/name[@revision]`` of a selection on the Hub, a folder or file with one, or a selection.
         revision: Branch, tag or commit of the selection; by default main.
         licenses: Allowed licenses, such as ``apache-2.0``; empty for any. The models' licenses are read from the Hub.
-        device: ``cuda``, ``mps`` or ``cpu``, or a GPU number (-1 for ``cpu``); by default the best available device.
+        device: ``cuda``, ``mps`` or ``cpu``, a GPU number (-1 for ``cpu``), or a device of torch; by default the best
+            available device.
         batch_size: Images per batch; by default chosen to keep the device busy.
         token: Hub token, for the selection and its models; None for the token of the logged-in user.
             Not used for other classes or templates than the selection's.
@@ -73,7 +78,7 @@ def pipeline(
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
-    return Pipeline(Ensemble(selection, device, token=token, batch_size=batch_size))
+    return Pipeline(Ensemble(selection, None if device is None else str(device), token=token, batch_size=batch_size))
 
 
 @dataclass(frozen=True)
@@ -88,25 +93,31 @@ class Pipeline:
 
     def __call__(
         self,
-        images: Input | Iterable[Input],
-        candidate_labels: Sequence[str] | None = None,
+        image: Input | Iterable[Input] | None = None,
+        candidate_labels: str | Sequence[str] | None = None,
         *,
+        images: Input | Iterable[Input] | None = None,
         hypothesis_template: str | None = None,
         top_k: int | None = None,
         reject: float | None = None,
-    ) -> Any:  # noqa: ANN401 - depends on the type of `images`
+        timeout: float | None = None,
+        batch_size: int | None = None,
+    ) -> Any:  # noqa: ANN401 - depends on the type of `image`
         """Classify images.
 
         Args:
-            images: One image (a path, a URL, encoded bytes or a PIL image), a list of images, or any other iterable,
-                such as a generator. For rows of a dataset, the column ``image`` is used.
-            candidate_labels: Other classes than those of the selection. The models, weights and temperatures are still
-                those of the selection, but not the bias correction of a trial or the estimated accuracies; a new
-                selection for these classes is better.
+            image: One image (a path, a URL, base64, encoded bytes or a PIL image), a list of images, or any other
+                iterable, such as a generator. For rows of a dataset, the column ``image`` is used.
+            candidate_labels: Other classes than those of the selection: a list, or a text with commas. The models,
+                weights and temperatures are still those of the selection, but not the bias correction of a trial or the
+                estimated accuracies; a new selection for these classes is better.
+            images: The same as ``image``, as in older versions of transformers.
             hypothesis_template: Prompt with one ``{}`` for the class; by default the selection's templates.
             top_k: Maximum number of classes to return; by default all.
             reject: Answer ``[{"score": 0.0, "label": None}]`` for images that resemble no class, so strictly that this
                 share of the task's own images is lost, such as .05; needs a fitted selection, and its classes.
+            timeout: Seconds to wait for the server of a URL; by default 20.
+            batch_size: Images per batch; by default that of the pipeline.
 
         Returns:
             For one image ``[{"score": 0.9, "label": "cat"}, ...]``, best class first; scores sum to one over all
@@ -115,25 +126,31 @@ class Pipeline:
             logged.
 
         Raises:
-            InputError: The classes or the template cannot be used, the only image cannot be read, or images cannot be
-                rejected by this share or selection.
+            InputError: There are no images, the classes or the template cannot be used, the only image cannot be read,
+                or images cannot be rejected by this share or selection.
             ModelError: A model cannot be loaded or run.
         """
+        given = images if image is None else image
+        if given is None:
+            raise InputError("no images given; give one or several as the first argument")
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k is {top_k}; give at least 1, or leave it out for all classes")
-        classes = None if candidate_labels is None else check_class_names(candidate_labels)
+        classes = None if candidate_labels is None else check_class_names(listed(candidate_labels))
         ensemble = self._ensemble_for(classes, hypothesis_template)
+        if batch_size is not None:
+            ensemble = ensemble.in_batches(batch_size)
         if reject is not None:
             ensemble.threshold(reject)  # raises InputError before a model is loaded
-        if is_one_image(images):
-            (answers,) = self._answers(ensemble, [cast("Input", images)], top_k, reject)
+        load = partial(_load_input, timeout=timeout or _TIMEOUT_SECONDS)
+        if is_one_image(given):
+            (answers,) = self._answers(ensemble, [load(cast("Input", given))], top_k, reject)
             if not answers:
                 raise InputError(
-                    f"{shortened(repr(images), 80)} cannot be read as an image; check the path, URL or file"
+                    f"{shortened(repr(given), 80)} cannot be read as an image; check the path, URL or file"
                 )
             return answers
-        stream = self._answers(ensemble, cast("Iterable[Input]", images), top_k, reject)
-        return list(stream) if isinstance(images, (list, tuple)) else stream
+        stream = self._answers(ensemble, map(load, cast("Iterable[Input]", given)), top_k, reject)
+        return list(stream) if isinstance(given, (list, tuple)) else stream
 
     @cached_property
     def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
@@ -152,10 +169,10 @@ class Pipeline:
         return self.ensemble.for_selection(selection, templates)
 
     def _answers(
-        self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None, reject: float | None
+        self, ensemble: Ensemble, images: Iterable[ImageLike], top_k: int | None, reject: float | None
     ) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        predictions = ensemble.stream(map(_load_input, images), reject=reject)  # reads images batch by batch
+        predictions = ensemble.stream(images, reject=reject)  # reads images batch by batch
         rows = (
             row for prediction in predictions for row in zip(prediction.probabilities, prediction.rejected, strict=True)
         )
@@ -195,8 +212,13 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _load_input(given: Input) -> ImageLike:
-    """Convert an input for the ensemble: URLs are downloaded, and images are extracted from rows."""
+def listed(candidate_labels: str | Sequence[str]) -> Sequence[str]:
+    """Class names as a list; clients also send them as one text, with commas."""
+    return candidate_labels.split(",") if isinstance(candidate_labels, str) else candidate_labels
+
+
+def _load_input(given: Input, timeout: float) -> ImageLike:
+    """Convert an input for the ensemble: URLs are downloaded, base64 is decoded, images are extracted from rows."""
     if isinstance(given, Mapping):
         if "image" not in given:
             raise InputError(
@@ -206,16 +228,27 @@ def _load_input(given: Input) -> ImageLike:
         given = given["image"]
     if isinstance(given, Mapping):
         given = given.get("bytes") or given.get("path") or b""
-    if isinstance(given, str) and given.startswith(("http://", "https://")):
-        return _download(given)
-    return given
+    if not isinstance(given, str):
+        return given
+    if given.startswith(("http://", "https://")):
+        return _download(given, timeout)
+    return given if os.path.isfile(given) else decoded(given) or given
 
 
-def _download(url: str) -> bytes:
+def decoded(text: str) -> bytes:
+    """The content of an image in base64 or a data URL; empty if the text is neither."""
+    encoded = "".join((text.rpartition(",")[2] if text.startswith("data:") else text).split())
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return b""
+
+
+def _download(url: str, timeout: float) -> bytes:
     """The content of a URL; empty if it cannot be downloaded or is too large."""
     content = bytearray()
     try:
-        with get_session().stream("GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+        with get_session().stream("GET", url, timeout=timeout, follow_redirects=True) as response:
             response.raise_for_status()
             for part in response.iter_bytes():
                 content += part

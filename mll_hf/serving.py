@@ -7,7 +7,6 @@ URLs of images are not fetched, to prevent server-side request forgery.
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import logging
@@ -21,7 +20,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.pipelines import pipeline
+from mll_hf.pipelines import decoded, listed, pipeline
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -75,18 +74,22 @@ class _Request(NamedTuple):
 def _parse(inputs: object, parameters: object, limits: Limits) -> _Request:
     """Parse a request; raises InputError if it is invalid.
 
-    The inputs are an image or a list of images: bytes, base64 or PIL images. The parameters are None, or a mapping with
-    some of `_PARAMETERS`.
+    The inputs are an image or a list of images: bytes, base64 or PIL images; or, as some clients send them, an object
+    with ``image`` and parameters. The parameters are None, or a mapping with some of `_PARAMETERS`.
     """
+    parameters = {} if parameters is None else parameters
+    if isinstance(inputs, dict) and "image" in inputs and isinstance(parameters, dict):
+        parameters = {**{name: value for name, value in inputs.items() if name != "image"}, **parameters}
+        inputs = inputs["image"]
     images = inputs if isinstance(inputs, list) else [inputs]
     if not 1 <= len(images) <= limits.images:
         raise InputError(f"{len(images)} images in one request; send 1 to {limits.images}")
-    parameters = {} if parameters is None else parameters
     if not isinstance(parameters, dict) or parameters.keys() - set(_PARAMETERS):
         shown = abridged(list(parameters), 5) if isinstance(parameters, dict) else repr(parameters)[:50]
         raise InputError(f"parameters are {shown}; give an object with any of {', '.join(_PARAMETERS)}")
     classes, template, top_k, reject = map(parameters.get, _PARAMETERS)
     if classes is not None:
+        classes = listed(classes)
         if not isinstance(classes, list) or len(classes) > limits.classes:
             raise InputError(f"candidate_labels must be a list of at most {limits.classes} class names")
         classes = check_class_names(classes)
@@ -106,10 +109,9 @@ def _picture(given: object) -> Picture:
         raise InputError(f"an image is given as {type(given).__name__}; encode the file in base64")
     if given.startswith(("http://", "https://")):
         raise InputError("URLs are not fetched; send the image itself, encoded in base64")
-    try:
-        return base64.b64decode(given.rpartition(",")[2] if given.startswith("data:") else given, validate=True)
-    except ValueError:
-        raise InputError("an image is given as a string that is not base64; encode the file in base64") from None
+    if content := decoded(given):
+        return content
+    raise InputError("an image is given as a string that is not base64; encode the file in base64")
 
 
 def _parse_body(kind: str, body: bytes, limits: Limits) -> _Request:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+import torch
+from huggingface_hub import ZeroShotImageClassificationOutputElement, constants
 from PIL import Image
 
 import mll_hf
@@ -16,12 +19,14 @@ from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
-from mll_hf.errors import InputError, ModelError
+from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline, pipeline
 from mll_hf.selection import choose_with_images, select
+from mll_hf.selection.head import Head
+from mll_hf.selection.heads_file import heads_to_bytes
 from mll_hf.selection.probabilities import softmax
 from selection_worlds import random_candidates
 from tiny_models import make_open_clip
@@ -176,6 +181,9 @@ def test_every_form_of_an_image(classifier, tmp_path):
         encoded(BLUE),
         tmp_path / "blue.png",
         str(tmp_path / "blue.png"),
+        base64.b64encode(encoded(BLUE)).decode(),
+        base64.encodebytes(encoded(BLUE)).decode(),
+        f"data:image/png;base64,{base64.b64encode(encoded(BLUE)).decode()}",
         {"image": BLUE},
         {"image": {"bytes": encoded(BLUE), "path": None}, "label": 1},
         {"image": {"bytes": None, "path": str(tmp_path / "blue.png")}},
@@ -187,12 +195,13 @@ def test_every_form_of_an_image(classifier, tmp_path):
     assert classifier((RED, BLUE)) == classifier([RED, BLUE])
     assert list(classifier(iter(()))) == []
     assert best(classifier(images=[RED, GREEN, BLUE])) == ["red", "green", "blue"]
+    assert best(classifier(image=[RED, GREEN, BLUE])) == ["red", "green", "blue"]
 
 
 def test_links(classifier, hub, monkeypatch):
     hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
     link = f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png"
-    assert classifier(link)[0]["label"] == "red"
+    assert classifier(link)[0]["label"] == classifier(link, timeout=5.0)[0]["label"] == "red"
     for wrong in (
         f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/none.png",
         "http://[",
@@ -240,6 +249,12 @@ def test_options_of_a_call(classifier):
     assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
     classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
     assert Colors.texts == ("so red!", "so dark!")
+    # as clients send them, and as in transformers' own tests
+    assert classifier(GREEN, "a red thing, a green thing") == classifier(GREEN, ["a red thing", "a green thing"])
+    one = classifier(GREEN, candidate_labels=["red", "green", "dark"])
+    assert classifier([GREEN] * 5, candidate_labels=["red", "green", "dark"], batch_size=2) == [one] * 5
+    for answer in one:
+        assert not ZeroShotImageClassificationOutputElement(**answer).keys() ^ {"label", "score"}
     # equal scores keep the order of the classes
     assert [answer["label"] for answer in classifier(RED, ["x", "y", "z"])] == ["x", "y", "z"]
 
@@ -252,11 +267,21 @@ def test_other_classes_do_not_load_the_models_again(classifier, monkeypatch):
     assert len(loaded) == len(classifier.ensemble.selection.chosen_models)
 
 
+def test_images_are_run_in_batches_of_the_size_of_the_call(classifier, monkeypatch):
+    sizes, encode = [], Colors.encode_pixels
+    monkeypatch.setattr(Colors, "encode_pixels", lambda self, pixels: sizes.append(len(pixels)) or encode(self, pixels))
+    classifier([RED] * 5, batch_size=3)
+    assert max(sizes) == 3
+    with pytest.raises(InputError, match="batch_size is 0"):
+        classifier(RED, batch_size=0)
+    with pytest.raises(InputError, match="no images given"):
+        classifier(candidate_labels=["red"])
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"top_k": 0}, "top_k is 0; give at least 1"),
-        ({"candidate_labels": "red, blue"}, "single string, not a list"),
         ({"candidate_labels": []}, "no class names given"),
         ({"candidate_labels": ["red", "Red"]}, "class names cannot be used"),
         ({"hypothesis_template": "no place"}, "must have exactly one {}"),
@@ -268,7 +293,13 @@ def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, sa
         classifier(iter([RED]), **options)
 
 
-@pytest.mark.parametrize(("given", "device"), [(None, None), ("cpu", "cpu"), (0, "cuda:0"), (2, "cuda:2"), (-1, "cpu")])
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        (None, None), ("cpu", "cpu"), (0, "cuda:0"), (2, "cuda:2"), (-1, "cpu"),
+        (torch.device("cpu"), "cpu"), (torch.device("cuda", 1), "cuda:1"),
+    ],
+)  # fmt: skip
 def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
     monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
     assert pipeline(classifier.ensemble.selection, device=given).ensemble.device == device
@@ -314,3 +345,30 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
     shutil.rmtree(constants.HF_ASSETS_CACHE)
     with pytest.raises(ModelError, match="is no longer on the Hub, or private"):
         pipeline(classifier.ensemble.selection)
+
+
+def test_a_selection_of_a_stranger_fails_in_one_line(classifier, hub, monkeypatch):
+    """Whatever a repo holds: an error of ours before any model is loaded, or one that names the fault."""
+    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
+    loaded = []
+    monkeypatch.setattr(residents, "load_model", lambda ref, *_, **__: loaded.append(ref) or Colors(ref, True))
+    chosen = classifier.ensemble.selection
+    document = chosen.to_json()
+    refs = [chosen.models[m].ref for m in chosen.chosen_models]
+    wide = Head(np.ones((3, 4000), np.float32), np.zeros(3, np.float32))
+
+    def hostile(heads=b"", **changes):
+        hub.put("model", "mallory/choice", {
+            "mll_selection.json": json.dumps(document | changes).encode(), "heads.safetensors": heads,
+        })  # fmt: skip
+        return pipeline("mallory/choice")
+
+    for changes in ({"classes": ["a"] * 10**5}, {"classes": 7}, {"models": []}, {"models": [{}]}, {"weights": [1e400]}):
+        with pytest.raises(MLLError):
+            hostile(**changes)
+    for heads in (b"x" * 100, heads_to_bytes([wide], refs[:1], ["other"] * 3)):
+        with pytest.raises(InputError):
+            hostile(heads)
+    assert not loaded
+    with pytest.raises(MLLError, match="4000"):
+        hostile(heads_to_bytes([wide] * len(refs), refs, chosen.classes))(RED)

@@ -104,7 +104,13 @@ def test_every_form_of_a_request(client, classifier):
     parameters = {"candidate_labels": ["a red thing", "a blue thing"], "top_k": 1}
     expected = classifier.classifier(BLUE, **parameters)
     assert best(expected) == "a blue thing"
-    assert client.post("/", json={"inputs": base64_of("blue"), "parameters": parameters}).json() == expected
+    for form in (
+        {"inputs": base64_of("blue"), "parameters": parameters},
+        {"inputs": base64_of("blue"), "parameters": parameters | {"candidate_labels": "a red thing, a blue thing"}},
+        {"inputs": {"image": base64_of("blue")}, "parameters": parameters},
+        {"inputs": {"image": base64_of("blue"), **parameters}},
+    ):
+        assert client.post("/", json=form).json() == expected
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,10 @@ def test_every_form_of_a_request(client, classifier):
         ({"json": {"inputs": "AAAA", "parameters": {"top_k": 0}}}, 400, "top_k is 0"),
         ({"json": {"inputs": "AAAA", "parameters": {"top_k": "x"}}}, 400, "top_k is 'x'"),
         ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a"] * 4}}}, 400, "at most 3 class names"),
-        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": "a, b"}}}, 400, "must be a list"),
+        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": "a,b,c,d"}}}, 400, "at most 3 class names"),
+        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": 7}}}, 400, "must be a list"),
+        ({"json": {"inputs": {"image": [7]}}}, 400, "given as int"),
+        ({"json": {"inputs": {"image": "AAAA", "url": "x"}}}, 400, "parameters are url"),
         ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a", 1]}}}, 400, "not a string"),
         ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": "a"}}}, 400, "exactly one {}"),
         ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": 7}}}, 400, "must be a string"),

@@ -202,6 +202,12 @@ class Ensemble:
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
+    def in_batches(self, batch_size: int) -> Ensemble:
+        """The same ensemble with another number of images per batch; loaded models are shared."""
+        other = replace(self, batch_size=batch_size)
+        other.__dict__["_residents"] = self._residents
+        return other
+
     def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> dict[str, Any]:
         """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
         selection = self.selection
