@@ -45,7 +45,6 @@ from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Unpack
 
     import torch
 
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
     from mll_hf.selection.budget import TrialPlan
-    from mll_hf.selection.config import SelectionOptions
     from mll_hf.utils.examples import Example
 
 _log = logging.getLogger(__name__)
@@ -185,7 +183,7 @@ class Client:
         domain: str | None = None,
         task: str | None = None,
         descriptions: Sequence[Description] | None = None,
-        **options: Unpack[SelectionOptions],
+        **options: object,
     ) -> Selection:
         """Choose models for a list of classes by their names. No model is downloaded or run.
 
@@ -226,7 +224,7 @@ class Client:
         descriptions: Sequence[Description] | None = None,
         approve: Callable[[TrialPlan], bool] | None = None,
         cache: str | Path | None = None,
-        **options: Unpack[SelectionOptions],
+        **options: object,
     ) -> Selection:
         """Choose models for a list of classes, fit them to images of the task, and say how good they are.
 

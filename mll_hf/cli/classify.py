@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
     add_graph_choice,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mll_hf.matching.describe import Description
-    from mll_hf.selection.config import SelectionOptions
 
 TASK_OPTIONS = ("classes", "domain", "task", "labels", "license")
 
@@ -93,8 +92,7 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plot(path: Path, selection: Selection) -> None:
-    from mll_hf.plots.selection import accuracy_by_cost
-    from mll_hf.plots.style import save_page
+    from mll_hf.plots.selection import accuracy_by_cost, save_page
 
     if (figure := accuracy_by_cost(selection)) is None:
         note(f"no figure: scores of strategy {selection.strategy} are no accuracies")
@@ -143,7 +141,7 @@ def task_config(args: argparse.Namespace) -> tuple[tuple[str, ...], SelectionCon
     given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}
     given |= {"licenses": args.license}
     options = {name: value for name, value in given.items() if value is not None}
-    return classes, configured(SelectionConfig(), cast("SelectionOptions", options))
+    return classes, configured(SelectionConfig(), options)
 
 
 def task_client(args: argparse.Namespace) -> Client:

@@ -96,7 +96,7 @@ def check_plot(args: argparse.Namespace) -> None:
         InputError: It does not end in .html.
     """
     if args.plot:
-        from mll_hf.plots.style import check_page
+        from mll_hf.plots.selection import check_page
 
         check_page(args.plot)
 

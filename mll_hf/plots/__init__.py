@@ -1,1 +1,1 @@
-"""Figures. Nothing is imported here, since each module needs a different library: matplotlib or plotly."""
+"""Figures."""

@@ -1,9 +1,9 @@
-"""The options of a selection: one table with the parser of each."""
+"""The options of a selection, each with its parser."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
 from mll_hf.selection.strategies import Strategy
@@ -11,83 +11,7 @@ from mll_hf.selection.task import MIN_IMAGES
 from mll_hf.utils.text import parse_count, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-
-@dataclass(frozen=True, slots=True)
-class SelectionConfig:
-    """How to select. Values are parsed: ``max_parameters="500M"``, ``k="2"``.
-
-    Attributes:
-        strategy: How models are scored and chosen.
-        k: Models per class; None for one, or after a trial on images for as many as are worth combining.
-        class_weight: Weight of a class's own score relative to the mean over classes; the paper's alpha (Eq. 7).
-        max_parameters: Leave out models with more parameters.
-        max_gflops: Leave out models that need more GFLOPs per image.
-        licenses: Allowed licenses, as ids of the Hub (``apache-2.0``), as labels and published figures claim them;
-            empty for any. :meth:`mll_hf.Client.select` confirms those of the chosen models.
-        without: Ids of models to leave out.
-        shortlist: Maximum number of models to consider for a trial on images.
-        most_images: Maximum number of images, and of examples, in a trial.
-        max_download: Maximum number of bytes that a trial may download.
-
-    Raises:
-        InputError: A value is of a wrong type, or out of its range.
-    """
-
-    strategy: Strategy = Strategy.MLL
-    k: int | None = None
-    class_weight: float = 0.7
-    max_parameters: int | None = None
-    max_gflops: float | None = None
-    licenses: tuple[str, ...] = ()
-    without: frozenset[str] = frozenset()
-    shortlist: int = 32
-    most_images: int = 256
-    max_download: int = 10 * 10**9
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is None:
-                continue
-            try:
-                object.__setattr__(self, field.name, _PARSERS[field.name](value))
-            except (TypeError, ValueError, OverflowError) as error:
-                given = shortened(str(value), 40)
-                raise InputError(f"{field.name} is {given!r}; {error}") from None
-
-    @property
-    def per_class(self) -> int:
-        """Models per class without a trial on images."""
-        return self.k or 1
-
-
-class SelectionOptions(TypedDict, total=False):
-    """Fields of :class:`SelectionConfig` as keyword arguments, not parsed yet."""
-
-    strategy: Strategy | str
-    k: int | str | None
-    class_weight: float | str
-    max_parameters: int | str | None
-    max_gflops: float | str | None
-    licenses: Collection[str] | str
-    without: Collection[str] | str
-    shortlist: int | str
-    most_images: int | str
-    max_download: int | str
-
-
-def configured(config: SelectionConfig, options: SelectionOptions) -> SelectionConfig:
-    """The configuration with some fields replaced.
-
-    Raises:
-        InputError: An option is unknown, or a value is of a wrong type or out of its range.
-    """
-    if unknown := sorted(options.keys() - _PARSERS.keys()):
-        raise InputError(f"unknown option '{unknown[0]}'; choose from {', '.join(_PARSERS)}")
-    values: dict[str, Any] = {**options}  # parsed by the class
-    return replace(config, **values)
+    from collections.abc import Callable, Mapping
 
 
 def _whole(minimum: int) -> Callable[[Any], int]:
@@ -127,15 +51,66 @@ def _words(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - what users give
     return tuple(word.strip() for word in words)
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "strategy": _strategy,
-    "k": _whole(1),
-    "class_weight": _real(0, 1),
-    "max_parameters": _whole(1),
-    "max_gflops": _real(0, float("inf")),
-    "licenses": lambda value: tuple(license.lower() for license in _words(value)),
-    "without": lambda value: frozenset(_words(value)),
-    "shortlist": _whole(1),
-    "most_images": _whole(MIN_IMAGES),
-    "max_download": _whole(0),
-}
+def _licenses(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - what users give
+    return tuple(license.lower() for license in _words(value))
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionConfig:
+    """How to select. Values are parsed: ``max_parameters="500M"``, ``k="2"``.
+
+    Attributes:
+        strategy: How models are scored and chosen.
+        k: Models per class; None for one, or after a trial on images for as many as are worth combining.
+        class_weight: Weight of a class's own score relative to the mean over classes; the paper's alpha (Eq. 7).
+        max_parameters: Leave out models with more parameters.
+        max_gflops: Leave out models that need more GFLOPs per image.
+        licenses: Allowed licenses, as ids of the Hub (``apache-2.0``), as labels and published figures claim them;
+            empty for any. :meth:`mll_hf.Client.select` confirms those of the chosen models.
+        without: Ids of models to leave out.
+        shortlist: Maximum number of models to consider for a trial on images.
+        most_images: Maximum number of images, and of examples, in a trial.
+        max_download: Maximum number of bytes that a trial may download.
+
+    Raises:
+        InputError: A value is of a wrong type, or out of its range.
+    """
+
+    strategy: Strategy = field(default=Strategy.MLL, metadata={"parse": _strategy})
+    k: int | None = field(default=None, metadata={"parse": _whole(1)})
+    class_weight: float = field(default=0.7, metadata={"parse": _real(0, 1)})
+    max_parameters: int | None = field(default=None, metadata={"parse": _whole(1)})
+    max_gflops: float | None = field(default=None, metadata={"parse": _real(0, float("inf"))})
+    licenses: tuple[str, ...] = field(default=(), metadata={"parse": _licenses})
+    without: frozenset[str] = field(default=frozenset(), metadata={"parse": lambda value: frozenset(_words(value))})
+    shortlist: int = field(default=32, metadata={"parse": _whole(1)})
+    most_images: int = field(default=256, metadata={"parse": _whole(MIN_IMAGES)})
+    max_download: int = field(default=10 * 10**9, metadata={"parse": _whole(0)})
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is None and option.default is None:
+                continue
+            try:
+                object.__setattr__(self, option.name, option.metadata["parse"](value))
+            except (TypeError, ValueError, OverflowError) as error:
+                given = shortened(str(value), 40)
+                raise InputError(f"{option.name} is {given!r}; {error}") from None
+
+    @property
+    def per_class(self) -> int:
+        """Models per class without a trial on images."""
+        return self.k or 1
+
+
+def configured(config: SelectionConfig, options: Mapping[str, Any]) -> SelectionConfig:
+    """The configuration with some fields replaced.
+
+    Raises:
+        InputError: An option is unknown, or a value is of a wrong type or out of its range.
+    """
+    names = [option.name for option in fields(config)]
+    if unknown := sorted(options.keys() - set(names)):
+        raise InputError(f"unknown option '{unknown[0]}'; choose from {', '.join(names)}")
+    return replace(config, **options)

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import InputError, MissingExtraError, StorageError
-from mll_hf.plots.selection import accuracy_by_cost
-from mll_hf.plots.style import check_page, pareto_front, plain, save_page
+from mll_hf.plots.selection import accuracy_by_cost, check_page, pareto_front, plain, save_page
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
 from worlds import examples
