@@ -24,7 +24,7 @@ from mll_hf.selection.probabilities import softmax
 from mll_hf.selection.repo import cached_heads
 from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.files import storage_errors, write_atomically
-from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
+from mll_hf.utils.images import image_files, open_image, warn_of_unreadable
 from mll_hf.utils.text import abridged, normalized_name, one_line
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def export_onnx(
 
 
 def _images_in(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = image_files([folder])
     readable = [path for path in files if open_image(path) is not None]
+    warn_of_unreadable([path for path in files if path not in readable])
     if not readable:
         raise InputError(f"{folder} has no image that can be read; check the path")
     return readable

@@ -7,7 +7,6 @@ URLs of images are not fetched, to prevent server-side request forgery.
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import socket
@@ -21,6 +20,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.pipelines import decoded, listed, pipeline
+from mll_hf.utils.images import open_header, why_unreadable
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Limits:
 
 _LIMITS = Limits()
 _STOP_SECONDS = 60  # for finishing requests on shutdown
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others, Pillow may run external programs
+# for other formats, Pillow may run external programs
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k", "reject")
 _UNREADABLE = f"cannot be read as an image; send a complete file in one of the formats {', '.join(_FORMATS)}"
 _NOT_JSON = 'not JSON with "inputs"; send {"inputs": an image in base64, or a list of them}'
@@ -150,7 +151,10 @@ def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # 
         _log.error("%d images failed: %s", len(images), one_line(error))
         raise MLLError("classification failed; try again later") from None
     of_readable = iter(found)
-    answers = [error or next(of_readable) or InputError(_UNREADABLE) for error in errors]
+    answers = [
+        error or next(of_readable) or InputError(f"the image cannot be read: {why_unreadable(image)}")
+        for error, image in zip(errors, request.images, strict=True)
+    ]
     if not request.is_list and isinstance(answers[0], MLLError):
         raise answers[0]
     items = [{"error": str(a)} if isinstance(a, MLLError) else a[: request.top_k] for a in answers]
@@ -162,7 +166,7 @@ def _refused(image: Picture, limits: Limits) -> InputError | None:
     from PIL import Image
 
     try:
-        size = Image.open(io.BytesIO(image), formats=_FORMATS).size if isinstance(image, bytes) else image.size
+        size = open_header(image, _FORMATS).size if isinstance(image, bytes) else image.size
     except Image.DecompressionBombError:
         return InputError("the image has too many pixels; send a smaller one")
     except Exception:  # Pillow may raise anything on untrusted headers

@@ -73,3 +73,10 @@ def fails(capsys, *arguments):
     assert lines[0].startswith("mll-hf: error: ")
     assert "Traceback" not in err
     return lines[0]
+
+
+def chosen(capsys, world, classes="cat, dog, car"):
+    """A file with a selection for these classes."""
+    path = world / f"choice of {classes}.json"
+    path.write_text(run(capsys, "select", "--classes", classes, "--labels", world / "labels", "--json")[1])
+    return path

@@ -250,7 +250,7 @@ def choice(tmp_path, tiny_open_clip):
 @contextmanager
 def running(choice, *options):
     """The command, and its port; killed in the end if it still runs."""
-    command = [sys.executable, "-m", "mll_hf.cli", "serve", choice, "--port", "0", "--device", "cpu", *options]
+    command = [sys.executable, "-m", "mll_hf", "serve", choice, "--port", "0", "--device", "cpu", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf import __version__
 from mll_hf.cli.output import discard_stdout, logged_notes, print_error
+from mll_hf.cli.parser import Parser
 from mll_hf.errors import MLLError
 
 if TYPE_CHECKING:
@@ -18,27 +17,16 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _COMMANDS = {  # module and help text of each command
+    "fit": ("fit", "choose models, fit them to your images, and say how good they are"),
+    "select": ("select", "choose models for a list of classes"),
+    "predict": ("predict", "classify images with a selection"),
+    "serve": ("serve", "classify images over HTTP with a selection"),
+    "export": ("export", "write the models of a selection as ONNX graphs, which run without torch"),
+    "push": ("label", "publish a selection or labels on the Hub"),
     "label": ("label", "measure models on a graph"),
-    "push": ("label", "publish labels or a selection on the Hub"),
     "labels": ("labels", "list, show, validate and verify labels"),
     "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
-    "fit": ("fit", "choose models, fit them to your images, and say how good they are"),
-    "select": ("classify", "choose models for a list of classes"),
-    "predict": ("predict", "classify images with the chosen models"),
-    "export": ("export", "write the models of a selection as ONNX graphs, which run without torch"),
-    "serve": ("serve", "classify images over HTTP with a selection"),
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses an unknown option in the name of the command that it was given to, with the nearest one."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
-        found, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
-        return found, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         parser = build_parser(words[0] if words else "")
-        args = parser.parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
-        with logged_notes():
+        args = parser.parse_args(words or ["--help"], argparse.Namespace(quiet=False, holds_notes=False))
+        with logged_notes(args.quiet, args.holds_notes):
             status: int = args.run(args)
         sys.stdout.flush()
     except MLLError as error:
@@ -71,12 +59,11 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     Args:
         command: The only command that will be used; modules of others are not imported. None for all.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="mll-hf",
-        description="Choose and reuse open vision-language models without trying them all: measure each model once "
-        "on a graph of visual concepts (label), publish the result (push), choose models for a list of classes "
-        "(select), fit them to images (fit), and classify images with them (predict).",
-        epilog="Example: mll-hf select --labels published --classes 'golden retriever, tabby cat, fire truck'",
+        description="Choose and reuse open vision-language models without trying them all: choose models and fit them "
+        "to your images (fit), or choose them by class names alone (select); then classify images (predict).",
+        epilog="Example: mll-hf select cat dog 'golden retriever'",
     )
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -85,4 +72,10 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             getattr(import_module(f"mll_hf.cli.{module}"), f"add_{name}")(commands)
         else:
             commands.add_parser(name, help=text)
+    commands.add_parser("version", help="show the version").set_defaults(run=_version)
     return parser
+
+
+def _version(_: argparse.Namespace) -> int:
+    print(f"mll-hf {__version__}")
+    return 0

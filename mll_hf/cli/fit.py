@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.classify import add_task_options, image_files, task_client, task_config
-from mll_hf.cli.options import DEVICE_HELP, add_trust, positive, size
+from mll_hf.cli.options import DEVICE_HELP, positive, size
 from mll_hf.cli.output import confirm, note, shown
 from mll_hf.cli.report import selection_report
+from mll_hf.cli.select import add_task_options, task_client, task_config
 from mll_hf.errors import InputError
 from mll_hf.selection import SelectionConfig
 from mll_hf.selection.task import EQUAL
 from mll_hf.utils.examples import read_examples
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.images import image_files
 from mll_hf.utils.text import abridged, gigabytes
 
 if TYPE_CHECKING:
@@ -36,44 +37,45 @@ def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     command = commands.add_parser(
         "fit",
         help="choose models, fit them to your images, and say how good they are",
-        description="Choose models by the class names, try them on your images one by one, first the two most "
-        "promising, then those that promise most per gigabyte, until no other is likely to be better, and fit them to "
-        "the images. These need no classes; a few examples with their class improve the fit and tell the accuracy.",
-        epilog="Example: mll-hf fit photos --classes 'corroded pipe, intact pipe, weld' -o choice, then: "
+        description="Choose models by the names of your classes, try the most promising ones on your images, fit them, "
+        "and say how good they are. The images need no classes; 25 examples with their class tell the accuracy.",
+        epilog="Example: mll-hf fit photos --classes 'corroded pipe' 'intact pipe' weld -o choice, then: "
         "mll-hf predict more-photos --selection choice",
     )
     command.add_argument(
-        "images", nargs="*", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images; 256 are good"
+        "images", nargs="*", type=Path, metavar="IMAGE", help="images, or folders of them; 256 are good"
     )
     command.add_argument(
+        "--classes", nargs="+", required=True, metavar="CLASS",
+        help="your classes: cat dog, 'cat, dog', or a file (text, JSON, CSV)",
+    )  # fmt: skip
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER",
+        help="save the fitted selection, which predict, serve, push and export read, and embeddings of the images, so "
+        "that fitting again is fast",
+    )  # fmt: skip
+    command.add_argument(
         "--examples", type=Path, metavar="PATH",
-        help="random images with their class, 25 or more: a folder per class, or a CSV file with path and class, "
-        "such as that of --suggest",
+        help="random images with their class, 25 or more: a folder per class, or a CSV file with path and class",
     )  # fmt: skip
     command.add_argument(
         "--suggest", type=positive, metavar="N",
-        help=f"also write {_TO_LABEL} into the output folder: N images to label, with their predicted class; correct "
-        "it, and fit again with --examples",
+        help=f"also write {_TO_LABEL} into the folder: N images whose class would tell most; correct their predicted "
+        "class, and fit again with --examples",
     )  # fmt: skip
-    add_task_options(command, required=True)
-    command.add_argument(
+    add_task_options(command)
+    command.more.add_argument(
         "--max-download", type=size, metavar="SIZE",
         help=f"maximum download of models: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
     )  # fmt: skip
-    command.add_argument("--yes", action="store_true", help="download models without asking")
-    command.add_argument(
+    command.more.add_argument("--yes", action="store_true", help="download models without asking")
+    command.more.add_argument(
         "--shares", metavar="SHARES",
         help=f"class shares among the images: '{EQUAL}', or a JSON file {{class: share}} (default: estimated)",
     )  # fmt: skip
-    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
-    add_trust(command)
-    command.add_argument("--json", action="store_true", help="print the selection as JSON")
-    command.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER",
-        help="save the selection with its heads, which predict, serve, push and export read; embeddings of the images "
-        "are kept there, too, so that fitting again with more examples is fast",
-    )  # fmt: skip
-    command.set_defaults(run=_fit)
+    command.more.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
+    command.more.add_argument("--json", action="store_true", help="print the selection as JSON")
+    command.set_defaults(run=_fit, holds_notes=True)
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -81,12 +83,15 @@ def _fit(args: argparse.Namespace) -> int:
         raise InputError("give images, or folders of images, or --examples")
     if args.output and args.output.exists() and not args.output.is_dir():
         raise InputError(f"-o {args.output} is a file; give a folder")
-    classes, config = task_config(args)
+    classes, config = task_config(args, args.classes)
     examples = read_examples(args.examples) if args.examples else []
     labeled = {path.resolve() for path, *_ in examples}
     images = [path for path in image_files(args.images) if path.resolve() not in labeled]
     _check_suggest(args, len(images))
     client = task_client(args)
+    if args.output:
+        with storage_errors(args.output):  # before work
+            args.output.mkdir(parents=True, exist_ok=True)
     selection = client.fit(
         classes,
         images,
@@ -102,7 +107,7 @@ def _fit(args: argparse.Namespace) -> int:
         selection.save_pretrained(args.output)
     if args.suggest:
         _suggest(client.load(selection), images, args.suggest, args.output)
-    print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection)))
+    print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection, args.verbose)))
     if args.output:
         note(f"saved in {args.output}; classify images with: mll-hf predict IMAGES --selection {args.output}")
     return 0

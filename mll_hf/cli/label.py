@@ -28,6 +28,7 @@ from mll_hf.cli.output import (
     summary,
 )
 from mll_hf.errors import InputError, MLLError
+from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import abridged
 
@@ -79,6 +80,9 @@ def _label(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import PACKAGE_GRAPH, bytes_of_images, default_graph, fetch_graph_with_images
     from mll_hf.labeling.many import Plan, label_many
 
+    for model in args.models:  # before work
+        if model.startswith(LOCAL_PREFIX) and not Path(model.removeprefix(LOCAL_PREFIX)).is_dir():
+            raise InputError(f"{model}: there is no such folder")
     wanted = args.graphs or [default_graph() or PACKAGE_GRAPH]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
@@ -142,7 +146,7 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
     """Add the command ``push``."""
     command = commands.add_parser(
         "push",
-        help="publish labels or a selection on the Hub",
+        help="publish a selection or labels on the Hub",
         description="Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
         "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
         "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
+from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.utils.text import parse_count
 
 if TYPE_CHECKING:
     from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelStore
+
+Options: TypeAlias = argparse.ArgumentParser | argparse._ArgumentGroup
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
@@ -33,13 +35,13 @@ IMAGES_HELP = (
 )
 
 
-def add_location(command: argparse.ArgumentParser, default: str = "hub") -> None:
+def add_location(command: Options, default: str = "hub") -> None:
     """Add ``--labels``."""
     text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
     command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
 
 
-def add_trust(command: argparse.ArgumentParser) -> None:
+def add_trust(command: Options) -> None:
     """Add ``--trust``."""
     command.add_argument(
         "--trust",
@@ -51,7 +53,7 @@ def add_trust(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_graph_choice(command: argparse.ArgumentParser) -> None:
+def add_graph_choice(command: Options) -> None:
     """Add ``--graph`` to choose among labels on several graphs."""
     command.add_argument(
         "--graph",
@@ -61,14 +63,14 @@ def add_graph_choice(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_source(command: argparse.ArgumentParser) -> None:
+def add_source(command: Options) -> None:
     """Add ``--labels``, ``--trust`` and ``--graph``."""
     add_location(command)
     add_trust(command)
     add_graph_choice(command)
 
 
-def add_images_destination(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_images_destination(command: Options) -> None:
     """Add ``--images-to`` and ``--images-access`` for the images of a graph that is published."""
     command.add_argument(
         "--images-to",
@@ -84,11 +86,6 @@ def add_images_destination(command: argparse.ArgumentParser | argparse._Argument
     )
 
 
-def add_plot(command: argparse.ArgumentParser) -> None:
-    """Add ``--plot FILE``."""
-    command.add_argument("--plot", type=Path, metavar="FILE.html", help="also write the figure to a web page")
-
-
 def check_plot(args: argparse.Namespace) -> None:
     """Check the file name of a figure before any work.
 
@@ -99,6 +96,21 @@ def check_plot(args: argparse.Namespace) -> None:
         from mll_hf.plots.selection import check_page
 
         check_page(args.plot)
+
+
+def class_names(words: list[str]) -> tuple[str, ...]:
+    """The classes of a command line: one word is a list or a file, several are a class each, or a list in parts.
+
+    Raises:
+        InputError: There are none, or they cannot be used.
+    """
+    if not words:
+        raise InputError("name your classes: cat dog 'golden retriever', or a file with one per line")
+    if len(words) == 1 or any(word.endswith(",") for word in words):  # cat, golden retriever, dog
+        return check_class_names(parse_class_names(" ".join(words)))
+    if folder := next((word for word in words if os.path.isdir(word)), None):
+        raise InputError(f"{folder} is a folder, not a class; give images before --classes")
+    return check_class_names(words)
 
 
 def find_labels(source: LabelStore, model: str) -> tuple[Label, ...]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _ASKED_ABOVE = 10**9  # bytes
+_UNREACHABLE = "the Hub cannot be reached"
+_log = logging.getLogger(__name__)
 
 
 def print_error(message: str) -> int:
@@ -29,8 +31,8 @@ def print_error(message: str) -> int:
 
 
 def note(message: str) -> None:
-    """Print a note to stderr."""
-    print(f"mll-hf: note: {shown(message)}", file=sys.stderr)
+    """Print a note to stderr at once, unless the user wants none."""
+    _log.warning(message)
 
 
 def shown(text: str) -> str:
@@ -71,19 +73,48 @@ def agree_to_download(images: int, weights: int, is_agreed: bool) -> None:
 
 
 class _Notes(logging.Handler):
+    """Prints messages as notes, those of the package itself at the end if they are held."""
+
+    def __init__(self, is_quiet: bool, is_held: bool) -> None:
+        super().__init__()
+        self._is_quiet, self._is_held = is_quiet, is_held
+        self._held: list[str] = []
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        if self._is_held and record.name != __name__:
+            self._held.append(record.getMessage())
+        elif not self._is_quiet:
+            _print_note(record.getMessage())
+
+    def finish(self) -> None:
+        """Print the held notes: those of an unreachable Hub as one."""
+        offline = [message.partition(": ")[0] for message in self._held if _UNREACHABLE in message]
+        others = [message for message in self._held if _UNREACHABLE not in message]
+        merged = [f"{_UNREACHABLE}: {'; '.join(dict.fromkeys(offline))}"] if offline else []
+        for message in () if self._is_quiet else (*others, *merged):
+            _print_note(message)
+
+
+def _print_note(message: str) -> None:
+    print(f"mll-hf: note: {shown(message)}", file=sys.stderr)
 
 
 @contextmanager
-def logged_notes() -> Iterator[None]:
-    """Print the package's log messages as notes, once: open_clip makes the root logger print messages, too."""
-    logger, handler = logging.getLogger("mll_hf"), _Notes()
+def logged_notes(is_quiet: bool = False, is_held: bool = False) -> Iterator[None]:
+    """Print the package's log messages as notes, once: open_clip makes the root logger print messages, too.
+
+    Args:
+        is_quiet: Print none.
+        is_held: Print them at the end, after the answer.
+    """
+    logger, handler = logging.getLogger("mll_hf"), _Notes(is_quiet, is_held)
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
+        sys.stdout.flush()
+        handler.finish()
         logger.removeHandler(handler)
         logger.propagate = True
 

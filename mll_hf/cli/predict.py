@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.classify import TASK_OPTIONS, add_task_options, flag, image_files, make_selection
 from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP
 from mll_hf.cli.output import note, print_error
 from mll_hf.ensemble.prediction_file import PredictionFile, image_name, json_line, rows_of
@@ -15,6 +14,7 @@ from mll_hf.ensemble.score import Score
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection
 from mll_hf.utils.examples import class_positions, read_examples
+from mll_hf.utils.images import image_files, why_unreadable
 from mll_hf.utils.tables import MISSING, table
 from mll_hf.utils.text import abridged
 
@@ -31,9 +31,10 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
 
     command = commands.add_parser(
         "predict",
-        help="classify images with the chosen models",
-        description="Classify images with the models of a selection: one made earlier (--selection), or one made now "
-        "for --classes. 'mll-hf select' has more options for the choice. With --truth, the predictions are scored.",
+        help="classify images with a selection",
+        description="Classify images with the models of a selection by 'mll-hf fit' or 'mll-hf select'. With --truth, "
+        "the predictions are scored.",
+        epilog="Example: mll-hf predict photos --selection choice -o answers.csv",
     )
     command.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE",
@@ -44,15 +45,14 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         help="images with their true class, to score the predictions: a folder per class, or a CSV file with path and "
         "class. Prints accuracy, recall per class and confusion instead of the predictions",
     )  # fmt: skip
-    add_task_options(command, required=False)
-    command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
-    command.add_argument(
+    command.add_argument("--selection", required=True, metavar="SELECTION", help=SELECTION_HELP)
+    command.more.add_argument(
         "--rule",
         choices=[str(r) for r in Rule],
         default=str(Rule.LINEAR_POOL),
         help="how to combine the models' probabilities (default: %(default)s)",
     )
-    command.add_argument(
+    command.more.add_argument(
         "--template",
         action="append",
         metavar="TEXT",
@@ -63,7 +63,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         help="give no class to images that resemble none; as strictly as loses this share of the task's own images, "
         "such as 0.05; needs a selection by 'mll-hf fit' (default: every image gets a class)",
     )  # fmt: skip
-    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
+    command.more.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image, or the score as JSON")
     output.add_argument(
@@ -72,21 +72,18 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         "interrupted run, and predictions of other models, classes, templates or rules are never added. Images that "
         "cannot be read get an empty prediction, rejected ones an empty label",
     )  # fmt: skip
-    command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in TASK_OPTIONS})
+    command.set_defaults(run=_predict)
 
 
 def _predict(args: argparse.Namespace) -> int:
     from mll_hf.ensemble import Rule
     from mll_hf.ensemble.run import Ensemble
 
-    given = [flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
-    if args.selection and given:
-        raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
     if not (args.images or args.truth):
         raise InputError("give images, or folders of images, or --truth")
     pairs = read_examples(args.truth) if args.truth else []
     images = image_files(args.images) if args.images else list(dict.fromkeys(path for path, _, _ in pairs))
-    selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
+    selection = Selection.from_pretrained(args.selection)
     truth = _truth(pairs, selection.classes)
     if args.truth and truth.keys().isdisjoint(image.resolve() for image in images):
         raise InputError(f"none of the images is in {args.truth}; its paths are relative to the file")
@@ -107,10 +104,12 @@ def _predict(args: argparse.Namespace) -> int:
         if truth:
             predicted.update(zip(names, prediction.classes, strict=True))
         for n in prediction.unreadable:
-            print_error(f"{batch[n]} cannot be read as an image; convert or remove it")
+            print_error(f"{batch[n]}: {why_unreadable(batch[n])}")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
     if isinstance(output, _Stdout):
         output.finish()
+    else:
+        note(f"{len(images):,} predictions are in {args.output}{f', {failed} of them empty' if failed else ''}")
     if truth:
         known = [(truth[path], predicted[image_name(image)]) for image in images if (path := image.resolve()) in truth]
         score = Score.of(selection.classes, known)

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from mll_hf.labeling.verification import Verification
     from mll_hf.labels.label import Cost, Label
     from mll_hf.labels.store import Origin
+    from mll_hf.selection import Estimate
 
 T = TypeVar("T")
 
 _MODELS_SHOWN = 10
 _CLASSES_SHOWN = 25
+_BAR = 50  # characters
 _ENDS_SHOWN = 6
 _MIN_COVERAGE = 0.005  # shown as 0.01
 _FIGURES = {
@@ -35,16 +37,35 @@ _FIGURES = {
 # --- selections -------------------------------------------------------------------------------------------------------
 
 
-def selection_report(selection: Selection) -> str:
-    """The answer, the models with accuracy and cost, and, unless they were tried on images, the matched concepts."""
-    lines = [*selection.notes, *selection.answer_lines, *_gain_of_fit(selection)]
-    parts = ["\n".join(lines)] if lines else []
-    parts += [_headline(selection), _model_table(selection)]
-    if selection.trial is None:
-        strategy = STRATEGIES[selection.strategy]
-        legend = f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
-        parts += [_class_table(selection), legend]
-    return "\n\n".join(parts) + f"\nTogether: {_size(selection.cost)}."
+def selection_report(selection: Selection, is_verbose: bool = False) -> str:
+    """The answer as a card; if asked, or without an answer, also the models and the concepts of the classes."""
+    parts = ["\n".join(_card(selection))]
+    if is_verbose or not selection.answer_lines:
+        parts += [_headline(selection), _model_table(selection)]
+        if selection.trial is None:
+            strategy = STRATEGIES[selection.strategy]
+            legend = (
+                f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
+            )
+            parts += [_class_table(selection), legend]
+        parts[-1] += f"\nTogether: {_size(selection.cost)}."
+    return "\n\n".join(part for part in parts if part)
+
+
+def _card(selection: Selection) -> list[str]:
+    """What to use, how good it is, what else would do, what the fit gained and what was noted."""
+    first, *others = selection.answer_lines or ("",)
+    lead, estimate = selection.chosen_models[0], selection.estimate
+    bar = [_bar(estimate, lead)] if estimate is not None and estimate.known[lead] else []
+    return [line for line in (first, *bar, *_gain_of_fit(selection), *others, *selection.notes) if line]
+
+
+def _bar(estimate: Estimate, m: int) -> str:
+    """The estimated accuracy of a model between 0 and 100 %, with its interval."""
+    low, high = (float(end[m]) for end in estimate.interval)
+    cells = ["=" if low <= (cell + 0.5) / _BAR <= high else "." for cell in range(_BAR)]
+    cells[min(int(_BAR * estimate.accuracy[m]), _BAR - 1)] = "#"
+    return f"0 % [{''.join(cells)}] 100 %"
 
 
 def _gain_of_fit(selection: Selection) -> list[str]:
@@ -52,11 +73,17 @@ def _gain_of_fit(selection: Selection) -> list[str]:
     trial = selection.trial
     if trial is None:
         return []
-    change = f"{100 * trial.zero_shot[0]:.0f} % zero-shot, {100 * trial.fitted[0]:.0f} % fitted"
-    name = selection.models[0].name
+    before, after, name = (
+        f"{100 * trial.zero_shot[0]:.0f} %",
+        f"{100 * trial.fitted[0]:.0f} %",
+        selection.models[0].name,
+    )
     if trial.n_examples:
-        return [f"Of {trial.n_examples} examples, {name} classifies correctly, in cross-validation: {change}."]
-    return [f"{name} agrees with the pool of all models on: {change}. Classes of 25 images would tell: --suggest 25."]
+        return [f"Of {trial.n_examples} examples, {name} classifies {before} correctly zero-shot, {after} fitted."]
+    return [
+        f"{name} agrees with all models together on {before} of the images zero-shot, on {after} fitted.",
+        "To know the accuracy, name the classes of 25 images: add --suggest 25, and fit again with --examples.",
+    ]
 
 
 def _headline(selection: Selection) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP, listed, positive, size
@@ -25,10 +26,10 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0 for a free one)")
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
-    command.add_argument(
+    command.more.add_argument(
         "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses"
     )
-    limits = command.add_argument_group("limits")
+    limits = command.more
     limits.add_argument("--max-images", type=positive, metavar="N", help="images per request (default: 32)")
     limits.add_argument("--max-bytes", type=size, metavar="SIZE", help="bytes per request: 500K, 32M (default: 33.5M)")
     limits.add_argument("--max-pixels", type=size, metavar="N", help="pixels per image (default: 50M)")
@@ -42,5 +43,6 @@ def _serve(args: argparse.Namespace) -> int:
     given = {"images": args.max_images, "bytes": args.max_bytes, "pixels": args.max_pixels}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     classifier = pipeline(args.selection, licenses=args.license, device=args.device)
-    serve(classifier, args.host, args.port, limits=limits)
+    with suppress(KeyboardInterrupt):  # the usual way to stop it
+        serve(classifier, args.host, args.port, limits=limits)
     return 0

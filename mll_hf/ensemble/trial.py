@@ -18,6 +18,7 @@ from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
+from mll_hf.utils.images import warn_of_unreadable
 from mll_hf.utils.reach import why_unreachable
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def try_models(
     shortlist, templates = ensemble.selection, ensemble.prompt_templates
     if shortlist.estimate is None:
         raise ValueError("the shortlist has no estimate")
-    run = ensemble.model_runner([*task.examples.images, *task.images], cache or EmbeddingCache(None))
+    images = [*task.examples.images, *task.images]
+    run = ensemble.model_runner(images, cache or EmbeddingCache(None))
     prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
     names = [shortlist.models[m].name for m in shortlist.chosen_models]
     nominated = [shortlist.models[m].figures in NOMINATED for m in shortlist.chosen_models]
@@ -120,6 +122,8 @@ def try_models(
     tried = run_trial(prior, sizes, config.max_download, attempt, estimated, first)
     if not tried:
         raise list(failures.values())[-1]
+    unreadable = ~np.isfinite(found[tried[0]][0]).all(axis=1)
+    warn_of_unreadable([image for image, is_bad in zip(images, unreadable, strict=True) if is_bad])
     pairs, classes, weights = embedded(tried)
     check_image_count(len(pairs[0][0]))
     if len(tried) == 1 and not len(classes):

@@ -31,6 +31,7 @@ _CAMEL_BORDER = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
 _CSV_HEADERS = frozenset({"class", "classes", "class_name", "classname", "label", "labels", "name"})
 _LIST_SUFFIXES = frozenset({".txt", ".json", ".csv"})
+_SEPARATORS = ";|、，；"  # of class names, besides commas
 _SHOWN_LENGTH = 30
 
 
@@ -91,7 +92,7 @@ def names_by_number(names: Mapping[Any, Any]) -> list[Any]:
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
-    """Read class names from a command-line value: a comma-separated list or the path of a file.
+    """Read class names from a command-line value: a list, also in JSON, or the path of a file.
 
     A name with a comma must be in double quotes. A ``.json`` file contains a list, names by number like ``id2label``
     of transformers, or an object with either as ``classes``. For a ``.csv`` file, the first column is read (a header
@@ -108,6 +109,11 @@ def parse_class_names(text: str) -> tuple[str, ...]:
             raise InputError(f"{text}: {error}") from None
         except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: JSON and Unicode errors
             raise InputError(f"{text}: {error}; correct the file") from None
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return check_class_names(_names_in_json(text))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the class names are no valid JSON ({error}); list them with commas") from None
     if _looks_like_path(text):
         raise InputError(f"there is no file of class names at '{text}'; check the path, or list the names with commas")
     return split_class_names(text)
@@ -116,14 +122,16 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 def split_class_names(text: str) -> tuple[str, ...]:
     """Parse class names separated by commas or line breaks; a name with a comma must be in double quotes.
 
-    No file is read, so this is safe for untrusted input.
+    Semicolons, bars and Asian commas separate, too. No file is read, so this is safe for untrusted input.
 
     Raises:
         InputError: Quotes are not closed, or :func:`check_class_names` fails.
     """
     try:
-        spaced = re.sub(r'"[^\S\n]+(?=,|$)', '"', text, flags=re.MULTILINE)  # strict CSV allows no space after a quote
-        rows = list(csv.reader(spaced.splitlines(), skipinitialspace=True, strict=True))
+        # strict CSV allows no space after a quote
+        spaced = re.sub(rf'"[^\S\n]+(?=[,{_SEPARATORS}]|$)', '"', text, flags=re.MULTILINE)
+        mark = next((mark for mark in _SEPARATORS if mark in re.sub('"[^"]*"', "", text)), ",")
+        rows = list(csv.reader(spaced.splitlines(), delimiter=mark, skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise InputError(f"cannot split the class names {_show(text)} ({error}); close every quote") from None
     return check_class_names([name for row in rows for name in row])
@@ -132,17 +140,21 @@ def split_class_names(text: str) -> tuple[str, ...]:
 def _read_names(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
-        content = json.loads(text)
-        names = content.get("classes", content) if isinstance(content, dict) else content
-        names = names_by_number(names) if isinstance(names, dict) else names
-        if not isinstance(names, list) or not names:
-            raise InputError('has no list of class names; write ["a", "b"], {"0": "a", "1": "b"} or {"classes": [...]}')
-        return names
+        return _names_in_json(text)
     if path.suffix.lower() == ".csv":
         cells = [row[0] for row in csv.reader(text.splitlines()) if row and row[0].strip()]
         return cells[1:] if cells and cells[0].strip().lower() in _CSV_HEADERS else cells
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _names_in_json(text: str) -> list[str]:
+    content = json.loads(text)
+    names = content.get("classes", content) if isinstance(content, dict) else content
+    names = names_by_number(names) if isinstance(names, dict) else names
+    if not isinstance(names, list) or not names:
+        raise InputError('has no list of class names; write ["a", "b"], {"0": "a", "1": "b"} or {"classes": [...]}')
+    return names
 
 
 def _looks_like_path(text: str) -> bool:

@@ -12,7 +12,7 @@ from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.examples import Examples, check_examples
-from mll_hf.utils.images import is_image, is_one_image, open_image
+from mll_hf.utils.images import is_image, is_one_image, open_image, warn_of_unreadable
 from mll_hf.utils.text import normalized_name, shortened
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def _sample(images: Sequence[ImageLike], n_examples: int, most_images: int) -> t
     if is_one_image(images) or not hasattr(images, "__getitem__"):
         raise InputError("a single image or folder is not a list of images; give a list of paths, bytes or PIL images")
     kept: list[int] = []
+    unreadable: list[int] = []
     n_readable = n_examples
     for n in np.random.default_rng(0).permutation(len(images)).tolist():
         if len(kept) == most_images:
@@ -173,8 +174,9 @@ def _sample(images: Sequence[ImageLike], n_examples: int, most_images: int) -> t
             kind = type(images[n]).__name__
             raise InputError(f"image {n + 1} is of type {kind}; give a path, encoded bytes or a PIL image")
         is_readable = n_readable >= MIN_IMAGES or open_image(images[n]) is not None
-        kept += [n] if is_readable else []
+        (kept if is_readable else unreadable).append(n)
         n_readable += is_readable
+    warn_of_unreadable([images[n] for n in sorted(unreadable)])
     if len(images) or n_examples:
         check_image_count(n_readable)
     return tuple(images[n] for n in sorted(kept))

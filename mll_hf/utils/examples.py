@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.utils.arrays import ArrayFields
-from mll_hf.utils.images import images_by_class, open_image
+from mll_hf.utils.images import images_by_class, open_image, warn_of_unreadable
 from mll_hf.utils.text import abridged, normalized_name, one_line, shortened
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike
 
     Example = tuple[ImageLike, str] | tuple[ImageLike, str, float]
-
-_log = logging.getLogger(__name__)
 
 MIN_EXAMPLES = 5
 _COLUMNS = ("path", "class")
@@ -112,14 +109,13 @@ def check_examples(pairs: Sequence[Example], classes: Sequence[str], most: int =
     positions = class_positions([pair[1] for pair in pairs], classes)
     _check_contradictions(pairs, positions)
     kept: list[int] = []
-    skipped: list[str] = []
+    skipped: list[ImageLike] = []
     for n in np.random.default_rng(0).permutation(len(pairs)).tolist():
         if len(kept) < most and open_image(pairs[n][0]) is not None:
             kept.append(n)
         elif len(kept) < most:
-            skipped.append(_display_name(pairs[n][0]))
-    if skipped:
-        _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(sorted(skipped), 3))
+            skipped.append(pairs[n][0])
+    warn_of_unreadable(skipped, "examples")
     if len(kept) < MIN_EXAMPLES:
         raise InputError(f"{len(kept)} readable examples are too few to compare models; give at least {MIN_EXAMPLES}")
     kept.sort()
@@ -156,7 +152,3 @@ def class_positions(names: Sequence[str], classes: Sequence[str]) -> list[int]:
 def _nearest(name: str, classes: Sequence[str]) -> str:
     """The class name with the most similar spelling."""
     return max(classes, key=lambda known: difflib.SequenceMatcher(None, name.casefold(), known.casefold()).ratio())
-
-
-def _display_name(image: ImageLike) -> str:
-    return str(image) if isinstance(image, (str, Path)) else "an image without a path"

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.utils.text import normalized_name
+from mll_hf.errors import InputError
+from mll_hf.utils.text import abridged, normalized_name, one_line, shortened
 
 if TYPE_CHECKING:
     from PIL import Image
 
     ImageLike = str | Path | bytes | Image.Image
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tga", ".tif",
+    ".tiff", ".webp",
+})  # fmt: skip
+_log = logging.getLogger(__name__)
 
 # raised by Pillow on damaged images, in addition to DecompressionBombError
 DECODING_ERRORS = (
@@ -33,8 +40,23 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """The given images and the images in the given folders and their subfolders, without duplicates.
+
+    Raises:
+        InputError: A path does not exist, or a folder has no image.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = images_in(path) if os.path.isdir(path) else [path]  # unlike Path.is_dir, raises nothing
+        if not found or not os.path.lexists(found[0]):
+            raise InputError(f"{shortened(str(path), 200)} is neither an image nor a folder of images; check the path")
+        files.extend(found)
+    return list(dict.fromkeys(files))
+
+
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Images in a folder with one subfolder per class, sorted; other files, hidden files and empty folders are ignored.
+    """Images in a folder with one subfolder per class, sorted.
 
     Names of classes are those of the subfolders, normalized: two spellings of a name are one class.
 
@@ -42,16 +64,32 @@ def images_by_class(folder: Path) -> dict[str, list[Path]]:
         OSError: A folder cannot be read.
     """
     found: dict[str, list[Path]] = {}
+    if beside := [path for path in sorted(folder.iterdir()) if not path.is_dir() or path.name.startswith(".")]:
+        _log.warning("left out of %s, beside its folders: %s", folder, abridged([path.name for path in beside], 3))
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and (files := _images_in(path)):
+        if path not in beside and (files := images_in(path)):
             found.setdefault(normalized_name(path.name), []).extend(files)
     return found
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
+def images_in(folder: Path) -> list[Path]:
+    """Images in a folder and its subfolders, sorted; a warning names the other files, with the reason."""
+    images: list[Path] = []
+    others: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir():
+            continue
+        if any(part.startswith(".") for part in name.parts):
+            others.setdefault("hidden", []).append(str(name))
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(path)
+        else:
+            others.setdefault("no image format", []).append(str(name))
+    if others:
+        reasons = [f"{len(names)} {reason} ({abridged(names, 3)})" for reason, names in others.items()]
+        _log.warning("left out of %s: %s", folder, ", ".join(reasons))
+    return images
 
 
 def is_image(value: object) -> bool:
@@ -65,27 +103,97 @@ def is_one_image(images: object) -> bool:
     return isinstance(images, (str, bytes, Mapping)) or not is_iterable
 
 
+class _UnreadableError(Exception):
+    """Why an image cannot be read."""
+
+
 def open_image(source: ImageLike) -> Image.Image | None:
     """Read and decode an image (a path, encoded bytes, or a PIL image); None if it cannot be read or decoded."""
-    if isinstance(source, (str, Path)):
-        try:
-            source = Path(source).read_bytes()
-        except (OSError, ValueError):  # ValueError: invalid characters in the path
-            return None
-    return decode_image(source)
+    try:
+        return _decoded(_content(source))
+    except _UnreadableError:
+        return None
 
 
 def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
     """Decode an image (bytes, or a PIL image) to RGB and rotate it by EXIF; None if not decodable or too elongated."""
-    from PIL import Image, ImageOps
+    return open_image(content or b"")
+
+
+def why_unreadable(source: ImageLike) -> str:
+    """Why :func:`open_image` returns None."""
+    try:
+        _decoded(_content(source))
+    except _UnreadableError as error:
+        return str(error)
+    return "it cannot be read with this much memory"
+
+
+def warn_of_unreadable(images: Sequence[ImageLike], what: str = "images") -> None:
+    """Warn of images that cannot be read, with the reasons of the first."""
+    if images:
+        reasons = [f"{_name(image)} ({why_unreadable(image)})" for image in images[:3]]
+        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
+        _log.warning("left out %d %s that cannot be read: %s%s", len(images), what, ", ".join(reasons), more)
+
+
+def _name(image: ImageLike) -> str:
+    return str(image) if isinstance(image, (str, Path)) else "an image without a path"
+
+
+def _content(source: ImageLike) -> bytes | Image.Image:
+    if not isinstance(source, (str, Path)):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise _UnreadableError("a broken link" if os.path.islink(source) else error.strerror) from None
+    except ValueError:
+        raise _UnreadableError("its path has an invalid character") from None
+
+
+def _decoded(content: bytes | Image.Image) -> Image.Image:
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content or b""))
+        image = open_header(content) if isinstance(content, bytes) else content
         if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
-            return None
+            raise _UnreadableError(f"too elongated, {image.size[0]} x {image.size[1]} pixels")
         return to_rgb(ImageOps.exif_transpose(image))
-    except (*DECODING_ERRORS, Image.DecompressionBombError):
-        return None
+    except Image.DecompressionBombError:
+        raise _UnreadableError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels") from None
+    except UnidentifiedImageError:
+        raise _UnreadableError(_unidentified(content)) from None
+    except DECODING_ERRORS as error:
+        raise _UnreadableError(f"damaged: {one_line(error, 80)}") from None
+
+
+def open_header(content: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+    """Read the header of an encoded image; HEIC, too, with ``pillow-heif``. Raises what Pillow raises."""
+    from PIL import Image
+
+    _register_heif()
+    return Image.open(io.BytesIO(content), formats=formats)
+
+
+@cache
+def _register_heif() -> bool:
+    """Whether HEIC can be read."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _unidentified(content: bytes | Image.Image) -> str:
+    kind = content[4:12] if isinstance(content, bytes) else b""
+    if kind.startswith(b"ftypavif"):
+        return "AVIF needs a later Pillow: pip install -U pillow"
+    if kind.startswith(b"ftyp") and not _register_heif():
+        return "HEIC needs a package: pip install pillow-heif"
+    return "not an image, or of an unknown format" if content else "an empty file"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -104,9 +212,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float grayscale to 8 bits, where ``convert`` would clip at 255."""
+    """Scale 16-bit, 32-bit and float grayscale to 8 bits, where ``convert`` would clip at 255.
+
+    Floats in 0 to 1 and 0 to 255 are taken as such; others, such as heights, are scaled from the lowest to the highest.
+    """
     from PIL import Image
 
-    values = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode != "F" and values.max(initial=0) > 255 else max(255.0, float(values.max(initial=0)))
-    return Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8)).convert("RGB")
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
+    low, high = 0.0, float(values.max(initial=0))
+    if image.mode != "F":
+        high = 65535.0 if high > 255 else 255.0
+    elif values.min(initial=0) >= 0 and high <= 255:
+        high = 1.0 if high <= 1 else 255.0
+    else:
+        low = float(values.min(initial=0))
+    return Image.fromarray(np.clip((values - low) / (high - low) * 255, 0, 255).astype(np.uint8)).convert("RGB")

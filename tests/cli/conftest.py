@@ -35,14 +35,13 @@ def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
 
 @pytest.fixture(scope="session")
 def task_images(tmp_path_factory):
-    """A folder of 24 pictures in two folders, one of them gray, and a file that is no picture."""
+    """A folder of 24 pictures in two folders, one of them gray."""
     folder = tmp_path_factory.mktemp("task") / "images"
     for part in ("first", "second"):
         (folder / part).mkdir(parents=True)
         for n, color in enumerate(list(COLORS.values()) * 3):
             (folder / part / f"{n:02}.png").write_bytes(encoded(color, 100 * len(part) + n))
     Image.open(folder / "first" / "00.png").convert("L").save(folder / "first" / "00.png")
-    (folder / "notes.txt").write_text("no picture")
     return folder
 
 

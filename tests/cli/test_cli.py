@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import sys
 import pytest
 
 from cli_worlds import fails, run
+from mll_hf import __version__
 from mll_hf.cli import build_parser, main
-from mll_hf.cli.output import logged_notes
+from mll_hf.cli.output import logged_notes, note
 from mll_hf.errors import StorageError
 from mll_hf.labels.store import LabelStore
 
@@ -19,9 +21,8 @@ from mll_hf.labels.store import LabelStore
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["nonsense"],
-        ["select"],
+        ["fit", "photos"],
         ["select", "--classes", "a", "-k", "0"],
         ["select", "--classes", "a", "--strategy", "nonsense"],
         ["select", "--classes", "a", "--max-parameters", "many"],
@@ -37,15 +38,17 @@ def test_misuse_exits_with_2(words, capsys):
 
 def test_an_unknown_option_is_refused_by_its_command_with_the_nearest(capsys):
     for words, said in (
-        (["select", "--classes", "a", "--licenses", "mit"], "arguments: --licenses mit; did you mean --license?\n"),
-        (["labels", "ls", "extra"], "mll-hf labels ls: error: unrecognized arguments: extra\n"),
-    ):
+        (["select", "a", "--licenses", "mit"], "unrecognized arguments: --licenses mit; did you mean --license?; see: "
+         "mll-hf select --help"),
+        (["labels", "ls", "extra"], "unrecognized arguments: extra; see: mll-hf labels ls --help"),
+        (["slect", "a"], "argument COMMAND: there is no 'slect'; did you mean select?; see: mll-hf --help"),
+        (["select", "a", "--strategy", "papr"], "argument --strategy: there is no 'papr'; did you mean paper?; see: "
+         "mll-hf select --help"),
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as exit_info:
             main(words)
         assert exit_info.value.code == 2
-        err = capsys.readouterr().err
-        assert err.startswith(f"usage: mll-hf {words[0]}")
-        assert said in err
+        assert capsys.readouterr().err == f"mll-hf: error: {said}\n"
 
 
 def test_the_parser_is_complete():
@@ -60,18 +63,61 @@ def test_the_parser_is_complete():
                 yield from leaves(child)
 
     parsers = list(leaves(build_parser()))
-    assert len(parsers) == 16
+    assert len(parsers) == 17
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)
     assert build_parser("").format_help() == build_parser().format_help() == build_parser("select").format_help()
-    assert build_parser("select").parse_args(["select", "--classes", "a"]).classes == "a"
+    assert build_parser("select").parse_args(["select", "--classes", "a"]).classes == ["a"]
     options = {
-        parser.prog.split()[-1]: sum(bool(action.option_strings) for action in parser._actions) for parser in parsers
+        parser.prog.split()[-1]: {action.option_strings[0] for action in parser._actions if action.option_strings}
+        - {"-h", "--help-all", "-q"}
+        for parser in parsers
     }
-    assert options["select"] <= 22
-    assert options["predict"] <= 14
-    assert options["label"] <= 10
+    assert len(options["select"]) <= 22
+    assert len(options["predict"]) <= 14
+    assert len(options["label"]) <= 9
+    for command in ("select", "fit"):
+        usual = set(re.findall(r"^  (?:-\w, )?-[-\w]+", usual_help(command), re.MULTILINE))
+        assert 4 <= len(usual) <= 8
+
+
+def usual_help(command):
+    return build_parser(command)._subparsers._group_actions[0].choices[command].format_help()
+
+
+def test_help_shows_the_usual_options_and_all_if_asked(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["select", "--help-all"])
+    assert exit_info.value.code == 0
+    everything = capsys.readouterr().out
+    assert "--strategy" in everything
+    assert "--strategy" not in usual_help("select")
+    assert "--max-gflops" in usual_help("select")
+
+
+def test_version_and_no_command(capsys):
+    assert run(capsys, "version")[:2] == (0, f"mll-hf {__version__}\n")
+    with pytest.raises(SystemExit):
+        main([])
+    assert "select" in capsys.readouterr().out
+
+
+def test_notes_come_after_the_answer_and_offline_notes_are_one(capsys):
+    log = logging.getLogger("mll_hf.client")
+    for is_quiet in (False, True):
+        with logged_notes(is_quiet, is_held=True):
+            log.warning("only published figures are used: hub: the Hub cannot be reached (no route)")
+            log.warning("not pinned to a commit: model 'a/b': the Hub cannot be reached (no route)")
+            log.warning("a note")
+            note("downloads 4 GB")  # at once
+            print("the answer", file=sys.stderr)
+        assert capsys.readouterr().err.splitlines() == (["the answer"] if is_quiet else [
+            "mll-hf: note: downloads 4 GB",
+            "the answer",
+            "mll-hf: note: a note",
+            "mll-hf: note: the Hub cannot be reached: only published figures are used; not pinned to a commit",
+        ])  # fmt: skip
 
 
 def test_a_warning_is_printed_once_and_as_a_note(capsys):
@@ -95,7 +141,7 @@ def test_interrupt_while_a_command_is_imported(monkeypatch, capsys):
 
 
 def test_a_closed_pipe_is_no_error(world):
-    command = f"{sys.executable} -m mll_hf.cli labels ls --labels {world / 'labels'} | true"
+    command = f"{sys.executable} -m mll_hf labels ls --labels {world / 'labels'} | true"
     run = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert run.stderr == ""
 
@@ -110,16 +156,17 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     corrupt = shutil.copytree(tiny_open_clip, tmp_path / "corrupt")
     weights = corrupt / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    wrong = ["local-dir:/nowhere", f"local-dir:{tmp_path / 'pickled'}", f"local-dir:{corrupt}", "no-owner"]
+    wrong = [f"local-dir:{tmp_path / 'pickled'}", f"local-dir:{corrupt}", "no-owner"]
     command = ["label", *wrong, f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", tmp_path / "l"]
+    assert "/nowhere: there is no such folder" in fails(capsys, "label", "local-dir:/nowhere", *command[1:])  # before any work
     status, out, err = run(capsys, *command, "--json")
     errors = [line for line in err.splitlines() if line.startswith("mll-hf: error: ")]
     assert status == 1
-    assert len(errors) == 4
+    assert len(errors) == 3
     assert all(spec in line for spec, line in zip(wrong, errors, strict=True))
-    assert "pickle" in errors[1]
+    assert "pickle" in errors[0]
     assert "Traceback" not in err
-    assert "4 of 5 labels failed" in err
+    assert "3 of 4 labels failed" in err
     assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [f"local-dir:{tiny_open_clip}"]
 
 

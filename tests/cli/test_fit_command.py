@@ -30,7 +30,8 @@ def test_unlabeled_images(command, task_images, capsys):
     given = task_images, task_images / "first" / "01.png"  # an image that the folder has, too
     status, out, err = run(capsys, *command, *given)
     assert (status, err) == (0, "")
-    _, headline, models = out.split("\n\n")
+    assert "add --suggest 25" in out
+    _, headline, models = run(capsys, *command, *given, "-v")[1].split("\n\n")
     assert headline == "3 classes, 2 models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
     assert models.count("not known") == 2  # unlabeled images make no accuracy known
     answer = json.loads(run(capsys, *command, *given, "--json")[1])

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cli_worlds import encoded, fails, run
+from cli_worlds import chosen, encoded, fails, run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.labels.counts import wilson_interval
 
 
 def test_predict_prints_json_lines_or_a_table(world, capsys):
-    base = ["predict", world / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    base = ["predict", world / "images", "--selection", chosen(capsys, world, "cat, dog, tree")]
     status, out, _ = run(capsys, *base, "--json")
     records = [json.loads(line) for line in out.splitlines()]
     assert status == 0
@@ -35,7 +35,7 @@ def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, caps
     for n in range(40):
         (tmp_path / "images" / f"{n:02}.png").write_bytes(b"broken" if n == 17 else encoded((5 * n, 200, 90), n))
     output = tmp_path / "answers.csv"
-    task = ["predict", tmp_path / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    task = ["predict", tmp_path / "images", "--selection", chosen(capsys, world, "cat, dog, tree")]
     plain = [json.loads(line) for line in run(capsys, *task, "--json")[1].splitlines()]
 
     def stopping(ensemble, *images, **options):
@@ -69,19 +69,21 @@ def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, caps
 
 
 def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
-    task = ["predict", world / "images", "--labels", world / "labels", "-o", tmp_path / "a.csv", "--classes"]
-    assert run(capsys, *task, "cat, dog")[0] == 0
+    task = ["predict", world / "images", "-o", tmp_path / "a.csv", "--selection"]
+    first, other = (chosen(capsys, world, classes) for classes in ("cat, dog", "cat, tree"))
+    status, _, err = run(capsys, *task, first)
+    assert (status, err) == (0, f"mll-hf: note: 3 predictions are in {tmp_path / 'a.csv'}\n")
     before = (tmp_path / "a.csv").read_bytes()
-    assert "has predictions with other" in fails(capsys, *task, "cat, tree")
-    assert "with other rule; choose another file, or delete it" in fails(capsys, *task, "cat, dog", "--rule", "entropy")
+    assert "has predictions with other" in fails(capsys, *task, other)
+    assert "with other rule; choose another file, or delete it" in fails(capsys, *task, first, "--rule", "entropy")
     assert (tmp_path / "a.csv").read_bytes() == before
-    task[5] = tmp_path / "a.txt"
-    assert ".csv, .jsonl" in fails(capsys, *task, "cat, dog")
+    task[3] = tmp_path / "a.txt"
+    assert ".csv, .jsonl" in fails(capsys, *task, first)
 
 
 def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, tmp_path, capsys):
     """From a folder per class or a CSV file, into a file that is resumed, with an image that cannot be read."""
-    task = ["predict", "--classes", "cat, dog, car", "--labels", world / "labels"]
+    task = ["predict", "--selection", chosen(capsys, world)]
     images = sorted(examples_by_class.glob("*/*.png"))
     lines = [json.loads(line) for line in run(capsys, *task, examples_by_class, "--json")[1].splitlines()]
     label = {Path(line["image"]): line["label"] for line in lines}
@@ -127,34 +129,26 @@ def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, 
 def test_truths_that_cannot_be_used(world, tmp_path, rows, said, capsys):
     (tmp_path / "a.png").write_bytes(encoded((1, 2, 3), 0))
     (tmp_path / "truth.csv").write_text(f"path,class\n{rows}\n")
-    task = ["--classes", "cat, dog", "--labels", world / "labels", "--truth", tmp_path / "truth.csv"]
+    task = ["--selection", chosen(capsys, world, "cat, dog"), "--truth", tmp_path / "truth.csv"]
     assert said in fails(capsys, "predict", tmp_path / "a.png", *task)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--classes", "a, b"], "give images"),
-        (["nowhere.png", "--classes", "a, b", "--labels", "nowhere"], "nowhere.png"),
-        (["a.png"], "--classes"),
+        (["--selection", "CHOICE"], "give images"),
+        (["nowhere.png", "--selection", "nowhere.json"], "nowhere.png"),
         (["a.png", "--selection", "nowhere.json"], "nowhere.json"),
         (["a.png", "--selection", '{"classes": ["cat"]}' * 50], "File name too long"),
-        (["a" * 300, "--classes", "a, b"], "is neither an image nor a folder"),
-        (["a.png", "--classes", "cat, dog", "--labels", "LABELS", "--template", "no place for the class"], "{}"),
+        (["a" * 300, "--selection", "CHOICE"], "is neither an image nor a folder"),
+        (["a.png", "--selection", "CHOICE", "--template", "no place for the class"], "{}"),
     ],
 )
 def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys):
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(encoded((1, 2, 3), 0))
-    assert words in fails(capsys, "predict", *(world / "labels" if word == "LABELS" else word for word in arguments))
-
-
-@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["--license", "mit"]])
-def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
-    choice = tmp_path / "choice.json"
-    choice.write_text(run(capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--json")[1])
-    said = fails(capsys, "predict", task_images, "--selection", choice, *more)
-    assert f"--selection sets the classes and models; leave out {more[0]}" in said
+    choice = chosen(capsys, world)
+    assert words in fails(capsys, "predict", *(choice if word == "CHOICE" else word for word in arguments))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"classes": ["a"]}'])

@@ -45,7 +45,7 @@ def cells(line):
 
 def test_the_report_of_a_selection():
     selection = simple_selection(k=2)
-    answer, headline, models, classes, cost = selection_report(selection).split("\n\n")
+    answer, headline, models, classes, cost = selection_report(selection, is_verbose=True).split("\n\n")
     assert tuple(answer.splitlines()) == selection.answer_lines
     assert headline == "2 classes, 3 models, strategy mll, k = 2: 2 models chosen (marked *)"
     assert cost.endswith("\nTogether: 1137.3 M parameters, 343 GFLOPs per image.")
@@ -72,7 +72,7 @@ def tried_selection(k=2):
 
 def test_the_report_of_a_trial():
     selection = tried_selection()
-    _, headline, models = selection_report(selection).split("\n\n")
+    _, headline, models = selection_report(selection, is_verbose=True).split("\n\n")
     assert headline == "2 classes, 3 models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
     header, *rows, together = models.splitlines()
     assert cells(header) == [
@@ -92,7 +92,7 @@ def test_the_report_of_a_trial():
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_scores_are_named_by_their_strategy(strategy):
-    report = selection_report(simple_selection(strategy))
+    report = selection_report(simple_selection(strategy), is_verbose=True)
     header = next(line for line in report.splitlines() if line.startswith("class"))
     assert cells(header)[1] == STRATEGIES[strategy].column
     assert f"{STRATEGIES[strategy].column}: {STRATEGIES[strategy].meaning}; coverage: " in report
@@ -104,7 +104,7 @@ def test_scores_are_named_by_their_strategy(strategy):
 def test_reports_of_any_size(strategy, n_models, n_classes):
     candidates = random_candidates(n_concepts=20, n_models=n_models, n_classes=n_classes)
     selection = select(candidates, SelectionConfig(strategy, k=3))
-    report = selection_report(selection)
+    report = selection_report(selection, is_verbose=True)
     models, classes, _ = report.split("\n\n")[-3:]
     marked = sum(line.startswith("*") for line in models.splitlines())
     assert marked == len(selection.chosen_models)  # chosen models are never among those that are left out
@@ -178,6 +178,6 @@ def test_a_class_that_the_graph_says_nothing_of_has_no_recall():
     selection = simple_selection()
     models = (replace(selection.models[0], figures=Figures.PUBLISHED), *selection.models[1:])
     unseen = replace(selection, coverage=np.array([1.0, 0.0]), models=models)
-    report = selection_report(unseen)
+    report = selection_report(unseen, is_verbose=True)
     assert cells(next(line for line in report.splitlines() if line.startswith("car")))[1] == "-"
     assert "published ImageNet accuracy" in report

@@ -75,8 +75,24 @@ def test_a_language_model_describes_the_classes(world, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["cat", "golden retriever"], ["cat, golden retriever"], ["cat,", "golden", "retriever"], ["cat; golden retriever"],
+        ["cat | golden retriever"], ["cat、golden retriever"], ['["cat", "golden retriever"]'],
+        ["--classes", "cat", "golden retriever"],
+    ],
+)  # fmt: skip
+def test_classes_are_written_in_any_usual_way(world, words, capsys):
+    out = run(capsys, "select", *words, "--labels", world / "labels", "--json")[1]
+    assert json.loads(out)["classes"] == ["cat", "golden retriever"]
+
+
+@pytest.mark.parametrize(
     ("extra", "words"),
     [
+        ([], "name your classes: cat dog"),
+        (["--classes", '["cat"'], "no valid JSON"),
+        (["--classes", "cat", "."], ". is a folder, not a class; give images before --classes"),
         (["--classes", ""], "class"),
         (["--classes", "cat, Cat"], "repeats"),
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
@@ -91,6 +107,8 @@ def test_select_refuses(world, extra, words, capsys):
 
 def test_classes_that_the_graph_lacks_ask_for_images(world, capsys):
     command = ["select", "--labels", world / "labels", "--classes"]
-    assert "or fit models to images with: mll-hf fit" in run(capsys, *command, "cat, zzyzx")[2]
+    _, out, err = run(capsys, *command, "cat, zzyzx")
+    assert "no concept matches zzyzx" in err
+    assert "mll-hf fit PHOTOS --classes cat zzyzx -o choice" in out
     one = run(capsys, *command, "zzyzx")[2]
     assert one == "mll-hf: note: With one class every prediction is correct; also name what else the images show.\n"

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from cli_worlds import fails, run
+from cli_worlds import chosen, fails, run
 
 TASK = ["--classes", "cat, dog, car"]
 
@@ -68,5 +68,5 @@ def test_rejected_images_have_no_class(fitted, task_images, tmp_path, capsys):
 
 
 def test_rejection_needs_a_fit(world, task_images, capsys):
-    task = ["predict", task_images, *TASK, "--labels", world / "labels", "--reject", 0.1]
+    task = ["predict", task_images, "--selection", chosen(capsys, world), "--reject", 0.1]
     assert "a selection by 'mll-hf fit' is needed" in fails(capsys, *task)

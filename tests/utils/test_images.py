@@ -5,8 +5,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
-from mll_hf.utils.images import decode_image, to_rgb
+from mll_hf.utils import images
+from mll_hf.utils.images import decode_image, image_files, open_image, to_rgb, why_unreadable
 
 
 def encoded(image, kind="PNG", **options):
@@ -22,8 +24,9 @@ def gray(values, dtype):
 # ---- decoding
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "AVIF", "HEIF"])
 def test_formats(kind):
+    register_heif_opener()  # so that Pillow writes it, too
     image = decode_image(encoded(Image.new("RGB", (20, 16), (200, 30, 90)), kind))
     assert image.mode == "RGB"
     assert np.abs(np.array(image).astype(int) - [200, 30, 90]).max() <= 8
@@ -78,6 +81,9 @@ def test_a_transparent_color_is_laid_on_white(mode, clear):
         (gray([[-5, 0, 70000]], np.int32), [0, 0, 255]),
         (gray([[0, 100, 255]], np.float32), [0, 100, 255]),
         (gray([[0, 500, 1000]], np.float32), [0, 127, 255]),
+        (gray([[0, 0.5, 1]], np.float32), [0, 127, 255]),
+        (gray([[-100, 100, 300]], np.float32), [0, 127, 255]),
+        (gray([[np.nan, 100, 255]], np.float32), [0, 100, 255]),
     ],
 )
 def test_deep_gray_keeps_its_levels(image, levels):
@@ -99,3 +105,55 @@ def test_damage_never_raises(kind):
         assert image is None or image.mode == "RGB"
         failed += image is None
     assert failed
+
+
+# ---- folders
+
+
+KINDS = {"bmp": "BMP", "gif": "GIF", "heic": "HEIF", "avif": "AVIF", "jpg": "JPEG", "jp2": "JPEG2000", "PNG": "PNG",
+         "ppm": "PPM", "tga": "TGA", "tiff": "TIFF", "webp": "WEBP", "heif": "HEIF"}  # fmt: skip
+
+
+def test_of_a_folder_of_twelve_formats_nothing_is_skipped_in_silence(tmp_path, caplog, monkeypatch):
+    register_heif_opener()
+    (tmp_path / "more").mkdir()
+    for suffix, kind in KINDS.items():
+        (tmp_path / "more" / f"photo.{suffix}").write_bytes(encoded(PHOTO, kind))
+    found = image_files([tmp_path])
+    assert len(found) == len(KINDS)
+    assert all(open_image(path) for path in found)
+    assert not caplog.messages
+    hidden = tmp_path / ".thumbnails"
+    hidden.mkdir()
+    for name in (".DS_Store", ".thumbnails/a.jpg", "notes.txt", "drawing.svg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert image_files([tmp_path]) == found
+    assert caplog.messages == [
+        f"left out of {tmp_path}: 2 hidden (.DS_Store, .thumbnails/a.jpg), 2 no image format (drawing.svg, notes.txt)"
+    ]
+
+
+def test_the_reason_is_said(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.jpg"
+    broken.symlink_to(tmp_path / "nowhere")
+    assert image_files([tmp_path]) == [broken]
+    assert why_unreadable(encoded(Image.new("1", (1, 300)))) == "too elongated, 1 x 300 pixels"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for image, reason in (
+        (broken, "a broken link"),
+        (tmp_path / "none.png", "No such file or directory"),
+        (b"", "an empty file"),
+        (b"GIF", "not an image, or of an unknown format"),
+        (encoded(PHOTO), "more than 0 million pixels"),
+        (encoded(PHOTO.resize((9, 9)))[:-60], "damaged: "),
+    ):
+        assert open_image(image) is None
+        assert why_unreadable(image).startswith(reason)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    register_heif_opener()
+    heic = encoded(PHOTO, "HEIF")
+    monkeypatch.setattr(images, "_register_heif", lambda: False)
+    monkeypatch.setattr(images, "open_header", lambda content: Image.open(io.BytesIO(content), formats=["PNG"]))
+    assert why_unreadable(heic) == "HEIC needs a package: pip install pillow-heif"

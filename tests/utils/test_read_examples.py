@@ -112,10 +112,12 @@ def test_unreadable_images_are_skipped_with_a_warning(folder, caplog):
         examples = check_examples(pairs, CLASSES)
     assert [path.name for path in examples.images] == ["a.PNG", "b.png", "c.jpg", "1.png", "2.png"]
     assert examples.classes.tolist() == [0, 0, 0, 2, 2]
-    assert caplog.messages == [
-        f"skipped 3 unreadable examples: {folder / 'weld/broken.png'}, {folder / 'weld/missing.png'}, "
-        "an image without a path"
-    ]
+    beside, no_images, *_, unreadable = caplog.messages
+    assert beside == f"left out of {folder}, beside its folders: .cache, notes.txt"
+    assert no_images == f"left out of {folder / 'intact pipe'}: 1 no image format (readme)"
+    assert unreadable.startswith("left out 3 examples that cannot be read: ")
+    assert f"{folder / 'weld/missing.png'} (No such file or directory)" in unreadable
+    assert "an image without a path (not an image, or of an unknown format)" in unreadable
 
 
 def test_pictures_and_encoded_bytes_are_examples_too():

@@ -1,4 +1,4 @@
-"""Run the command line with ``python -m mll_hf.cli``."""
+"""Run the command line with ``python -m mll_hf``."""
 
 import sys
 

@@ -1,0 +1,156 @@
+"""The command ``select``, and the options that it shares with ``fit``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.cli.options import (
+    add_graph_choice,
+    add_location,
+    add_trust,
+    check_plot,
+    class_names,
+    count,
+    listed,
+    positive,
+)
+from mll_hf.cli.output import note, shown
+from mll_hf.cli.report import selection_report
+from mll_hf.client import Client
+from mll_hf.errors import InputError
+from mll_hf.matching import describe
+from mll_hf.matching.concept_index import COVERED
+from mll_hf.models.published import DEFAULT_LABELS
+from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.selection.config import configured
+from mll_hf.utils.text import abridged
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mll_hf.cli.parser import Parser
+    from mll_hf.matching.describe import Description
+
+
+def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``select``."""
+    command = commands.add_parser(
+        "select",
+        help="choose models for a list of classes",
+        description="Choose models by the names of your classes, and estimate how accurate they are. No model is "
+        "downloaded or run. If you have images, use 'mll-hf fit'.",
+        epilog="Example: mll-hf select cat dog 'golden retriever' --max-parameters 200M",
+    )
+    command.add_argument(
+        "names", nargs="*", metavar="CLASS", help="your classes: cat dog, 'cat, dog', or a file (text, JSON, CSV)"
+    )
+    command.more.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="the same, as an option")
+    command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
+    command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
+    add_task_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
+    add_graph_choice(command.more)
+    command.more.add_argument(
+        "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
+    )
+    command.more.add_argument(
+        "--llm",
+        metavar="MODEL",
+        help="language model that describes the classes: MODEL, or MODEL@URL of a server like OpenAI's",
+    )
+    command.more.add_argument(
+        "--strategy",
+        choices=[str(s) for s in Strategy],
+        default=str(Strategy.MLL),
+        help="how models are scored and chosen: %(choices)s (default: %(default)s)",
+    )
+    command.more.add_argument("--plot", type=Path, metavar="FILE.html", help="also write a figure to a web page")
+    command.set_defaults(run=_select, holds_notes=True)
+
+
+def _select(args: argparse.Namespace) -> int:
+    check_plot(args)
+    classes, config = task_config(args, [*args.names, *args.classes])
+    selection = task_client(args).select(
+        classes, config, domain=args.domain, task=args.task, descriptions=_describe(args, classes)
+    )
+    if args.plot:
+        _plot(args.plot, selection)
+    if args.json:
+        print(json.dumps(selection.to_json()))
+        return 0
+    print(shown(selection_report(selection, args.verbose)))
+    if selection.answer_lines:
+        print(
+            f"To know better, fit these models to your images: mll-hf fit PHOTOS --classes {_again(classes)} -o choice"
+        )
+    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
+    if len(classes) > 1 and uncovered and selection.strategy is Strategy.MLL:
+        note(
+            f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
+            "level. Check their spelling (names are compared in English)"
+        )
+    return 0
+
+
+def _again(classes: tuple[str, ...]) -> str:
+    """The classes for a command line; those of a long list are in a file."""
+    return shown(shlex.join(classes)) if len(classes) <= 6 else "FILE"
+
+
+def _plot(path: Path, selection: Selection) -> None:
+    from mll_hf.plots.selection import accuracy_by_cost, save_page
+
+    if (figure := accuracy_by_cost(selection)) is None:
+        note(f"no figure: scores of strategy {selection.strategy} are no accuracies")
+        return
+    save_page(path, f"Models for {abridged(selection.classes, 3)}", figure)
+    note(f"figure: {path}")
+
+
+def add_task_options(command: Parser) -> None:
+    """Add what ``select`` and ``fit`` take besides the classes."""
+    command.add_argument("-v", "--verbose", action="store_true", help="also show a table of the models")
+    command.add_argument(
+        "--license", type=listed, default=(), metavar="LIST",
+        help="allowed licenses, such as apache-2.0,mit; the Hub confirms those of the chosen models",
+    )  # fmt: skip
+    command.more.add_argument(
+        "--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ..."
+    )
+    command.more.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
+    add_location(command.more, DEFAULT_LABELS)
+    add_trust(command.more)
+    command.more.add_argument(
+        "-k", type=positive, metavar="N",
+        help="models per class (default: 1; for fit as many as are likely to be better combined, at most 5)",
+    )  # fmt: skip
+
+
+def task_config(args: argparse.Namespace, words: list[str]) -> tuple[tuple[str, ...], SelectionConfig]:
+    """The classes, from the words of the command line, and the configuration that the options describe."""
+    classes = class_names(words)
+    given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}
+    given |= {"licenses": args.license}
+    options = {name: value for name, value in given.items() if value is not None}
+    return classes, configured(SelectionConfig(), options)
+
+
+def task_client(args: argparse.Namespace) -> Client:
+    """The client that the options describe."""
+    given = vars(args)
+    return Client(args.labels, graph=given.get("graph"), trust=args.trust, device=given.get("device"))
+
+
+def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:
+    if args.descriptions and args.llm:
+        raise InputError("give either --descriptions or --llm, not both")
+    if args.descriptions:
+        return describe.from_file(args.descriptions, classes)
+    if args.llm:
+        model, _, url = args.llm.rpartition("@") if "://" in args.llm else (args.llm, "", "")
+        return describe.from_llm(classes, args.domain, args.task, model or None, url or None)
+    return None
