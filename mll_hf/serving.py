@@ -152,7 +152,7 @@ def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # 
         raise MLLError("classification failed; try again later") from None
     of_readable = iter(found)
     answers = [
-        error or next(of_readable) or InputError(f"the image cannot be read: {why_unreadable(image)}")
+        error or next(of_readable) or InputError(f"cannot be read as an image: {why_unreadable(image)}")
         for error, image in zip(errors, request.images, strict=True)
     ]
     if not request.is_list and isinstance(answers[0], MLLError):

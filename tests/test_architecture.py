@@ -11,7 +11,7 @@ import pytest
 import mll_hf
 
 PACKAGE = Path(mll_hf.__file__).parent
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem not in ("__init__", "__main__"))
+FILES = sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"})
 
 
 # Methods that users expect on a public class, and that work further down: they import it when they are called.

@@ -92,7 +92,7 @@ def test_answers_are_those_shown(capsys):
     assert len(shown) == 2
     for block, answer in shown:
         assert main(words_of(block.splitlines()[-1])[1:]) == 0
-        assert capsys.readouterr().out.startswith(answer + "\n")
+        assert capsys.readouterr().out.startswith(answer)
 
 
 def test_numbers_are_those_of_the_data_and_of_the_committed_results():

@@ -122,8 +122,7 @@ def try_models(
     tried = run_trial(prior, sizes, config.max_download, attempt, estimated, first)
     if not tried:
         raise list(failures.values())[-1]
-    unreadable = ~np.isfinite(found[tried[0]][0]).all(axis=1)
-    warn_of_unreadable([image for image, is_bad in zip(images, unreadable, strict=True) if is_bad])
+    warn_of_unreadable([images[n] for n in np.flatnonzero(~np.isfinite(found[tried[0]][0]).all(axis=1))])
     pairs, classes, weights = embedded(tried)
     check_image_count(len(pairs[0][0]))
     if len(tried) == 1 and not len(classes):

@@ -156,7 +156,7 @@ def _decoded(content: bytes | Image.Image) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        image = open_header(content) if isinstance(content, bytes) else content
+        image = content if isinstance(content, Image.Image) else open_header(content)
         if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
             raise _UnreadableError(f"too elongated, {image.size[0]} x {image.size[1]} pixels")
         return to_rgb(ImageOps.exif_transpose(image))
@@ -168,7 +168,7 @@ def _decoded(content: bytes | Image.Image) -> Image.Image:
         raise _UnreadableError(f"damaged: {one_line(error, 80)}") from None
 
 
-def open_header(content: bytes, formats: Sequence[str] | None = None) -> Image.Image:
+def open_header(content: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Read the header of an encoded image; HEIC, too, with ``pillow-heif``. Raises what Pillow raises."""
     from PIL import Image
 

@@ -158,7 +158,9 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     weights.write_bytes(weights.read_bytes()[:-100])
     wrong = [f"local-dir:{tmp_path / 'pickled'}", f"local-dir:{corrupt}", "no-owner"]
     command = ["label", *wrong, f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", tmp_path / "l"]
-    assert "/nowhere: there is no such folder" in fails(capsys, "label", "local-dir:/nowhere", *command[1:])  # before any work
+    assert "/nowhere: there is no such folder" in fails(
+        capsys, "label", "local-dir:/nowhere", *command[1:]
+    )  # before any work
     status, out, err = run(capsys, *command, "--json")
     errors = [line for line in err.splitlines() if line.startswith("mll-hf: error: ")]
     assert status == 1

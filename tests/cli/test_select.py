@@ -77,7 +77,8 @@ def test_a_language_model_describes_the_classes(world, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "words",
     [
-        ["cat", "golden retriever"], ["cat, golden retriever"], ["cat,", "golden", "retriever"], ["cat; golden retriever"],
+        ["cat", "golden retriever"], ["cat, golden retriever"], ["cat,", "golden", "retriever"],
+        ["cat; golden retriever"],
         ["cat | golden retriever"], ["cat、golden retriever"], ['["cat", "golden retriever"]'],
         ["--classes", "cat", "golden retriever"],
     ],
