@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
-from mll_hf.ensemble.trial import try_shortlist
+from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels, NoLabelsError
@@ -259,7 +259,7 @@ class Client:
         decide, shortlisted = partial(self._from_names, given, for_trial=True), shortlist_config(config)
         shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
         kept = EmbeddingCache(Path(cache) if cache else None)
-        selection = try_shortlist(self.load(shortlist), config, given, approve, kept)
+        selection = try_models(self.load(shortlist), config, given, approve=approve, cache=kept)
         self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
 

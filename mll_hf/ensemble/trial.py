@@ -36,37 +36,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def try_shortlist(
-    ensemble: Ensemble,
-    config: SelectionConfig,
-    task: Task,
-    approve: Callable[[TrialPlan], bool] | None = None,
-    cache: EmbeddingCache | None = None,
-) -> Selection:
-    """Look up download sizes, and :func:`try_models`.
-
-    Raises:
-        ModelError: No model is pinned to a commit, or see :func:`try_models`.
-    """
-    from mll_hf.hub.connection import map_parallel
-
-    def size(model: SelectedModel) -> int:
-        if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget
-            return sys.maxsize
-        return bytes_to_fetch(model.ref, model.cost.parameters, ensemble.token)
-
-    models = [ensemble.selection.models[m] for m in ensemble.selection.chosen_models]
-    if all(model.ref.revision == UNPINNED for model in models):
-        id = models[0].ref.repo_id
-        raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
-    return try_models(ensemble, config, task, map_parallel(size, models), approve, cache)
-
-
 def try_models(
     ensemble: Ensemble,
     config: SelectionConfig,
     task: Task,
-    sizes: Sequence[int],
+    sizes: Sequence[int] | None = None,
     approve: Callable[[TrialPlan], bool] | None = None,
     cache: EmbeddingCache | None = None,
 ) -> Selection:
@@ -76,22 +50,23 @@ def try_models(
         ensemble: The shortlist's models, not loaded yet.
         config: Gives the budget and ``k``.
         task: The task, with images or examples.
-        sizes: [U] download sizes in bytes.
+        sizes: [U] download sizes in bytes; by default looked up.
         approve: Called with the plan before anything is fetched; returns False to decline it.
         cache: Keeps embeddings of the images for the next trial.
 
     Raises:
         InputError: There are too few readable images, no model fits in the budget, or the plan is declined.
-        ModelError: All models fail; this is the error of the last one.
+        ModelError: No model is pinned to a commit, or all models fail; this is the error of the last one.
     """
     shortlist, templates = ensemble.selection, ensemble.prompt_templates
     if shortlist.estimate is None:
         raise ValueError("the shortlist has no estimate")
     images = [*task.examples.images, *task.images]
     run = ensemble.model_runner(images, cache or EmbeddingCache(None))
+    models = [shortlist.models[m] for m in shortlist.chosen_models]
+    sizes = sizes or _download_sizes(models, ensemble.token)
     prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
-    names = [shortlist.models[m].name for m in shortlist.chosen_models]
-    nominated = [shortlist.models[m].figures in NOMINATED for m in shortlist.chosen_models]
+    names, nominated = [model.name for model in models], [model.figures in NOMINATED for model in models]
     first = first_to_try(prior, sizes, config.max_download, nominated)
     plan = plan_trial(prior, sizes, config.max_download, names, first)
     if approve and not approve(plan):
@@ -132,6 +107,20 @@ def try_models(
             names[tried[0]],
         )
     return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares, weights)
+
+
+def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[int]:
+    from mll_hf.hub.connection import map_parallel
+
+    def size(model: SelectedModel) -> int:
+        if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget
+            return sys.maxsize
+        return bytes_to_fetch(model.ref, model.cost.parameters, token)
+
+    if all(model.ref.revision == UNPINNED for model in models):
+        id = models[0].ref.repo_id
+        raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
+    return map_parallel(size, models)
 
 
 def suggest_images(

@@ -1,13 +1,15 @@
 """A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
 
-The two models with the highest expected gain are fetched first, or, if models are made for the domain or language of
-the task, the best one of these and the best general one. After that, the next model is the one with the highest
-expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik, SIAM J. Control Optim. 47(5),
-2008): the expected increase in accuracy of the chosen model by trying
-another one. Models that need no download are all tried, before any others. The trial stops when the total expected gain
-of the remaining models within the budget is small relative to the accuracy of the best model so far. So it continues
-longer if all models perform poorly or many remain. It never stops after one model, which has no other to agree with;
-the first one leaves room for a second if that costs at most a point of expected accuracy.
+1. Models that need no download are all tried, before any others.
+2. The two models with the highest expected gain are fetched first, or, if models are made for the domain or language of
+   the task, the best one of these and the best general one. The first one leaves room for a second if that costs at
+   most a point of expected accuracy: a single model has no other to agree with.
+3. After that, the next model is the one with the highest expected gain per byte.
+4. The trial stops when the total expected gain of the remaining models within the budget is small relative to the
+   accuracy of the best model so far. So it continues longer if all models perform poorly or many remain.
+
+The gain is the *knowledge gradient* (Frazier, Powell and Dayanik, SIAM J. Control Optim. 47(5), 2008): the expected
+increase in accuracy of the chosen model by trying another one.
 """
 
 from __future__ import annotations
@@ -154,24 +156,21 @@ def next_model(
         first: As for :func:`run_trial`.
     """
     gains = np.round(expected_gains(estimate, tried), DIGITS)
-    best = sigmoid(estimate.mean[list(tried)]).max(initial=0)
-    done = {*tried, *failed}
-    affordable = [m for m in range(len(sizes)) if m not in done and sizes[m] <= remaining]
+    affordable = [m for m in range(len(sizes)) if m not in (*tried, *failed) and sizes[m] <= remaining]
     if pending := [m for m in first if m in affordable]:
         return pending[0]
     local = [m for m in affordable if sizes[m] == 0]
+    best = sigmoid(estimate.mean[list(tried)]).max(initial=0)
     mean_gain = np.round(gains[affordable].sum() / len(sizes), DIGITS)
-    if not local and len(tried) >= _MIN_MODELS and mean_gain < _MIN_MEAN_GAIN * best:
+    if not affordable or (not local and len(tried) >= _MIN_MODELS and mean_gain < _MIN_MEAN_GAIN * best):
         return None
+    if not local and sum(sizes[m] > 0 for m in tried) >= _MIN_MODELS:
+        return max(affordable, key=lambda m: (gains[m] / sizes[m], -sizes[m]))
     if not tried:
         as_good = [m for m in affordable if gains[m] >= gains[affordable].max() - MARGIN]
-        with_room = [
-            m for m in as_good if any(sizes[m] + sizes[other] <= remaining for other in affordable if other != m)
-        ]
-        affordable = with_room or affordable
-    if local or sum(sizes[m] > 0 for m in tried) < _MIN_MODELS:  # per byte, ever larger models would be tried in turn
-        return max(local or affordable, key=lambda m: (gains[m], -sizes[m]), default=None)
-    return max(affordable, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
+        pairs = [(m, sizes[m] + sizes[other]) for m in as_good for other in affordable if other != m]
+        affordable = [m for m, size in pairs if size <= remaining] or affordable
+    return max(local or affordable, key=lambda m: (gains[m], -sizes[m]))  # per byte, ever larger ones would be tried
 
 
 def expected_gains(estimate: Estimate, tried: Sequence[int]) -> Floats:

@@ -84,9 +84,8 @@ class Selection(ArrayFields):
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
         models: The M models that were scored, best overall first.
-        scores: [M, C] float64, as the strategy defines them (for ``mll`` estimated recall, lowered by the standard
-            error for models that seem better than the one with the highest mean recall); after a trial on images the
-            agreement with the pool of all models, with examples averaged with the accuracy on them.
+        scores: [M, C] float64, as the strategy defines them; after a trial on images the agreement with the pool of
+            all models, with examples averaged with the accuracy on them.
         chosen: [M, C] bool, which models are chosen for which class.
         matches: Concepts that each class was matched to, best first; empty if the classes were not matched.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
@@ -244,17 +243,11 @@ class Selection(ArrayFields):
         return read_selection(location, revision, token)
 
     def save_pretrained(self, folder: str | Path, *, token: str | None = None) -> None:
-        """Write the selection, its heads if made, and its card into a folder.
-
-        Requests the licenses of the chosen models from the Hub.
-
-        Args:
-            folder: Created if it does not exist; its README.md is updated.
-            token: Hub token; None for the token of the logged-in user.
+        """Write the selection, its heads if made, and its card, with licenses from the Hub, into a folder.
 
         Raises:
-            CardError: The folder's README cannot be edited.
             StorageError: The folder cannot be written.
+            CardError: The folder's README cannot be read or edited.
         """
         from mll_hf.selection.repo import save_selection
 
@@ -271,15 +264,8 @@ class Selection(ArrayFields):
     ) -> Published:
         """Publish the selection as a small model repo that anyone can load by its id; no weights are uploaded.
 
-        The repo is created if it does not exist. Selection, heads if made, and card are written in one commit; the rest
-        of an existing card is kept. Without write access only ``create_pr`` is possible.
-
-        Args:
-            repo_id: ``org/name`` of a new repo, an empty one, or one with an earlier selection.
-            private: Make a new repo private.
-            create_pr: Open a pull request instead.
-            commit_message: Title of the commit.
-            token: Hub token; None for the token of the logged-in user.
+        Selection, heads if made, and card are written in one commit; the rest of an existing card is kept. A new repo
+        is created if there is none, ``private`` or not; without write access only ``create_pr`` is possible.
 
         Returns:
             Where it was published, and whether that changed anything.
