@@ -1,15 +1,17 @@
-"""Test everything on the real Hub: graph, label, push, another user's view, select, predict, verify, clean up.
+"""Acceptance test on the real Hub: first user, second user, anonymous visitor, attacker, private data, many writers.
 
-First lists what it will create and download, and asks. All repos get new names in your namespace and are deleted at the
-end, also after a failure or Ctrl+C. The report, in Markdown, goes to stdout. Exit status: 0 if every step succeeded, 1
-if not, 2 if you declined, 130 after Ctrl+C.
+First lists what it will create and download, and asks. All repos get new names in your namespace (of the second
+account, one in its own) and are deleted at the end, also after a failure or Ctrl+C. The report, in Markdown, goes to
+stdout; the transcript, every command with what it printed, to a file that can be sent: one JSON object per line,
+without tokens and paths. Exit status: 0 if every step succeeded, 1 if not, 2 if you declined, 130 after Ctrl+C.
 
 The graph has 50 concepts, colored shapes that this script draws. Two published models are labeled, and a copy of a tiny
-model of the demo, which gets its label in its own repo. The visitor is this process without token and with empty
-caches.
+model of the demo, which gets its labels in its own repo. The visitor is this process without token and with empty
+caches. The second account is that of the token in $MLL_SECOND_TOKEN; without it, its steps are skipped, and you are the
+attacker.
 
     python scripts/live_check.py > live_check.md
-    python scripts/live_check.py --yes --namespace $ORG --model $ORG/A --model $ORG/B > live_check.md
+    MLL_SECOND_TOKEN=... python scripts/live_check.py --yes --namespace $ORG --model $ORG/A > live_check.md
     python scripts/live_check.py --known-models > known_models.md
 
 The last creates nothing: it compares the table of known models with the Hub, one request per model.
@@ -30,7 +32,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -40,9 +42,11 @@ from unittest import mock
 import numpy as np
 from huggingface_hub import constants
 
+import live_others
 import mll_hf
 from command_line import script_parser
 from known_models import check_hub
+from live_others import expect
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
@@ -56,6 +60,9 @@ from mll_hf.utils.text import gigabytes, one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+AUTHOR, VISITOR, SECOND, ATTACKER = "author", "visitor", "second user", "attacker"
+SECOND_TOKEN = "MLL_SECOND_TOKEN"  # noqa: S105 - the name of a variable
+TRANSCRIPT = "mll-hf live check 1"  # of the file's lines
 TINY_MODEL = Path(__file__).parent / "demo_world" / "models" / "demo-generalist"
 COLORS = ("red", "green", "blue", "yellow", "purple", "black")
 SHAPES = {  # number of sides, rotation in degrees
@@ -81,6 +88,9 @@ class Check:
     models: tuple[str, ...]  # ids of the published models
     folder: Path  # local folder for everything
     stem: str  # prefix of the names of all repos, unused so far
+    second: str = ""  # user of the second account; empty if there is none
+    record: list[dict[str, object]] = field(default_factory=list)  # what was run, for the transcript
+    tiny_model: Path = TINY_MODEL
 
     def repo(self, name: str) -> str:
         return f"{self.namespace}/{self.stem}-{name}"
@@ -91,9 +101,38 @@ class Check:
     @property
     def repos(self) -> list[tuple[str, str, str]]:
         """All repos that may be created: id, type, and who may read it."""
-        access = {"graph": "public", "images": "private", "labels": "public"}
+        access = {"graph": "public", "images": "private", "labels": "public", "many": "public"}
+        access |= {"private-labels": "private"}
         datasets = [(self.repo(name), "dataset", readers) for name, readers in access.items()]
-        return [*datasets, *((self.repo(name), "model", "public") for name in ("model", "classifier"))]
+        models = [(self.repo(name), "model", "public") for name in ("model", "classifier")]
+        return [*datasets, *models, (self.repo("private"), "model", "private"), (self.hostile, "model", "public")]
+
+    @property
+    def hostile(self) -> str:
+        """The repo of the attacker."""
+        return f"{self.second or self.namespace}/{self.stem}-hostile"
+
+    def command(self, *words: object) -> str:
+        """Run a command of mll-hf in this process and record it; returns its output.
+
+        Raises:
+            MLLError: It failed.
+        """
+        given, start = [str(word) for word in words], time.monotonic()
+        output, complaints = io.StringIO(), io.StringIO()
+        with redirect_stdout(output), redirect_stderr(complaints):
+            status = mll_hf_command(given)
+        said, complained = output.getvalue(), complaints.getvalue()
+        seconds = round(time.monotonic() - start, 1)
+        ran = {"command": ["mll-hf", *given], "status": status, "seconds": seconds}
+        self.record.append({**ran, "stdout": said, "stderr": complained})
+        sys.stderr.write(complained)
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            errors = re.findall("^mll-hf: error: (.*)", complained, re.MULTILINE)
+            raise MLLError("; ".join(errors) or one_line(said))
+        return said
 
     def draw(self) -> str:
         def concepts() -> Iterator[NewConcept]:
@@ -111,8 +150,8 @@ class Check:
 
     def push_graph(self) -> str:
         to = ["--to", self.dataset("graph"), "--images-to", self.dataset("images")]
-        command("graph", "push", self.folder / "graph", *to)
-        again = command("graph", "push", self.folder / "graph", *to)
+        self.command("graph", "push", self.folder / "graph", *to)
+        again = self.command("graph", "push", self.folder / "graph", *to)
         expect(again.count("published already") == 2, "the same graph was published twice")
         return "again: nothing changed"
 
@@ -126,20 +165,20 @@ class Check:
     def label(self) -> str:
         models = [*self.models, self.repo("model")]
         words = ["label", *models, "--graph", self.dataset("graph"), "--labels", self.folder / "labels", "--json"]
-        rows = [json.loads(line) for line in command(*words).splitlines()]
+        rows = [json.loads(line) for line in self.command(*words).splitlines()]
         recalls = (f"{row['recall']:.3f} ({row['repo_id']}@{row['revision'][:12]})" for row in rows)
         return f"mean recall {', '.join(recalls)}"
 
     def push_labels(self) -> str:
-        command("push", "--all", "--labels", self.folder / "labels", "--to", self.dataset("labels"))
+        self.command("push", "--all", "--labels", self.folder / "labels", "--to", self.dataset("labels"))
         return self.dataset("labels")
 
     def push_own(self) -> str:
-        command("push", self.repo("model"), "--labels", self.folder / "labels")
+        self.command("push", self.repo("model"), "--labels", self.folder / "labels")
         return self.repo("model")
 
     def read(self) -> str:
-        rows = json.loads(command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
+        rows = json.loads(self.command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
         expect(len(rows) == 1 + len(self.models), f"the collection has {len(rows)} labels")
         try:
             fetch_graph_with_images(self.dataset("graph"))
@@ -153,7 +192,7 @@ class Check:
         start = time.monotonic()
         while True:
             try:
-                command("labels", "show", self.repo("model"), "--labels", "hub")
+                self.command("labels", "show", self.repo("model"), "--labels", "hub")
                 return f"listed after {time.monotonic() - start:.0f} s"
             except MLLError as error:
                 if "no label of" not in str(error) or time.monotonic() - start > LISTED_WITHIN:
@@ -166,7 +205,7 @@ class Check:
             on_graph = () if source == "published" else ("--graph", self.dataset("graph"))
             owner = self.repo("model").partition("/")[0]
             named = (*on_graph, "--trust", owner, "--json")
-            chosen = command("select", "--classes", ", ".join(CLASSES), "--labels", source, *named)
+            chosen = self.command("select", "--classes", ", ".join(CLASSES), "--labels", source, *named)
             if not said:
                 (self.folder / "choice.json").write_text(chosen, encoding="utf-8")
             said.append(f"{json.loads(chosen)['answer']['best']} ({source.replace(self.dataset('labels'), 'labels')})")
@@ -177,7 +216,7 @@ class Check:
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(picture(path.stem.rpartition(" ")[0], 1000 + n))
         words = ["predict", "--selection", self.folder / "choice.json", *self.pictures, "--json"]
-        answers = [json.loads(line)["label"] for line in command(*words).splitlines()]
+        answers = [json.loads(line)["label"] for line in self.command(*words).splitlines()]
         (self.folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
         right = sum(path.stem.startswith(answer) for path, answer in zip(self.pictures, answers, strict=True))
         return f"{right} of {len(answers)} new images are classified correctly"
@@ -187,7 +226,7 @@ class Check:
         return [self.folder / "pictures" / f"{name} {n}.png" for name in CLASSES for n in range(IMAGES_PER_CLASS)]
 
     def push_selection(self) -> str:
-        command("push", "--selection", self.folder / "choice.json", "--to", self.repo("classifier"))
+        self.command("push", "--selection", self.folder / "choice.json", "--to", self.repo("classifier"))
         return self.repo("classifier")
 
     def pipeline(self) -> str:
@@ -197,20 +236,20 @@ class Check:
         return "the same answers as predict"
 
     def verify(self) -> str:
-        return one_line(command("labels", "verify", self.repo("model"), "--labels", self.dataset("labels")))
+        return one_line(self.command("labels", "verify", self.repo("model"), "--labels", self.dataset("labels")))
 
 
 class Step(NamedTuple):
-    """A step: its method, the steps that must have succeeded before, and whether the visitor runs it."""
+    """A step: its function, the steps that must have succeeded before, and who runs it."""
 
     name: str
     run: Callable[[Check], str]
     needs: tuple[str, ...] = ()
-    by_visitor: bool = False
+    by: str = AUTHOR
 
     @property
     def title(self) -> str:
-        return f"{self.name} (visitor)" if self.by_visitor else self.name
+        return self.name if self.by == AUTHOR else f"{self.name} ({self.by})"
 
 
 STEPS = (
@@ -220,37 +259,20 @@ STEPS = (
     Step("label", Check.label, ("push the graph", "upload a model")),
     Step("push labels to a collection", Check.push_labels, ("label",)),
     Step("push a label to its model", Check.push_own, ("label",)),
-    Step("read labels", Check.read, ("push labels to a collection", "push a label to its model"), by_visitor=True),
-    Step("find the label by its tag", Check.find, ("push a label to its model",), by_visitor=True),
-    Step("select", Check.select, ("push labels to a collection", "find the label by its tag"), by_visitor=True),
-    Step("predict", Check.predict, ("select",), by_visitor=True),
+    Step("read labels", Check.read, ("push labels to a collection", "push a label to its model"), by=VISITOR),
+    Step("find the label by its tag", Check.find, ("push a label to its model",), by=VISITOR),
+    Step("select", Check.select, ("push labels to a collection", "find the label by its tag"), by=VISITOR),
+    Step("predict", Check.predict, ("select",), by=VISITOR),
     Step("push the selection", Check.push_selection, ("select",)),
-    Step("use it as a pipeline", Check.pipeline, ("predict", "push the selection"), by_visitor=True),
+    Step("use it as a pipeline", Check.pipeline, ("predict", "push the selection"), by=VISITOR),
     Step("verify a label", Check.verify, ("push labels to a collection",)),
+    Step("publish a first label", live_others.first_label, ("push a label to its model", "select")),
+    Step("select and be refused", live_others.other_user, ("publish a first label",), by=SECOND),
+    Step("keep private models private", live_others.stay_private, ("push labels to a collection",)),
+    Step("write together", live_others.write_together, ("label",)),
+    Step("attack", live_others.attack, ("label",), by=ATTACKER),
+    Step("withstand the attack", live_others.withstand, ("attack", "select")),
 )
-
-
-def command(*words: str | Path) -> str:
-    """Run a command of mll-hf in this process; returns its output.
-
-    Raises:
-        MLLError: It failed.
-    """
-    output, complaints = io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(complaints):
-        status = mll_hf_command([str(word) for word in words])
-    sys.stderr.write(complaints.getvalue())
-    if status == 130:
-        raise KeyboardInterrupt
-    if status:
-        errors = re.findall("^mll-hf: error: (.*)", complaints.getvalue(), re.MULTILINE)
-        raise MLLError("; ".join(errors) or one_line(output.getvalue()))
-    return output.getvalue()
-
-
-def expect(condition: bool, problem: str) -> None:
-    if not condition:
-        raise InputError(problem)
 
 
 def picture(name: str, serial: int) -> bytes:
@@ -280,10 +302,13 @@ class Result(NamedTuple):
 
 
 @contextmanager
-def at_home(folder: Path, with_token: bool) -> Iterator[None]:
-    """Act as a user with separate caches."""
-    caches = {f"HF_{name}_CACHE": str(folder / name.lower()) for name in ("HUB", "ASSETS")}
-    with mock.patch.multiple(constants, HF_HUB_DISABLE_IMPLICIT_TOKEN=not with_token, **caches):
+def acting_as(who: str, check: Check) -> Iterator[None]:
+    """Act as a user with separate caches; the attacker has the second account, if there is one."""
+    home = check.folder / who
+    caches = {f"HF_{name}_CACHE": str(home / name.lower()) for name in ("HUB", "ASSETS")}
+    token = {"HF_TOKEN": os.environ[SECOND_TOKEN]} if check.second and who in (SECOND, ATTACKER) else {}
+    hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": who == VISITOR}
+    with mock.patch.multiple(constants, **hidden, **caches), mock.patch.dict(os.environ, token):
         yield
 
 
@@ -295,11 +320,15 @@ def run_steps(check: Check, results: list[Result]) -> None:
             outcomes[step.name] = "not run"
             results.append(Result(step.title, "not run", f"needs: {', '.join(missing)}"))
             continue
-        home = check.folder / ("visitor" if step.by_visitor else "author")
+        if step.by == SECOND and not check.second:
+            results.append(Result(step.title, "skipped", f"needs a second account: ${SECOND_TOKEN}"))
+            outcomes[step.name] = "skipped"
+            continue
+        check.record.append({"step": step.name, "by": step.by})
         start, outcome, said = time.monotonic(), "interrupted", ""
         print(f"{step.title} ...", file=sys.stderr, flush=True)
         try:
-            with at_home(home, with_token=not step.by_visitor):
+            with acting_as(step.by, check):
                 outcome, said = "ok", step.run(check)
         except MLLError as error:
             outcome, said = "failed", str(error)
@@ -313,10 +342,11 @@ def run_steps(check: Check, results: list[Result]) -> None:
 
 def clean_up(check: Check) -> Result:
     """Delete all repos of this run."""
-    start, left, api = time.monotonic(), [], connect()
+    start, left = time.monotonic(), []
     for repo_id, kind, _ in check.repos:
         try:
-            with hub_errors(repo_id):
+            with acting_as(ATTACKER if repo_id == check.hostile else AUTHOR, check), hub_errors(repo_id):
+                api = connect()
                 if api.repo_exists(repo_id, repo_type=kind):
                     api.delete_repo(repo_id, repo_type=kind)
         except (MLLError, KeyboardInterrupt) as error:
@@ -368,6 +398,21 @@ def report(check: Check, results: Sequence[Result]) -> str:
     )
 
 
+def write_transcript(file: Path, check: Check, results: Sequence[Result]) -> None:
+    """Write what was run and how the steps ended, one JSON object per line, without tokens and paths."""
+    installed = {package.name: package.version for package in distributions() if package.name in PACKAGES}
+    head = {"format": TRANSCRIPT, "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "hub": constants.ENDPOINT, **installed}
+    lines = [head, *check.record, *(result._asdict() for result in results)]
+    text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    for private, shown in (
+        (str(check.folder), "FOLDER"),
+        (str(Path(__file__).parents[1]), "SOURCE"),
+        (str(Path.home()), "HOME"),
+    ):
+        text = text.replace(private, shown)
+    file.write_text(re.sub(r"\bhf_\w{4,}", "hf_...", text), encoding="utf-8")
+
+
 def megabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB"
 
@@ -385,6 +430,17 @@ def default_models() -> tuple[str, ...]:
     return tuple(model.hub_id for model in sorted(known, key=lambda model: (model.download_bytes, model.hub_id))[:2])
 
 
+def second_user(first: str) -> str:
+    """The user of the second account; empty if there is none."""
+    if not (token := os.environ.get(SECOND_TOKEN)):
+        return ""
+    with hub_errors("hub"):
+        name = str(connect(token).whoami()["name"])
+    if name == first:
+        raise InputError(f"${SECOND_TOKEN} is of the same account, {name}; give that of another one, or none")
+    return name
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = script_parser(str(__doc__))
@@ -393,6 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model", action="append", metavar="ID", help="model to label; may be repeated (default: two small ones)"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--transcript", type=Path, default=Path("live_check.jsonl"), metavar="FILE", help="its file")
     parser.add_argument("--keep", action="store_true", help="delete nothing: neither the repos nor the local folder")
     parser.add_argument("--known-models", action="store_true", help="only compare the known models with the Hub")
     args = parser.parse_args(arguments)
@@ -408,7 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"{namespace} is not your namespace; give one of: {', '.join(owned)}")
         stem = f"mll-hf-live-check-{secrets.token_hex(3)}"
         folder = Path(tempfile.gettempdir()) / stem
-        check = Check(namespace, tuple(args.model or default_models()), folder, stem)
+        second = second_user(owned[0])
+        check = Check(namespace, tuple(args.model or default_models()), folder, stem, second)
         print(plan(check, owned[0], args.keep), file=sys.stderr)
         if not args.yes and not confirm("Continue?", "cannot ask without a terminal; add --yes"):
             print("nothing was created", file=sys.stderr)
@@ -431,7 +489,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.append(clean_up(check))
             shutil.rmtree(check.folder, ignore_errors=True)
     print(report(check, results))
-    return 130 if is_interrupted else int(any(result.outcome != "ok" for result in results))
+    write_transcript(args.transcript, check, results)
+    return 130 if is_interrupted else int(any(result.outcome not in ("ok", "skipped") for result in results))
 
 
 if __name__ == "__main__":

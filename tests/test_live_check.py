@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import live_check
+from hub_worlds import READER
 from mll_hf.models.known import known_model
 from tiny_models import make_open_clip
 
@@ -37,14 +40,26 @@ def published(hub, weights, xet, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(hub, published, tmp_path, capsys):
+def transcripts():
+    """What each run wrote into its transcript."""
+    return []
+
+
+@pytest.fixture
+def run(hub, transcripts, published, tmp_path, capsys):
     """Runs the check; whatever happens, nothing of it may be left on the Hub or in temporary folders."""
 
     def run_check(*arguments):
-        status = live_check.main(arguments)
+        file = tmp_path / "transcript.jsonl"
+        status = live_check.main([*arguments, "--transcript", str(file)])
         assert set(hub.repos) == published
-        assert not list(tmp_path.iterdir())
         captured = capsys.readouterr()
+        if file.exists():
+            text = file.read_text("utf-8")
+            assert not re.search(r"hf_\w+_token|/tmp/", text)
+            transcripts.append([json.loads(line) for line in text.splitlines()])
+            file.unlink()
+        assert not list(tmp_path.iterdir())
         return status, rows_of(captured.out), captured.err
 
     return run_check
@@ -53,7 +68,7 @@ def run(hub, published, tmp_path, capsys):
 def rows_of(report):
     """{step: cells of its row}."""
     table = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in report.splitlines() if line[:1] == "|"]
-    return {cells[0].removesuffix(" (visitor)"): cells[1:] for cells in table[2:]}
+    return {cells[0].partition(" (")[0]: cells[1:] for cells in table[2:]}
 
 
 def outcomes(rows):
@@ -61,7 +76,8 @@ def outcomes(rows):
     return {outcome: [name for name in rows if rows[name][0] == outcome] for outcome, *_ in rows.values()}
 
 
-def test_the_whole_chain(run, hub, weights):
+def test_the_whole_chain(run, hub, weights, transcripts, monkeypatch):
+    monkeypatch.setenv(live_check.SECOND_TOKEN, READER)
     status, rows, said = run("--yes")
     assert status == 0, said
     assert outcomes(rows) == {"ok": [*STEPS, "clean up"]}
@@ -73,8 +89,26 @@ def test_the_whole_chain(run, hub, weights):
     assert {request.user for request in hub.requests if "-images/" in request} == {"alice", None}
     of_tags = [request for request in hub.requests if request == "GET /api/models"]
     assert of_tags
-    assert {request.user for request in of_tags} == {None}
+    assert {request.user for request in of_tags} == {None, "alice", "bob"}
     assert "deleted at the end" in said
+    assert rows["write together"][-1] == "8 labels of 8 writers"
+    assert rows["withstand the attack"][-1].startswith("still ")
+    assert " in bob/mll-hf-live-check-" in rows["attack"][-1]
+    ((head, *lines),) = transcripts
+    assert head["format"] == live_check.TRANSCRIPT
+    assert {line["by"] for line in lines if "by" in line} == {"author", "visitor", "second user", "attacker"}
+    assert all({"status", "stdout", "stderr"} <= line.keys() for line in lines if "command" in line)
+    assert [line["name"].partition(" (")[0] for line in lines if "outcome" in line] == [*STEPS, "clean up"]
+
+
+def test_one_account_is_enough(run, monkeypatch):
+    wanted = ("draw a graph", "push the graph", "upload a model", "label", "attack", "select and be refused")
+    steps = [step._replace(needs=step.needs[:1] * (step.by != "second user")) for step in live_check.STEPS]
+    monkeypatch.setattr(live_check, "STEPS", [step for step in steps if step.name in wanted])
+    status, rows, said = run("--yes")
+    assert status == 0, said
+    assert rows["select and be refused"][0] == "skipped"
+    assert " in alice/mll-hf-live-check-" in rows["attack"][-1]
 
 
 def test_a_failure_in_the_middle(run, hub):
@@ -95,7 +129,7 @@ def test_a_failure_in_the_middle(run, hub):
 def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(live_check, "STEPS", [step for step in live_check.STEPS if step.name == "upload a model"])
     hub.fail("/api/repos/delete", 403)
-    assert live_check.main(["--yes"]) == 1
+    assert live_check.main(["--yes", "--transcript", str(tmp_path / "transcript.jsonl")]) == 1
     ((_, left),) = set(hub.repos) - published
     said = rows_of(capsys.readouterr().out)["clean up"]
     assert said[0] == "failed"
