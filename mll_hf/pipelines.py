@@ -16,7 +16,7 @@ from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-define
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.selection.repo import check_models
+from mll_hf.selection.repo import check_licenses
 from mll_hf.selection.result import Selection
 from mll_hf.utils.images import is_one_image
 from mll_hf.utils.text import abridged, shortened
@@ -50,7 +50,7 @@ def pipeline(
 ) -> Pipeline:
     """Create a classifier from a selection, with the interface of transformers' zero-shot image classification.
 
-    Checks that the models are still on the Hub; they are downloaded when the first image is classified.
+    Its models are downloaded when the first image is classified.
 
     Example:
         >>> classifier = pipeline("<you>/my-classifier")
@@ -69,13 +69,13 @@ def pipeline(
 
     Raises:
         InputError: This is not a selection, or the license of a model is not allowed.
-        ModelError: A model, or its pinned commit, is no longer on the Hub.
         HubError: The repo does not exist, or the Hub cannot be reached.
     """
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
-    check_models(selection, licenses, token)
+    if licenses:
+        check_licenses(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
     return Pipeline(Ensemble(selection, None if device is None else str(device), token=token, batch_size=batch_size))

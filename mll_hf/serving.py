@@ -1,4 +1,4 @@
-"""Serve a pipeline over HTTP and on Inference Endpoints.
+"""Serve a pipeline over HTTP.
 
 Requests and responses have the format of Hugging Face Inference Endpoints, so their clients work with this server.
 URLs of images are not fetched, to prevent server-side request forgery.
@@ -12,20 +12,17 @@ import logging
 import socket
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.pipelines import decoded, listed, pipeline
+from mll_hf.pipelines import decoded, listed
 from mll_hf.utils.images import open_header, why_unreadable
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from PIL import Image
     from starlette.applications import Starlette
     from starlette.requests import Request
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 
     from mll_hf.pipelines import Pipeline
 
-    Picture = bytes | Image.Image  # encoded, or opened by the toolkit of Inference Endpoints
+    Picture = bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -265,31 +262,3 @@ def make_app(classifier: Pipeline, limits: Limits = _LIMITS) -> Starlette:
         routes=[Route("/", classify, methods=["POST"]), Route("/health", health), Route("/ready", health)],
         exception_handlers=dict.fromkeys((HTTPException, ClientDisconnect, MLLError), error_response),
     )
-
-
-# --- Inference Endpoints ----------------------------------------------------------------------------------------------
-
-
-class EndpointHandler:
-    """Custom handler of Inference Endpoints, imported by the ``handler.py`` of a pushed selection.
-
-    Args:
-        path: Folder with a selection.
-
-    Raises:
-        MLLError: This is not a selection, or its models cannot be loaded.
-    """
-
-    def __init__(self, path: str = "") -> None:
-        self._classifier, self._lock = pipeline(path), Lock()
-        _load(self._classifier)
-
-    def __call__(self, data: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
-        """Handle a request ``{"inputs": ..., "parameters": ...}`` with images in base64, or PIL images.
-
-        Raises:
-            MLLError: The request is invalid or fails.
-        """
-        request = _parse(data.get("inputs"), data.get("parameters"), _LIMITS)
-        with self._lock:
-            return _answer(self._classifier, request, _LIMITS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +18,7 @@ from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
-from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
 from mll_hf.models import resolve_model
@@ -301,7 +300,6 @@ def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, sa
     ],
 )  # fmt: skip
 def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
-    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
     assert pipeline(classifier.ensemble.selection, device=given).ensemble.device == device
     with pytest.raises(InputError, match="batch_size is 0; give at least 1"):
         pipeline(classifier.ensemble.selection, batch_size=0)(RED)
@@ -310,7 +308,7 @@ def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
 # --- refused before anything is downloaded ----------------------------------------------------------------------------
 
 
-def test_a_model_that_vanished_and_licenses(hub):
+def test_licenses(hub):
     selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
     (m,) = selection.chosen_models
     ref = selection.models[m].ref
@@ -322,10 +320,6 @@ def test_a_model_that_vanished_and_licenses(hub):
     assert isinstance(pipeline(REPO, licenses=["cc-by-nc-4.0"]), Pipeline)
     with pytest.raises(InputError, match=rf"other than mit: {ref.repo_id} \(cc-by-nc-4\.0\)"):
         pipeline(REPO, licenses=["mit"])
-    models[m] = replace(models[m], ref=replace(ref, revision="0" * 40))
-    replace(selection, models=tuple(models)).push_to_hub(REPO)
-    with pytest.raises(ModelError, match="commit 000000000000 of the selection is no longer on the Hub"):
-        pipeline(REPO)
 
 
 def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
@@ -342,14 +336,10 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
     classifier = pipeline(REPO, token="hf_test_token")
     assert classifier.ensemble.token == "hf_test_token"
     assert "hf_test_token" not in repr(classifier)
-    shutil.rmtree(constants.HF_ASSETS_CACHE)
-    with pytest.raises(ModelError, match="is no longer on the Hub, or private"):
-        pipeline(classifier.ensemble.selection)
 
 
 def test_a_selection_of_a_stranger_fails_in_one_line(classifier, hub, monkeypatch):
     """Whatever a repo holds: an error of ours before any model is loaded, or one that names the fault."""
-    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
     loaded = []
     monkeypatch.setattr(residents, "load_model", lambda ref, *_, **__: loaded.append(ref) or Colors(ref, True))
     chosen = classifier.ensemble.selection

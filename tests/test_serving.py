@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import importlib.util
 import io
 import json
 import os
@@ -31,12 +30,11 @@ from mll_hf import SelectionConfig
 from mll_hf.cli import main
 from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import InputError, ModelError
+from mll_hf.errors import ModelError
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline
 from mll_hf.selection import select
-from mll_hf.selection.repo import HANDLER_FILE, REQUIREMENTS_FILE
-from mll_hf.serving import EndpointHandler, Limits, make_app, serve
+from mll_hf.serving import Limits, make_app, serve
 from selection_worlds import random_candidates
 from test_pipelines import BLUE, COLORS, GREEN, RED, Colors, encoded
 
@@ -305,55 +303,3 @@ def test_a_server_that_cannot_start(choice, classifier, monkeypatch, capsys):
     monkeypatch.setattr(residents, "load_model", missing)
     with pytest.raises(ModelError, match="has no weights"):  # and it does not go on without them
         serve(classifier.classifier, port=0)
-
-
-# --- Inference Endpoints ----------------------------------------------------------------------------------------------
-
-
-def handler_of(folder):
-    """Imports and makes a handler as the toolkit of Inference Endpoints does."""
-    spec = importlib.util.spec_from_file_location("handler.EndpointHandler", folder / HANDLER_FILE)
-    handler = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(handler)
-    return handler.EndpointHandler(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("source", "requirements"),
-    [
-        (
-            "https://user:secret@host.example/mll_hf-1.whl?token=secret#sha256=00",
-            "mll-hf[models] @ https://host.example/mll_hf-1.whl#sha256=00\n",
-        ),
-        ("dist/mll_hf-0.1.0-py3-none-any.whl", None),
-    ],
-)
-def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monkeypatch, source, requirements):
-    monkeypatch.setattr("mll_hf.selection.repo.package_source", lambda: source)
-    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
-    classifier.classifier.ensemble.selection.push_to_hub("alice/classifier")
-    folder = tmp_path / "repository"
-    api.snapshot_download("alice/classifier", local_dir=folder)
-    path = folder / REQUIREMENTS_FILE
-    assert (path.read_text() if path.exists() else None) == requirements
-    handler = handler_of(folder)
-    assert isinstance(handler, EndpointHandler)
-    assert handler({"inputs": BLUE}) == classifier.classifier(BLUE)  # the toolkit opens what is sent as image/png
-    data = {"inputs": base64_of("blue"), "parameters": {"candidate_labels": ["a red thing", "a blue thing"]}}
-    assert best(handler(data)) == "a blue thing"
-    answers = handler({"inputs": [base64_of("red"), "AAAA"]})
-    assert best(answers[0]) == "red"
-    assert "cannot be read" in answers[1]["error"]
-    with pytest.raises(InputError, match="URLs are not fetched"):
-        handler({"inputs": "https://127.0.0.1/cat.png"})
-
-
-def test_the_handler_says_what_is_not_installed(tmp_path, classifier, monkeypatch):
-    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
-    classifier.classifier.ensemble.selection.push_to_hub("alice/classifier")
-    from mll_hf.selection.repo import _HANDLER
-
-    (tmp_path / HANDLER_FILE).write_text(_HANDLER)
-    monkeypatch.setitem(sys.modules, "mll_hf.serving", None)
-    with pytest.raises(ImportError, match=r"mll-hf .* is not installed.* add a requirements\.txt next to this file"):
-        handler_of(tmp_path)

@@ -86,18 +86,6 @@ def add_images_destination(command: Options) -> None:
     )
 
 
-def check_plot(args: argparse.Namespace) -> None:
-    """Check the file name of a figure before any work.
-
-    Raises:
-        InputError: It does not end in .html.
-    """
-    if args.plot:
-        from mll_hf.plots.selection import check_page
-
-        check_page(args.plot)
-
-
 def class_names(words: list[str]) -> tuple[str, ...]:
     """The classes of a command line: one word is a list or a file, several are a class each, or a list in parts.
 

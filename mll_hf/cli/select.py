@@ -11,7 +11,6 @@ from mll_hf.cli.options import (
     add_graph_choice,
     add_location,
     add_trust,
-    check_plot,
     class_names,
     count,
     listed,
@@ -24,7 +23,7 @@ from mll_hf.errors import InputError
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.selection import SelectionConfig, Strategy
 from mll_hf.selection.config import configured
 from mll_hf.utils.text import abridged
 
@@ -67,18 +66,14 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         default=str(Strategy.MLL),
         help="how models are scored and chosen: %(choices)s (default: %(default)s)",
     )
-    command.more.add_argument("--plot", type=Path, metavar="FILE.html", help="also write a figure to a web page")
     command.set_defaults(run=_select, holds_notes=True)
 
 
 def _select(args: argparse.Namespace) -> int:
-    check_plot(args)
     classes, config = task_config(args, [*args.names, *args.classes])
     selection = task_client(args).select(
         classes, config, domain=args.domain, task=args.task, descriptions=_describe(args, classes)
     )
-    if args.plot:
-        _plot(args.plot, selection)
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
@@ -99,16 +94,6 @@ def _select(args: argparse.Namespace) -> int:
 def _again(classes: tuple[str, ...]) -> str:
     """The classes for a command line; those of a long list are in a file."""
     return shown(shlex.join(classes)) if len(classes) <= 6 else "FILE"
-
-
-def _plot(path: Path, selection: Selection) -> None:
-    from mll_hf.plots.selection import accuracy_by_cost, save_page
-
-    if (figure := accuracy_by_cost(selection)) is None:
-        note(f"no figure: scores of strategy {selection.strategy} are no accuracies")
-        return
-    save_page(path, f"Models for {abridged(selection.classes, 3)}", figure)
-    note(f"figure: {path}")
 
 
 def add_task_options(command: Parser) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from html import escape
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.utils.files import write_atomically
+from mll_hf.errors import MissingExtraError
 from mll_hf.utils.text import gigaflops, shortened
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from mll_hf.selection import Selection
@@ -129,26 +125,3 @@ def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> lis
 def plain(text: str, limit: int = 60) -> str:
     """Escape and shorten untrusted text, since plotly interprets tags."""
     return escape(shortened(" ".join(text.split()), limit), quote=False)
-
-
-def check_page(path: Path) -> None:
-    """Check the suffix of a file name, and that figures can be made, so that it fails before anything is computed.
-
-    Raises:
-        InputError: The name does not end in .html.
-        MissingExtraError: plotly is not installed.
-    """
-    if path.suffix.lower() != ".html":
-        raise InputError(f"figures are written as web pages; use a name other than {path.name} that ends in .html")
-    if find_spec("plotly") is None:
-        raise MissingExtraError("plotly", "plots")
-
-
-def save_page(path: Path, title: str, figure: PlotlyFigure) -> None:
-    """Write an interactive figure as a web page that needs no other file and no network.
-
-    Raises:
-        StorageError: The file cannot be written.
-    """
-    figure.update_layout(title={"text": plain(title, 100), "x": 0, "xref": "paper"}, margin={"t": 90})
-    write_atomically(path, figure.to_html(config={"displaylogo": False, "displayModeBar": False}).encode())

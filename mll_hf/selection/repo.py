@@ -1,4 +1,4 @@
-"""A selection as a small model repo: a JSON file, a card, and files for Inference Endpoints. Its code is never run.
+"""A selection as a small model repo: a JSON file, and a card. No code is in it or run.
 
 ``huggingface_hub.ModelHubMixin`` is not used: it writes a ``config.json``, from which other libraries would conclude
 that the repo is one of their models, stores constructor arguments instead of a validated document, and overwrites
@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import CardError, HubError, InputError, ModelError, StorageError
+from mll_hf.errors import CardError, HubError, InputError, StorageError
 from mll_hf.hub.access import Access, access_of, hidden_models
 from mll_hf.hub.commits import README, publish_repo
-from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
+from mll_hf.hub.connection import FULL_SHA, connect, download, read_head
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.candidates import Figures
@@ -27,32 +27,17 @@ from mll_hf.selection.card import selection_card
 from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
 from mll_hf.selection.result import Selection
 from mll_hf.utils.files import asset_path, parse_json, storage_errors, write_atomically
-from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from huggingface_hub import HfApi
 
     from mll_hf.hub.commits import Published
     from mll_hf.labels.label import ModelRef
     from mll_hf.selection.head import Head
 
 SELECTION_FILE = "mll_selection.json"
-HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
-_HANDLER = f'''"""Serves the selection in this repo on Inference Endpoints; a push replaces this file."""
-
-try:
-    from mll_hf.serving import EndpointHandler  # noqa: F401
-except ModuleNotFoundError as error:
-    raise ImportError(
-        "{DISTRIBUTION} or its extra 'models' is not installed; it is not on PyPI, so add a {REQUIREMENTS_FILE} next "
-        "to this file with a wheel that you trust: {DISTRIBUTION}[models] @ https://..."
-    ) from error
-'''
 _MAX_BYTES = 16 * 2**20
-_UNAVAILABLE = frozenset({401, 403, 404, 410, 451})  # HTTP statuses that are not worth a retry
 _HOW_TO_MAKE = "make one with: mll-hf select --json"
 _log = logging.getLogger(__name__)
 
@@ -95,12 +80,7 @@ def push_selection(
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
     return publish_repo(
         repo_id,
-        {
-            SELECTION_FILE: _to_bytes(selection),
-            HEADS_FILE: _heads_of(selection),
-            HANDLER_FILE: _HANDLER.encode(),
-            **_requirements(),
-        },
+        {SELECTION_FILE: _to_bytes(selection), HEADS_FILE: _heads_of(selection)},
         SELECTION_FILE,
         card,
         commit_message,
@@ -129,14 +109,6 @@ def _to_bytes(selection: Selection) -> bytes:
             "from fewer models, with max_parameters or a smaller shortlist"
         )
     return content
-
-
-def _requirements() -> dict[str, bytes]:
-    """Requirements for Inference Endpoints; none if the source of this package is a local wheel or unknown."""
-    source = package_source()
-    if not source or wheel_of(source):
-        return {}
-    return {REQUIREMENTS_FILE: f"{requirement(source, 'models')}\n".encode()}
 
 
 def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | None]:
@@ -260,32 +232,17 @@ def _check_pinned(selection: Selection) -> None:
         )
 
 
-def check_models(selection: Selection, licenses: Sequence[str] = (), token: str | None = None) -> None:
-    """Check that the chosen models still exist and have one of the licenses, if given, before any download.
-
-    Sends one request per model. If the Hub cannot be reached, models are not checked, but licenses cannot be confirmed.
+def check_licenses(selection: Selection, licenses: Sequence[str], token: str | None = None) -> None:
+    """Check that the chosen models have one of the licenses, by the Hub, before any download.
 
     Raises:
-        ModelError: A model, or its pinned commit, is no longer on the Hub.
         InputError: The license of a model is not allowed, or unknown.
-        HubError: Licenses are given, and the Hub cannot be reached.
+        HubError: The Hub cannot be reached.
     """
-    refs = _chosen(selection)
-    if licenses:
-        allowed = {license.strip().lower() for license in ([licenses] if isinstance(licenses, str) else licenses)}
-        found = licenses_of([ref.repo_id for ref in refs], token)
-        if refused := [f"{id} ({license or 'unknown'})" for id, license in found.items() if license not in allowed]:
-            raise InputError(
-                f"models have licenses other than {abridged(sorted(allowed), 5)}: "
-                f"{abridged(refused, 5)}; allow these too, or select with these licenses"
-            )
-    map_parallel(partial(_check_exists, connect(token)), [ref for ref in refs if not ref.is_local])
-
-
-def _check_exists(api: HfApi, ref: ModelRef) -> None:
-    try:
-        read_head(api, ref.repo_id, "model", ref.revision)
-    except HubError as error:
-        if error.status in _UNAVAILABLE:
-            reason = f"commit {ref.revision[:12]} of the selection is no longer on the Hub, or private; select again"
-            raise ModelError(ref.repo_id, reason) from error
+    allowed = {license.strip().lower() for license in ([licenses] if isinstance(licenses, str) else licenses)}
+    found = licenses_of([ref.repo_id for ref in _chosen(selection)], token)
+    if refused := [f"{id} ({license or 'unknown'})" for id, license in found.items() if license not in allowed]:
+        raise InputError(
+            f"models have licenses other than {abridged(sorted(allowed), 5)}: {abridged(refused, 5)}; allow these too, "
+            "or select with these licenses"
+        )

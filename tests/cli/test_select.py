@@ -1,7 +1,6 @@
 """The command ``select`` on tiny real models."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -30,22 +29,6 @@ def test_select_json_has_the_promised_shape(world, capsys):
     assert answer["matches"]["dog"][0]["name"] == "dog"
     assert {"id", "name", "weight"} <= set(answer["matches"]["dog"][0])
     assert answer["coverage"]["cat"] > 0.85
-
-
-def test_the_figure_is_a_web_page(world, tmp_path, capsys, monkeypatch):
-    page, select = tmp_path / "figures" / "page.html", [*TASK, "--labels", world / "labels"]
-    status, _, err = run(capsys, *select, "--plot", page)
-    assert status == 0
-    assert f"figure: {page}" in err
-    assert "Models for cat, dog, car" in page.read_text()
-    page.unlink()
-    status, _, err = run(capsys, *select, "--strategy", "paper", "--plot", page)
-    assert "no figure: scores of strategy paper are no accuracies" in err
-    assert (status, page.exists()) == (0, False)
-    select[-1] = tmp_path / "nothing"  # what is wrong with the figure is said before labels are read
-    assert "ends in .html" in fails(capsys, *select, "--plot", tmp_path / "page.png")
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    assert "[plots]" in fails(capsys, *select, "--plot", page)
 
 
 def test_classes_from_files_and_descriptions(world, tmp_path, capsys):

@@ -1,9 +1,8 @@
-"""The figure of a selection, and the page that holds it."""
+"""The figure of a selection."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import replace
 
@@ -12,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import InputError, MissingExtraError, StorageError
-from mll_hf.plots.selection import accuracy_by_cost, check_page, pareto_front, plain, save_page
+from mll_hf.errors import MissingExtraError
+from mll_hf.plots.selection import accuracy_by_cost, pareto_front, plain
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
 from worlds import examples
@@ -73,25 +72,12 @@ def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
     assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(Strategy.PAPER))) is None
 
 
-def test_a_page_needs_nothing_else_and_texts_of_strangers_are_no_markup(tmp_path):
-    candidates = random_candidates(30, 2, 2)
-    selection = select(candidates, SelectionConfig())
+def test_texts_of_strangers_are_no_markup(monkeypatch):
+    selection = make_selection()
     hostile = replace(selection.models[0], ref=replace(selection.models[0].ref, repo_id=f"org/{HARM}"))
     figure = accuracy_by_cost(replace(selection, models=(hostile, *selection.models[1:])))
-    save_page(tmp_path / "page.html", f"Models for {HARM}", figure)
-    page = (tmp_path / "page.html").read_text()
-    assert HARM not in page
-    assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="http[^"]*"', page) == []
+    assert HARM not in figure.to_html()
     assert plain(f"  a\n{HARM}", 12) == "a &lt;img src=…"
-
-
-def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch):
-    for name in ("page.png", "page", "page.html.txt"):
-        with pytest.raises(InputError, match=r"ends in \.html"):
-            check_page(tmp_path / name)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write"):
-        save_page(tmp_path / "file" / "page.html", "x", accuracy_by_cost(make_selection()))
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(MissingExtraError, match=r"\[plots\]"):
-        accuracy_by_cost(make_selection())
+        accuracy_by_cost(selection)
