@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
 SELECTION_TAG = "mll-selection"
 _CLASSES_SHOWN = 200
-_CLASSES_TO_TRY = 10
 FITTED = (
     "The heads were fitted to images: anyone who has them can tell what the images of each class look like on average "
     "(they reveal the mean of their embeddings), and how frequent each class is."
 )
-_SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat-dog-music.png"
 
 
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
@@ -70,15 +68,13 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
     ids = [selection.models[m].ref.repo_id for m in selection.chosen_models]
     found = {licenses.get(id) or "unknown" for id in ids}
     license = found.pop() if len(found) == 1 else "unknown" if "unknown" in found else "other"
-    to_try = [name for name in selection.classes if "," not in name][:_CLASSES_TO_TRY]
-    widget = {"src": _SAMPLE_IMAGE, "candidate_labels": ", ".join(to_try), "example_title": "Cat & Dog"}
     return {
         "library_name": "mll-hf",
         "pipeline_tag": "zero-shot-image-classification",
         "base_model": list(dict.fromkeys(id for id in ids if REPO_ID.fullmatch(id))) or None,
         "license": license,
         "license_name": "licenses-of-its-models" if license == "other" else None,
-        "widget": [widget] if to_try else None,
+        "widget": None,  # its samples show cats and dogs, which need not be among the classes
     }
 
 
@@ -99,16 +95,20 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',
         "```",
         "",
-        "The input is an image, a URL, a list, a generator or a dataset; `candidate_labels` changes the classes.",
+        "```bash",
+        f"mll-hf predict photos --selection {repo_id}   # a folder of images, into -o answers.csv",
+        f"mll-hf serve {repo_id}                        # over HTTP",
+        f"mll-hf export {repo_id} onnx                  # ONNX graphs, which run without torch",
+        "```",
         "",
         "## Classes",
         "",
         f"{classes}.",
         "",
         *(["## Expected accuracy", "", *answer, ""] if answer else []),
-        f"{_evidence(selection)} Check the estimates on your own examples.",
+        _evidence(selection),
         "",
-        *([FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
+        *([*_fit(selection), FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
         "## Models",
         "",
         *markdown_table(
@@ -121,9 +121,41 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
     ]
 
 
+def _fit(selection: Selection) -> list[str]:
+    """How the heads were fitted, to how many images, and how well, as it was measured."""
+    trial = selection.trial
+    if trial is None:
+        return []
+    known = f"{trial.n_examples:,} with their class" if trial.n_examples else "none with its class"
+    measured = (
+        "correct on the examples, in cross-validation"
+        if trial.n_examples
+        else "in agreement with all models together; the accuracy was not measured"
+    )
+    return [
+        "## Fit",
+        "",
+        f"Gaussian discriminant analysis on the embeddings of {trial.n_images:,} images of the task, {known}; the other "
+        "images count for each class by its estimated probability (EM). On images that a head was not fitted to:",
+        "",
+        *markdown_table(
+            ["model", f"zero-shot, {measured}", "fitted"],
+            [
+                [
+                    escaped(selection.models[m].name),
+                    f"{100 * trial.zero_shot[m]:.0f} %",
+                    f"{100 * trial.fitted[m]:.0f} %",
+                ]
+                for m in selection.chosen_models
+            ],
+        ),
+        "",
+    ]
+
+
 def _evidence(selection: Selection) -> str:
     images = selection.trial.n_images if selection.trial else 0
-    tried = f", and fitted to {images:,} images of the task" if images else ""
+    tried = f", and tried on {images:,} images of the task" if images else ""
     task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
                      (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
     return (
