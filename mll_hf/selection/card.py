@@ -135,8 +135,8 @@ def _fit(selection: Selection) -> list[str]:
     return [
         "## Fit",
         "",
-        f"Gaussian discriminant analysis on the embeddings of {trial.n_images:,} images of the task, {known}; the other "
-        "images count for each class by its estimated probability (EM). On images that a head was not fitted to:",
+        f"Gaussian discriminant analysis on the embeddings of {trial.n_images:,} images of the task, {known}; "
+        "the others count for each class by its estimated probability (EM). On images that a head was not fitted to:",
         "",
         *markdown_table(
             ["model", f"zero-shot, {measured}", "fitted"],
