@@ -69,14 +69,12 @@ class Score(ArrayFields):
 
     def to_json(self) -> dict[str, Any]:
         """The score as JSON, with None for NaN."""
-        recall = [None if np.isnan(value) else value for value in self.recall.tolist()]
-        classes = zip(self.class_names, self.images.tolist(), recall, strict=True)
-        low, high = self.interval
+        classes = zip(self.class_names, self.images.tolist(), self.recall.tolist(), strict=True)
         return {
             "images": int(self.images.sum()),
             "without": self.without,
-            "accuracy": None if np.isnan(self.accuracy) else self.accuracy,
-            "interval": [low, high],
-            "classes": [{"class": name, "images": n, "recall": share} for name, n, share in classes],
+            "accuracy": self.accuracy if self.images.any() else None,
+            "interval": list(self.interval),
+            "classes": [{"class": name, "images": n, "recall": share if n else None} for name, n, share in classes],
             "confusion": self.confusion.tolist(),
         }

@@ -140,12 +140,10 @@ def answer_lines(
             second += f", {loss:.1f} points lower"
         second += "."
     if unmeasured:
-        return (
-            first,
-            second,
-            f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much.",
-        )
-    return first, second, _whether_it_matters(answer, len(names), known)
+        third = f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much."
+    else:
+        third = _whether_it_matters(answer, len(names), known)
+    return first, second, third
 
 
 def _saving(best: Cost, cheaper: Cost) -> str:
@@ -155,15 +153,14 @@ def _saving(best: Cost, cheaper: Cost) -> str:
 
 
 def _whether_it_matters(answer: Answer, n_models: int, known: bool) -> str:
-    n_close, n_families = answer.n_close, answer.n_families
     if n_models == 1:
         return "It is the only model: there is no choice to make."
+    is_lonely = answer.n_close == 1
+    close = f"no other of the {n_models} models is" if is_lonely else f"{answer.n_close} of {n_models} models are"
     if not known:
-        others = f"no other of the {n_models} models is" if n_close == 1 else f"{n_close} of {n_models} models are"
-        return f"As far as is known, {others} within 1 point."
-    if n_close == 1:
-        return f"The choice matters: no other of the {n_models} models is within 1 point."
-    alike = f"{n_close} of {n_models} models are within 1 point"
-    if n_families == 1:
-        return f"{alike}, all of one family."
-    return f"{alike}, of {n_families} families: the choice among them hardly matters."
+        return f"As far as is known, {close} within 1 point."
+    if is_lonely:
+        return f"The choice matters: {close} within 1 point."
+    if answer.n_families == 1:
+        return f"{close} within 1 point, all of one family."
+    return f"{close} within 1 point, of {answer.n_families} families: the choice among them hardly matters."

@@ -16,20 +16,16 @@ import numpy as np
 
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
-from mll_hf.models.known import imagenet_accuracies, typical_imagenet
+from mll_hf.models.known import imagenet_accuracies
 from mll_hf.selection.accuracy import MIN_ACCURACY, estimate_accuracy, task_traits
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit, sigmoid
 from mll_hf.selection.recall import graph_query, mean_recall_among
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from mll_hf.labels.join import JoinedLabels
-    from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.models.known import KnownModel
     from mll_hf.selection.candidates import Candidates
     from mll_hf.selection.estimate import Estimate
 
@@ -47,14 +43,11 @@ def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -
         overall: [M] mean scores over the classes, between 0 and 1, on a common scale.
         shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
     """
-    traits = task_traits(len(candidates.match.classes), comparable_names(candidates.match), candidates.domain)
-    covered = float((candidates.match.coverage >= COVERED).mean())
+    match = candidates.match
+    names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
+    traits = task_traits(len(match.classes), names, candidates.domain)
+    covered = float((match.coverage >= COVERED).mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
-
-
-def comparable_names(match: ClassMatch) -> Floats | None:
-    """[C, E] embedded class names; None if not by the default text encoder, on which the regression was fitted."""
-    return match.names if match.encoder.startswith(DEFAULT_MODEL) else None
 
 
 def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
@@ -68,19 +61,8 @@ def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
     return float(logit(np.array(imagenet_accuracy(labels, best)), MIN_ACCURACY) - logit(scores[best].mean(), _MIN))
 
 
-def published_scores(published: Sequence[KnownModel], shift: float | None) -> Floats:
-    """[P] ImageNet accuracies of models without a label, on the scale of the labeled models' scores.
-
-    Without a published one a model is taken to be typical.
-
-    ``shift`` is that from this scale to ImageNet accuracy, see :func:`imagenet_shift`; None if there are no labels.
-    """
-    accuracies = np.array([model.imagenet or typical_imagenet() for model in published])
-    return on_scores(accuracies, shift)
-
-
 def on_scores(accuracies: Floats, shift: float | None) -> Floats:
-    """ImageNet accuracies on the scale of the labeled models' scores."""
+    """ImageNet accuracies on the scale of the labeled models' scores; ``shift`` is None if there are none."""
     return accuracies if shift is None else sigmoid(logit(accuracies, MIN_ACCURACY) - shift)
 
 
@@ -89,18 +71,16 @@ def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
 
     This recall is corrected by its mean difference, in logits, to the published accuracies of other models.
     """
-    all_published = imagenet_accuracies()
-    found = [all_published.get(model.repo_id) for model in labels.models]
-    published = found[m]
-    if published is not None:
-        return published
+    published = imagenet_accuracies()
+    found = {row: published[model.repo_id] for row, model in enumerate(labels.models) if model.repo_id in published}
+    if m in found:
+        return found[m]
     query = graph_query(labels.union.graphs[0], np.empty(0, np.int32), IMAGENET_CLASSES, extrapolate=True)
     recall = mean_recall_among(query, labels.rank_shares[0])
-    known = [row for row, accuracy in enumerate(found) if accuracy is not None]
-    if not known:
+    if not found:
         return float(recall[m])
-    accuracies = np.array([accuracy for accuracy in found if accuracy is not None])
-    correction = np.mean(logit(accuracies, MIN_ACCURACY) - logit(recall[known], MIN_ACCURACY))
+    accuracies = np.array(list(found.values()))
+    correction = np.mean(logit(accuracies, MIN_ACCURACY) - logit(recall[list(found)], MIN_ACCURACY))
     return float(sigmoid(logit(recall[m], MIN_ACCURACY) + correction))
 
 

@@ -135,14 +135,11 @@ def measure(labels: Sequence[Label | None], query: GraphQuery) -> Measured:
         support.append(images)
         shares.append(label.mean_rank_shares if label else np.zeros(RANK_BINS))
     known = np.array([label is not None for label in labels], np.bool_)
-    factors, mean_recall = extrapolation_factors(query, np.stack(shares)), mean_recall_among(query, np.stack(shares))
-    return Measured(known, np.stack(recall) * factors, np.stack(support), mean_recall)
-
-
-def extrapolation_factors(query: GraphQuery, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, A] factors of the recall for tasks with more candidates than rivals, see :class:`Extrapolation`."""
-    factors = [extrapolation.factors(shares) for extrapolation in query.extrapolations]
-    return np.stack(factors, axis=1)[:, query.extrapolation_index]
+    all_shares = np.stack(shares)
+    factors = np.stack([each.factors(all_shares) for each in query.extrapolations], axis=1)[
+        :, query.extrapolation_index
+    ]
+    return Measured(known, np.stack(recall) * factors, np.stack(support), mean_recall_among(query, all_shares))
 
 
 def mean_recall_among(query: GraphQuery, shares: NDArray[np.float64]) -> NDArray[np.float64]:

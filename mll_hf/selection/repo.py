@@ -76,7 +76,11 @@ def push_selection(
         )
     _check_pinned(selection)
     if not private and access_of(connect(token), repo_id, "model") is not Access.PRIVATE:
-        _check_public(selection, token)
+        labeled = [model.ref.repo_id for model in selection.models if model.figures is Figures.LABEL]
+        if secret := [id for id in hidden_models(labeled) if connect(token).repo_exists(id)]:  # but not for everyone
+            raise InputError(
+                f"private models: {abridged(secret, 3)}; publish with --private, or select without their labels"
+            )
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
     return publish_repo(
         repo_id,
@@ -88,15 +92,6 @@ def push_selection(
         private=private,
         token=token,
     )
-
-
-def _check_public(selection: Selection, token: str | None) -> None:
-    """Refuse labeled models that the user can see, but not everyone."""
-    labeled = [model.ref.repo_id for model in selection.models if model.figures is Figures.LABEL]
-    if secret := [id for id in hidden_models(labeled) if connect(token).repo_exists(id)]:
-        raise InputError(
-            f"private models: {abridged(secret, 3)}; publish with --private, or select without their labels"
-        )
 
 
 def _to_bytes(selection: Selection) -> bytes:
@@ -130,12 +125,11 @@ def read_selection(location: str | Path, revision: str | None = None, token: str
     if not os.path.exists(path) and REPO_ID.fullmatch(repo_id) and path.suffix != ".json":
         return _read_from_hub(repo_id, revision or suffix or None, token)
     name = shortened(str(location), 200)
-    selection = _parse_file(path / SELECTION_FILE if os.path.isdir(path) else path, name)
-    folder = path if os.path.isdir(path) else path.parent
-    if path != folder and path.name != SELECTION_FILE:
+    file = path / SELECTION_FILE if os.path.isdir(path) else path
+    selection, heads = _parse_file(file, name), file.with_name(HEADS_FILE)
+    if file.name != SELECTION_FILE:
         return selection
-    heads = _read_heads(folder / HEADS_FILE, selection, name) if (folder / HEADS_FILE).exists() else ()
-    return replace(selection, heads=heads, folder=folder)
+    return replace(selection, heads=_read_heads(heads, selection, name) if heads.exists() else (), folder=file.parent)
 
 
 def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:

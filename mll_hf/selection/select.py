@@ -14,13 +14,13 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
-from mll_hf.models.known import usable_models
+from mll_hf.models.known import typical_imagenet, usable_models
 from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value
 from mll_hf.selection.candidates import Candidates, Figures
-from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_scores, published_scores
+from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_scores
 from mll_hf.selection.mll import concept_weights
 from mll_hf.selection.nominated import (
     accuracies_in,
@@ -141,8 +141,8 @@ def _scores(within: Candidates, config: SelectionConfig, language: str) -> tuple
         shift = imagenet_shift(labels, scores) if strategy.is_accuracy else None
     if config.strategy is Strategy.MLL and language != ENGLISH:
         return _for_all_classes(on_scores(accuracies_in(language, _ids(within)), shift), classes), shift
-    published = _for_all_classes(published_scores(within.published, shift), classes)
-    return np.round(np.concatenate([scores, published]), DIGITS), shift
+    published = np.array([model.imagenet or typical_imagenet() for model in within.published])
+    return np.round(np.concatenate([scores, _for_all_classes(on_scores(published, shift), classes)]), DIGITS), shift
 
 
 def _for_all_classes(scores: NDArray[np.float64], classes: Sequence[str]) -> NDArray[np.float64]:
@@ -209,12 +209,12 @@ def _is_allowed(license: str | None, config: SelectionConfig) -> bool:
 
 def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: SelectionConfig) -> NoModelFitsError:
     """The reason why none of the models, given by id, cost and license, can be chosen."""
-    allowed = [cost for _, cost, license in claims if _is_allowed(license, config)]
-    licenses = abridged(list(config.licenses), 5)
     if not claims and not STRATEGIES[config.strategy].is_accuracy:
         return NoModelFitsError(f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'")
     if not claims:
         return NoModelFitsError("there are no models to select from; label models, or use published figures")
+    licenses = abridged(list(config.licenses), 5)
+    allowed = [(id, cost) for id, cost, license in claims if _is_allowed(license, config)]
     if not allowed:
         found = Counter(license or "unknown" for _, _, license in claims).most_common()
         actual = abridged([f"{license} ({count})" for license, count in found], 5)
@@ -222,14 +222,13 @@ def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: Selection
             f"no model has an allowed license ({licenses}): the models have {actual}; allow one of these, or leave out "
             "the licenses"
         )
-    everything = replace(config, without=frozenset())
-    if any(_fits(id, cost, everything) and _is_allowed(license, config) for id, cost, license in claims):
+    if any(_fits(id, cost, replace(config, without=frozenset())) for id, cost in allowed):
         return NoModelFitsError("all models within the limits are left out; leave out fewer")
     with_license = f" with an allowed license ({licenses})" if config.licenses else ""
     return NoModelFitsError(
         f"none of the {len(allowed)} models{with_license} is within the limits (smallest: "
-        f"{min(cost.parameters for cost in allowed):,} parameters; cheapest: "
-        f"{gigaflops(min(cost.gflops for cost in allowed))} GFLOPs per image); raise the limits"
+        f"{min(cost.parameters for _, cost in allowed):,} parameters; cheapest: "
+        f"{gigaflops(min(cost.gflops for _, cost in allowed))} GFLOPs per image); raise the limits"
     )
 
 
