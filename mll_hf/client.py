@@ -77,7 +77,6 @@ class Client:
             is joined with published figures, which are then used alone if it has no labels.
         graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default
             ``$MLL_GRAPH``, if there are labels on it.
-        probes: Names or digests of preferred probe images, if labels on a graph are based on different ones.
         trust: Users and organizations, besides those in ``$MLL_TRUST``, whose labels in their models' repos are ranked.
         token: Hub token, for labels and models; None for the token of the logged-in user.
         encoder: Text encoder for matching classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
@@ -89,14 +88,13 @@ class Client:
         labels: str | Path = DEFAULT_LABELS,
         *,
         graph: str | Path | None = None,
-        probes: Sequence[str] = (),
         trust: Sequence[str] = (),
         token: str | None = None,
         encoder: TextEncoder | None = None,
         device: str | None = None,
     ) -> None:
         self._location, self._with_published = split_location(labels)
-        self._graph, self._probes, self._trust = graph, tuple(probes), tuple(trust)
+        self._graph, self._trust = graph, tuple(trust)
         self._token = token
         self._encoder = encoder
         self._device = device
@@ -129,7 +127,7 @@ class Client:
                 return none
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s
 
-            joined = join_source(self.source, self._graph, self._probes, self._token)
+            joined = join_source(self.source, self._graph, self._token)
         except (HubError, NoLabelsError) as error:
             if not self._with_published:
                 raise

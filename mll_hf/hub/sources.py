@@ -12,9 +12,9 @@ import re
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from mll_hf.errors import HubError, InputError, LabelError, MLLError
+from mll_hf.errors import InputError, LabelError, MLLError
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -44,19 +44,17 @@ from mll_hf.hub.locations import (
 from mll_hf.hub.trust import claims_text, named_owners, ranked_and_claimed, verified_repos
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, MAX_RIVALS_BYTES
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
-from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_label, rivals_path
+from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_all, read_label, rivals_path
 from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
-
-A = TypeVar("A")
 
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _MAX_LABELS_PER_REPO = 8
@@ -140,10 +138,10 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
     def fetch(path: str, max_bytes: int = MAX_GRAPH_BYTES) -> Path:
         return download_listed(api, head, path, max_bytes)
 
-    files, errors = _fetch_all(fetch, wanted, str(dataset))
+    files, errors = read_all(fetch, wanted, partial(map_parallel, name=str(dataset)))
     if not files:
         raise errors[0]
-    path, file = files[0]
+    path, file = next(iter(files.items()))
     folder = file.parents[path.count("/")]  # the snapshot in the client's cache
 
     def fetch_beside(file: Path) -> None:
@@ -201,8 +199,8 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
         file, labels[file] = fetch_from_model(api, *place)
         return file
 
-    found, _ = _fetch_all(fetch, places, HUB)
-    place_of = {file: place for place, file in found}
+    found, _ = read_all(fetch, places, partial(map_parallel, name=HUB))
+    place_of = {file: place for place, file in found.items()}
     files = {
         file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id), _is_named(repo_id, named))
         for file, (repo_id, sha, path) in place_of.items()
@@ -282,24 +280,6 @@ def _is_renamed(api: HfApi, label: Label, repo_id: str, sha: str) -> bool:
     return digest is not None and read_head(api, repo_id, "model", sha).digest(label.model.backend) == digest
 
 
-def _fetch_all(
-    fetch: Callable[[A], Path], items: Sequence[A], name: str
-) -> tuple[list[tuple[A, Path]], list[LabelError | HubError]]:
-    """Fetch in parallel; what cannot be read is skipped, with a warning. Returns items with their files, and errors."""
-
-    def attempt(item: A) -> Path | LabelError | HubError:
-        try:
-            return fetch(item)
-        except (LabelError, HubError) as error:
-            return error
-
-    found = list(zip(items, map_parallel(attempt, items, name), strict=True))
-    files = [(item, file) for item, file in found if isinstance(file, Path)]
-    if errors := [error for _, error in found if not isinstance(error, Path)]:
-        _log.warning("left out: %s", listed_reasons(errors))
-    return files, errors
-
-
 def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | None:
     """The graph of some labels: the default graph, or one at a location that they name, the most frequent first.
 
@@ -327,19 +307,11 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
     return None
 
 
-def join_source(
-    source: LabelStore,
-    graph: str | Path | None = None,
-    probes: Sequence[str] = (),
-    token: str | None = None,
-) -> JoinedLabels:
+def join_source(source: LabelStore, graph: str | Path | None = None, token: str | None = None) -> JoinedLabels:
     """The ranked labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
 
     ``graph`` is the reference graph; by default the default graph, if there is one and it has labels. Labels on the
-    images in ``probes`` (names or digests) are preferred, then those on the images that the graph names.
-
-    Raises:
-        InputError: There are no labels that can be used.
+    images that the graph names are preferred.
     """
     labels, claimed = ranked_and_claimed(source)
     if claimed and not labels:
@@ -350,7 +322,6 @@ def join_source(
         labels,
         graphs,
         reference=wanted.digest if wanted and graph else None,
-        probes=probes,
         default=wanted,
         publisher_of=lambda label: source.origin_of(label).publisher,
     )

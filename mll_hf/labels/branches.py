@@ -12,20 +12,11 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label
 
 _MIN_CONCEPTS = 10
-_MAX_PARTS = 12
-_MIN_PART = 0.02  # of the graph's concepts
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Recall of a model on one branch of a graph.
-
-    Attributes:
-        name: Name of its root concept.
-        definition: Definition of its root concept.
-        recall: Mean recall of the tested descendants.
-        concepts: Number of tested descendants.
-    """
+    """Mean recall of a model on the tested descendants of a root concept."""
 
     name: str
     definition: str
@@ -43,34 +34,8 @@ def branch_recalls(label: Label, graph: SemanticGraph) -> list[Branch]:
     below = [descendants[tested[descendants]] for descendants in graph.descendants]
     is_large = np.array([len(concepts) >= _MIN_CONCEPTS for concepts in below])
     branches = [
-        Branch(
-            concept.name,
-            concept.definition,
-            float(label.node_precision[below[v]].mean(dtype=np.float64)),
-            len(below[v]),
-        )
+        Branch(concept.name, concept.definition, float(label.node_precision[below[v]].mean(dtype=float)), len(below[v]))
         for v, concept in enumerate(graph.concepts)
         if is_large[v] and not is_large[graph.descendants[v]].any()
     ]
     return sorted(branches, key=lambda branch: (-branch.recall, branch.concepts))
-
-
-def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
-    """Roots of the largest branches of a graph, at most 12; the same for all labels on the graph.
-
-    Starting from the roots, the largest branch is replaced by its child branches until there would be more than 12.
-    Branches with less than 2 % of the concepts are left out.
-    """
-    sizes = [len(descendants) + 1 for descendants in graph.descendants]
-    below: list[set[int]] = [set() for _ in sizes]
-    parts = set[int]()
-    for v, parents in enumerate(graph.parents):
-        if sizes[v] >= max(2, _MIN_PART * len(graph)):
-            for children in [below[parent] for parent in parents] or [parts]:
-                children.add(v)
-    while divisible := [v for v in parts if below[v]]:
-        largest = max(divisible, key=lambda v: (sizes[v], -v))
-        if len(divided := parts - {largest} | below[largest]) > _MAX_PARTS:
-            break
-        parts = divided
-    return tuple(sorted(parts))

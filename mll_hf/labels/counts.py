@@ -21,7 +21,7 @@ RIVALS = 24
 NO_RIVAL = 65535
 RANK_BINS = 14
 TEMPERATURES = np.geomspace(0.05, 20.0, 41)
-_Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
+Z_95 = 1.959964  # quantile of the normal distribution for a two-sided 95 % interval
 _NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up exactly
 
 
@@ -173,10 +173,7 @@ def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64])
 
 
 def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[...] expected recall against a random subset of the rivals; 0 without images.
-
-    From counts of images by rank [..., RANK_BINS] and probabilities [RANK_BINS], see :func:`chance_to_win`.
-    """
+    """[...] recall from counts of images by rank [..., RANK_BINS] and :func:`chance_to_win`; 0 without images."""
     won = ranks @ chances
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
@@ -190,7 +187,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % confidence interval of a proportion (Wilson, 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
-    share, z2 = successes / trials, _Z**2
+    share, z2 = successes / trials, Z_95**2
     center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    margin = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    margin = Z_95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     return max(center - margin, 0.0), min(center + margin, 1.0)

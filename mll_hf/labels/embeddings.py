@@ -7,7 +7,7 @@ concept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +15,25 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mll_hf.errors import LabelError
+from mll_hf.labels.fields import check_tensors
 from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mll_hf.graph.probes import ProbeSet
+
+_TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
+    "images": (np.int8, "ND"),
+    "scales": (np.float32, "N"),
+    "concepts": (np.float16, "VD"),
+    "offsets": (np.int64, "O"),
+    "members": (np.int64, "M"),
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,7 @@ class ProbeEmbeddings:
 
 def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
     """Write the sidecar of a label atomically; a StorageError if it cannot be written."""
-    tensors = {
-        f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)
-    }  # as safetensors requires
+    tensors = {name: np.ascontiguousarray(getattr(embeddings, name)) for name in _TENSORS}  # as safetensors requires
     write_atomically(path, save(tensors))
 
 
@@ -87,28 +95,19 @@ def read_embeddings(path: Path) -> ProbeEmbeddings | None:
     if not path.exists():
         return None
     try:
-        embeddings = ProbeEmbeddings(**load_file(path))
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        tensors = load_file(path)
+        (n, d), v, m = tensors["images"].shape, len(tensors["concepts"]), len(tensors["members"])
+        check_tensors(tensors, _TENSORS, {"N": n, "D": d, "V": v, "O": v + 1, "M": m})
+    except (SafetensorError, OSError, LabelError, LookupError, TypeError, ValueError, OverflowError) as error:
         reason = f"not a readable embeddings file ({one_line(error)}); delete it or label the model again"
         raise LabelError(reason, path) from None
-    _check(embeddings, path)
-    return embeddings
-
-
-def _check(embeddings: ProbeEmbeddings, path: Path) -> None:
-    dtypes = {"images": np.int8, "scales": np.float32, "concepts": np.float16, "offsets": np.int64, "members": np.int64}
-    consistent = (
-        all(getattr(embeddings, name).dtype == dtype for name, dtype in dtypes.items())
-        and embeddings.images.ndim == embeddings.concepts.ndim == 2
-        and embeddings.images.shape[1] == embeddings.concepts.shape[1]
-        and embeddings.members.ndim == 1
-        and embeddings.scales.shape == (n_images := len(embeddings.images),)
-        and embeddings.offsets.shape == (len(embeddings.concepts) + 1,)
-        and bool(np.isfinite(embeddings.scales).all() and np.isfinite(embeddings.concepts).all())
-        and bool((np.diff(embeddings.offsets) >= 0).all())
-        and int(embeddings.offsets[0]) == 0
-        and int(embeddings.offsets[-1]) == len(embeddings.members)
-        and bool(((embeddings.members >= 0) & (embeddings.members < n_images)).all())
+    embeddings = ProbeEmbeddings(**tensors)
+    offsets, members = embeddings.offsets, embeddings.members
+    is_consistent = (
+        (np.isfinite(embeddings.scales).all() and np.isfinite(embeddings.concepts).all())
+        and ((np.diff(offsets) >= 0).all() and offsets[0] == 0 and offsets[-1] == m)
+        and ((members >= 0) & (members < n)).all()
     )
-    if not consistent:
+    if not is_consistent:
         raise LabelError("inconsistent embeddings; delete the file or label the model again", path)
+    return embeddings

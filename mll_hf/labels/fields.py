@@ -30,14 +30,7 @@ _MAX_DOMAINS = 100
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A metadata field.
-
-    Attributes:
-        path: Its place in the JSON document, such as ``model.repo_id``.
-        types: Types of its value; None if it may be null.
-        fits: Whether a value of these types is in its range.
-        range: The range in words.
-    """
+    """A metadata field: its place in the JSON document, its types, and its range as a test and in words."""
 
     path: str
     types: tuple[type, ...]

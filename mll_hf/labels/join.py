@@ -2,8 +2,8 @@
 
 1. Labels that contradict their graph, or whose graph cannot be read, are left out.
 2. Only labels on the same probe images compare. So one :class:`~mll_hf.labels.label.LabelKey` is chosen per graph: that
-   with the requested probe images, else with those of the default graph, else of the most publishers, so that many
-   labels of one account count once. Labels with another key are left out.
+   with the probe images of the default graph, else of the most publishers, so that many labels of one account count
+   once. Labels with another key are left out.
 3. One graph is the reference, which gives the mean recall of each model. Models without a label on it are left out.
 4. A model's labels are joined by its identity, :attr:`~mll_hf.labels.label.ModelRef.key`.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from mll_hf.labels.store import check_label_fits
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _THREADS = 16  # that fetch rivals
+_NO_GRAPH = "the graph cannot be read; its publisher must make it public, or give it with --graph"
 _log = logging.getLogger(__name__)
 
 
@@ -49,13 +50,7 @@ class NoLabelsError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Labels that are left out of a selection.
-
-    Attributes:
-        models: Ids of their models, sorted.
-        graph_name: Name of their graph.
-        reason: Why they are left out.
-    """
+    """Labels of some models (ids, sorted) on a graph that are left out of a selection, and why."""
 
     models: tuple[str, ...]
     graph_name: str
@@ -172,7 +167,6 @@ def join_labels(
     graphs: Sequence[SemanticGraph],
     *,
     reference: str | None = None,
-    probes: Collection[str] = (),
     default: SemanticGraph | None = None,
     publisher_of: Callable[[Label], str | None] = lambda _: None,
 ) -> JoinedLabels:
@@ -183,22 +177,14 @@ def join_labels(
         graphs: Their graphs.
         reference: Digest of the reference graph; by default that of the default graph, else of the graph with the most
             publishers, labels and concepts. Graphs without hypernyms in other graphs are preferred.
-        probes: Names or digests of preferred probe images.
         default: The default graph with its probe images.
         publisher_of: Returns the publisher of a label; None if unknown.
 
     Raises:
         NoLabelsError: There are no usable labels.
-        InputError: There are no labels on the reference graph or the preferred probe images.
+        InputError: There are no labels on the reference graph.
     """
-    labels = tuple(labels)
-    available = {label.probes_name for label in labels}
-    if unknown := sorted(set(probes) - available - {label.probes_digest for label in labels}):
-        named = abridged(sorted(available), 5) or "none"
-        raise InputError(f"no label was measured on probe images '{unknown[0]}'; there are labels on {named}")
-    order = _Order(frozenset(probes), default, publisher_of)
-    left_out = _LeftOutList()
-
+    order, left_out = _Order(default, publisher_of), list[LeftOut]()
     by_digest = {graph.digest: graph for graph in graphs}
     columns = {
         digest: _on_same_images(of_graph, order, left_out)
@@ -206,8 +192,8 @@ def join_labels(
     }
     if not columns:
         raise NoLabelsError(
-            f"no label can be used: {left_out.found[0]}"
-            if left_out.found
+            f"no label can be used: {left_out[0]}"
+            if left_out
             else "there are no labels to select from; label models first: mll-hf label MODEL --labels DIR"
         )
     reference = reference or min(columns, key=lambda digest: order.of_reference(by_digest[digest], columns[digest]))
@@ -219,32 +205,30 @@ def join_labels(
     compared = [reference]
     for digest in sorted(columns.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest)):
         without = [label for key, label in tables[digest].items() if key not in rows]
-        left_out.add(without, f"the model has no label on the reference graph {by_digest[reference].name}")
+        _leave_out(left_out, without, f"the model has no label on the reference graph {by_digest[reference].name}")
         compared += [digest] if len(without) < len(columns[digest]) else []
     union, cyclic = _union([by_digest[digest] for digest in compared])
     for graph in cyclic:
         reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
-        left_out.add([label for key, label in tables[graph.digest].items() if key in rows], reason)
+        _leave_out(left_out, [label for key, label in tables[graph.digest].items() if key in rows], reason)
     keys = sorted(rows, key=lambda key: (rows[key].model.repo_id, key))
     joined = tuple(tuple(tables[graph.digest].get(key) for graph in union.graphs) for key in keys)
-    return JoinedLabels(union, joined, tuple(left_out.found))
+    return JoinedLabels(union, joined, tuple(left_out))
 
 
 @dataclass(frozen=True)
 class _Order:
     """Which labels are preferred where not all can be compared; the lowest comes first."""
 
-    probes: frozenset[str]
     default: SemanticGraph | None
     publisher_of: Callable[[Label], str | None]
 
     def of_key(self, key: LabelKey, labels: list[Label]) -> tuple[object, ...]:
-        """Requested images, default images, most publishers, labels and images."""
-        is_preferred = any(label.probes_name in self.probes or label.probes_digest in self.probes for label in labels)
+        """Default images, most publishers, labels and images."""
         default = self.default.probes if self.default else None
         is_default = default is not None and default.digest == key.probes_digest
         tests = max(int(label.support.sum()) for label in labels)
-        return not is_preferred, not is_default, -self._publishers(labels), -len(labels), -tests, key
+        return not is_default, -self._publishers(labels), -len(labels), -tests, key
 
     def of_reference(self, graph: SemanticGraph, labels: Sequence[Label]) -> tuple[object, ...]:
         """Default graph, no hypernyms elsewhere, most publishers, labels and concepts."""
@@ -261,48 +245,40 @@ class _Order:
         return len({publisher for label in labels if (publisher := self.publisher_of(label))})
 
 
-@dataclass(frozen=True)
-class _LeftOutList:
-    found: list[LeftOut] = field(default_factory=list)
-
-    def add(self, labels: Sequence[Label], reason: str) -> None:
-        if labels:
-            ids = tuple(sorted({label.model.repo_id for label in labels}))
-            self.found.append(LeftOut(ids, min(label.graph_name for label in labels), reason))
+def _leave_out(left_out: list[LeftOut], labels: Sequence[Label], reason: str) -> None:
+    if labels:
+        ids = tuple(sorted({label.model.repo_id for label in labels}))
+        left_out.append(LeftOut(ids, min(label.graph_name for label in labels), reason))
 
 
 def _usable(
-    labels: Sequence[Label], graphs: dict[str, SemanticGraph], left_out: _LeftOutList
+    labels: Iterable[Label], graphs: dict[str, SemanticGraph], left_out: list[LeftOut]
 ) -> dict[str, dict[LabelKey, list[Label]]]:
     """By graph and key, the labels whose graph is there and that fit it."""
     usable: dict[str, dict[LabelKey, list[Label]]] = defaultdict(lambda: defaultdict(list))
-    unreadable: dict[str, list[Label]] = defaultdict(list)
-    invalid: dict[str, list[Label]] = defaultdict(list)
+    unusable: dict[tuple[str, str], list[Label]] = defaultdict(list)
     for label in labels:
-        graph = graphs.get(label.graph_digest)
+        if not (graph := graphs.get(label.graph_digest)):
+            unusable[_NO_GRAPH, label.graph_digest].append(label)
+            continue
         try:
-            if graph is None:
-                unreadable[label.graph_digest].append(label)
-                continue
             check_label_fits(label, graph)
         except LabelError as error:
-            invalid[error.reason].append(label)
+            unusable[error.reason, ""].append(label)
         else:
             usable[label.graph_digest][label.key].append(label)
-    for reason, group in sorted(invalid.items()):
-        left_out.add(group, reason)
-    for _, group in sorted(unreadable.items()):
-        left_out.add(group, "the graph cannot be read; its publisher must make it public, or give it with --graph")
+    for (reason, _), group in sorted(unusable.items()):
+        _leave_out(left_out, group, reason)
     return usable
 
 
-def _on_same_images(by_key: dict[LabelKey, list[Label]], order: _Order, left_out: _LeftOutList) -> tuple[Label, ...]:
+def _on_same_images(by_key: dict[LabelKey, list[Label]], order: _Order, left_out: list[LeftOut]) -> tuple[Label, ...]:
     """The labels of the preferred key, one per model."""
     best = min(by_key, key=lambda key: order.of_key(key, by_key[key]))
     for key, others in sorted(by_key.items()):
         if key != best:
             images = min(label.probes_name for label in others)
-            left_out.add(others, f"measured on other probe images ({images}) than the rest")
+            _leave_out(left_out, others, f"measured on other probe images ({images}) than the rest")
     of_model: dict[str, Label] = {}
     for label in sorted(by_key[best], key=order.of_label):
         of_model.setdefault(label.model.key, label)
@@ -313,7 +289,7 @@ def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[SemanticGr
     """The union of the graphs, and those left out because their hypernyms form a cycle with graphs before them."""
     try:
         return GraphUnion.of(graphs), []
-    except GraphError:
+    except GraphError:  # find out which
         union, cyclic = GraphUnion.of(graphs[:1]), []
     for graph in graphs[1:]:
         try:

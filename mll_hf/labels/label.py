@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import chances_to_win, expected_wins, recall_of
+from mll_hf.labels.counts import Z_95, chances_to_win, expected_wins, recall_of
 from mll_hf.utils.arrays import ArrayFields, read_only
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model without a label; must be resolved before the model is loaded
-_Z = 1.959964  # z-score of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +63,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The cost of a model.
-
-    Attributes:
-        parameters: Number of parameters of both towers.
-        gflops: Floating-point operations to encode one image, in 10^9; a multiply-add counts as two.
-    """
+    """The parameters of both towers of a model, and the GFLOPs to encode one image (a multiply-add counts as two)."""
 
     parameters: int
     gflops: float
@@ -77,18 +71,10 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The environment in which a model was measured; in others, embeddings differ by rounding.
+    """The environment in which a model was measured, with versions; in others, embeddings differ by rounding."""
 
-    Attributes:
-        device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
-        dtype: Precision of the image tower, such as ``float32``.
-        torch: Version of torch.
-        open_clip: Version of open_clip.
-        transformers: Version of transformers.
-    """
-
-    device: str
-    dtype: str
+    device: str  # its type: cpu, cuda or mps
+    dtype: str  # of the image tower
     torch: str
     open_clip: str
     transformers: str
@@ -96,12 +82,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LabelKey:
-    """What directly comparable labels have in common: the graph and the probe images.
-
-    Attributes:
-        graph_digest: Digest of the graph's concepts.
-        probes_digest: Digest of the probe images.
-    """
+    """What directly comparable labels have in common: the digests of the graph's concepts and of the probe images."""
 
     graph_digest: str
     probes_digest: str
@@ -119,17 +100,9 @@ class Label(ArrayFields):
     Locations are ``hf://datasets/org/name@commit``, or the name of a folder.
 
     Attributes:
-        model: The model.
-        cost: Its cost.
-        graph_name: Name of the graph, for display.
-        graph_digest: Digest of the graph's concepts.
-        graph_location: Location of the graph.
         probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
         probes_location: Their location, which may be private.
-        sampling: How the probe images were sampled.
         domain_names: The S domains.
-        package_version: Version of this package.
-        environment: The environment in which the model was measured.
         license: License of the model according to its repo, in lower case; None if unknown.
         ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
             :class:`~mll_hf.labels.counts.LabelCounts`.
@@ -225,17 +198,14 @@ class Label(ArrayFields):
         if not len(images):
             return 1.0
         recall = (self.hits[tested] + self.mean_recall) / (images + 1)
-        return float(_Z * np.sqrt((recall * (1 - recall) / images).sum()) / len(images))
+        return float(Z_95 * np.sqrt((recall * (1 - recall) / images).sum()) / len(images))
 
     def recall_among(
         self, n_candidates: int, concepts: NDArray[np.int64], n_rivals: NDArray[np.int32]
     ) -> NDArray[np.float64]:
-        """[K] expected recall of K concepts among fewer, random candidates; 0 without images.
+        """[K] expected recall of K concepts among ``n_candidates``, one of them correct and the others random.
 
-        Args:
-            n_candidates: Number of candidates, including the correct one.
-            concepts: [K] indices of concepts.
-            n_rivals: [V] numbers of rivals, see :attr:`~mll_hf.graph.concepts.SemanticGraph.rival_counts`.
+        ``n_rivals`` are the [V] :attr:`~mll_hf.graph.concepts.SemanticGraph.rival_counts`; 0 without images.
         """
         wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
         return wins / np.maximum(self.support[concepts], 1)

@@ -18,13 +18,13 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, LabelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings, write_embeddings
 from mll_hf.labels.file_format import (
@@ -39,9 +39,12 @@ from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.text import listed_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 _MIN_DECODED = 0.95  # minimum share of decodable probe images
 _STEM = r"[0-9a-f]{12}-[0-9a-f]{12}"
@@ -53,12 +56,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a label was read from.
+    """Where a label was read from: path of the file, or ``hf://...@commit/path``.
 
-    Attributes:
-        location: Path of the file, or ``hf://...@commit/path``.
-        publisher: The user or organization that owns the repo; None for local files.
-        is_named: Whether the user named the publisher, the collection or the folder; else the label is only listed.
+    ``publisher`` owns the repo (None for local files). If the user named neither the publisher nor the collection or
+    folder (``is_named``), the label is only listed.
     """
 
     location: str
@@ -122,76 +123,53 @@ class LabelStore:
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels, by path.
-
-        Raises:
-            InputError: A local folder has no labels.
-        """
-        graphs, errors = [], []
-        for path in sorted(self.folder.glob("graphs/*.json")) if self.files is None else ():
-            if GRAPH_PATH.fullmatch(f"graphs/{path.name}"):
-                try:
-                    graphs.append(self._read_graph(path))
-                except GraphError as error:
-                    errors.append(error)
-        if errors:
-            _log.warning("left out: %s", listed_reasons(errors))
-        if self.is_local and not graphs and not self.paths():
+        """The graphs of the labels, by path; an InputError if a local folder has neither graphs nor labels."""
+        paths = sorted(self.folder.glob("graphs/*.json")) if self.files is None else []
+        found, _ = read_all(self._read_graph, [p for p in paths if GRAPH_PATH.fullmatch(f"graphs/{p.name}")])
+        if self.is_local and not found and not self.paths():
             raise InputError(f"{self.folder} has no labels; make some: mll-hf label MODEL --labels {self.folder}")
-        return tuple({graph.digest: graph for graph in (*graphs, *self.given_graphs)}.values())
+        return tuple({graph.digest: graph for graph in (*found.values(), *self.given_graphs)}.values())
 
     def _read_graph(self, path: Path) -> SemanticGraph:
-        graph = load_graph(path, None if self.is_local else self._name(path))
+        where = self._origin(path).location
+        graph = load_graph(path, None if self.is_local else where)
         if graph_path(graph.digest) != f"graphs/{path.name}":
             reason = f"its name does not match the graph ({graph.digest[:12]}); restore the file"
-            raise GraphError(reason, Path(self._name(path)))
+            raise GraphError(reason, Path(where))
         return graph
 
     def labels(self) -> tuple[Label, ...]:
-        """All labels, in the order of their paths.
-
-        Raises:
-            InputError: A local folder has no labels.
-        """
+        """All labels, in the order of their paths; an InputError if a local folder has none."""
         return tuple(self._found.values())
 
     @cached_property
     def _found(self) -> dict[Path, Label]:
-        graphs = {graph.digest: graph for graph in self.graphs}  # evaluated before the threads start
-
-        def read(path: Path) -> Label | LabelError:
-            try:
-                return self._read(path, graphs)
-            except LabelError as error:
-                return error
-
-        paths = self.paths()
+        read = partial(self._read, {graph.digest: graph for graph in self.graphs})
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = dict(zip(paths, pool.map(read, paths), strict=True))
-        if errors := [error for error in found.values() if isinstance(error, LabelError)]:
-            _log.warning("left out: %s", listed_reasons(errors))
-        return {path: label for path, label in found.items() if not isinstance(label, LabelError)}
+            return read_all(read, self.paths(), pool.map)[0]
 
     @cached_property
     def _path_by_label(self) -> dict[int, Path]:
         """Path by identity of each label; asked for every label when they are joined."""
         return {id(label): path for path, label in self._found.items()}
 
-    def _read(self, path: Path, graphs: Mapping[str, SemanticGraph]) -> Label:
-        name = Path(self._name(path))
+    def _read(self, graphs: Mapping[str, SemanticGraph], path: Path) -> Label:
+        name = Path(self._origin(path).location)
         label = read_label(path, name=name)
         if label.model.is_local and (self.files[path] if self.files else self).publisher:
             raise LabelError(f"is a label of a local model ({label.model.short_name})", name)
         if self.files is None and path != (expected := self.path_of(label)):
-            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(expected)}", name)
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._origin(expected).location}", name)
         if graph := graphs.get(label.graph_digest):
             check_label_fits(label, graph, name)
         return label
 
     def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        found = self.folder.glob("labels/*/*/*.safetensors") if self.files is None else self.files
-        return tuple(sorted(path for path in found if self.files is not None or _LABEL_FILE.fullmatch(path.name)))
+        if self.files is not None:
+            return tuple(sorted(self.files))
+        found = self.folder.glob("labels/*/*/*.safetensors")
+        return tuple(sorted(path for path in found if _LABEL_FILE.fullmatch(path.name)))
 
     def path_for(self, model: ModelRef, key: LabelKey) -> Path:
         """Path of the label of a model; the file may not exist."""
@@ -199,22 +177,24 @@ class LabelStore:
 
     def path_of(self, label: Label) -> Path:
         """Path of a label."""
-        if self.files is None:
-            return self.path_for(label.model, label.key)
-        return self._path_by_label[id(label)]
+        return self.path_for(label.model, label.key) if self.files is None else self._path_by_label[id(label)]
 
     def origin_of(self, label: Label) -> Origin:
         """Location and publisher of a label."""
-        path = self.path_of(label)
-        return self.files[path] if self.files is not None else Origin(self._name(path), self.publisher)
+        return self._origin(self.path_of(label))
+
+    def _origin(self, path: Path) -> Origin:
+        if self.files and path in self.files:
+            return self.files[path]
+        inside = path.relative_to(self.folder)
+        return Origin(f"{self.location}/{inside}" if self.location else str(path), self.publisher)
 
     def rivals_of(self, label: Label) -> Rivals | None:
         """The rivals of a label; None if there is no such file, a LabelError if it is damaged."""
         path = rivals_path(self.path_of(label))
         if self.fetch and not path.exists():
             self.fetch(path)
-        blob = _read_limited(path, MAX_RIVALS_BYTES, path) if path.exists() else None
-        return None if blob is None else rivals_from_bytes(blob, label, path)
+        return rivals_from_bytes(_read_limited(path, MAX_RIVALS_BYTES, path), label, path) if path.exists() else None
 
     def embeddings_of(self, label: Label) -> ProbeEmbeddings | None:
         """The probe embeddings of a label; None if there are none, a LabelError if they are damaged."""
@@ -226,29 +206,20 @@ class LabelStore:
             raise LabelError(reason, path)
         return embeddings
 
-    def _name(self, path: Path) -> str:
-        """A file in messages."""
-        if self.files is not None and path in self.files:
-            return self.files[path].location
-        return f"{self.location}/{path.relative_to(self.folder)}" if self.location else str(path)
-
     # --- writing
 
     def add_graph(self, graph: SemanticGraph) -> None:
         """Write a graph, unless it is already stored; a StorageError if the folder cannot be written."""
         path = self.folder / graph_path(graph.digest)
-        content = graph_to_bytes(graph)
-        if not (path.exists() and path.read_bytes() == content):
-            write_atomically(path, content)
+        if not path.exists() or path.read_bytes() != graph_to_bytes(graph):
+            write_atomically(path, graph_to_bytes(graph))
         self._forget()
 
     def write(self, label: Label, rivals: Rivals | None = None, embeddings: ProbeEmbeddings | None = None) -> Path:
         """Add or replace a label with its optional files, each atomically; returns its path.
 
-        The label is written last: an existing label means that everything is there.
-
-        Raises:
-            StorageError: The folder cannot be written.
+        The label is written last: an existing label means that everything is there. A StorageError if the folder cannot
+        be written.
         """
         path = self.path_of(label)
         with storage_errors(path):
@@ -273,9 +244,7 @@ def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = Non
 
     The counts are compared with those in the graph, if it has counts for these probe images. This detects labels that
     were measured on other images, but not invented results with correct image counts; for that, use ``labels verify``.
-
-    Raises:
-        LabelError: It is of another graph, or its image counts contradict those of the graph.
+    A LabelError says what does not fit.
     """
     if label.graph_digest != graph.digest or len(label.support) != len(graph):
         raise LabelError(
@@ -301,13 +270,26 @@ def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = Non
 
 
 def read_label(path: Path, name: Path | None = None) -> Label:
-    """Read and validate a label file; ``name`` is used in errors instead of the path.
-
-    Raises:
-        LabelError: The file is missing, too large or not a valid label.
-    """
+    """Read and validate a label file; a LabelError, with ``name`` instead of the path, if it is not a valid label."""
     name = name or path
     return label_from_bytes(_read_limited(path, MAX_LABEL_BYTES, name), name)
+
+
+def read_all(
+    read: Callable[[A], T], items: Sequence[A], mapped: Callable[..., Iterable[Any]] = map
+) -> tuple[dict[A, T], list[MLLError]]:
+    """Read untrusted things; what fails is skipped, with one warning for all, and its errors are returned, too."""
+
+    def attempt(item: A) -> T | MLLError:
+        try:
+            return read(item)
+        except (GraphError, LabelError, HubError) as error:
+            return error
+
+    found = dict(zip(items, mapped(attempt, items), strict=True))
+    if errors := [each for each in found.values() if isinstance(each, MLLError)]:
+        _log.warning("left out: %s", listed_reasons(errors))
+    return {item: each for item, each in found.items() if not isinstance(each, MLLError)}, errors
 
 
 def _read_limited(path: Path, max_bytes: int, name: Path) -> bytes:

@@ -10,9 +10,6 @@ import io
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mll_hf.labels.branches import top_branches
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
@@ -26,34 +23,29 @@ _COLUMNS = ("model", "revision", "license", "graph", "probes", "recall", "margin
             "gflops")  # fmt: skip
 _LONGEST_TEXT = 200
 
-Row = dict[str, str]
-
 
 def summary_to_bytes(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -> bytes:
     """The table of the labels on these graphs as CSV, best models first within what compares: a graph and its images.
 
     Names of graphs and images are claims, so their digests are shown, too. The groups with most labels come first.
-
-    Columns: what identifies and describes a model, mean recall with half the width of its 95 % interval, recall by
-    domain and by large branch of the graph.
+    Columns: what identifies and describes a model, mean recall with half the width of its 95 % interval, and recall by
+    domain.
     """
-    by_digest = {graph.digest: graph for graph in graphs}
-    known, sizes = [label for label in labels if label.graph_digest in by_digest], Counter(each.key for each in labels)
+    digests, sizes = {graph.digest for graph in graphs}, Counter(each.key for each in labels)
+    known = [label for label in labels if label.graph_digest in digests]
     known.sort(key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     known.sort(key=lambda label: (-sizes[label.key], label.key))
-    ordered = [_row(label, by_digest[label.graph_digest]) for label in known]
-    others = {name for row in ordered for name in row} - set(_COLUMNS)
-    columns = [*_COLUMNS, *sorted(others, key=lambda name: (name.startswith("branch"), name))]
+    rows = [_row(label) for label in known]
+    domains = {name for row in rows for name in row} - set(_COLUMNS)
     out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, [*_COLUMNS, *sorted(domains)], restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(ordered)
+    writer.writerows(rows)
     return out.getvalue().encode()
 
 
-def _row(label: Label, graph: SemanticGraph) -> Row:
+def _row(label: Label) -> dict[str, str]:
     images = label.domain_ranks.sum(axis=1)
-    tested = label.support > 0
     row = {
         "model": _text(label.model.short_name if label.model.is_local else label.model.repo_id),
         "revision": label.model.revision,
@@ -70,11 +62,6 @@ def _row(label: Label, graph: SemanticGraph) -> Row:
     for name, hits, count in zip(label.domain_names, label.domain_ranks[:, 0], images, strict=True):
         if count:
             row[f"domain: {_text(name)}"] = f"{hits / count:.4f}"
-    for v in top_branches(graph):
-        below = np.append(graph.descendants[v], v)
-        if tested[below].any():
-            recall = label.node_precision[below[tested[below]]].mean(dtype=np.float64)
-            row[f"branch: {_text(graph.concepts[v].name)}"] = f"{recall:.4f}"
     return row
 
 

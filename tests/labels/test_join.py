@@ -74,15 +74,6 @@ def test_only_labels_on_the_same_probe_images_are_compared():
     ]
 
 
-@pytest.mark.parametrize("wanted", ["drawings", DRAWINGS])
-def test_probe_images_that_are_asked_for(wanted):
-    labels = [label("x"), label("y"), label("x", probes=DRAWINGS), label("x", SIGNS)]
-    joined = join_labels(labels, GRAPHS, probes=[wanted])
-    assert table(joined) == {"base": ["x"], "signs": ["x"]}  # of signs there are no drawings
-    assert joined.reference[0].probes_name == "drawings"
-    assert complaints(joined) == ["org/x, org/y on graph base: measured on other probe images (photos) than the rest"]
-
-
 def test_of_two_labels_of_one_model_that_with_most_images_counts():
     few, many, other = label("x", support=5), label("x"), label("y")
     for labels in ([few, many, other], [other, many, few]):
@@ -158,7 +149,7 @@ def test_probe_images_of_most_publishers_are_taken_then_of_most_labels_then_most
     assert probes_chosen([label("z", probes=DRAWINGS), label("x", support=9)]) == {DRAWINGS}
 
 
-def test_the_default_graph_comes_before_publishers_and_after_what_was_asked_for():
+def test_the_default_graph_comes_before_publishers():
     default = BASE.with_probes(ProbeCounts("", (), (), {}))
     mine = label("x", probes_digest=default.probes.digest, probes_location="mine", support=0)
     own = [mine, label("x", SIGNS)]
@@ -166,7 +157,6 @@ def test_the_default_graph_comes_before_publishers_and_after_what_was_asked_for(
     settings = {"publisher_of": lambda each: each.model.short_name}
     assert probes_chosen([*own, *others], **settings) == {PHOTOS}
     assert probes_chosen([*own, *others], default=default, **settings) == {default.probes.digest}
-    assert probes_chosen([*own, *others], default=default, probes=["photos"], **settings) == {PHOTOS}
     joined = join_labels([label("x", SIGNS), *others], GRAPHS, default=SIGNS)
     assert joined.union.graphs[0] is SIGNS
     assert join_labels([label("x", SIGNS), *others], GRAPHS, default=LETTERS).union.graphs[0] is BASE  # nobody is on it
@@ -199,13 +189,12 @@ def labels_on_graphs(draw):
 
 
 @examples
-@given(labels=labels_on_graphs(), data=st.data(), known=st.integers(1, 3), probes=st.sampled_from([(), ("drawings",)]))
-def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
-    probes = [name for name in probes if name in {each.probes_name for each in labels}]
+@given(labels=labels_on_graphs(), data=st.data(), known=st.integers(1, 3))
+def test_order_does_not_matter_and_nothing_is_lost(labels, data, known):
 
     def join(labels, graphs):
         try:
-            return join_labels(labels, graphs, probes=probes)
+            return join_labels(labels, graphs)
         except InputError as error:
             return str(error)
 
@@ -229,10 +218,3 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
         if each not in used and (each.model.repo_id, each.graph_name) not in named:
             (other,) = [u for u in used if (u.key, u.model.key) == (each.key, each.model.key)]
             assert other.support.sum() >= each.support.sum()
-
-
-def test_probe_images_that_no_label_rests_on():
-    with pytest.raises(
-        InputError, match="no label was measured on probe images 'sketches'; there are labels on drawings, photos"
-    ):
-        join_labels([label("x"), label("y", probes=DRAWINGS)], GRAPHS, probes=["photos", "sketches"])
