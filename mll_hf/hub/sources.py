@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError, LabelError, MLLError
+from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -49,7 +49,7 @@ from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from huggingface_hub import HfApi
 
