@@ -6,7 +6,7 @@ import base64
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -193,12 +193,11 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
     if set(classes) == set(selection.classes):
         return selection
     chosen = list(selection.chosen_models)
-    models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in chosen]
     return Selection(
         classes=classes,
         strategy=selection.strategy,
         k=selection.k,
-        models=tuple(models),
+        models=tuple(selection.models[m] for m in chosen),
         scores=np.repeat(selection.weights[chosen, None], len(classes), axis=1),  # weights, without calibration
         chosen=np.ones((len(chosen), len(classes)), np.bool_),
         matches=((),) * len(classes),

@@ -272,7 +272,6 @@ def check(selection):
     """Every number of a selection is in its range, and its report can be written."""
     assert np.isfinite(selection.scores).all()
     for model in selection.models:
-        assert 0 <= model.general <= 1
         assert 0 <= model.cost.parameters < 1e101
         assert 0 <= model.cost.gflops < 1e101
         assert model.temperature > 0

@@ -32,7 +32,7 @@ NO_TORCH = "import sys; sys.modules |= dict.fromkeys(['torch', 'open_clip', 'tra
 def selection_of(*folders):
     """Models of different weights and temperatures."""
     models = tuple(
-        SelectedModel(resolve_model(f"local-dir:{folder}"), Cost(1, 1.0), temperature=2.0 + m, general=0.5)
+        SelectedModel(resolve_model(f"local-dir:{folder}"), Cost(1, 1.0), temperature=2.0 + m)
         for m, folder in enumerate(folders)
     )
     scores = np.repeat(np.arange(1.0, len(models) + 1)[:, None], len(CLASSES), axis=1)

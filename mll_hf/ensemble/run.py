@@ -57,13 +57,11 @@ class Prediction(ArrayFields):
     Attributes:
         class_names: The C class names.
         probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
-        models: Ids of the models.
         rejected: [N] whether an image resembles no class.
     """
 
     class_names: tuple[str, ...]
     probabilities: NDArray[np.float64]
-    models: tuple[str, ...]
     rejected: NDArray[np.bool_]
 
     @property
@@ -253,8 +251,7 @@ class Ensemble:
             probabilities[readable] = combine(rule, logits[:, readable], is_chosen, weights)
             if threshold is not None:
                 rejected[readable] = resemblance(logits[:, readable], weights) < threshold
-        models = tuple(selection.models[m].ref.repo_id for m in chosen)
-        return Prediction(selection.classes, probabilities, models, rejected)
+        return Prediction(selection.classes, probabilities, rejected)
 
     def _heads(self, rule: Rule) -> Sequence[Head]:
         """The heads of the chosen models that a rule takes."""

@@ -70,7 +70,6 @@ def _model_to_json(selection: Selection, m: int) -> dict[str, Any]:
         "parameters": model.cost.parameters,
         "gflops": model.cost.gflops,
         "temperature": model.temperature,
-        "general": model.general,
         "figures": str(model.figures),
         "license": model.license,
         "overall": float(selection.overall[m]),
@@ -113,7 +112,6 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
         ),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MAX),
-        general=_number(model["general"], 0, 1),
         figures=Figures(model["figures"]),
         license=_optional_text(model["license"]),
     )

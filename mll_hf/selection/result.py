@@ -37,15 +37,13 @@ class SelectedModel:
         ref: The model, pinned.
         cost: Its size and compute.
         temperature: Calibration temperature of its logits; 1 without a label.
-        general: Mean recall on the reference graph; without a label the published ImageNet accuracy.
-        figures: Where these figures come from.
+        figures: Where the figures about it come from.
         license: Its license according to its label or published figures; None if unknown.
     """
 
     ref: ModelRef
     cost: Cost
     temperature: float
-    general: float
     figures: Figures = Figures.LABEL
     license: str | None = None
 

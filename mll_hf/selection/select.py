@@ -233,13 +233,12 @@ def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: Selection
 
 
 def _model_from_label(label: Label) -> SelectedModel:
-    temperature = float(label.temperature[0])
-    return SelectedModel(label.model, label.cost, temperature, label.mean_recall, Figures.LABEL, label.license)
+    return SelectedModel(label.model, label.cost, float(label.temperature[0]), Figures.LABEL, label.license)
 
 
 def _model_from_published(model: KnownModel, figures: Figures) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend=model.backend)
-    return SelectedModel(ref, model.cost, 1.0, model.imagenet or 0.0, figures, model.license)
+    return SelectedModel(ref, model.cost, 1.0, figures, model.license)
 
 
 def _ids(candidates: Candidates) -> list[str]:

@@ -202,7 +202,7 @@ def selection_of(models: Sequence[VisionLanguageModel]) -> Selection:
         classes=CLASSES,
         strategy=Strategy.GENERAL,
         k=len(models),
-        models=tuple(SelectedModel(model.ref, model.cost, 1.0, 0.5) for model in models),
+        models=tuple(SelectedModel(model.ref, model.cost, 1.0) for model in models),
         scores=np.full(shape, 0.5),
         chosen=np.ones(shape, np.bool_),
         matches=((),) * len(CLASSES),

@@ -24,7 +24,7 @@ PROBABILITIES[IMAGES.index("unreadable.png")] = np.nan
 
 def answers_to(images):
     rows = PROBABILITIES[[IMAGES.index(image) for image in images]]
-    return Prediction(CLASSES, rows, ("org/m",), np.zeros(len(rows), np.bool_))
+    return Prediction(CLASSES, rows, np.zeros(len(rows), np.bool_))
 
 
 def write_all(path, step=3):
@@ -143,5 +143,5 @@ def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
     assert name == "caf\\udce9.png"
     for suffix in PREDICTION_SUFFIXES:
         file = PredictionFile(tmp_path / f"answers{suffix}", RUN)
-        file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",), np.zeros(1, np.bool_)))
+        file.write([name], Prediction(CLASSES, PROBABILITIES[:1], np.zeros(1, np.bool_)))
         assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name: CLASSES[PROBABILITIES[0].argmax()]}

@@ -146,7 +146,6 @@ def test_licenses_are_those_that_labels_and_figures_claim(monkeypatch):
 def test_choosing_by_imagenet():
     selection = select(random_candidates(), SelectionConfig(Strategy.IMAGENET, k=3), "counting")
     accuracies = sorted((model.imagenet for model in usable_models()), reverse=True)
-    assert [model.general for model in selection.models] == accuracies
     assert selection.chosen_models == (0, 1, 2)
     assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
     assert (selection.scores == np.array(accuracies)[:, None]).all()
@@ -274,7 +273,6 @@ HOSTILE = [
     ((*MODEL, "temperature"), math.inf),
     ((*MODEL, "parameters"), -1),
     ((*MODEL, "gflops"), math.nan),
-    ((*MODEL, "general"), 2),
     ((*MODEL, "figures"), "hearsay"),
     ((*MATCH, "weight"), "x"),
     (("coverage", "class 0"), 1.5),

@@ -53,7 +53,6 @@ def make_shortlist(n_models=4, tried=(0, 1, 2, 3)):
                 ModelRef(f"org/m{m}", f"{m}" * 40, "open_clip"),
                 Cost(10**m, 2.0**m),
                 1.5,
-                0.5,
                 Figures.PUBLISHED if m == 3 else Figures.LABEL,
             )
             for m in range(n_models)
