@@ -14,7 +14,6 @@ from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels, NoLabelsError
 from mll_hf.labels.label import UNPINNED
-from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.label import ModelRef
+    from mll_hf.labels.store import LabelStore
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models.known import KnownModel
@@ -271,11 +271,10 @@ class Client:
         If the Hub refutes a claimed license that the user asked for, the model is left out, once.
         """
         selection, refuted = self._with_licenses(decide(config), config)
-        if not refuted:
-            return selection
-        _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
-        rest = replace(config, without=config.without | refuted.keys())
-        selection, refuted = self._with_licenses(decide(rest), config)
+        if refuted:
+            _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
+            rest = replace(config, without=config.without | refuted.keys())
+            selection, refuted = self._with_licenses(decide(rest), config)
         if refuted:
             names = abridged(list(refuted), 5)
             raise InputError(f"the Hub reports other licenses than the labels of {names}; leave them out")
@@ -345,24 +344,23 @@ class Client:
 
         Labels in a local folder are trusted unless licenses are asked for, and all labels if the Hub cannot be reached.
         """
-        chosen = [selection.models[m] for m in selection.chosen_models if not selection.models[m].ref.is_local]
-        if self._unreachable or not chosen:
-            return selection, {}
-        if not (self.known_models or config.licenses) and isinstance(self.source, LabelStore) and self.source.is_local:
+        models, refuted = list(selection.models), dict[str, str]()
+        chosen = {m: models[m].ref.repo_id for m in selection.chosen_models if not models[m].ref.is_local}
+        is_trusted = not (self.known_models or config.licenses) and self.source.is_local
+        if self._unreachable or not chosen or is_trusted:
             return selection, {}
         from mll_hf.hub.licenses import licenses_of  # slow import
 
         try:
-            licenses = licenses_of([model.ref.repo_id for model in chosen], self._token)
+            licenses = licenses_of(list(chosen.values()), self._token)
         except HubError as error:
             log = _log.warning if config.licenses else _log.info
             log("the licenses of the chosen models are from their labels and not confirmed: %s", error)
             return selection, {}
-        models, refuted = list(selection.models), dict[str, str]()
-        for m in selection.chosen_models:
-            model, found = models[m], licenses.get(models[m].ref.repo_id)
-            if config.licenses and model in chosen and found not in config.licenses:
-                refuted[model.ref.repo_id] = f"{model.name} ({found or 'unknown'}, not {model.license})"
+        for m, id in chosen.items():
+            model, found = models[m], licenses.get(id)
+            if config.licenses and found not in config.licenses:
+                refuted[id] = f"{model.name} ({found or 'unknown'}, not {model.license})"
             elif model.license and found and found != model.license:
                 message = "the Hub reports another license for %s (%s) than its label or published figures (%s)"
                 _log.warning(message, model.name, found, model.license)
@@ -372,25 +370,25 @@ class Client:
     def _pinned(self, selection: Selection) -> Selection:
         """Resolve chosen models without a label to a commit, with one request each."""
         models = list(selection.models)
-        unpinned = [m for m in selection.chosen_models if models[m].ref.revision == UNPINNED]
-        reasons = {m: why_unreachable(models[m].ref.repo_id) for m in unpinned}
-        failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
+        ids = {m: models[m].ref.repo_id for m in selection.chosen_models if models[m].ref.revision == UNPINNED}
+        failed = {m: ModelError(id, reason) for m, id in ids.items() if (reason := why_unreachable(id))}
 
         def resolved(m: int) -> ModelRef | ModelError:
             try:
-                return resolve_model(spec_of(models[m].ref.repo_id), self._token)
+                return resolve_model(spec_of(ids[m]), self._token)
             except ModelError as error:
                 return error
 
-        if to_ask := [m for m, reason in reasons.items() if not reason]:
+        if to_ask := sorted(ids.keys() - failed.keys()):
             from mll_hf.hub.connection import map_parallel
 
             for m, found in zip(to_ask, map_parallel(resolved, to_ask), strict=True):
                 if isinstance(found, ModelError):
-                    failed.append(found)
+                    failed[m] = found
                 else:
                     models[m] = replace(models[m], ref=found)
         if failed:
-            others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
+            first, *others = failed.values()
+            more = f" (and {len(others)} more)" if others else ""
+            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", first, more)
         return replace(selection, models=tuple(models))
