@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.matching.concept_index import COVERED
+from mll_hf.matching.prompts import mentions
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import imagenet_accuracies
-from mll_hf.selection.accuracy import MIN_ACCURACY, estimate_accuracy, task_traits
+from mll_hf.selection.accuracy import MIN_ACCURACY, OTHER_STYLES, estimate_accuracy, task_traits
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit, sigmoid
 from mll_hf.selection.recall import graph_query, mean_recall_among
@@ -46,8 +47,15 @@ def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -
     match = candidates.match
     names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
     traits = task_traits(len(match.classes), names, candidates.domain)
-    covered = float((match.coverage >= COVERED).mean())
+    covered = 0.0 if _rests_on_drawings(candidates.labels) else float((match.coverage >= COVERED).mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
+
+
+def _rests_on_drawings(labels: JoinedLabels) -> bool:
+    """Whether recall stands in for ImageNet accuracy, but no probe image is a photo (the emoji in this package)."""
+    domains = labels.domains_of(0) if len(labels) else ()
+    is_drawn = bool(domains) and all(mentions(domain, OTHER_STYLES) for domain in domains)
+    return is_drawn and not comparable_to_published(labels)
 
 
 def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:

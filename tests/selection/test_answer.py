@@ -10,13 +10,14 @@ import pytest
 from mll_hf.labels.label import Cost
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
-from mll_hf.selection import Estimate, SelectionConfig, Strategy, select
-from mll_hf.selection.accuracy import estimate_accuracy, task_traits
+from mll_hf.selection import Candidates, Estimate, SelectionConfig, Strategy, select
+from mll_hf.selection.accuracy import UNCOVERED_ERROR, estimate_accuracy, task_traits
 from mll_hf.selection.answer import MARGIN, answer_lines, answer_to
 from mll_hf.selection.comparison import estimate_from_names, imagenet_accuracy, imagenet_shift
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit
-from selection_worlds import random_candidates
+from selection_worlds import join_by_hand, make_match, random_candidates
+from worlds import make_graph, make_label
 
 
 def named(candidates, seed=0):
@@ -55,6 +56,16 @@ def test_coverage_counts_class_by_class():
     assert sure < half < nothing
     limits = (select(candidates, SelectionConfig(max_gflops=limit)).estimate for limit in (10**4, 50))
     assert len({estimate.errors[0] for estimate in limits}) == 1
+
+
+@pytest.mark.parametrize(("domain", "is_sure"), [("photo", True), ("emoji", False), ("icons", False)])
+def test_recall_on_drawings_alone_makes_no_accuracy_known(domain, is_sure):
+    graph = make_graph()
+    labels = [make_label(graph, [9] * 7, domain_names=[domain], repo_id=f"org/{n}") for n in range(2)]
+    match = make_match([[3], [4]], [[1.0], [1.0]])
+    candidates = named(Candidates(join_by_hand((graph, labels)), match))
+    error = estimate_from_names(candidates, np.full(2, 0.9), 0.0).errors[0]
+    assert (error < UNCOVERED_ERROR) == is_sure
 
 
 def test_scores_that_are_no_accuracies_give_no_estimate():
