@@ -32,19 +32,12 @@ _ROWS_PER_GROUP = 100
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image of a concept.
-
-    Attributes:
-        content: The encoded image.
-        name: Name for errors.
-        domain: Its style: photo, drawing, icon ...
-        source: Its origin and license. Samples are balanced over sources.
-    """
+    """An encoded image of a concept."""
 
     content: bytes
-    name: str
-    domain: str
-    source: str
+    name: str  # for errors
+    domain: str  # its style: photo, drawing, icon ...
+    source: str  # its origin and license; samples are balanced over sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +48,8 @@ class NewConcept:
     images: tuple[NewImage, ...]
 
 
-# --- input ------------------------------------------------------------------------------------------------------------
-
-
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
-    """Read all files in a folder and its subfolders, except hidden ones. Names of files and folders are not kept.
-
-    Raises:
-        InputError: The folder cannot be read.
-    """
+    """Read all files in a folder and its subfolders, except hidden ones; an InputError if it cannot be read."""
     try:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; give a folder with the images of a concept")
@@ -76,11 +62,7 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[N
 def read_folders(
     root: Path, parents: Sequence[str], domain: str = "photo", source: str | None = None
 ) -> tuple[NewConcept, ...]:
-    """One concept for each subfolder of a folder: its name is id and, with spaces for ``_``, name of the concept.
-
-    Raises:
-        InputError: There are no subfolders, or the folder cannot be read.
-    """
+    """One concept for each subfolder of a folder: its name is id and, with spaces for ``_``, name of the concept."""
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
@@ -101,23 +83,11 @@ def new_concept(
     return NewConcept(concept, tuple(images))
 
 
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
 def make_graph(folder: Path, concepts: Iterable[NewConcept], base: SemanticGraph | None = None) -> SemanticGraph:
     """Write a graph with its images to a folder; images that a concept has twice are written once.
 
-    Args:
-        folder: The folder; created if missing.
-        concepts: The concepts. Their hypernyms are among them or in ``base``.
-        base: Another graph with hypernyms of the concepts.
-
-    Returns:
-        The graph, with the counts of its images.
-
-    Raises:
-        GraphError: As for :func:`check_graph`, or the folder holds another graph.
-        StorageError: The folder cannot be written.
+    The hypernyms of the concepts are among them or in ``base``. A GraphError as for :func:`check_graph`, or if the
+    folder holds another graph.
     """
     concepts = tuple(concepts)
     images = {(each.concept.id, image.content): image for each in concepts for image in each.images}
@@ -157,17 +127,11 @@ def _parquet(images: Sequence[tuple[str, NewImage]]) -> bytes:
     return buffer.getvalue()
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
 def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
     """Check that a graph and its images in a folder can be used for labels.
 
-    Hypernyms that are not in the graph must be in ``base``, if given.
-
-    Raises:
-        GraphError: An image cannot be decoded, a concept has too few images, no concept has rivals, or hypernyms are
-            missing or form a cycle.
+    A GraphError if an image cannot be decoded, a concept has too few images, no concept has rivals, or, with ``base``,
+    hypernyms are in neither graph or form a cycle.
     """
     try:
         _check_images(graph, ((node, f"one of {node}", content) for node, content in iter_filed_images(folder)))

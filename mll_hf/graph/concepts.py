@@ -133,11 +133,7 @@ class SemanticGraph:
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept, the sorted indices of all its ancestors.
-
-        Raises:
-            GraphError: There are too many to fit in memory, as in a malicious graph.
-        """
+        """For each concept, the sorted indices of all its ancestors; a GraphError if they would not fit in memory."""
         above: list[frozenset[int]] = [frozenset()] * len(self)
         total = 0
         for v in self.topological_order:
@@ -230,14 +226,9 @@ def normalize_lemma(lemma: str) -> str:
 
 
 def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
-    """Read a graph from ``graph.json`` or the folder with it.
+    """Read a graph from ``graph.json`` or the folder with it; a GraphError if it is missing or not a graph.
 
-    Args:
-        path: The file or folder.
-        name: Name of the graph if the file has none, and for errors; by default that of the folder.
-
-    Raises:
-        GraphError: The file is missing, not JSON, or not a graph.
+    ``name`` is the graph's if the file has none, and is used in errors; by default that of the folder.
     """
     file = Path(path)
     if file.is_dir():

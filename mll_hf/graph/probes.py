@@ -36,13 +36,9 @@ _MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """How to sample probe images.
+    """How to sample probe images."""
 
-    Attributes:
-        images_per_concept: Maximum per concept; 75 in the paper.
-    """
-
-    images_per_concept: int = 75
+    images_per_concept: int = 75  # at most; as in the paper
 
 
 @dataclass(frozen=True)
@@ -118,14 +114,9 @@ class ProbeSet:
     def iter_image_bytes(
         self, batch_size: int, images: NDArray[np.int64] | None = None
     ) -> Iterator[list[bytes | None]]:
-        """Read encoded images in order, with a few batches in memory; row groups without wanted images are skipped.
+        """Yield encoded images in batches, None for missing ones; row groups without wanted images are skipped.
 
-        Args:
-            batch_size: Images per batch; only the last batch may be smaller.
-            images: Ascending numbers of the images; by default all.
-
-        Yields:
-            The images of a batch, None for missing images.
+        ``images`` are ascending numbers of the images; by default all.
         """
         contents = self._iter_bytes(self.rows if images is None else self.rows[images])
         while batch := list(islice(contents, batch_size)):
@@ -154,17 +145,8 @@ def load_probes(
     """Sample the probe images in a graph's folder, see :func:`~mll_hf.graph.files.image_files`.
 
     Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
-    concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (the source).
-
-    Args:
-        graph: The graph that the images are filed under.
-        folder: The folder of the files.
-        config: How to sample.
-        location: Location of the files for labels; by default the folder's name.
-        graph_location: Location of the graph for labels; by default the same.
-
-    Raises:
-        GraphError: A node is not in the graph, or the files cannot be read.
+    concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (the source). Labels
+    name the locations of images and graph; by default the folder's name.
     """
     config = config or SamplingConfig()
     if not 1 <= config.images_per_concept <= _MAX_IMAGES_PER_CONCEPT:

@@ -1,29 +1,34 @@
-"""Checks before work and commits: whose repos these are, who may read them, and whether they hold something else."""
+"""Facts asked before work and commits: whose repos these are, who may read them, their contents and licenses."""
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import whoami
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
 
 from mll_hf.errors import HubError, InputError
 from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, map_parallel, retried, status_of, unparsable
-from mll_hf.hub.locations import HUB
+from mll_hf.hub.locations import HUB, REPO_ID
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from huggingface_hub import HfApi
 
     from mll_hf.hub.connection import Head
 
+T = TypeVar("T")
+
+_INACCESSIBLE = (403, 410, 451)  # gated or disabled; deleted; taken down
+_LICENSE = re.compile(r"license:([a-z0-9][a-z0-9.+_-]{0,63})")
 _EMPTY_REPO = {".gitattributes", "README.md"}  # files of a repo that may be filled
 
 
@@ -36,11 +41,7 @@ class Access(StrEnum):
 
 
 def own_names(token: str | None = None) -> frozenset[str]:
-    """Names of the logged-in user and of the organizations where the user may write, from the Hub.
-
-    Raises:
-        HubError: The user is not logged in or the token may only read, or the Hub cannot be reached.
-    """
+    """Names of the user and the user's organizations; a HubError if the user is not logged in or may only read."""
     log_in = "to publish labels you must be logged in with a token that can write; use: hf auth login"
     try:
         with hub_errors(HUB):
@@ -65,7 +66,7 @@ def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, .
 
     Raises a HubError like `own_names`, or if a name is malformed.
     """
-    repos = list(dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX)))
+    repos = [name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX)]
     for repo_id in repos:
         with hub_errors(repo_id):
             validate_repo_id(repo_id)
@@ -83,12 +84,12 @@ def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, .
         return True
 
     with hub_errors(HUB):
-        return tuple(id for id, may in zip(repos, map_parallel(is_writable, repos), strict=True) if not may)
+        return tuple(repo_id for repo_id, may in _of_each(is_writable, repos).items() if not may)
 
 
 def hidden_models(repo_ids: Iterable[str]) -> tuple[str, ...]:
     """The models that not everyone can see: private, or gone. One request per model, without the user's token."""
-    distinct, api = list(dict.fromkeys(repo_ids)), connect(False)
+    api = connect(False)
 
     def is_hidden(repo_id: str) -> bool:
         try:
@@ -98,7 +99,38 @@ def hidden_models(repo_ids: Iterable[str]) -> tuple[str, ...]:
         return False
 
     with hub_errors(HUB):
-        return tuple(id for id, hidden in zip(distinct, map_parallel(is_hidden, distinct), strict=True) if hidden)
+        return tuple(repo_id for repo_id, hidden in _of_each(is_hidden, repo_ids).items() if hidden)
+
+
+def _of_each(ask: Callable[[str], T], repo_ids: Iterable[str]) -> dict[str, T]:
+    distinct = list(dict.fromkeys(repo_ids))
+    return dict(zip(distinct, map_parallel(ask, distinct), strict=True))
+
+
+def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dict[str, str | None]:
+    """Current licenses of models by id, such as ``apache-2.0``, in lower case: one request each, no download.
+
+    None if unknown: the model is deleted, private or disabled, its card has no license or several, or the id is not
+    ``org/name`` (such as a local folder, for which no request is sent).
+    """
+    return _of_each(partial(_license_of, connect(token)), repo_ids)
+
+
+def _license_of(api: HfApi, repo_id: str) -> str | None:
+    if not REPO_ID.fullmatch(repo_id):
+        return None
+    with hub_errors(repo_id, lambda reason: HubError(repo_id, f"cannot find its license: {reason}")):
+        try:
+            info = retried(partial(api.model_info, repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
+        except (RepositoryNotFoundError, HFValidationError):
+            return None
+        except HfHubHTTPError as error:
+            if status_of(error) in _INACCESSIBLE:
+                return None
+            raise
+    tags = [tag.lower() for tag in info.tags or () if isinstance(tag, str) and tag.startswith("license:")]
+    found = _LICENSE.fullmatch(tags[0]) if len(set(tags)) == 1 else None
+    return found[1] if found else None
 
 
 def access_of(api: HfApi, repo_id: str, repo_type: str) -> Access | None:
@@ -112,11 +144,7 @@ def access_of(api: HfApi, repo_id: str, repo_type: str) -> Access | None:
 
 
 def ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
-    """Create a repo with this access, unless it exists; returns who may read it.
-
-    Raises:
-        InputError: It exists, and more people may read it.
-    """
+    """Create a repo with this access, unless it exists; an InputError if more people may read it."""
     if (found := access_of(api, repo_id, repo_type)) is None:
         with hub_errors(repo_id):
             is_private = access is not Access.PUBLIC

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -40,19 +39,12 @@ _NO_WRITE_ACCESS = (
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The result of a publication.
-
-    Attributes:
-        url: Page of the commit or the pull request.
-        revision: The commit.
-        pull_request: Number of the pull request; None if the commit is on the main branch.
-        changed: False if the repo had this content already.
-    """
+    """The result of a publication: the commit with its page, or that of the pull request."""
 
     url: str
     revision: str
-    pull_request: int | None
-    changed: bool
+    pull_request: int | None  # its number
+    changed: bool  # False if the repo had this content already
 
     def __str__(self) -> str:
         return f"{'published' if self.changed else 'published already'}: {self.url}"
@@ -69,13 +61,38 @@ def publish_files(
 ) -> Published:
     """Commit files on the newest head or in a new pull request; try again after conflicts and transient errors.
 
-    ``files`` returns, for a head, the desired content by path: bytes, a local file, or None to delete the file.
-
-    Raises:
-        HubError: The Hub refuses, for example without write access.
-        CardError: The Hub refuses the metadata of the card.
+    ``files`` returns, for a head, the desired content by path: bytes, a local file, or None to delete the file. A
+    CardError if the Hub refuses the metadata of the card, else a HubError.
     """
-    attempt = partial(_commit, api, repo_id, repo_type, title, files, description, create_pr)
+
+    def attempt() -> Published:
+        head = fetch_head(api, repo_id, repo_type)
+        operations = [
+            CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
+            for path, content in files(head).items()
+            if content is not None or path in head.files
+        ]
+        try:
+            commit = api.create_commit(
+                head.repo_id,
+                operations,
+                commit_message=title,
+                commit_description=description,
+                repo_type=repo_type,
+                create_pr=create_pr,
+                parent_commit=head.sha,
+            )
+        except RuntimeError as error:
+            raise error.__cause__ or error from None  # the client wraps what fails an upload
+        except ValueError as error:
+            if "metadata" not in str(error):
+                raise
+            reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
+            raise CardError(message) from None
+        # the client leaves out unchanged files; without any changed one it makes no commit
+        return Published(commit.pr_url or commit.commit_url, commit.oid, commit.pr_num, changed=commit.oid != head.sha)
+
     conflicts = 0
     with hub_errors(repo_id):
         while True:
@@ -88,44 +105,6 @@ def publish_files(
                     raise
             conflicts += 1
             time.sleep(min(_FIRST_WAIT * 2**conflicts, _MAX_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
-
-
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    repo_type: str,
-    title: str,
-    files: Callable[[Head], Mapping[str, bytes | Path | None]],
-    description: str,
-    create_pr: bool,
-) -> Published:
-    """One attempt of :func:`publish_files`."""
-    head = fetch_head(api, repo_id, repo_type)
-    operations = [
-        CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
-        for path, content in files(head).items()
-        if content is not None or path in head.files
-    ]
-    try:
-        commit = api.create_commit(
-            head.repo_id,
-            operations,
-            commit_message=title,
-            commit_description=description,
-            repo_type=repo_type,
-            create_pr=create_pr,
-            parent_commit=head.sha,
-        )
-    except RuntimeError as error:
-        raise error.__cause__ or error from None  # the client wraps what fails an upload
-    except ValueError as error:
-        if "metadata" not in str(error):
-            raise
-        reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
-        message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
-        raise CardError(message) from None
-    # the client leaves out unchanged files; without any changed one it makes no commit
-    return Published(commit.pr_url or commit.commit_url, commit.oid, commit.pr_num, changed=commit.oid != head.sha)
 
 
 def edited_card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:

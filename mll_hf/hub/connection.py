@@ -253,10 +253,7 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
     """The commit and the files of a revision: one request, none for a full sha that was listed before.
 
-    If the Hub cannot be reached, the cached listing is used.
-
-    Raises:
-        HubError: There is no such repo or revision, or the Hub cannot be reached and nothing is cached.
+    If the Hub cannot be reached, the cached listing is used; a HubError if there is none.
     """
     revision = revision or "main"
     cached = _head_of(cached_listing(api, f"{repo_type}/{repo_id}@{revision}"))
@@ -320,9 +317,6 @@ def download(
     """A file at a pinned commit, from the client's cache or the Hub; refused before the download if it is too large.
 
     ``size`` is the size that the Hub lists; asked for if unknown.
-
-    Raises:
-        HubError: The file cannot be downloaded, or is larger than ``max_bytes``.
     """
     fetch = partial(
         hf_hub_download, repo_id, path, repo_type=repo_type, revision=revision, token=api.token, endpoint=api.endpoint,

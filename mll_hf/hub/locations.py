@@ -70,11 +70,7 @@ def _folder(location: str | Path) -> tuple[Path, str]:
 
 
 def parse_dataset(text: str) -> DatasetLocation:
-    """Read ``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``.
-
-    Raises:
-        InputError: It is not of this form.
-    """
+    """Read ``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``."""
     match = _DATASET.fullmatch(text)
     if not match:
         raise InputError(f"'{text}' is not of the form hf://datasets/$ORG/NAME or hf://datasets/$ORG/NAME@REVISION")
@@ -103,24 +99,18 @@ def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
 class GraphWithImages:
     """A graph with its probe images on this machine.
 
-    Attributes:
-        graph: The graph.
-        location: Where the graph is from: ``hf://datasets/org/name@commit``, `PACKAGE_GRAPH`, or the name of a folder.
-        folder: The folder of ``images*.parquet``.
-        images: Where the images are from, in the same form.
+    Locations are ``hf://datasets/org/name@commit``, `PACKAGE_GRAPH`, or the name of a folder.
     """
 
     graph: SemanticGraph
     location: str
-    folder: Path
-    images: str
+    folder: Path  # of images*.parquet
+    images: str  # where they are from
 
     def probes(self, sampling: SamplingConfig) -> ProbeSet:
         """A sample of the probe images; its location is the one that the graph names, if these are the same images.
 
-        Raises:
-            GraphError: The images cannot be read, or are not those that the graph says are at this location.
-            MissingExtraError: pyarrow is not installed.
+        A GraphError if the images are not those that the graph says are at this location.
         """
         named, found = self.graph.probes, self.images
         probes = load_probes(self.graph, self.folder, sampling, location=found, graph_location=self.location)
@@ -152,11 +142,6 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
 
     Each location is a folder or ``hf://datasets/org/name[@revision]``. By default the images are those beside the
     graph, or else at the location that the graph names.
-
-    Raises:
-        InputError: A location is malformed.
-        GraphError: There is no graph, or it does not say where its images are.
-        HubError: The files cannot be downloaded.
     """
     graph, place, source = _locate(location, images)
     if is_on_hub(source):
@@ -206,13 +191,7 @@ def _images_errors(dataset: DatasetLocation) -> Iterator[None]:
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
-    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images.
-
-    Raises:
-        InputError: The location is malformed.
-        HubError: The file cannot be downloaded.
-        GraphError: It is not a graph.
-    """
+    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images."""
     if not is_on_hub(location):
         return load_graph(_folder(location)[0])
     api = connect(token)

@@ -26,7 +26,7 @@ from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from huggingface_hub import HfApi
 
@@ -52,12 +52,8 @@ def publish_label(
     """Publish a label in its model's own repo: file and card in one commit or pull request.
 
     The first label of a repo is ``mll/label.safetensors``; labels on other graphs have their own folders.
-    ``create_pr`` opens a pull request even if the user has write access.
-
-    Raises:
-        InputError: The model is a local folder, or the label is not of this graph.
-        HubError: The Hub refuses, or the weights in the repo differ from those measured.
-        CardError: The repo's README cannot be edited safely.
+    ``create_pr`` opens a pull request even if the user has write access. A HubError if the Hub refuses, or the weights
+    in the repo differ from those measured; a CardError if its README cannot be edited safely.
     """
     _check_publishable([label], [graph])
     api, repo_id = connect(token), label.model.repo_id
@@ -180,17 +176,16 @@ def publish_to_collection(
     """Publish labels in a collection: labels, their rivals, graphs and card in one commit.
 
     Creates the collection, ``hf://datasets/org/name``, if it does not exist. With ``private``, a new collection is
-    private and a public one is refused.
-
-    Raises:
-        InputError: A model is a local folder, or private and the collection is not, or a label's graph is not among the
-            graphs.
-        HubError: The Hub refuses.
+    private and a public one is refused; without, labels of models that not everyone can see.
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), repo_of(collection)
-    if not private and access_of(api, repo_id, "dataset") is not Access.PRIVATE:
-        _check_public(label.model.repo_id for label in labels)
+    is_private = private or access_of(api, repo_id, "dataset") is Access.PRIVATE
+    if not is_private and (hidden := hidden_models(label.model.repo_id for label in labels)):
+        raise InputError(
+            f"private, or no longer on the Hub: {abridged(hidden, 3)}; name the models to publish, without these, or "
+            "publish in a private collection with --private"
+        )
     ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     by_digest = {graph.digest: graph for graph in graphs}
     public = {digest: own_graph(api, digest, token) for digest in {label.graph_digest for label in labels}}
@@ -210,29 +205,14 @@ def publish_to_collection(
     return publish_files(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
 
 
-def _check_public(models: Iterable[str]) -> None:
-    """Refuse labels of models that not everyone can see."""
-    if hidden := hidden_models(models):
-        raise InputError(
-            f"private, or no longer on the Hub: {abridged(hidden, 3)}; name the models to publish, without these, or "
-            "publish in a private collection with --private"
-        )
-
-
-def publish_summary(collection: str, *, token: str | None = None) -> Published:
-    """Publish the table of a collection's labels, which the Hub's viewer opens.
-
-    Raises:
-        InputError: The dataset is not a collection.
-        HubError: The Hub refuses.
-    """
-    api, repo_id = connect(token), repo_of(collection)
+def publish_summary(collection: str) -> Published:
+    """Publish the table of a collection's labels, which the Hub's viewer opens."""
 
     def files(head: Head) -> Mapping[str, bytes]:
-        store = open_labels(str(DatasetLocation(head.repo_id, head.sha)), token=token)
+        store = open_labels(str(DatasetLocation(head.repo_id, head.sha)))
         return {SUMMARY_PATH: summary_to_bytes(store.labels(), store.graphs)}
 
-    return publish_files(api, repo_id, "dataset", "Update the table of labels", files)
+    return publish_files(connect(), repo_of(collection), "dataset", "Update the table of labels", files)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -240,17 +220,11 @@ def publish_summary(collection: str, *, token: str | None = None) -> Published:
 
 @dataclass(frozen=True, slots=True)
 class PublishedGraph:
-    """The result of publishing a graph.
-
-    Attributes:
-        graph: The commit of the concepts.
-        images: The commit of the images; None if only the graph was published.
-        location: Where the images are; empty if they are not on the Hub.
-    """
+    """The commits of a graph and of its images, None if only the graph was published."""
 
     graph: Published
     images: Published | None
-    location: str
+    location: str  # of the images; empty if they are not on the Hub
 
 
 def publish_graph(
@@ -260,7 +234,6 @@ def publish_graph(
     access: Access = Access.PRIVATE,
     *,
     name: str = "",
-    token: str | None = None,
 ) -> PublishedGraph:
     """Publish a graph in a public dataset repo, and its images in a repo of their own.
 
@@ -270,16 +243,12 @@ def publish_graph(
 
     The folder has ``graph.json`` and usually ``images*.parquet``; the text of its README and ``build.json`` are
     published with the images. Of existing READMEs only our section changes. ``name`` is the public name of the graph,
-    by default that of the repo; the folder's name is not published.
-
-    Raises:
-        InputError: A repo has other content, or more people may read the repo of the images than ``access`` says.
-        GraphError: The graph or its images cannot be read.
-        HubError: The Hub refuses.
+    by default that of the repo; the folder's name is not published. An InputError if a repo has other content, or more
+    people may read the repo of the images than ``access`` says.
     """
     graph, files = replace(load_graph(folder), name=name or repo_of(dataset).partition("/")[2]), image_files(folder)
     probes = count_probes(graph, folder) if files else graph.probes
-    api, repo_id, images_repo = connect(token), repo_of(dataset), repo_of(images_to) if images_to else None
+    api, repo_id, images_repo = connect(), repo_of(dataset), repo_of(images_to) if images_to else None
     if images_repo == repo_id:
         raise InputError("the images need a repo of their own; name another one with --images-to")
     if images_repo and not files:
@@ -292,7 +261,7 @@ def publish_graph(
         head = fetch_head(api, repo_id, "dataset")
     check_contents(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
-        before = fetch_graph(str(DatasetLocation(repo_id, head.sha)), token).probes
+        before = fetch_graph(str(DatasetLocation(repo_id, head.sha))).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
         if before and same_place and before.digest == probes.digest:
             probes = replace(probes, location=before.location)

@@ -38,10 +38,8 @@ def edit_card(
 ) -> str:
     """Write tags, the value of ``key`` in the front matter, and a section into a README, which may be empty.
 
-    ``block`` maps the earlier value of ``key`` (None if there is none) to the new one, which is written as JSON.
-
-    Raises:
-        CardError: The README cannot be edited safely.
+    ``block`` maps the earlier value of ``key`` (None if there is none) to the new one, which is written as JSON. A
+    CardError if the README cannot be edited safely.
     """
     head, front, fence, body = _split(readme)
     end = _line_break(readme)
@@ -61,11 +59,7 @@ def edit_card(
 
 
 def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
-    """Write a section into a README, between two comments: in place of an earlier one of this name, else at the end.
-
-    Raises:
-        CardError: The comments around an earlier section do not match.
-    """
+    """Write a section into a README, between two comments: in place of an earlier one of this name, else at the end."""
     return _with_section(readme, name, lines, _line_break(readme))
 
 

@@ -73,10 +73,6 @@ def open_labels(
     Several are separated by commas; those that cannot be read are skipped with a warning. ``graph`` is the folder or
     dataset of a graph, for labels whose graph is not at the location that they name. ``trust`` names the users and
     organizations whose labels in their models' repos are ranked.
-
-    Raises:
-        InputError: The location is malformed, or the dataset has no labels.
-        HubError: The labels cannot be downloaded.
     """
     parts = [part.strip() for part in str(location).split(",")]
     if len(parts) > 1 and not Path(location).is_dir():
@@ -261,12 +257,7 @@ def _list_tagged(api: HfApi, owner: str | None = None) -> dict[str, tuple[str, l
 
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str) -> tuple[Path, Label]:
-    """Fetch and validate one label in its model's own repo; returns its file, too.
-
-    Raises:
-        HubError: It cannot be downloaded.
-        LabelError: It is not a valid label, or of another model.
-    """
+    """Fetch and validate one label in its model's own repo; returns its file, too."""
     file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id, path)
     label = read_label(file, name=name)
     if label.model.repo_id != repo_id and not _is_renamed(api, label, repo_id, sha):

@@ -14,7 +14,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import GraphError, HubError, InputError, LabelError
-from mll_hf.hub.licenses import licenses_of
+from mll_hf.hub.access import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.encoding import EmbeddingLog, decoders_for, encoded_images, locked
 from mll_hf.labels.embeddings import ProbeEmbeddings

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import CardError, HubError, InputError, StorageError
-from mll_hf.hub.access import Access, access_of, hidden_models
+from mll_hf.hub.access import Access, access_of, hidden_models, licenses_of
 from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, read_head
-from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.candidates import Figures
 from mll_hf.selection.card import selection_card

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from hub_worlds import GRAPH, clock, complaint_of
 from mll_hf.client import Client
 from mll_hf.errors import InputError
-from mll_hf.hub.licenses import licenses_of
+from mll_hf.hub.access import licenses_of
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import Figures, SelectionConfig
 from selection_worlds import WordEncoder
