@@ -24,9 +24,10 @@ from benchmark.speed import SPEED_HEAD, ensemble_speed, labeling_speed, make_wor
 from command_line import script_parser
 from mll_hf import __version__
 from mll_hf.labeling.contest import Contest
-from mll_hf.labeling.encoding import encoded_images
-from mll_hf.labeling.many import Plan, label_many
+from mll_hf.labeling.encoding import embedded
+from mll_hf.labeling.many import label_many
 from mll_hf.labeling.on_ray import label_on_ray
+from mll_hf.labeling.run import Plan
 from mll_hf.labels.store import LabelStore
 from mll_hf.models import environment_of, load_model, pick_device
 from mll_hf.utils.tables import markdown_table
@@ -148,7 +149,7 @@ def compare(
 def embed(model: VisionLanguageModel, probes: ProbeSet, n_images: int) -> NDArray[np.float32]:
     """[N, D] embeddings of the first images."""
     numbers = np.arange(min(n_images, len(probes)))
-    return np.concatenate([part for _, part in encoded_images(model, probes, numbers, model.batch_size)])
+    return np.concatenate(list(embedded(model, probes.iter_image_bytes(model.batch_size, numbers))))
 
 
 def concepts_near(images: NDArray[np.float32], probes: ProbeSet, n_concepts: int) -> NDArray[np.float32]:

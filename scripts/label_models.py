@@ -42,8 +42,9 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, fetch_graph_with_images
-from mll_hf.labeling.many import Outcome, Plan, label_many, working_folder
+from mll_hf.labeling.many import Outcome, label_many, working_folder
 from mll_hf.labeling.on_ray import label_on_ray
+from mll_hf.labeling.run import Plan
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import one_line
 

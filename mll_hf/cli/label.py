@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mll_hf.hub.commits import Published
-    from mll_hf.labeling.many import ModelResult, Plan
+    from mll_hf.labeling.many import ModelResult
+    from mll_hf.labeling.run import Plan
     from mll_hf.labels.label import Label
 
 
@@ -78,7 +79,8 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import PACKAGE_GRAPH, bytes_of_images, default_graph, fetch_graph_with_images
-    from mll_hf.labeling.many import Plan, label_many
+    from mll_hf.labeling.many import label_many
+    from mll_hf.labeling.run import Plan
 
     for model in args.models:  # before work
         if model.startswith(LOCAL_PREFIX) and not Path(model.removeprefix(LOCAL_PREFIX)).is_dir():

@@ -19,7 +19,7 @@ from mll_hf.graph.probes import scramble
 from mll_hf.labels.counts import TEMPERATURES, LabelCounts, log_loss_units, rank_bin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
@@ -174,6 +174,11 @@ class Contest:
         margins[absent] = -np.inf
         losses = [np.logaddexp.reduce(margins / temperature, axis=1, initial=0.0) for temperature in TEMPERATURES]
         np.add.at(counts.nll, nodes, log_loss_units(np.stack(losses, axis=1)))
+
+
+def in_blocks(images: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Cut embeddings of all images into blocks for :meth:`Contest.count`."""
+    return ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
 
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants, scan_cache_dir
@@ -18,7 +18,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, hub_errors, read_head
 from mll_hf.hub.publish import publish_label, publish_to_collection, repo_of
 from mll_hf.hub.sources import fetch_from_model, open_labels
-from mll_hf.labeling.run import label_model
+from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labels.label import LabelKey
 from mll_hf.models import pick_device, resolve_model
 from mll_hf.utils.files import asset_path
@@ -34,63 +34,11 @@ if TYPE_CHECKING:
     from mll_hf.hub.connection import Head
     from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import Label, ModelRef
-    from mll_hf.labels.store import LabelStore
 
 T = TypeVar("T")
 OWN_REPOS = "own"  # in place of a collection: each model's own repo
 _MISSING = (401, 404)  # the Hub also answers 401 for missing repos
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to label each of many models.
-
-    Attributes:
-        graph: The concepts.
-        probes: The graph's probe images.
-        store: Folder for labels and unfinished runs.
-        push_to: Collection that labels are published in, ``hf://datasets/org/name``; ``own`` for each model's own repo,
-            which must be the user's; None to publish nothing.
-        device: See `label_model`, as for the following.
-        batch_size: Images per batch.
-        decoders: Processes that decode images for a GPU.
-        keep_embeddings: Also store embeddings.
-        overwrite: Measure labeled models again.
-        free_cache: Delete each model from the cache of downloads after its turn.
-    """
-
-    graph: SemanticGraph
-    probes: ProbeSet
-    store: LabelStore
-    push_to: str | None = None
-    device: str | None = None
-    batch_size: int | None = None
-    decoders: int | None = None
-    keep_embeddings: bool = False
-    overwrite: bool = False
-    free_cache: bool = False
-
-    def wants(self, label: Label, model: ModelRef) -> bool:
-        """Whether a label is one of a model, also at another revision, on this graph and at least these images."""
-        return (
-            (label.model.key == model.key if model.digest else label.model == model)
-            and label.key == LabelKey(self.graph.digest, self.probes.digest)
-            and label.sampling.images_per_concept >= self.probes.sampling.images_per_concept
-        )
-
-    @cached_property
-    def published(self) -> Sequence[Label]:
-        """The labels of the collection when first asked."""
-        assert self.push_to, "nothing is published"  # noqa: S101
-        try:
-            return open_labels(self.push_to).labels()
-        except InputError:  # it has no labels yet
-            return ()
-        except HubError as error:
-            if error.status in _MISSING:
-                return ()
-            raise
 
 
 class Outcome(StrEnum):
@@ -143,10 +91,10 @@ def label_many(
     """
 
     def label(name: str) -> ModelResult:
-        model = check(name, plan)
+        model = check(name, plan, published)
         return model if isinstance(model, ModelResult) else finish(name, measure(model, plan), plan)
 
-    check_rights(plan)
+    published = published_before(plan)
     if plan.device:
         pick_device(plan.device)  # fails before any work
     for number, name in enumerate(models, 1):
@@ -154,18 +102,28 @@ def label_many(
         yield attempt(name, partial(label, name))
 
 
-def check_rights(plan: Plan) -> None:
-    """Check before any work that the user and the token may write to the collection of a plan.
+def published_before(plan: Plan) -> Sequence[Label]:
+    """The labels in the collection of a plan, before any work.
 
     Raises:
-        InputError: They may not, or it is malformed.
+        InputError: The user or the token may not write to the collection, or it is malformed.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    if plan.push_to and plan.push_to != OWN_REPOS and not_writable([repo_id := repo_of(plan.push_to)], "dataset"):
+    if plan.push_to in (None, OWN_REPOS):
+        return ()
+    if not_writable([repo_id := repo_of(plan.push_to)], "dataset"):
         raise InputError(
             f"you or your token may not write to {repo_id}; publish in a collection of your own, or log in with a "
             "token that can write to it"
         )
+    try:
+        return open_labels(plan.push_to).labels()
+    except InputError:  # it has no labels yet
+        return ()
+    except HubError as error:
+        if error.status in _MISSING:
+            return ()
+        raise
 
 
 def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:
@@ -183,7 +141,7 @@ def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:
         return ModelResult(name, Outcome.FAILED, printable(reason))
 
 
-def check(name: str, plan: Plan) -> ModelRef | ModelResult:
+def check(name: str, plan: Plan, published: Sequence[Label]) -> ModelRef | ModelResult:
     """The pinned model to be labeled, or the result if it has a published label already.
 
     Nothing is downloaded that the Hub counts as a download.
@@ -199,7 +157,7 @@ def check(name: str, plan: Plan) -> ModelRef | ModelResult:
     if plan.push_to == OWN_REPOS:
         place = _in_own_repo(model, plan)
     else:
-        place = plan.push_to if any(plan.wants(label, model) for label in plan.published) else None
+        place = plan.push_to if any(_is_of(label, model, plan) for label in published) else None
     if place and not plan.overwrite:
         return ModelResult(name, Outcome.SKIPPED, f"labeled already: {place}")
     return model
@@ -208,17 +166,7 @@ def check(name: str, plan: Plan) -> ModelRef | ModelResult:
 def measure(model: ModelRef, plan: Plan) -> LabelingResult:
     """Label a model, unless its label is in the store; see `label_model`."""
     try:
-        return label_model(
-            model,
-            plan.graph,
-            plan.probes,
-            plan.store,
-            device=plan.device,
-            batch_size=plan.batch_size,
-            decoders=plan.decoders,
-            keep_embeddings=plan.keep_embeddings,
-            overwrite=plan.overwrite,
-        )
+        return label_model(model, plan)
     finally:
         if plan.free_cache and not model.is_local:
             with suppress(CacheNotFound):  # nothing was downloaded
@@ -248,6 +196,15 @@ def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
     return asset_path("labels", LabelKey(graph.digest, probes.digest).stem)
 
 
+def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:
+    """Whether a label is one of a model, also at another revision, on the graph and at least the probe images."""
+    return (
+        (label.model.key == model.key if model.digest else label.model == model)
+        and label.key == plan.key
+        and label.sampling.images_per_concept >= plan.probes.sampling.images_per_concept
+    )
+
+
 def _in_own_repo(model: ModelRef, plan: Plan) -> str | None:
     """URL of a model's label in its own repo."""
     if not_writable([model.repo_id]):
@@ -267,7 +224,7 @@ def _in_own_repo(model: ModelRef, plan: Plan) -> str | None:
         head = read_head(connect(), model.repo_id, "model", newest.revision)
         for path in (LABEL_PATH, f"mll/{plan.graph.digest[:12]}/label.safetensors"):
             label = _label_at(head, path)
-            if label and plan.wants(label, model):
+            if label and _is_of(label, model, plan):
                 return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
     return None
 

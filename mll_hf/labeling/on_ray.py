@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import get_token
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.labeling.many import ModelResult, attempt, check, check_rights, finish, measure
+from mll_hf.labeling.many import ModelResult, attempt, check, finish, measure, published_before
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mll_hf.labeling.many import Plan
-    from mll_hf.labeling.run import LabelingResult
+    from mll_hf.labeling.run import LabelingResult, Plan
     from mll_hf.labels.label import ModelRef
 
 _RETRIES = 3
@@ -46,7 +45,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
         MissingExtraError: Ray is not installed.
         StorageError: A file cannot be written here.
     """
-    check_rights(plan)
+    published = published_before(plan)
     with _connection(address) as ray:
         gpus, cpus = _share(ray.cluster_resources())
         there = replace(plan, device=None if gpus else "cpu", decoders=cpus)
@@ -54,7 +53,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
         task = ray.remote(num_gpus=gpus, num_cpus=cpus, max_retries=_RETRIES)(measure_there)
         running: dict[Any, tuple[str, ModelRef]] = {}
         for name in models:
-            model = attempt(name, partial(check, name, plan))
+            model = attempt(name, partial(check, name, plan, published))
             if isinstance(model, ModelResult):
                 yield model
             else:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
-from mll_hf.labeling.run import embedded_images
+from mll_hf.labeling.contest import Contest, in_blocks
+from mll_hf.labeling.encoding import embedded_probes
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.models import load_model
 
@@ -61,7 +61,7 @@ class Verification:
 
     @property
     def agreeing(self) -> int:
-        """Number of concepts where at most 5 % of the images (or one) changed recognition, 10 % (or one) rank bin."""
+        """Concepts where at most 5 % of the images (or one) changed recognition, and 10 % (or one) their rank bin."""
         hits = np.abs(self.claimed - self.measured) <= np.maximum(1, np.floor(_TOLERANCE * self.support))
         ranks = self.moved <= np.maximum(1, np.floor(_RANK_TOLERANCE * self.support))
         return int((hits & ranks).sum())
@@ -136,10 +136,8 @@ def verify_label(
     sample = probes.restricted_to(concepts)
     with closing(load_model(label.model, device)) as model:
         texts = model.encode_texts([concept.caption for concept in graph.concepts])
-        parts = embedded_images(model, sample, np.arange(len(sample)), batch_size or model.batch_size)
-        images = np.concatenate([embeddings for _, embeddings in parts])
-        blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
-        counts = Contest(graph, sample, texts, model.logit_scale, model.device).count(blocks)
+        images = np.concatenate(list(embedded_probes(model, sample, 0, batch_size or model.batch_size)))
+        counts = Contest(graph, sample, texts, model.logit_scale, model.device).count(in_blocks(images))
     # per bin; images that left one bin are now in others
     moved = label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]
     return Verification(

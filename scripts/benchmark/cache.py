@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.labeling.encoding import encoded
+from mll_hf.labeling.encoding import embedded
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model
 from mll_hf.utils.files import write_atomically
@@ -112,7 +112,7 @@ def _embed(model: VisionLanguageModel, data: TargetTask) -> NDArray[np.float32]:
     what = f"{model.ref.short_name} {data.name}"
     done = []
     with tqdm(total=len(data), unit="image", desc=what, name="mll_hf.embed", leave=False) as progress:  # type: ignore[no-untyped-call]
-        for embeddings in encoded(model, data.batches(_BATCH)):
+        for embeddings in embedded(model, data.batches(_BATCH)):
             done.append(embeddings)
             progress.update(len(embeddings))
     return np.concatenate(done)

@@ -130,20 +130,17 @@ def labeling_speed(
     model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, repeats: int
 ) -> tuple[float, float]:
     """Images per second of the image tower alone, and of labeling from files to counts."""
-    from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
-    from mll_hf.labeling.encoding import decoders_for, encoded_images
+    from mll_hf.labeling.contest import Contest, in_blocks
+    from mll_hf.labeling.encoding import embedded
 
     concepts = unit(np.random.default_rng(0).standard_normal((len(graph), model.embedding_size)))
     batch_size = min(model.batch_size, len(probes))
 
     def ours() -> None:
-        batches = encoded_images(model, probes, np.arange(len(probes)), batch_size, decoders)
-        images = np.concatenate([embeddings for _, embeddings in batches])
-        blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
-        Contest(graph, probes, concepts, model.logit_scale, model.device).count(blocks)
+        images = np.concatenate(list(embedded(model, probes.iter_image_bytes(batch_size))))
+        Contest(graph, probes, concepts, model.logit_scale, model.device).count(in_blocks(images))
 
-    with closing(decoders_for(model)) as decoders:  # a real run starts them once, for many more images
-        bare_seconds, seconds = medians([bare_tower(model, batch_size, len(probes)), ours], repeats)
+    bare_seconds, seconds = medians([bare_tower(model, batch_size, len(probes)), ours], repeats)
     return len(probes) / bare_seconds, len(probes) / seconds
 
 

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images, parse_dataset
-from mll_hf.labeling.many import OWN_REPOS, Plan, label_many, working_folder
+from mll_hf.labeling.many import OWN_REPOS, label_many, working_folder
+from mll_hf.labeling.run import Plan
 from mll_hf.labels.store import LabelStore
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     def work(event: Event) -> tuple[str, str]:
         if event.private and settings.to != OWN_REPOS:
             return "ignored", "private, and labels are published in a collection"
-        (result,) = label_many([event.repo_id], replace(plan))  # a copy, since a plan caches the published labels
+        (result,) = label_many([event.repo_id], plan)
         return str(result.outcome), result.published.url if result.published else result.reason
 
     return work

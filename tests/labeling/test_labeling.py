@@ -9,7 +9,7 @@ import pytest
 from mll_hf.errors import GraphError, InputError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import run
-from mll_hf.labeling.run import label_model
+from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
@@ -36,7 +36,7 @@ class World:
 
     def label(self, ref=REF, sampling=SAMPLING, store=None, **options):
         probes = load_probes(GRAPH, self.folder, sampling)
-        return label_model(ref, GRAPH, probes, store or self.store, **{"batch_size": 4, **options})
+        return label_model(ref, Plan(GRAPH, probes, store or self.store, **{"batch_size": 4, **options}))
 
     @property
     def encoded(self):
@@ -126,8 +126,8 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     with pytest.raises(KeyboardInterrupt):
         world.label()
     assert all(model.closed for model in world.models)
-    log = next(world.store.folder.rglob("embeddings.log"))
-    assert log.stat().st_size == batches * 4 * 36  # a record has a row of 8 bytes and 7 dimensions of 4
+    log = next(world.store.folder.rglob("*.log"))
+    assert log.stat().st_size == batches * 4 * 28  # 7 dimensions of 4 bytes
     with log.open("ab") as file:
         file.write(b"x" * torn)  # half a row, as a power cut leaves it
     world.batches_left = None
@@ -217,13 +217,13 @@ def test_a_full_disk_loses_nothing(world, tmp_path):
     world.models.clear()
     shutil.copytree(tmp_path / "whole" / "graphs", world.store.folder / "graphs")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (630, hard))  # four batches of 4 images, 36 bytes each, and half of one
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # four batches of 4 images, 28 bytes each, and half of one
     try:
-        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.log: File too large; free some space"):
+        with pytest.raises(StorageError, match=r"cannot write .*\.log: File too large; free some space"):
             world.label()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 630
+    assert next(world.store.folder.rglob("*.log")).stat().st_size == 500
     assert world.label().path.read_bytes() == whole
 
 

@@ -12,8 +12,9 @@ from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
-from mll_hf.labeling.many import OWN_REPOS, Outcome, Plan, label_many
+from mll_hf.labeling.many import OWN_REPOS, Outcome, label_many
 from mll_hf.labeling.on_ray import _share, label_on_ray
+from mll_hf.labeling.run import Plan
 from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
@@ -227,7 +228,7 @@ def test_a_worker_has_the_token_of_the_user(ray_here, plan, monkeypatch):
             raise ModelError("m", f"token {os.environ['HF_TOKEN']}") from None
 
     monkeypatch.setattr(on_ray, "measure_there", tells)
-    monkeypatch.setattr(on_ray, "check", lambda _name, _plan: None)
+    monkeypatch.setattr(on_ray, "check", lambda *_: None)
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
     (result,) = label_on_ray(["org/m"], plan)
     assert "token hf_of_the_user" in result.reason

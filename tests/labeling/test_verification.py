@@ -9,9 +9,9 @@ import pytest
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling import verification
+from mll_hf.labeling import contest
 from mll_hf.labeling.contest import Contest
-from mll_hf.labeling.run import label_model
+from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labeling.verification import Verdict, Verification, verify_label
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
@@ -37,7 +37,7 @@ def world(tmp_path, monkeypatch):
     for module in ("run", "verification"):
         monkeypatch.setattr(f"mll_hf.labeling.{module}.load_model", load)
     probes = load_probes(graph, folder)
-    label = label_model(REF, graph, probes, LabelStore(tmp_path / "labels"), batch_size=16).label
+    label = label_model(REF, Plan(graph, probes, LabelStore(tmp_path / "labels"), batch_size=16)).label
     return graph, probes, label, models
 
 
@@ -65,7 +65,7 @@ def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
         blocks.append([(start, len(embeddings)) for start, embeddings in given])
         return count(self, given)
 
-    monkeypatch.setattr(verification, "CONTEST_BLOCK", 64)
+    monkeypatch.setattr(contest, "CONTEST_BLOCK", 64)
     monkeypatch.setattr(Contest, "count", spying)
     result = verify_label(label, graph, probes, n_concepts=36, seed=5, batch_size=batch_size)
     np.testing.assert_array_equal(result.claimed, result.measured)
