@@ -15,7 +15,7 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import residents, run
+from mll_hf.ensemble import embedding, residents
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
@@ -387,8 +387,8 @@ def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(stor
     examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
     client = client_of(store.folder)
     expected = client.fit(SHOWN, examples=examples[1:])
-    decode = run.open_image
-    monkeypatch.setattr(run, "open_image", lambda image: None if image == examples[0][0] else decode(image))
+    decode = embedding.open_image
+    monkeypatch.setattr(embedding, "open_image", lambda image: None if image == examples[0][0] else decode(image))
     assert client.fit(SHOWN, examples=examples) == expected
 
 

@@ -4,50 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
+from mll_hf.ensemble.embedding import KeptImages, embed_images
 from mll_hf.ensemble.embedding_cache import image_digest
 from mll_hf.ensemble.residents import Residents
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
-from mll_hf.models.batches import in_background, use_one_torch_thread
-from mll_hf.selection.head import Head
 from mll_hf.selection.repo import cached_heads, keep_heads
 from mll_hf.selection.strategies import Strategy
 from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.files import digest_of
-from mll_hf.utils.images import is_one_image, open_image, usable_cores
+from mll_hf.utils.images import is_one_image, open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import torch
     from numpy.typing import NDArray
-    from PIL import Image
 
     from mll_hf.ensemble.embedding_cache import EmbeddingCache
-    from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
+    from mll_hf.selection.head import Head
     from mll_hf.utils.images import ImageLike as ImageLike
 
-    Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
-
-Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
-_BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
-_EVICTION_BATCH = 512  # images per batch if models evict each other from memory
-_PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +126,7 @@ class Ensemble:
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
         threshold = None if reject is None else self.threshold(reject, rule)
-        for logits in self._run(self.selection.chosen_models, images, open_image, self._heads(rule)):
+        for logits in self._logits(images, self._heads(rule)):
             yield self._pooled(logits, rule, threshold)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
@@ -154,9 +140,8 @@ class Ensemble:
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""
         self._check(images)
-        chosen = self.selection.chosen_models
-        heads = [self._residents.zero_shot(m) for m in chosen]
-        return np.concatenate(list(self._run(chosen, images, open_image, heads)), axis=1)
+        heads = [self._residents.zero_shot(m) for m in self.selection.chosen_models]
+        return np.concatenate(list(self._logits(images, heads)), axis=1)
 
     def model_runner(
         self, images: Sequence[ImageLike], cache: EmbeddingCache
@@ -171,7 +156,7 @@ class Ensemble:
             InputError: There are no images, or a template is invalid.
         """
         self._check(images)
-        source, digests, texts = _Images(images), [image_digest(image) for image in images], digest_of(self._prompts)
+        source, digests, texts = KeptImages(images), [image_digest(image) for image in images], digest_of(self._prompts)
 
         def run(m: int) -> tuple[NDArray[np.float32], Head]:
             ref = self.selection.models[m].ref
@@ -182,9 +167,8 @@ class Ensemble:
                 if texts not in kept.heads:
                     kept.heads[texts] = self._residents.zero_shot(m)
                 if missing:
-                    identity = Head.identity(kept.heads[texts].weights.shape[1])
-                    parts = self._run([m], missing, source.decode, [identity])
-                    found = np.concatenate(list(parts), axis=1)[0]
+                    parts = embed_images(self._residents, [m], missing, source.decode, self.batch_size)
+                    found = np.concatenate([embeddings for (embeddings,) in parts])
                     kept.images.update(zip((digests[n] for n in missing), found, strict=True))
             finally:
                 self.close()
@@ -278,56 +262,17 @@ class Ensemble:
                 keep_heads(replace(selection, heads=heads))
         return heads
 
-    def _run(
-        self,
-        models: Sequence[int],
-        images: Iterable[Item],
-        decode: Callable[[Item], Image.Image | None],
-        heads: Sequence[Head],
-    ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models' heads on the next n images, batch by batch; NaN if an image cannot be decoded."""
-        residents, remaining = self._residents, iter(images)
-        known = [residents.loaded_once(m) for m in models]
-        for model, head in zip(known, heads, strict=True):
-            if head.weights.shape[1] != model.embedding_size:
-                raise InputError(
-                    f"the head of {model.ref.short_name} has {head.weights.shape[1]} dimensions, the model "
-                    f"{model.embedding_size}; make the selection again"
-                )
-        size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else max(m.batch_size for m in known))
-        batches = iter(lambda: list(islice(remaining, size)), [])
-        progress = tqdm(  # type: ignore[no-untyped-call]
-            total=len(images) if isinstance(images, Sized) else None,
-            desc=self.selection.models[models[0]].name if len(models) == 1 else None,
-            unit="image",
-            name="mll_hf.predict",
-            disable=None,
-            leave=False,
-            delay=_BAR_SECONDS,
-        )
-
-        def prepare(item: Item) -> Inputs | None:
-            try:
-                image = decode(item)
-                return None if image is None else tuple(model.compact(image) for model in known)
-            except MemoryError:
-                return None
-
-        def run(head: Head, pixels: torch.Tensor, model: VisionLanguageModel) -> NDArray[np.float32]:
-            size = self.batch_size or model.batch_size
-            parts = [model.encode_pixels(pixels[first : first + size]) for first in range(0, len(pixels), size)]
-            return head.logits(np.concatenate(parts))
-
-        with progress, closing(_in_threads(prepare, batches)) as prepared:
-            for batch in prepared:
-                readable = np.array([inputs is not None for inputs in batch])
-                logits = np.full((len(models), len(batch), len(heads[0].bias)), np.nan, np.float32)
-                progress.update(len(batch))
-                by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
-                for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):
-                    work = partial(run, heads[row], _stacked(by_model[row]))
-                    logits[row, readable] = residents.use(models[row], work)
-                yield logits
+    def _logits(self, images: Iterable[ImageLike], heads: Sequence[Head]) -> Iterator[NDArray[np.float32]]:
+        """[U, n, C] logits of the chosen models' heads on the next n images, batch by batch; NaN if unreadable."""
+        chosen = self.selection.chosen_models
+        for found in embed_images(self._residents, chosen, images, open_image, self.batch_size):
+            for m, head, embeddings in zip(chosen, heads, found, strict=True):
+                if (of_head := head.weights.shape[1]) != (of_model := embeddings.shape[1]):
+                    raise InputError(
+                        f"the head of {self.selection.models[m].ref.short_name} has {of_head} dimensions, the model "
+                        f"{of_model}; make the selection again"
+                    )
+            yield np.stack([head.logits(embeddings) for head, embeddings in zip(heads, found, strict=True)])
 
     def _check(self, images: Sequence[ImageLike]) -> None:
         """Validate the arguments before a model is loaded."""
@@ -349,37 +294,3 @@ class Ensemble:
     def _residents(self) -> Residents:
         models = self.selection.models
         return Residents(models, self._prompts, self.keep_loaded, self.device, self.dtype, self.token)
-
-
-def _in_threads(
-    prepare: Callable[[Item], Inputs | None], batches: Iterable[Sequence[Item]]
-) -> Generator[list[Inputs | None]]:
-    """Prepare the items of each batch in threads, two batches ahead."""
-    with ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread) as pool:
-        yield from in_background(list(pool.map(prepare, batch)) for batch in batches)
-
-
-def _stacked(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    import torch
-
-    return torch.stack(list(inputs))
-
-
-class _Images:
-    """The images of a trial, decoded on first use and cached up to a limit."""
-
-    def __init__(self, sources: Sequence[ImageLike]) -> None:
-        self._sources = sources
-        self._kept: dict[int, Image.Image | None] = {}
-        self._pixels = 0
-
-    def decode(self, n: int) -> Image.Image | None:
-        """The n-th image in RGB, or None if it cannot be read."""
-        if n in self._kept:
-            return self._kept[n]
-        image = open_image(self._sources[n])
-        size = image.width * image.height if image else 0
-        if self._pixels + size <= _PIXELS_KEPT:
-            self._kept[n] = image
-            self._pixels += size
-        return image

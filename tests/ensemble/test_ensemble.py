@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mll_hf.ensemble import Rule, combine, residents, run
+from mll_hf.ensemble import Rule, combine, embedding, residents, run
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.run import Ensemble
@@ -98,7 +98,8 @@ def diary(monkeypatch):
 
     monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(residents, "free_memory", lambda device: diary.memory)
-    monkeypatch.setattr(run, "open_image", counting)
+    for module in (run, embedding):
+        monkeypatch.setattr(module, "open_image", counting)
     return diary
 
 
@@ -144,7 +145,7 @@ def test_models_stay_loaded_and_each_image_is_decoded_once(diary):
 
 @pytest.mark.parametrize(("keep", "n_loads"), [(1, 3 + 2 * 3), (2, 3 + 1 * 3), (3, 3), (None, 3)])
 def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_loads):
-    monkeypatch.setattr(run, "_EVICTION_BATCH", 2)
+    monkeypatch.setattr(embedding, "_EVICTION_BATCH", 2)
     selection = make_selection()
     images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
     ensemble = Ensemble(selection, device="somewhere", keep_loaded=keep)
@@ -257,7 +258,7 @@ def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monke
     selection = make_selection()
     images = [png(COLORS[color]) for color in COLORS]
     for kept, n_decoded in ((10**6, 3), (20, 1 + 2 * 3)):  # one picture of 16 pixels fits into 20
-        monkeypatch.setattr(run, "_PIXELS_KEPT", kept)
+        monkeypatch.setattr(embedding, "_PIXELS_KEPT", kept)
         diary.clear()
         answer = Ensemble(selection, device="somewhere").model_runner(images, EmbeddingCache(None))
         for m in (2, 0, 1):

@@ -1,0 +1,117 @@
+"""Embed images with several models, batch by batch. Each image is decoded once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf.models.batches import in_background, use_one_torch_thread
+from mll_hf.utils.images import open_image, usable_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from mll_hf.ensemble.residents import Residents
+    from mll_hf.models import VisionLanguageModel
+    from mll_hf.utils.images import ImageLike
+
+    Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
+
+Item = TypeVar("Item")
+_BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
+_EVICTION_BATCH = 512  # images per batch if models evict each other from memory
+_PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
+
+
+def embed_images(
+    residents: Residents,
+    models: Sequence[int],
+    images: Iterable[Item],
+    decode: Callable[[Item], Image.Image | None],
+    batch_size: int | None = None,
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Embeddings [n, D] by each model of the next n images, batch by batch; NaN if an image cannot be decoded.
+
+    Args:
+        residents: Loads the models.
+        models: Their positions.
+        images: What ``decode`` turns into images.
+        decode: Returns None for unreadable images.
+        batch_size: By default chosen to keep the device busy.
+    """
+    known, remaining = [residents.loaded_once(m) for m in models], iter(images)
+    size = batch_size or (_EVICTION_BATCH if residents.has_evicted else max(model.batch_size for model in known))
+    batches = iter(lambda: list(islice(remaining, size)), [])
+    progress = tqdm(  # type: ignore[no-untyped-call]
+        total=len(images) if isinstance(images, Sized) else None,
+        desc=residents.models[models[0]].name if len(models) == 1 else None,
+        unit="image",
+        name="mll_hf.predict",
+        disable=None,
+        leave=False,
+        delay=_BAR_SECONDS,
+    )
+
+    def prepare(item: Item) -> Inputs | None:
+        try:
+            image = decode(item)
+            return None if image is None else tuple(model.compact(image) for model in known)
+        except MemoryError:
+            return None
+
+    with progress, closing(_in_threads(prepare, batches)) as prepared:
+        for batch in prepared:
+            progress.update(len(batch))
+            readable = np.array([inputs is not None for inputs in batch])
+            found = [np.full((len(batch), model.embedding_size), np.nan, np.float32) for model in known]
+            by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
+            for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):
+                work = partial(_encode, by_model[row], batch_size)
+                found[row][readable] = residents.use(models[row], work)
+            yield found
+
+
+def _encode(inputs: Sequence[torch.Tensor], batch_size: int | None, model: VisionLanguageModel) -> NDArray[np.float32]:
+    import torch
+
+    pixels, size = torch.stack(list(inputs)), batch_size or model.batch_size
+    return np.concatenate([model.encode_pixels(pixels[n : n + size]) for n in range(0, len(pixels), size)])
+
+
+def _in_threads(
+    prepare: Callable[[Item], Inputs | None], batches: Iterable[Sequence[Item]]
+) -> Generator[list[Inputs | None]]:
+    """Prepare the items of each batch in threads, two batches ahead."""
+    with ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread) as pool:
+        yield from in_background(list(pool.map(prepare, batch)) for batch in batches)
+
+
+class KeptImages:
+    """Images, decoded on first use and kept up to a limit."""
+
+    def __init__(self, sources: Sequence[ImageLike]) -> None:
+        self._sources = sources
+        self._kept: dict[int, Image.Image | None] = {}
+        self._pixels = 0
+
+    def decode(self, n: int) -> Image.Image | None:
+        """The n-th image in RGB, or None if it cannot be read."""
+        if n in self._kept:
+            return self._kept[n]
+        image = open_image(self._sources[n])
+        size = image.width * image.height if image else 0
+        if self._pixels + size <= _PIXELS_KEPT:
+            self._kept[n] = image
+            self._pixels += size
+        return image
