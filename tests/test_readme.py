@@ -104,7 +104,7 @@ def test_numbers_are_those_of_the_data_and_of_the_committed_results():
     assert len(rows) == 4
     for row, before, after in rows:
         title = "WHU-RS19: models fitted together" if "aerial" in row else "Food-10: models fitted alone"
-        unlabeled, with_class = (re.findall(r"\d+", row) + ["0"])[:2]
+        unlabeled, with_class = [*re.findall(r"\d+", row), "0"][:2]
         found = f"| balanced | {unlabeled} + {with_class} | 0{before} | 0{after} |"
         assert found in fit.partition(f"## {title}\n")[2].partition("\n## ")[0]
     by_prompts = (benchmarks / "real" / "published.md").read_text().split("## ")

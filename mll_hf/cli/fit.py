@@ -79,11 +79,11 @@ def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
 
 
 def _fit(args: argparse.Namespace) -> int:
-    if not (args.images or args.examples):
-        raise InputError("give images, or folders of images, or --examples")
     if args.output and args.output.exists() and not args.output.is_dir():
         raise InputError(f"-o {args.output} is a file; give a folder")
     classes, config = task_config(args, args.classes)
+    if not (args.images or args.examples):
+        raise InputError("give images, or folders of images, or --examples")
     examples = read_examples(args.examples) if args.examples else []
     labeled = {path.resolve() for path, *_ in examples}
     images = [path for path in image_files(args.images) if path.resolve() not in labeled]
@@ -108,6 +108,8 @@ def _fit(args: argparse.Namespace) -> int:
     if args.suggest:
         _suggest(client.load(selection), images, args.suggest, args.output)
     print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection, args.verbose)))
+    if not (args.json or args.suggest or args.examples):
+        print("To know the accuracy, name the classes of 25 images: add --suggest 25, and fit again with --examples.")
     if args.output:
         note(f"saved in {args.output}; classify images with: mll-hf predict IMAGES --selection {args.output}")
     return 0

@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = get_close_matches(word, known, 1)
+    near = get_close_matches(word, known, 1, 0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 

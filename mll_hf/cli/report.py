@@ -10,7 +10,7 @@ from mll_hf.cli.output import recall_text
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.selection import STRATEGIES, Figures, Selection, Strategy
 from mll_hf.utils.tables import table
-from mll_hf.utils.text import gigaflops, shortened
+from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MODELS_SHOWN = 10
-_CLASSES_SHOWN = 25
 _BAR = 50  # characters
 _ENDS_SHOWN = 6
-_MIN_COVERAGE = 0.005  # shown as 0.01
 _FIGURES = {
     Figures.LABEL: "label",
     Figures.PUBLISHED: "published ImageNet accuracy",
@@ -38,17 +36,10 @@ _FIGURES = {
 
 
 def selection_report(selection: Selection, is_verbose: bool = False) -> str:
-    """The answer as a card; if asked, or without an answer, also the models and the concepts of the classes."""
+    """The answer as a card; if asked, or without an answer, also a table of the models."""
     parts = ["\n".join(_card(selection))]
     if is_verbose or not selection.answer_lines:
-        parts += [_headline(selection), _model_table(selection)]
-        if selection.trial is None:
-            strategy = STRATEGIES[selection.strategy]
-            legend = (
-                f"{strategy.column}: {strategy.meaning}; coverage: 1 if the graph has the class, 0 if nothing similar."
-            )
-            parts += [_class_table(selection), legend]
-        parts[-1] += f"\nTogether: {_size(selection.cost)}."
+        parts += [_headline(selection), f"{_model_table(selection)}\nTogether: {_size(selection.cost)}."]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -73,17 +64,11 @@ def _gain_of_fit(selection: Selection) -> list[str]:
     trial = selection.trial
     if trial is None:
         return []
-    before, after, name = (
-        f"{100 * trial.zero_shot[0]:.0f} %",
-        f"{100 * trial.fitted[0]:.0f} %",
-        selection.models[0].name,
-    )
+    before, after = (f"{100 * shares[0]:.0f} %" for shares in (trial.zero_shot, trial.fitted))
+    name = selection.models[0].name
     if trial.n_examples:
         return [f"Of {trial.n_examples} examples, {name} classifies {before} correctly zero-shot, {after} fitted."]
-    return [
-        f"{name} agrees with all models together on {before} of the images zero-shot, on {after} fitted.",
-        "To know the accuracy, name the classes of 25 images: add --suggest 25, and fit again with --examples.",
-    ]
+    return [f"{name} agrees with all models together on {before} of the images zero-shot, on {after} fitted."]
 
 
 def _headline(selection: Selection) -> str:
@@ -111,44 +96,15 @@ def _model_table(selection: Selection) -> str:
         of = "examples" if selection.trial.n_examples else "agreement"
         columns[f"{of}, zero-shot"] = [f"{100 * selection.trial.zero_shot[m]:.0f} %" for m in shown]
         columns[f"{of}, fitted"] = [f"{100 * selection.trial.fitted[m]:.0f} %" for m in shown]
-    else:
-        column = STRATEGIES[selection.strategy].column
-        columns[column] = [f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown]
+    elif selection.strategy is not Strategy.MLL or all(model.figures is Figures.LABEL for model in models):
+        columns[STRATEGIES[selection.strategy].column] = [f"{selection.overall[m]:.3f}" for m in shown]
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
     columns["GFLOPs"] = [gigaflops(model.cost.gflops) for model in models]
     if any(model.license for model in selection.models):
         columns["license"] = [model.license or "unknown" for model in models]
-    return table(list(columns), list(zip(*columns.values(), strict=True))) + _omitted(
-        len(selection.models) - len(shown)
-    )
-
-
-def _class_table(selection: Selection) -> str:
-    rows = []
-    for y, name in enumerate(selection.classes[:_CLASSES_SHOWN]):
-        models = sorted(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: -selection.scores[m, y])
-        names = [selection.models[m].name for m in models]
-        concepts = [concept for concept in selection.matches[y][:3] if concept.weight >= 0.05]
-        score = f"{selection.scores[models[0], y]:.2f}" if _is_measured(selection, models[0], y) else "-"
-        rows.append(
-            [
-                shortened(name, 32),
-                score,
-                f"{selection.coverage[y]:.2f}",
-                ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in concepts) or "(none)",
-                ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
-            ]
-        )
-    header = ["class", STRATEGIES[selection.strategy].column, "coverage", "nearest concepts", "models"]
-    return table(header, rows) + _omitted(len(selection.classes) - len(rows))
-
-
-def _is_measured(selection: Selection, m: int, y: int | None = None) -> bool:
-    """Whether the score of a model, on a class, was measured, rather than the general level of the models."""
-    if selection.strategy is not Strategy.MLL:
-        return True
-    is_covered = y is None or selection.coverage[y] >= _MIN_COVERAGE
-    return is_covered and selection.models[m].figures is Figures.LABEL
+    more = len(selection.models) - len(shown)
+    rows = table(list(columns), list(zip(*columns.values(), strict=True)))
+    return rows + (f"\n... and {more} more; --json has all" if more else "")
 
 
 def _size(cost: Cost) -> str:
@@ -157,10 +113,6 @@ def _size(cost: Cost) -> str:
 
 def _count(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-
-def _omitted(count: int) -> str:
-    return f"\n... and {count} more; --json has all" if count else ""
 
 
 # --- labels -----------------------------------------------------------------------------------------------------------

@@ -83,6 +83,7 @@ def _select(args: argparse.Namespace) -> int:
             f"To know better, fit these models to your images: mll-hf fit PHOTOS --classes {_again(classes)} -o choice"
         )
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
+    uncovered = [name for name in uncovered if name.isascii()]  # others have a note on their language
     if len(classes) > 1 and uncovered and selection.strategy is Strategy.MLL:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "

@@ -51,7 +51,7 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
         yield f"{_shown(emoji)}: symbols are not read by most models; write the name in words."
     if long := [name for name in classes if len(name) > _LONG]:
         yield f"{_shown(long)}: long names are cut off by many models; give a short name and a description."
-    if all(re.fullmatch(r"\d+|[^\W\d_]", clean_class_name(name)) for name in classes) and len(classes) > 1:
+    if all(re.fullmatch(r"\d+|[^\W\d_\u3400-\u9fff]", clean_class_name(name)) for name in classes) and len(classes) > 1:
         yield "The names are numbers or letters: say what they are, in the names (digit 7) or as task."
     yield from _scripts(classes)
     yield from _synonyms(classes, graph)
@@ -68,6 +68,8 @@ def _scripts(classes: Sequence[str]) -> Iterator[str]:
         if scripts:
             script = scripts.most_common(1)[0][0]
             by_script[_ABBREVIATED.get(script, script.capitalize())].append(name)
+    if "Japanese" in by_script:  # Kanji are Chinese characters
+        by_script["Japanese"] += by_script.pop("Chinese", [])
     for script, names in by_script.items():
         if script != "Latin":
             yield f"{_shown(names)}: in {script} script; most models read English only."

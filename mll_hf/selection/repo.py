@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SELECTION_FILE = "mll_selection.json"
 _MAX_BYTES = 16 * 2**20
-_HOW_TO_MAKE = "make one with: mll-hf select --json"
+_HOW_TO_MAKE = "make one with: mll-hf fit IMAGES --classes CLASS -o FOLDER"
 _log = logging.getLogger(__name__)
 
 

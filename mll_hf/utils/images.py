@@ -134,7 +134,7 @@ def warn_of_unreadable(images: Sequence[ImageLike], what: str = "images") -> Non
     if images:
         reasons = [f"{_name(image)} ({why_unreadable(image)})" for image in images[:3]]
         more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-        _log.warning("left out %d %s that cannot be read: %s%s", len(images), what, ", ".join(reasons), more)
+        _log.warning("left out %d unreadable of the %s: %s%s", len(images), what, ", ".join(reasons), more)
 
 
 def _name(image: ImageLike) -> str:

@@ -115,7 +115,7 @@ def test_unreadable_images_are_skipped_with_a_warning(folder, caplog):
     beside, no_images, *_, unreadable = caplog.messages
     assert beside == f"left out of {folder}, beside its folders: .cache, notes.txt"
     assert no_images == f"left out of {folder / 'intact pipe'}: 1 no image format (readme)"
-    assert unreadable.startswith("left out 3 examples that cannot be read: ")
+    assert unreadable.startswith("left out 3 unreadable of the examples: ")
     assert f"{folder / 'weld/missing.png'} (No such file or directory)" in unreadable
     assert "an image without a path (not an image, or of an unknown format)" in unreadable
 
