@@ -247,10 +247,7 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON
-    """Parse a graph from JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``.
-
-    A GraphError if a field is missing or has a wrong type.
-    """
+    """Parse a graph from JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``."""
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
@@ -281,18 +278,14 @@ def save_graph(graph: SemanticGraph, folder: Path) -> None:
 
 
 def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - parsed JSON
-    if not isinstance(node, dict):
-        raise GraphError(f"node {position} is not an object with id, names, gloss and hypernyms")
-    names, hypernyms = node.get("names"), node.get("hypernyms", [])
-    if not isinstance(node.get("id"), str) or not node["id"]:
-        raise GraphError(f"node {position} has no id; every node needs a unique string")
+    if not isinstance(node, dict) or not isinstance(id := node.get("id"), str) or not id:
+        raise GraphError(f"node {position} has no id; every node is an object with a unique text as id")
+    names, gloss, hypernyms = node.get("names"), node.get("gloss", ""), node.get("hypernyms", [])
     if not _is_string_list(names) or not names or not all(names):
-        raise GraphError(f"node {node['id']} has no names; give a list with at least one")
-    if not _is_string_list(hypernyms):
-        raise GraphError(f"node {node['id']}: 'hypernyms' must be a list of ids")
-    if not isinstance(node.get("gloss", ""), str):
-        raise GraphError(f"node {node['id']}: 'gloss' must be a string")
-    return Concept(node["id"], names[0], tuple(names), node.get("gloss", ""), tuple(hypernyms))
+        raise GraphError(f"node {id} has no names; give a list with at least one")
+    if not _is_string_list(hypernyms) or not isinstance(gloss, str):
+        raise GraphError(f"node {id}: 'gloss' must be a text, and 'hypernyms' a list of ids")
+    return Concept(id, names[0], tuple(names), gloss, tuple(hypernyms))
 
 
 def _is_string_list(value: Any) -> bool:  # noqa: ANN401 - parsed JSON

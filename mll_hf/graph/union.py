@@ -51,15 +51,7 @@ class GraphUnion:
         return cls(tuple(graphs), union)
 
     @cached_property
-    def positions(self) -> tuple[NDArray[np.int64], ...]:
-        """For each graph, [V_g] indices of its concepts in the union; ascending, as both are sorted by id."""
-        index = self.graph.index
-        return tuple(read_only(np.array([index[c.id] for c in graph.concepts], np.int64)) for graph in self.graphs)
-
-    @cached_property
     def rows(self) -> NDArray[np.int32]:
         """[G, U] index of each concept of the union in each graph; -1 for missing concepts."""
-        rows = np.full((len(self.graphs), len(self.graph)), -1, np.int32)
-        for row, positions in zip(rows, self.positions, strict=True):
-            row[positions] = np.arange(len(positions))
-        return read_only(rows)
+        rows = [[graph.index.get(concept.id, -1) for concept in self.graph.concepts] for graph in self.graphs]
+        return read_only(np.array(rows, np.int32))

@@ -64,7 +64,7 @@ def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, .
 
     A repo that does not exist is writable in the user's own namespaces. One request per repo.
 
-    Raises a HubError like `own_names`, or if a name is malformed.
+    A HubError like `own_names`, or if a name is malformed.
     """
     repos = [name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX)]
     for repo_id in repos:

@@ -29,7 +29,6 @@ LABEL_TAG = "mll-label"
 COLLECTION_TAG = "mll-labels"
 GRAPH_TAG = "mll-graph"
 IMAGES_TAG = "mll-probe-images"
-GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 _SCHEMA = 4  # of the metadata block
 _MAX_NAME_LENGTH = 200
@@ -42,17 +41,14 @@ _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 def graph_tag(digest: str) -> str:
     """The tag of all repos that belong to a graph. The Hub can search tags, but not nested metadata."""
-    return GRAPH_TAG_PREFIX + digest[:12]
+    return f"mll-graph-{digest[:12]}"
 
 
 def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
     """Add a label, at ``path`` in the repo, to a model's card: two tags, an entry in the metadata, and a section.
 
     Replaces the texts of an earlier label on the same graph and keeps every other byte of the README, which may be
-    empty. Idempotent.
-
-    Raises:
-        CardError: The card cannot be edited safely.
+    empty. Idempotent. A CardError if the card cannot be edited safely.
     """
     short = label.graph_digest[:12]
     entry = {  # it serves search only; the facts are read from the label
@@ -82,23 +78,23 @@ def _name(text: str) -> str:
     return printable(text)[:_MAX_NAME_LENGTH]
 
 
-def _domains(names: Sequence[str]) -> str:
-    return escaped(_name(abridged(names, 10)))
+def _shown(text: str) -> str:
+    return escaped(_name(text))
 
 
 def _section(label: Label, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
-    images = f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`)"
+    images = f"{_shown(label.probes_name)} (`{label.probes_digest[:12]}`)"
     facts = [
-        ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
-        ["graph from", escaped(_name(label.graph_location))],
-        ["images", f"{images}: {_domains(label.domain_names)}"],
+        ["graph", f"{_shown(label.graph_name)} (`{label.graph_digest[:12]}`)"],
+        ["graph from", _shown(label.graph_location)],
+        ["images", f"{images}: {_shown(abridged(label.domain_names, 10))}"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return _filled(
         "label",
-        title=escaped(_name(label.graph_name)),
+        title=_shown(label.graph_name),
         concepts=f"{label.n_tested:,}",
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
         library=library_in_markdown(),
@@ -137,8 +133,8 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
 
 
 def _images_text(probes: ProbeCounts) -> str:
-    where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
-    domains = _domains(list(probes.by_domain))
+    where = f"in {_shown(probes.location)}" if probes.location else "not on the Hub"
+    domains = _shown(abridged(list(probes.by_domain), 10))
     return (
         f"The {probes.total:,} probe images ({domains}; digest `{probes.digest[:12]}`) are {where}. They are needed "
         "only to measure models: labels can be read, compared and used without access to them.\n\n"

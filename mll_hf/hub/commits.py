@@ -134,12 +134,8 @@ def publish_repo(
     """Publish files (None to delete one) and their card in a dedicated model repo, in one commit.
 
     Creates the repo if it does not exist, ``private`` or not. ``edit`` maps the current README, which may be empty, to
-    the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty.
-
-    Raises:
-        InputError: The repo has other content, or is public although ``private``.
-        HubError: The Hub refuses.
-        CardError: The repo's README cannot be edited.
+    the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty. An InputError if it
+    has other content, or is public although ``private``.
     """
     api = connect(token)
     ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)

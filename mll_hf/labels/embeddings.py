@@ -67,11 +67,7 @@ class ProbeEmbeddings:
 
         ``p_v = (1 / |X_v|) * sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))]``
 
-        Args:
-            selected: [K] distinct indices of concepts, V_sel.
-
-        Returns:
-            [K] precisions in the order of ``selected``; 0 for a concept without images.
+        Returns [K] precisions in the order of ``selected``, the indices V_sel; 0 for a concept without images.
         """
         texts = self.concepts[selected].astype(np.float64)  # so that sums of products of int8 and float16 are exact
         precision = np.zeros(len(selected))

@@ -61,22 +61,15 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 def model_digest(files: Mapping[str, str], backend: str, architecture: str = "") -> str:
     """Sha256 that names a model, as 64 hex digits.
 
-    Args:
-        files: Content id by path of the files of :func:`deciding_files`: sha256 of weights, git's blob id of others.
-            The Hub lists both without a download.
-        backend: Library that runs the model.
-        architecture: Name of the architecture, where the files do not decide it.
+    ``files`` are content ids by path of the files of :func:`deciding_files`, which the Hub lists: sha256 of weights,
+    git's blob id of others. ``architecture`` is a name, where the files do not decide it.
     """
-    return hashlib.sha256(
-        canonical_json({"files": dict(files), "backend": backend, "architecture": architecture}).encode()
-    ).hexdigest()
+    document = {"files": dict(files), "backend": backend, "architecture": architecture}
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
 def digest_of_files(files: Mapping[str, str], backend: str) -> str | None:
-    """The digest of the model that a backend loads from files, content ids by path.
-
-    None if it loads none from them, or if a content id is unknown (empty).
-    """
+    """The digest of the model that a backend loads from files; None if it loads none, or a content id is unknown."""
     deciding = {path: files[path] for path in deciding_files(files, backend)}
     return model_digest(deciding, backend) if deciding and all(deciding.values()) else None
 

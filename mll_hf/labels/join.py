@@ -131,8 +131,7 @@ class JoinedLabels:
     def read_rivals(self, rivals_of: Callable[[Label], Rivals | None]) -> JoinedLabels:
         """The models whose rivals can be read, with them; others are left out with a warning.
 
-        Raises:
-            InputError: No model is left.
+        An InputError if no model is left.
         """
 
         def read(row: tuple[Label | None, ...]) -> tuple[Rivals | None, ...] | str:
@@ -172,17 +171,9 @@ def join_labels(
 ) -> JoinedLabels:
     """Join labels over graphs, see the module's text. The result does not depend on the order of labels and graphs.
 
-    Args:
-        labels: Labels on any graphs.
-        graphs: Their graphs.
-        reference: Digest of the reference graph; by default that of the default graph, else of the graph with the most
-            publishers, labels and concepts. Graphs without hypernyms in other graphs are preferred.
-        default: The default graph with its probe images.
-        publisher_of: Returns the publisher of a label; None if unknown.
-
-    Raises:
-        NoLabelsError: There are no usable labels.
-        InputError: There are no labels on the reference graph.
+    The reference graph, named by digest, is by default the default graph, else that with the most publishers, labels
+    and concepts; graphs without hypernyms in other graphs are preferred. ``publisher_of`` returns None if unknown. A
+    NoLabelsError if no label is usable, an InputError if none is on the reference graph.
     """
     order, left_out = _Order(default, publisher_of), list[LeftOut]()
     by_digest = {graph.digest: graph for graph in graphs}

@@ -25,17 +25,13 @@ UNPINNED = "main"  # revision of a model without a label; must be resolved befor
 class ModelRef:
     """A model at a fixed revision.
 
-    Attributes:
-        repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
-        revision: Full commit sha (40 hex digits); for a local folder a digest of its content of the same length.
-        backend: Library that runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
-        digest: Sha256 of what decides its outputs, see :mod:`~mll_hf.labels.identity`; None if unknown, as for known
-            models offline.
+    ``digest`` is the sha256 of what decides its outputs, see :mod:`~mll_hf.labels.identity`; None if unknown, as for
+    known models offline.
     """
 
-    repo_id: str
-    revision: str
-    backend: str
+    repo_id: str  # org/name on the Hub, or local-dir:/absolute/path
+    revision: str  # full commit sha; for a local folder a digest of its content of the same length
+    backend: str  # library that runs it: open_clip, transformers or sentence-transformers
     digest: str | None = None
 
     @property

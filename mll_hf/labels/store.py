@@ -93,21 +93,15 @@ class LabelStore:
 
     An invalid graph or label is skipped with a warning; others are not affected.
 
-    Attributes:
-        folder: The folder; created on the first write.
-        publisher: The user or organization that owns the collection; None for a local folder.
-        location: ``hf://datasets/org/name@commit`` of a snapshot; by default the folder.
-        files: Label files with their origins, such as those in models' own repos, instead of the folder.
-        given_graphs: Graphs besides those in the folder.
-        fetch: Downloads the file beside a label, if there is one on the Hub.
+    The folder is created on the first write.
     """
 
     folder: Path
-    publisher: str | None = None
-    location: str = ""
-    files: Mapping[Path, Origin] | None = None
-    given_graphs: tuple[SemanticGraph, ...] = ()
-    fetch: Callable[[Path], None] | None = None
+    publisher: str | None = None  # who owns the collection; None for a local folder
+    location: str = ""  # of a snapshot, hf://datasets/org/name@commit; by default the folder
+    files: Mapping[Path, Origin] | None = None  # labels of several places, instead of those in the folder
+    given_graphs: tuple[SemanticGraph, ...] = ()  # besides those in the folder
+    fetch: Callable[[Path], None] | None = None  # downloads the file beside a label, if there is one on the Hub
 
     @property
     def name(self) -> str:
