@@ -32,11 +32,6 @@ class Head(ArrayFields):
         """The head whose logits are scale times cosine plus bias, from unit-norm text embeddings [C, D]."""
         return cls((scale * texts).astype(np.float32), np.full(len(texts), bias, np.float32))
 
-    @classmethod
-    def identity(cls, n_dimensions: int) -> Head:
-        """The head whose logits are the embeddings of ``n_dimensions`` themselves."""
-        return cls(np.eye(n_dimensions, dtype=np.float32), np.zeros(n_dimensions, np.float32))
-
     def calibrated(self, temperature: float, offsets: NDArray[np.floating] | float = 0.0) -> Head:
         """The head whose logits are divided by a temperature, then shifted by offsets [C]."""
         bias = self.bias / temperature + np.asarray(offsets)

@@ -190,7 +190,7 @@ def make_selection(strategy=Strategy.MLL, tried=False):
     """A selection of two of four models for three classes, also after a trial."""
     candidates = random_candidates(n_models=4, n_classes=3, seed=0, domain="photo")
     selection = select(candidates, SelectionConfig(strategy, k=4 if tried else 2), task="naming")
-    embedded = [(images, Head.identity(3)) for images in np.random.default_rng(0).normal(size=(4, 40, 3))]
+    embedded = [(images, Head.zero_shot(np.eye(3), 1.0)) for images in np.random.default_rng(0).normal(size=(4, 40, 3))]
     config = SelectionConfig(k=2)
     return choose_with_images(selection, range(4), embedded, config, ("a {}", "{}")) if tried else selection
 

@@ -78,7 +78,7 @@ def make_embedded(skills, n_images=60, seed=0):
 
 def embedded_as(logits):
     """Models whose zero-shot heads give these logits [M, N, 3]."""
-    return [(each.astype(np.float32), Head.identity(3)) for each in logits]
+    return [(each.astype(np.float32), Head.zero_shot(np.eye(3), 1.0)) for each in logits]
 
 
 def ids(selection):
