@@ -1,4 +1,4 @@
-"""Check this package on a GPU: equal counts as on the CPU, speed, memory, and Ray.
+"""Check this package on a GPU: equal counts as on the CPU, speed and memory.
 
 Models have random weights, and nothing is downloaded. Writes a Markdown and a JSON file, to be committed. The exit
 status is 1 if counts differ by more than ties can explain.
@@ -12,8 +12,7 @@ import platform
 import re
 import sys
 import tempfile
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,24 +24,17 @@ from command_line import script_parser
 from mll_hf import __version__
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import embedded
-from mll_hf.labeling.many import label_many
-from mll_hf.labeling.on_ray import label_on_ray
-from mll_hf.labeling.run import Plan
-from mll_hf.labels.store import LabelStore
 from mll_hf.models import environment_of, load_model, pick_device
 from mll_hf.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labeling.many import ModelResult
     from mll_hf.labels.counts import LabelCounts
-    from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
 
 # of a cosine: 2.5 times the largest error of four real models on a CPU; float32 is for TF32 in convolutions
@@ -83,7 +75,7 @@ def model_checks(
     probes: ProbeSet,
     images: list[bytes],
 ) -> dict[str, Any]:
-    """All checks that need models; their weights are on disk, for the ensemble and for Ray."""
+    """All checks that need models; their weights are on disk, for the ensemble."""
     names = args.models.split(",")
     models = [random_model(name, folder / str(n), device, seed=n) for n, name in enumerate(names)]
     found: dict[str, Any] = {"correctness": [], "speed": []}
@@ -95,9 +87,6 @@ def model_checks(
     found["peak bytes"] = torch.cuda.max_memory_allocated(device) if on_gpu else None
     for model in models:
         model.close()
-    refs = [model.ref for model in models]
-    counts = sorted({1, torch.cuda.device_count()}) if on_gpu else [1]
-    found["ray"] = [through_ray(refs, graph, probes, n, on_gpu) for n in counts]
     return found
 
 
@@ -196,40 +185,6 @@ def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int6
     }
 
 
-# --- many GPUs --------------------------------------------------------------------------------------------------------
-
-
-def through_ray(
-    refs: Sequence[ModelRef], graph: SemanticGraph, probes: ProbeSet, n: int, on_gpu: bool
-) -> dict[str, Any]:
-    """Images per second of labeling models on n GPUs, or n cores."""
-    import ray
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init(
-            num_cpus=None if on_gpu else n, num_gpus=n if on_gpu else 0, include_dashboard=False,
-            _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
-        )  # fmt: skip
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
-            plan = Plan(graph, probes, LabelStore(Path(folder) / "ray"), device=None if on_gpu else "cpu")
-            names = [ref.repo_id for ref in refs]
-            there = {result.name: result for result in label_on_ray(names, plan)}
-            seconds = time.perf_counter() - start
-            plan = replace(plan, store=LabelStore(Path(folder) / "here"))
-            same = [_bytes(there[here.name]) == _bytes(here) for here in label_many(names, plan)]
-    finally:
-        if started:
-            ray.shutdown()
-    return {"workers": n, "images/s": len(refs) * len(probes) / seconds, "same bytes": all(same)}
-
-
-def _bytes(result: ModelResult) -> bytes | None:
-    return result.path.read_bytes() if result.path else None
-
-
 # --- report -----------------------------------------------------------------------------------------------------------
 
 
@@ -237,9 +192,6 @@ def report(found: dict[str, Any]) -> str:
     """The figures in Markdown."""
     models, here, (bare, ours) = found["arguments"]["models"], found["machine"], found["ensemble"]
     correctness = [[str(row[key]) for key in _CORRECTNESS] for row in found["correctness"]]
-    ray = [
-        [str(row["workers"]), f"{row['images/s']:.4g}", "yes" if row["same bytes"] else "no"] for row in found["ray"]
-    ]
     peak = f" Most memory of tensors: {found['peak bytes'] / 1e9:.2f} GB." if found["peak bytes"] else ""
     lines = [
         f"# {here['device']}",
@@ -257,10 +209,6 @@ def report(found: dict[str, Any]) -> str:
         "",
         f"Ensemble of {models}: {ours:.4g} images per second, bare loops over its models {bare:.4g} (ratio "
         f"{ours / bare:.2f}).{peak}",
-        "",
-        "Labeling through Ray:",
-        "",
-        *markdown_table(["workers", "images per second", "same bytes as here"], ray),
         "",
     ]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from benchmark import commands, datasets_benchmark, fit_benchmark, matching_benchmark, speed
 from command_line import script_parser
-from mll_hf.cli.output import print_error
+from mll_hf.cli.output import logged_notes, print_error
 from mll_hf.errors import MLLError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["scripts/run_benchmark.py", *words])
     args = parser.parse_args(words, argparse.Namespace(command=command))
     try:
-        args.run(args)
+        with logged_notes():
+            args.run(args)
     except MLLError as error:
         return print_error(str(error))
     return 0

@@ -53,7 +53,6 @@ class Choice:
     # predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions
     answer: Callable[[TaskView], NDArray[np.int64]]
     scores: NDArray[np.float64] | None = None  # [M] higher for better models; None if the method does not rank them
-    predicted: NDArray[np.float64] | None = None  # [M] predicted accuracies, if any
 
 
 @dataclass(frozen=True)
@@ -66,17 +65,12 @@ class Method:
     # [M] scores, if the method takes the model with the highest score, and a model's score does not depend on the
     # other models, so that it is also valid for parts of the hub
     score: Scores | None = None
-    predicts: bool = False  # whether the scores are predicted accuracies
     needs_general: bool = False  # whether it needs the results of a general benchmark
     sample: int | None = None  # number of labeled images that it gets
 
     def choose(self, view: TaskView) -> Choice:
         """The choice on a task."""
-        return self.choose_by(required(self.score)(view)) if self.combine is None else self.combine(view)
-
-    def choose_by(self, scores: NDArray[np.float64]) -> Choice:
-        """The choice that follows from scores."""
-        return best_of(scores, scores if self.predicts else None)
+        return best_of(required(self.score)(view)) if self.combine is None else self.combine(view)
 
 
 def required(value: T | None) -> T:
@@ -88,10 +82,10 @@ def required(value: T | None) -> T:
 # --- choices ----------------------------------------------------------------------------------------------------------
 
 
-def best_of(scores: NDArray[np.float64], predicted: NDArray[np.float64] | None = None) -> Choice:
+def best_of(scores: NDArray[np.float64]) -> Choice:
     """The first model with the highest score."""
     best = int(np.argmax(scores))
-    return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores, predicted)
+    return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores)
 
 
 def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
@@ -110,11 +104,7 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
         logits = np.stack([head.logits(images) for head, images in pairs])
         return combine(rule, logits, selection.chosen[chosen], selection.weights[chosen]).argmax(axis=1)
 
-    predicted = None
-    if selection.estimate is not None and len(rows) == len(view.hub):
-        predicted = np.empty(len(view.hub))
-        predicted[rows] = selection.estimate.accuracy
-    return Choice(_once(union, len(view.hub)), answer, scores, predicted)
+    return Choice(_once(union, len(view.hub)), answer, scores)
 
 
 def pooled(weights: NDArray[np.float64]) -> Choice:
@@ -215,7 +205,7 @@ METHODS: tuple[Method, ...] = (
     Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
     Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
     Method("LEEP, 50 labels", Group.FEW_LABELS, score=_leep, sample=50),
-    Method("accuracy, 50 labels", Group.FEW_LABELS, score=_sample_accuracy, sample=50, predicts=True),
+    Method("accuracy, 50 labels", Group.FEW_LABELS, score=_sample_accuracy, sample=50),
     Method("best fixed", Group.HINDSIGHT, score=lambda view: required(view.hindsight).mean_accuracies),
     Method(ORACLE, Group.HINDSIGHT, score=lambda view: required(view.hindsight).accuracies),
 )

@@ -1,7 +1,4 @@
-"""Quality of choices, rankings and predictions, with confidence intervals.
-
-Arrays range over M models and T tasks. Higher scores are better; among equal scores the earlier model comes first.
-"""
+"""Quality of choices and predictions, with confidence intervals. Arrays range over M models and T tasks."""
 
 from __future__ import annotations
 
@@ -21,9 +18,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.signedinteger[Any]]
     Statistic = Callable[..., NDArray[np.float64]]  # one array [..., T] per method to [...]
 
-TOP = 5  # as in LOVM
 RESAMPLES, LEVEL = 10_000, 0.95
-_MIN_COMMON = 3
 
 
 # --- predictions and choices ------------------------------------------------------------------------------------------
@@ -54,69 +49,6 @@ def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np
     ours, general, oracle = (values.mean(axis=-1) for values in (ours, general, oracle))
     gap = np.subtract(oracle, general, dtype=np.float64)
     return np.divide(ours - general, gap, out=np.full(gap.shape, np.nan), where=gap > 0)
-
-
-# --- rankings ---------------------------------------------------------------------------------------------------------
-
-
-def ranking_quality(scores: Floats, accuracies: Floats, predicted: Floats | None) -> dict[str, float]:
-    """Agreement of scores [M] and predicted accuracies [M], if any, with the true accuracies [M], by metric.
-
-    LOVM's metrics and correlations over all models; regret, the accuracy of the best model minus that of the model
-    ranked first; and whether the model ranked first is a best one.
-    """
-    best, first = accuracies.max(), accuracies[int(np.argmax(scores))]
-    quality = {
-        "R5": top_overlap(scores, accuracies),
-        "tau5": top_kendall(scores, accuracies),
-        "Kendall": kendall(scores, accuracies),
-        "Spearman": spearman(scores, accuracies),
-        "regret": float(best - first),
-        "Hit@1": float(first == best),
-    }
-    return quality if predicted is None else quality | {"L1": top_l1(predicted, accuracies)}
-
-
-def top_models(scores: Floats, top: int = TOP) -> NDArray[np.int64]:
-    """Positions of the ``top`` models with the highest scores [M], best first."""
-    return np.argsort(-scores, kind="stable")[:top]
-
-
-def top_overlap(scores: Floats, accuracies: Floats, top: int = TOP) -> float:
-    """LOVM's R5 (arXiv 2306.08893): share of the truly best models [M] that are among those ranked best."""
-    best = top_models(accuracies, top)
-    return len(np.intersect1d(top_models(scores, top), best)) / len(best)
-
-
-def top_kendall(scores: Floats, accuracies: Floats, top: int = TOP) -> float:
-    """LOVM's tau5: Kendall's tau of the models in both top lists; 0 if there are fewer than three."""
-    common = np.intersect1d(top_models(scores, top), top_models(accuracies, top))
-    return kendall(scores[common], accuracies[common]) if len(common) >= _MIN_COMMON else 0.0
-
-
-def top_l1(predicted: Floats, accuracies: Floats, top: int = TOP) -> float:
-    """LOVM's L1: absolute mean error of the predicted accuracy over the models predicted best.
-
-    As in LOVM's code, errors of both signs cancel before the absolute value is taken.
-    """
-    best = top_models(predicted, top)
-    return float(abs(np.mean(predicted[best] - accuracies[best])))
-
-
-def kendall(scores: Floats, accuracies: Floats) -> float:
-    """Kendall's tau-b over all models; 0 if all scores or all accuracies are equal."""
-    return _correlation("kendalltau", scores, accuracies)
-
-
-def spearman(scores: Floats, accuracies: Floats) -> float:
-    """Spearman's rank correlation over all models; 0 if all scores or all accuracies are equal."""
-    return _correlation("spearmanr", scores, accuracies)
-
-
-def _correlation(name: str, scores: Floats, accuracies: Floats) -> float:
-    if np.ptp(scores) == 0 or np.ptp(accuracies) == 0:
-        return 0.0
-    return float(getattr(scipy_part("stats"), name)(scores, accuracies).statistic)
 
 
 def scipy_part(name: str) -> Any:  # noqa: ANN401 - scipy has no types

@@ -6,8 +6,6 @@ import platform
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmark.methods import GENERAL, ORACLE, OURS, PAPER, Group
 from benchmark.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from benchmark.scenarios import HUBS_PER_DRAW, Kind
@@ -18,12 +16,12 @@ from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from benchmark.run import Results
 
 _PACKAGES = ("numpy", "scipy", "torch", "open-clip-torch", "transformers", "huggingface-hub")
-_METRICS = ("R5", "tau5", "Kendall", "Spearman", "regret", "Hit@1", "L1")
 
 
 def make_report(results: Results, command: str) -> Report:
@@ -36,7 +34,6 @@ def make_report(results: Results, command: str) -> Report:
         task_table(results),
         accuracy_table(results),
         comparison_table(results),
-        ranking_table(results),
         *images_tables(results),
         *hub_tables(results),
         cost_table(results),
@@ -91,23 +88,6 @@ def comparison_table(results: Results) -> Table:
         "model and the best model per task that is closed (ratio of means)."
     )
     return Table("comparison", "Comparison", note, rows)
-
-
-def ranking_table(results: Results) -> Table:
-    """How well methods that score models rank them."""
-    of_method: dict[str, list[dict[str, float]]] = {}
-    for record in results.records:
-        if record.ranking is not None:
-            of_method.setdefault(record.method, []).append(record.ranking)
-    rows: list[dict[str, Cell]] = [
-        {"method": name, **{metric: _mean([r[metric] for r in rankings if metric in r]) for metric in _METRICS}}
-        for name, rankings in of_method.items()
-    ]
-    note = (
-        "Means over tasks. R5 and tau5 as defined by LOVM, Kendall's tau-b and Spearman's correlation over all models, "
-        "regret of the model ranked first, how often it is the best, and LOVM's L1 where accuracies are predicted."
-    )
-    return Table("ranking", "Ranking of the models", note, rows)
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
@@ -205,10 +185,6 @@ def model_table(results: Results) -> Table:
 
 def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
     return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
-
-
-def _mean(values: Sequence[float]) -> Cell:
-    return float(np.mean(values)) if values else None
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------

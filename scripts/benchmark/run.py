@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from benchmark.methods import METHODS, Group, Method
-from benchmark.metrics import accuracy, mean_per_class_recall, ranking_quality
+from benchmark.methods import METHODS, Group, Method, best_of
+from benchmark.metrics import accuracy, mean_per_class_recall
 from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
 from benchmark.world import Hindsight, Hub, TaskView, flat, open_task, prompts_of
 from mll_hf.errors import InputError, MissingExtraError
@@ -64,8 +64,6 @@ class Record:
     gflops: float  # GFLOPs per image of the models that run
     models: tuple[int, ...]  # positions of these models in the hub
     seconds: float  # time to choose, given the embeddings
-    # how well the method ranks the models, if it ranks them; only with all images and models
-    ranking: dict[str, float] | None = None
 
     @property
     def n_models(self) -> int:
@@ -208,14 +206,11 @@ class TaskRun:
         labels, models = self._labels[drawn.images], drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
-            choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
+            choice = best_of(self._scores_of(method, method.score, draw)[models])
         else:
             choice = method.choose(self._revealed(drawn.seen, labels, method, draw))
         seconds = time.perf_counter() - started
         answers = np.atleast_2d(choice.answer(drawn.scored))
-        ranking = None
-        if scenario.kind is Kind.ALL and choice.scores is not None:
-            ranking = ranking_quality(choice.scores, self._hindsight.accuracies, choice.predicted)
         return Record(
             task=self._name,
             scenario=scenario.name,
@@ -226,7 +221,6 @@ class TaskRun:
             gflops=float(choice.runs @ drawn.scored.hub.gflops),
             models=tuple(models[choice.runs > 0].tolist()),
             seconds=seconds,
-            ranking=ranking,
         )
 
     def _scores_of(self, method: Method, score: Scores, draw: int) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder
 from worlds import examples, make_rivals
 
-CONFIG = BenchConfig(draws=2)
+CONFIG = BenchConfig(draws=1)
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -19,7 +17,6 @@ from mll_hf.cli import output
 from mll_hf.errors import InputError
 from mll_hf.graph.authoring import make_graph, read_folders
 from mll_hf.hub.publish import publish_graph, publish_to_collection
-from mll_hf.labels.summary import summary_to_bytes
 from worlds import make_graph as graph_of
 from worlds import make_label
 
@@ -196,15 +193,6 @@ def test_a_download_is_said_and_asked_for(model, graph, hub, capsys, monkeypatch
     verify = ["labels", "verify", model, "--labels", "hub"]
     assert "cannot ask without a terminal; add --yes" in run(capsys, *verify)[2]
     assert "too small to tell" in run(capsys, *verify, "--yes")[1]
-
-
-def test_the_table_of_a_collection_ranks_only_what_compares():
-    graph = graph_of()
-    honest = [make_label(graph, [n] * 7, repo_id=f"org/honest-{n}") for n in (5, 7)]
-    easy = make_label(graph, repo_id="org/easy", probes_digest="e" * 40)
-    rows = list(csv.DictReader(io.StringIO(summary_to_bytes([easy, *honest], [graph]).decode())))
-    assert [row["model"] for row in rows] == ["org/honest-7", "org/honest-5", "org/easy"]
-    assert len({(row["graph"], row["probes"]) for row in rows}) == 2
 
 
 # ---- rights before work

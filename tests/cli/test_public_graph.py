@@ -18,7 +18,6 @@ from mll_hf.cli.options import ACCESS
 from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, count_probes
-from mll_hf.hub import locations
 from mll_hf.hub.access import Access
 from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
@@ -217,13 +216,6 @@ def test_a_label_whose_graph_cannot_be_read(hub, published, be, capsys, fault):
     assert f"cannot be read at {GRAPH}@{published.graph.revision}; its publisher can make it public with mll-hf" in err
     assert len(err.splitlines()) == 3  # what the Hub says, what that means, and the end
     assert run(capsys, "labels", "ls", "--labels", "hub")[0] == 0
-
-
-def test_without_a_default_graph_nothing_fails(hub, published, be):
-    assert locations.DEFAULT_GRAPH == ""  # nobody has published it; whoever does writes its name there
-    label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
-    be(READER)
-    assert chosen()[0] == [label.model.repo_id]
 
 
 @pytest.fixture

@@ -143,13 +143,6 @@ def test_labels_of_little_evidence(support, n_concepts):
     assert graph.concepts[0].name not in report  # not tested, or without a rival to be mistaken for
 
 
-def test_labels_from_strangers_cannot_play_with_the_terminal():
-    graph = forest(3)
-    label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_location="\r\x07")
-    assert all(line.isprintable() for line in label_report(label, graph, HERE).splitlines())
-    assert "a?[31mb?c" in label_report(label, graph, HERE)
-
-
 def verification(measured, support=20, claimed=10):
     n = len(measured)
     model = make_label(GRAPH).model

@@ -118,18 +118,6 @@ def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
     assert path.read_bytes() == content
 
 
-def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
-    for suffix, line in ((".csv", b"x,cat\n"), (".jsonl", b"\n")):
-        path = tmp_path / f"answers{suffix}"
-        write_all(path)
-        content = path.read_bytes()
-        at = content.index(b"\n") + 1
-        path.write_bytes(content[:at] + line + content[at:])
-        with pytest.raises(InputError, match=r"has (other content|content that is not from)"):
-            PredictionFile(path, RUN)
-        assert path.read_bytes() == content[:at] + line + content[at:]
-
-
 def test_unknown_formats_and_places_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl"):
         PredictionFile(tmp_path / "answers.txt", RUN)

@@ -90,17 +90,6 @@ def test_digest_depends_on_everything_but_the_name():
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
-def test_default_name_of_a_graph(tmp_path):
-    document = graph_to_json(make_graph())
-    document.pop("name", None)
-    (tmp_path / "graph.json").write_text(json.dumps(document))
-    assert load_graph(tmp_path).name == tmp_path.name
-    assert load_graph(tmp_path, "org/graph").name == "org/graph"
-    (tmp_path / "graph.json").write_text("{")
-    with pytest.raises(GraphError, match=r"^org/graph/graph\.json: cannot be read as JSON"):
-        load_graph(tmp_path, "org/graph")
-
-
 def test_digest_stays_the_same_across_versions():
     # labels name their graph by this digest: if it changes, published labels match no graph
     assert make_graph().digest == "cb805695b660d00f7073bb209603499767476354b58ca0dd2358e848a45b8b77"

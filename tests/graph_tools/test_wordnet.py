@@ -7,7 +7,6 @@ from graph.wordnet import (
     LEAVES,
     NOUN_FILE,
     ClassList,
-    Synset,
     leaf_names,
     make_graph,
     read_nouns,
@@ -22,16 +21,6 @@ def folder(tmp_path):
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def test_the_synsets_of_a_file(folder):
-    nouns = read_nouns(folder)
-    assert len(nouns) == len(MINI)
-    assert nouns["n00000001"] == Synset(("thingummy",), "all there is", ())
-    assert nouns["n00000002"] == Synset(("beast", "living thing"), "it moves and eats", ("n00000001",))
-    assert nouns["n00000005"].lemmas == ("short hound", "low-rider")
-    assert nouns["n00000005"].definition == "a hound near the ground"
-    assert nouns["n00000005"].hypernyms == ("n00000003", "n00000004")
 
 
 @pytest.mark.parametrize(

@@ -101,14 +101,6 @@ def test_missing_revision(sha):
     assert "no such revision" in complaint_of(lambda: ask("f" * 40))
 
 
-def test_gated_repository(hub, sha):
-    hub.repos["model", MODEL].gated = "manual"
-    reader = connect(READER)
-    said = complaint_of(lambda: download(reader, MODEL, "model", "README.md", sha, 1000))
-    assert f"is gated; accept its terms at {constants.ENDPOINT}/alice/model and log in" in said
-    assert read_head(reader, MODEL, "model").sha == sha  # what it holds is public
-
-
 def test_missing_file(sha):
     assert "lacks a required file" in complaint_of(lambda: fetch(sha, "nothing.txt"))
 
@@ -172,15 +164,6 @@ def test_the_digest_of_a_model_outlives_commits_of_other_files(hub, sha):
     assert ask().digest("unknown") is None
 
 
-def test_a_listing_is_never_shown_to_another_user(hub, sha):
-    hub.repos["model", MODEL].private = True
-    ask()
-    hub.down = True
-    assert ask().sha == sha
-    for token in (READER, False):
-        assert "status 503" in complaint_of(lambda token=token: ask(token=token))
-
-
 @pytest.mark.parametrize("name", ["alice/old-name", "Alice/Model"])
 def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, monkeypatch):
     hub.moved["model", "alice/old-name"] = MODEL
@@ -223,11 +206,6 @@ def test_without_the_hub_the_last_answer_is_used(sha, lose_the_hub):
     head = ask()
     lose_the_hub()
     assert ask() == head
-
-
-def test_without_the_hub_and_an_answer(sha, lose_the_hub):
-    lose_the_hub()
-    complaint_of(ask)
 
 
 def test_a_deleted_repository_is_an_error(hub, sha):

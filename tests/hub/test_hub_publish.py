@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,13 +226,6 @@ def test_conflicts_are_retried_a_limited_number_of_times(hub, label, clock):
     assert len(clock.waits) == 5
     hub.fail(COMMIT, 409, times=99)
     assert "status 409" in complaint_of(lambda: publish_label(replace(label, license="x"), GRAPH))
-
-
-def test_eight_publishers_at_once_lose_nothing(hub):
-    labels = some_labels(8)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda label: publish_to_collection([label], [GRAPH], COLLECTION), labels))
-    assert_collected(hub, labels)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share the imports")

@@ -13,7 +13,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
 from mll_hf.labeling.many import OWN_REPOS, Outcome, label_many
-from mll_hf.labeling.on_ray import _share, label_on_ray
+from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labeling.run import Plan
 from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.label import ModelRef
@@ -246,12 +246,6 @@ def test_workers_that_always_die_are_given_up(ray_here, plan, tiny_open_clip, mo
     (result,) = label_on_ray([f"local-dir:{tiny_open_clip}"], plan)
     assert result.outcome is Outcome.FAILED
     assert "its workers were lost 2 times" in result.reason
-
-
-def test_a_task_has_one_gpu_and_its_cores_or_one_core():
-    assert _share({"CPU": 2.0}) == (0, 1)
-    assert _share({"CPU": 16.0, "GPU": 8.0}) == (1, 2)
-    assert _share({"CPU": 512.0, "GPU": 8.0}) == (1, 8)
 
 
 def test_an_unreachable_cluster_is_refused_in_one_line(monkeypatch, plan):

@@ -60,13 +60,6 @@ def losses_with_minimum_at(temperature):
     return log_loss_units((np.log(TEMPERATURES) - np.log(temperature)) ** 2)
 
 
-@pytest.mark.parametrize("temperature", [0.06, 0.5, 1.0, 1.234, 7.7, 19.0])
-def test_temperature_is_where_the_loss_is_least(temperature):
-    nll = np.tile(losses_with_minimum_at(temperature), (5, 1))
-    ones = np.ones(5, np.int32)
-    assert counts_with(nll=nll, hits=ones, support=ones).temperature == pytest.approx(temperature, rel=1e-4)
-
-
 def test_temperature_counts_what_the_model_knows():
     nll = np.stack([losses_with_minimum_at(0.5), losses_with_minimum_at(4.0)])
     support = np.array([10, 10], np.int32)

@@ -61,13 +61,6 @@ def test_only_new_texts_are_encoded(path):
     assert encoder.encode(["c"]).any()
 
 
-def test_encoders_share_a_file_but_not_embeddings(path):
-    one, other = FakeEncoder("one@1"), FakeEncoder("one@2", width=4)
-    assert CachedEncoder(one, path).encode(["a"]).shape == (1, 8)
-    assert CachedEncoder(other, path).encode(["a"]).shape == (1, 4)
-    assert (len(one.calls), len(other.calls)) == (1, 1)
-
-
 def spoil_header(path):
     path.write_bytes(b"no database" * 1000)
 

@@ -273,20 +273,6 @@ def test_damaged_files_give_one_clear_line(kind, name, damage, folders, tmp_path
     assert capfd.readouterr() == ("", "")
 
 
-def test_code_that_comes_with_a_model_never_runs(folders, tmp_path):
-    folder, ran = copy_of(folders["open_clip"], tmp_path), tmp_path / "ran"
-    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
-    tokenizer |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match="needs code from a repository, which is never run; use another model"):
-        load_local(folder)
-    assert not ran.exists()
-
-
 # ---- the Hub
 
 
