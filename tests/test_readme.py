@@ -241,4 +241,5 @@ def test_the_notebook_runs_from_top_to_bottom(world, capsys):
         assert not outputs
     assert "'score'" in capsys.readouterr().out
     assert [source.split()[0] for source, _ in cells("install")] == ["%pip"]
-    assert len(cells()) + len(cells("hub")) == 7
+    assert len(cells()) == 5
+    assert len(cells("hub")) == 3

@@ -41,7 +41,6 @@ class StrategyRecord:
     Attributes:
         score: [M, C] scores of M labeled models, from the candidates and the weight of a class's own score.
         column: Column title of the scores.
-        meaning: Their meaning, in one sentence.
         is_accuracy: Whether they are accuracies, so that models measured on other images, or on none, can be compared.
         needs_labels: Whether it uses labels; if not, all models are scored by their ImageNet accuracy.
         needs_rivals: Whether it needs the sidecar of the labels: rivals or embeddings.
@@ -52,7 +51,6 @@ class StrategyRecord:
 
     score: Callable[[Candidates, float], Floats]
     column: str
-    meaning: str
     is_accuracy: bool = True
     needs_labels: bool = True
     needs_rivals: bool = False
@@ -71,14 +69,11 @@ STRATEGIES = {
     Strategy.MLL: StrategyRecord(
         mll_scores,
         "recall on concepts",
-        "share of the probe images of a class's concepts that the model would classify correctly among your classes; "
-        "your own images may be harder",
         takes_images=True,
     ),
     Strategy.PAPER: StrategyRecord(
         paper_scores,
         "score r",
-        "the paper's reuse metric, not a probability",
         is_accuracy=False,
         needs_rivals=True,
         by_caption=True,
@@ -87,12 +82,10 @@ STRATEGIES = {
     Strategy.GENERAL: StrategyRecord(
         general_scores,
         "recall",
-        "mean over all concepts of the graph, the same for every class",
     ),
     Strategy.IMAGENET: StrategyRecord(
         general_scores,
         "accuracy",
-        "published zero-shot accuracy on ImageNet, regardless of your classes",
         needs_labels=False,
     ),
 }

@@ -248,7 +248,6 @@ def test_scores_of_every_strategy_are_finite_and_accuracies_are_between_0_and_1(
     assert np.isfinite(scores).all()
     assert not record.is_accuracy or ((scores >= 0) & (scores <= 1)).all()
     assert record.column
-    assert record.meaning
 
 
 def test_general_scores_by_hand():
