@@ -37,8 +37,6 @@ from mll_hf.utils.text import abridged
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from huggingface_hub import CachedRevisionInfo
-
     from mll_hf.hub.connection import Head
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -77,7 +75,7 @@ def resolve(spec: str, token: str | None) -> ModelRef:
                 files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
             except HubError:
                 files = _content_ids(folder)
-    backend = _choose_backend(spec, files)
+    backend = _backend_for(spec, files)
     return ModelRef(repo_id, commit, backend, digest_of_files(files, backend))
 
 
@@ -95,7 +93,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
         if _resolve_folder(ref.repo_id).revision != ref.revision:
             raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
         folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
-        _require_loadable(ref, backend, _file_names(folder))
+        _backend_for(ref.repo_id, _file_names(folder), backend)
         return folder
     if not FULL_SHA.fullmatch(ref.revision):
         reason = f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again"
@@ -107,7 +105,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
             return cached[1]
         raise ModelError(ref.repo_id, str(error).removeprefix(f"{ref.repo_id}: ")) from error
     files = head.model_files
-    _require_loadable(ref, backend, files)
+    _backend_for(ref.repo_id, files, backend)
     listed, names = digest_of_files(files, backend), _needed(files, backend)
     if ref.digest and listed:
         _compare(ref, listed)
@@ -117,11 +115,6 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
     if ref.digest and not listed:
         _compare(ref, digest_of_files(_content_ids(folder), backend))
     return folder
-
-
-def _require_loadable(ref: ModelRef, backend: Backend, names: Collection[str]) -> None:
-    if backend not in _loadable(names):
-        raise ModelError(ref.repo_id, _why_unusable(names))
 
 
 def _needed(files: Collection[str], backend: Backend) -> list[str]:
@@ -224,11 +217,12 @@ def _matching(head: Head, patterns: tuple[str, ...]) -> list[str]:
 # ---- backend, by file names
 
 
-def _choose_backend(spec: str, names: Collection[str]) -> Backend:
+def _backend_for(spec: str, names: Collection[str], wanted: Backend | None = None) -> Backend:
+    """The backend that loads a repo with these files: the wanted or the preferred one."""
     backends = _loadable(names)
-    if not backends:
+    if not backends or wanted not in (None, *backends):
         raise ModelError(spec, _why_unusable(names))
-    return backends[0]
+    return wanted or backends[0]
 
 
 def _loadable(names: Collection[str]) -> list[Backend]:
@@ -271,7 +265,7 @@ def _resolve_folder(spec: str) -> ModelRef:
         raise ModelError(spec, f"there is no folder {folder}; check the path")
     try:
         names = _file_names(folder)
-        backend = _choose_backend(spec, names)
+        backend = _backend_for(spec, names)
         digest = digest_of_files(_content_ids(folder), backend) or ""
     except OSError as error:
         raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
@@ -299,23 +293,19 @@ def _content_ids(folder: Path) -> dict[str, str]:
 
 def _newest_cached(repo_id: str, revision: str) -> tuple[str, Path] | None:
     """The newest cached commit of a revision (of any, if empty), and its folder."""
+    try:
+        repos = [repo for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        return None
     copies = [
         (copy.last_modified, copy.commit_hash, copy.snapshot_path)
-        for copy in cached_revisions(repo_id)
-        if revision in ("", copy.commit_hash) or revision in copy.refs
+        for repo in repos
+        for copy in repo.revisions
+        if repo.repo_id == repo_id and (revision in ("", copy.commit_hash) or revision in copy.refs)
     ]
     # reading cards and labels also caches revisions, without weights
     usable = [copy for copy in copies if _loadable(_file_names(copy[2]))]
     return max(usable)[1:] if usable else None
-
-
-def cached_revisions(repo_id: str) -> list[CachedRevisionInfo]:
-    """Revisions of a model in the cache of the Hub's client."""
-    try:
-        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except CacheNotFound:
-        return []
-    return [copy for repo in repos if (repo.repo_type, repo.repo_id) == ("model", repo_id) for copy in repo.revisions]
 
 
 def _download(ref: ModelRef, names: Collection[str], token: str | None) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import math
 import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
 
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
-_GPU_BATCH = 512
-_SHARE_OF_FREE = 0.8  # of the memory beside the weights; the rest is for fragmentation and the contest
+_GPU_BATCH = 512  # embedded in smaller ones where memory is full
 _BYTE_TOLERANCE = 1e-5  # libraries divide by 255, or multiply by its inverse
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
@@ -56,7 +54,7 @@ class VisionLanguageModel(ABC):
         cost: Parameters and FLOPs, measured on the loaded model.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``.
-        batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
+        batch_size: Default number of images per batch, which keeps the device busy.
         has_texts: Whether the text tower is loaded; without it ``cost`` is that of the image tower.
     """
 
@@ -252,10 +250,8 @@ class VisionLanguageModel(ABC):
         self._max_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
         self._normalize_on_device()
-        if self._device.type == "cuda":
-            self.batch_size = self._largest_batch()
-        else:
-            self.batch_size = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
+        on_cpu = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
+        self.batch_size = _GPU_BATCH if self._device.type == "cuda" else on_cpu
         text_size = self.encode_texts(["a photo"]).shape[1] if self.has_texts else self.embedding_size
         if text_size != self.embedding_size:
             reason = f"embeds images in {self.embedding_size} and texts in {text_size} dimensions; use another model"
@@ -274,31 +270,6 @@ class VisionLanguageModel(ABC):
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in statistics)
         if torch.allclose((pixels.float() / 255 - mean) / std, expected, atol=_BYTE_TOLERANCE):
             self._resized, self._mean, self._std = resized, mean.to(self._device), std.to(self._device)
-
-    def _largest_batch(self) -> int:
-        """The largest power of two that fits into the memory beside the weights, at most `_GPU_BATCH`.
-
-        Depends on memory, not on timings, so the same device always gets the same batches and the same label, if
-        nothing else runs on it.
-        """
-        pixels = self.compact(_noise(64, 64))[None]
-        self._free_memory()
-        free, _ = torch.cuda.mem_get_info(self._device)
-        size = 1
-        while size < _GPU_BATCH and self._peak_of(pixels.repeat(2 * size, *[1] * (pixels.ndim - 1))) < free:
-            size *= 2
-        return size
-
-    def _peak_of(self, pixels: torch.Tensor) -> float:
-        """Bytes that must be free to embed a batch, infinite if it does not fit."""
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        with torch.inference_mode():
-            fits = self._encode_if_it_fits(pixels) is not None
-        if fits:
-            return (torch.cuda.max_memory_allocated(self._device) - before) / _SHARE_OF_FREE
-        self._free_memory()
-        return math.inf
 
 
 class _Classifier(torch.nn.Module):
