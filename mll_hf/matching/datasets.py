@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import name_key
-from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +55,7 @@ class Recognized:
 
     def __str__(self) -> str:
         """One line for people."""
-        titles, size = abridged([dataset.title for dataset in self.datasets], 3), len(self.datasets[0].classes)
+        titles, size = " or ".join(dataset.title for dataset in self.datasets), len(self.datasets[0].classes)
         if self.present == self.inside == 1:
             return f"These are the classes of {titles}."
         part = f"{self.shared} of the {size} classes of {titles}"

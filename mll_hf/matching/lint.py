@@ -29,7 +29,8 @@ _RARE = 0.1  # share of the uses of a name
 _NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
 _PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
-_ABBREVIATED = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
+_KANA = ("HIRAGANA", "KATAKANA")
+_WRITTEN = {"CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HANGUL": "Korean"}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -63,18 +64,33 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
 def _scripts(classes: Sequence[str]) -> Iterator[str]:
     """Names in other scripts than Latin, which English models do not read."""
     by_script = defaultdict(list)
-    for name in classes:
-        scripts = Counter(unicodedata.name(c, "").split(" ")[0] for c in name if c.isalpha())
-        if scripts:
-            script = scripts.most_common(1)[0][0]
-            by_script[_ABBREVIATED.get(script, script.capitalize())].append(name)
-    if "Japanese" in by_script:  # Kanji are Chinese characters
-        by_script["Japanese"] += by_script.pop("Chinese", [])
+    for name, script in zip(classes, scripts_of(classes), strict=True):
+        if script:
+            by_script[_WRITTEN.get(script, script.capitalize())].append(name)
     for script, names in by_script.items():
         if script != "Latin":
             yield f"{_shown(names)}: in {script} script; most models read English only."
     if len(by_script) > 1:
         yield f"The names are in several scripts ({', '.join(by_script)}): use one language for all classes."
+
+
+def scripts_of(classes: Sequence[str]) -> list[str]:
+    """The script of most letters of each name, as in the names of Unicode's characters; empty without letters.
+
+    In a list with kana Chinese characters are Japanese, and so are names in Latin capitals (LED).
+    """
+    scripts = [_script(unicodedata.normalize("NFKC", name)) for name in classes]
+    if any(script in _KANA for script in scripts):
+        return [
+            "KATAKANA" if script == "CJK" or (script == "LATIN" and name.isupper()) else script
+            for name, script in zip(classes, scripts, strict=True)
+        ]
+    return scripts
+
+
+def _script(name: str) -> str:
+    counts = Counter(unicodedata.name(c, " ").split()[0].partition("-")[0] for c in name if c.isalpha())
+    return counts.most_common(1)[0][0] if counts else ""
 
 
 def _synonyms(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:

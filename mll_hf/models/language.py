@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mll_hf.matching.lint import scripts_of
 from mll_hf.matching.words import stems
 from mll_hf.models.domains import domain_words, is_binomial
 from mll_hf.models.known import records
@@ -56,10 +56,7 @@ def language_of(classes: Sequence[str]) -> str:
     names = [name for name in classes if any(map(str.isalpha, name))][:_MOST_NAMES]
     if 2 * sum(map(is_binomial, names)) >= len(names):
         return ENGLISH
-    scripts = Counter(script for name in names if (script := _script(name)))
-    (script, _), *_ = scripts.most_common()
-    if script == "CJK" and any(scripts[kana] for kana in ("HIRAGANA", "KATAKANA")):
-        script = "KATAKANA"
+    (script, _), *_ = Counter(script for script in scripts_of(names) if script).most_common()
     share = _english_share(names) if script == _LATIN else 0.0
     if share > _ENGLISH_SHARE:
         return ENGLISH
@@ -67,11 +64,6 @@ def language_of(classes: Sequence[str]) -> str:
     if script in _AMBIGUOUS:
         return _detect(names, written, share)
     return written[0].code if written else ""
-
-
-def _script(name: str) -> str:
-    counts = Counter(unicodedata.name(c, " ").split()[0].partition("-")[0] for c in name if c.isalpha())
-    return next(iter(counts.most_common(1)), ("", 0))[0] if counts else ""
 
 
 def _english_share(names: Sequence[str]) -> float:

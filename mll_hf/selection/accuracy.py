@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.matching.datasets import Recognized
+    from mll_hf.matching.datasets import KnownDataset, Recognized
 
     Floats = NDArray[np.float64]
 
@@ -183,9 +183,10 @@ def estimate_accuracy(
 def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recognized, domain: str | None) -> Estimate:
     """The estimate after the published figures on a recognized dataset; as it was if they say nothing about the task.
 
-    Models without a figure there learn from the others how difficult the dataset is. Figures do not count if the names
-    do not tell datasets apart, if more than a tenth of the classes are others, or if the images are no photos like
-    those of the dataset (``domain``).
+    Models without a figure there learn from the others how difficult the dataset is. If the names do not tell several
+    datasets apart (digits), the estimate is their mean, with the deviation between them as error. Figures do not count
+    if more than a tenth of the classes are others, or if the images are no photos like those of the dataset
+    (``domain``).
 
     Args:
         estimate: For M models, by their class names.
@@ -193,22 +194,28 @@ def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recogni
         known: The dataset.
         domain: How the images look, as given by the user.
     """
+    tables = [_published_on(dataset) for dataset in known.datasets]
+    rows = [m for m, id in enumerate(models) if all(id in table for table in tables)]
+    if not rows or known.inside < MIN_INSIDE or mentions(domain or "", OTHER_STYLES):
+        return estimate
+    by_dataset = logit(np.array([[table[models[m]] for m in rows] for table in tables]), MIN_ESTIMATE)
+    between = float(by_dataset.mean(axis=1).std(ddof=1)) if len(tables) > 1 else 0.0
+    missing = 1 - known.present
+    common = math.hypot(SUBSET_ERROR * missing, SUBSET_ERROR * (1 - known.inside), between)
+    shared = np.sqrt(np.maximum(estimate.errors**2 - MODEL_ERROR**2, 0))
+    prior = Estimate(estimate.mean, np.outer(shared, shared) + MODEL_ERROR**2 * np.eye(len(models)), estimate.basis)
+    observed = by_dataset.mean(axis=0) + SUBSET_GAIN * missing
+    return prior.update(rows, observed, np.full(len(rows), FIGURE_ERROR), estimate.basis, common)
+
+
+def _published_on(dataset: KnownDataset) -> dict[str, float]:
+    """Mean published accuracy of each model on a dataset, by the model's ids."""
     values = defaultdict[str, list[float]](list)
-    for figure in figures_of_dataset(known.datasets[0].id):
+    for figure in figures_of_dataset(dataset.id):
         if figure.metric in ACCURACIES:
             values[figure.model].append(figure.value)
     measured = [model for model in known_models() if model.name in values]
-    by_id = {id: np.mean(values[model.name]) for model in measured for id in (model.hub_id, model.twin) if id}
-    rows = [m for m, id in enumerate(models) if id in by_id]
-    if not rows or len(known.datasets) > 1 or known.inside < MIN_INSIDE or mentions(domain or "", OTHER_STYLES):
-        return estimate
-    missing = 1 - known.present
-    error = math.hypot(FIGURE_ERROR, SUBSET_ERROR * missing, SUBSET_ERROR * (1 - known.inside))
-    shared = np.sqrt(np.maximum(estimate.errors**2 - MODEL_ERROR**2, 0))
-    prior = Estimate(estimate.mean, np.outer(shared, shared) + MODEL_ERROR**2 * np.eye(len(models)), estimate.basis)
-    observed = logit(np.array([by_id[models[m]] for m in rows]), MIN_ESTIMATE) + SUBSET_GAIN * missing
-    own = np.full(len(rows), FIGURE_ERROR)
-    return prior.update(rows, observed, own, estimate.basis, math.sqrt(error**2 - FIGURE_ERROR**2))
+    return {id: float(np.mean(values[model.name])) for model in measured for id in (model.hub_id, model.twin) if id}
 
 
 @cache

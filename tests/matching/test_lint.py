@@ -48,3 +48,8 @@ def test_nothing_is_said_of_good_names(names):
 def test_few_known_datasets_get_a_wrong_hint():
     hints = [line for d in known_datasets() for line in lint([y[0] for y in d.classes], published_graph())]
     assert not [line for line in hints if "did you mean" in line]
+
+
+def test_a_japanese_list_with_kanji_kana_and_latin_letters_is_in_one_script():
+    (line,) = lint(["腕時計", "スニーカー", "Tシャツ", "ﾊﾞｯｸﾞ", "LED"], published_graph())
+    assert line.endswith("in Japanese script; most models read English only.")
