@@ -202,13 +202,10 @@ def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "")
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repo at some commit: its size in bytes and its content id.
-
-    The id is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
-    """
+    """A file of a repo at some commit: its size in bytes and its content id."""
 
     size: int
-    oid: str
+    oid: str  # sha256 of a large file (64 hex digits), else git's blob id (40)
 
 
 @dataclass(frozen=True, slots=True)
