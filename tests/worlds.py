@@ -53,7 +53,7 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 """
 
-examples = settings(max_examples=40, deadline=None, database=None, derandomize=True)
+examples = settings(max_examples=20, deadline=None, database=None, derandomize=True)
 
 
 def make_known(name, accuracy, parameters=10**8, gflops=9.0):

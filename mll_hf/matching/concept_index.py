@@ -179,11 +179,8 @@ class ConceptIndex:
         sums = np.add.reduceat(embeddings, np.cumsum([0, *counts[:-1]]), axis=0)
         return _unit(sums)
 
-    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
-        """[C, V] rounded logit of each concept for each class."""
-        return self._logits(descriptions, embed_names(self.encoder, _names(descriptions)))
-
     def _logits(self, descriptions: Sequence[Description], names: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[C, V] rounded logit of each concept for each class."""
         meanings = names.copy()
         described = [y for y, description in enumerate(descriptions) if description.source in _DESCRIBED_SOURCES]
         if described:

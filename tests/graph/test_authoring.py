@@ -74,11 +74,6 @@ def test_invalid_graphs_are_not_written(tmp_path, wrong, complaint):
     assert not (tmp_path / "graph").exists()
 
 
-def test_parents_must_exist_even_without_a_base(tmp_path):
-    with pytest.raises(GraphError, match=r"unknown parents: animal \(not in the graph\); give the graph with these"):
-        make_graph(tmp_path / "graph", BIRDS)
-
-
 @pytest.mark.parametrize("writes", [0, 1])
 def test_a_graph_is_whole_or_not_there_and_another_is_not_overwritten(tmp_path, monkeypatch, writes):
     folder, plain, calls = tmp_path / "graph", authoring.write_atomically, []

@@ -160,7 +160,7 @@ def test_a_broken_stream_loses_no_finished_shard(tmp_path, hub, undisturbed):
     assert not (tmp_path / "out" / ".harvest").exists()
 
 
-@pytest.mark.parametrize("stop", range(4))
+@pytest.mark.parametrize("stop", [0, 3])
 def test_an_interrupted_run_resumes(tmp_path, hub, undisturbed, stop, monkeypatch):
     decoded = count()
 

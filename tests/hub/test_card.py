@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mll_hf.errors import CardError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.hub.card import LABEL_PATH, LABEL_TAG, add_label, collection_card, graph_card, graph_tag, images_card
-from worlds import make_graph, make_label
+from worlds import examples, make_graph, make_label
 
 GRAPH = make_graph()
 LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], graph_location="tiny", probes_location="tiny")
@@ -173,6 +173,7 @@ LINES = st.sampled_from(
 TAGS = st.sampled_from(["", "tags: [x, y]", "tags:\n- x\n- y # z", "tags:\n  - x", "tags: []", "tags:"])
 
 
+@examples
 @given(st.lists(LINES, unique=True), TAGS, st.lists(LINES, max_size=2, unique=True), st.text("a\n-# ", max_size=20))
 def test_everything_else_in_a_card_is_kept(before, tags, after, body):
     after = [line for line in after if line not in before]

@@ -173,11 +173,6 @@ def test_a_damaged_label_is_replaced(hub, label, caplog):
     assert "is replaced" in caplog.text
 
 
-def test_a_label_on_a_local_graph_warns(hub, label, caplog):
-    publish_label(label, GRAPH)
-    assert "mll-hf graph push GRAPH --to hf://datasets/alice/NAME" in caplog.text
-
-
 # ---- who may
 
 

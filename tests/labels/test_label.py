@@ -63,7 +63,7 @@ def test_a_changed_byte_is_noticed():
         label_from_bytes(bytes(blob))
 
 
-@pytest.mark.parametrize("per_concept", [1, 4, 16])
+@pytest.mark.parametrize("per_concept", [1, 16])
 def test_the_margin_covers_the_truth_as_often_as_it_says(per_concept):
     rng = np.random.default_rng(per_concept)
     graph = make_graph({f"c{v}": () for v in range(300)})

@@ -141,12 +141,6 @@ def test_a_graph_that_fails_leaves_out_itself_alone(store, caplog, content):
     assert load_graph(store.folder / graph_path(GRAPH.digest)) == GRAPH
 
 
-def test_labels_of_local_models_are_not_published(store, caplog):
-    store.write(make_label(GRAPH, repo_id="local-dir:/home/me/secret"))
-    assert LabelStore(store.folder, publisher="org", location="hf://datasets/org/labels").labels() == ()
-    assert "is a label of a local model" in caplog.text
-
-
 def test_what_is_no_file_of_a_label(tmp_path):
     path = tmp_path / "label.safetensors"
     for missing in (path, tmp_path):

@@ -11,7 +11,6 @@ import torch
 from mll_hf.labels.label import Cost
 from mll_hf.models.figures import figures, figures_by_language, figures_of_dataset
 from mll_hf.models.known import (
-    _best_entries,
     ids_of,
     imagenet_accuracies,
     known_model,
@@ -43,14 +42,6 @@ def test_figures_are_the_papers():
         assert model.gflops == pytest.approx(gflops, abs=0.5)
         assert model.imagenet == model.accuracy == pytest.approx(imagenet, abs=0.00051)
         assert model.cost == Cost(model.parameters, model.image_gflops)
-
-
-def test_the_papers_models_are_in_47_repositories_each_with_its_better_entry():
-    entries = _best_entries(paper_models())
-    best = {model.hub_id: model.imagenet for model in entries}
-    assert len(best) == len(entries) == 47
-    assert next(iter(best)) == "timm/resnet50_clip.openai"
-    assert best["timm/resnet101_clip.yfcc15m"] == 0.3487  # two architectures
 
 
 def test_figures_are_in_range():
