@@ -37,18 +37,19 @@ _FIGURES = {
 
 def selection_report(selection: Selection, is_verbose: bool = False) -> str:
     """The answer as a card; if asked, or without an answer, also a table of the models."""
-    parts = ["\n".join(_card(selection))]
+    notes = selection.notes if is_verbose or not selection.trial else ()  # they are about what the names tell
+    parts = ["\n".join([*_card(selection), *notes])]
     if is_verbose or not selection.answer_lines:
         parts += [_headline(selection), f"{_model_table(selection)}\nTogether: {_size(selection.cost)}."]
     return "\n\n".join(part for part in parts if part)
 
 
 def _card(selection: Selection) -> list[str]:
-    """What to use, how good it is, what else would do, what the fit gained and what was noted."""
+    """What to use, how good it is, what the fit gained, and what else would do."""
     first, *others = selection.answer_lines or ("",)
     lead, estimate = selection.chosen_models[0], selection.estimate
     bar = [_bar(estimate, lead)] if estimate is not None and estimate.known[lead] else []
-    return [line for line in (first, *bar, *_gain_of_fit(selection), *others, *selection.notes) if line]
+    return [line for line in (first, *bar, *_gain_of_fit(selection), *others) if line]
 
 
 def _bar(estimate: Estimate, m: int) -> str:
