@@ -15,7 +15,8 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import UNPINNED, ModelRef
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import check_class_names, split_class_names
-from mll_hf.models.known import imagenet_accuracies
+from mll_hf.models.figures import figures
+from mll_hf.models.known import imagenet_accuracies, known_models, loadable_models
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Figures
 from mll_hf.selection.config import configured
@@ -32,7 +33,20 @@ if TYPE_CHECKING:
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import Cost, Label
     from mll_hf.matching.text_encoder import TextEncoder
+    from mll_hf.models.figures import Figure
 
+EXAMPLES = {  # classes, domain and task; the first is shown when the page opens
+    "Land cover from space": (
+        "annual crop, forest, herbaceous vegetation, highway, industrial, pasture, permanent crop, residential, river, "
+        "sea or lake",
+        "satellite image",
+        "",
+    ),
+    "Everyday things": ("airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck", "photo", ""),
+    "Garden birds": ("blue jay, northern cardinal, house sparrow, barn owl, robin", "photo", ""),
+    "Skin lesions": ("melanoma, nevus, basal cell carcinoma, benign keratosis", "medical image", ""),
+    "Pipe inspection": ("corroded pipe, intact pipe, weld", "photo", "pipe inspection"),
+}
 MAX_CLASSES = 1000
 MAX_MODELS = 10  # per class
 OPEN_LICENSES = (
@@ -171,6 +185,12 @@ class ListedModel:
     publisher: str  # who published its label, or the figures
 
     @property
+    def published(self) -> list[Figure]:
+        """Published figures of it."""
+        names = {known.name for known in known_models() if self.ref.repo_id in (known.hub_id, known.twin)}
+        return [figure for figure in figures() if figure.model in names]
+
+    @property
     def aliases(self) -> tuple[str, ...]:
         """Other names that a visitor may use."""
         return self.ref.repo_id, self.ref.short_name, f"{self.ref.repo_id}@{self.ref.revision}"
@@ -184,6 +204,7 @@ class Labels:
     client: Client  # the library's client, with all its caches filled
     models: tuple[ListedModel, ...]  # the models, best measured ones first
     boards: tuple[Board, ...]  # the B boards, the reference first
+    examples: Mapping[str, tuple[Question, Selection]]  # the answers to EXAMPLES
 
     @classmethod
     def read(cls, settings: Settings, encoder: TextEncoder) -> Labels:
@@ -196,12 +217,15 @@ class Labels:
             MLLError: The labels or the encoder cannot be read.
         """
         client = Client(settings.labels, graph=settings.graph, encoder=encoder)
-        client.select(("dog", "cat"))
+        examples = {}
+        for name, (classes, domain, task) in EXAMPLES.items():
+            question = make_question(names_in_text(classes), domain, task)
+            examples[name] = question, _select(client, question)
         union = client.labels.union
         names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph in union.graphs)
         for graph in (union.graph, *union.graphs):
             _ = graph.descendants, graph.concepts_named("")
-        return cls(settings, client, _listed(client), tuple(map(Board, names, union.graphs)))
+        return cls(settings, client, _listed(client), tuple(map(Board, names, union.graphs)), examples)
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -214,7 +238,7 @@ class Labels:
         Raises:
             MLLError: No model is within the limits, or licenses cannot be read from the Hub.
         """
-        return self.client.select(question.classes, question.config, domain=question.domain, task=question.task)
+        return _select(self.client, question)
 
     def find(self, name: str | None) -> ListedModel:
         """A model by its name, its id, or the last part of its id.
@@ -231,29 +255,6 @@ class Labels:
             reason = "is not among the known models" if not found else "matches several models"
             raise InputError(f"'{shortened(name, 60)}' {reason}; give its full id")
         return found[0]
-
-    def board(self, name: str | None) -> int:
-        """Number of a board; the first one if there is no name.
-
-        Raises:
-            InputError: There is none with this name.
-        """
-        names = [board.name for board in self.boards]
-        if name and name not in names:
-            raise InputError(f"no graph is named '{shortened(name, 60)}'; choose one of: {', '.join(names)}")
-        return names.index(name) if name else 0
-
-    def read_label(self, model: ListedModel, board: str | None) -> tuple[Label, SemanticGraph]:
-        """The label of a model on a board, and its graph; without a name, on the first board where it has one.
-
-        Raises:
-            InputError: There is no such board, or the model has no label on it.
-        """
-        labeled = [b for b, label in enumerate(model.labels) if label]
-        b = self.board(board) if board or not labeled else labeled[0]
-        if (label := model.labels[b]) is None:
-            raise InputError(f"{model.name} was not measured on {self.boards[b].name}; choose another model or graph")
-        return label, self.boards[b].graph
 
     def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, Label]]:
         """The models that were tested on a concept of a board, by decreasing recall, with their labels."""
@@ -295,8 +296,12 @@ class Labels:
         return [graph.concepts[v].id for v in match.concepts[0, near][:_MAX_SENSES].tolist()], False
 
 
+def _select(client: Client, question: Question) -> Selection:
+    return client.select(question.classes, question.config, domain=question.domain, task=question.task)
+
+
 def _listed(client: Client) -> tuple[ListedModel, ...]:
-    """The models with labels, by decreasing mean recall, then those with only a published accuracy."""
+    """The models with labels, by decreasing mean recall, then known models without a label."""
     accuracies, found = imagenet_accuracies(), []
     pairs = zip(client.labels.reference, client.labels.labels, strict=True)
     for label, on in sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id)):
@@ -304,9 +309,14 @@ def _listed(client: Client) -> tuple[ListedModel, ...]:
         accuracy = accuracies.get(label.model.repo_id)
         found.append((label.model, label.cost, label.license, Figures.LABEL, accuracy, on, publisher))
     nothing = (None,) * len(client.labels.union.graphs)
-    for model in sorted(client.known_models, key=lambda model: (-model.accuracy, model.hub_id)):
-        ref = ModelRef(model.hub_id, UNPINNED, model.backend)
-        found.append((ref, model.cost, model.license, Figures.PUBLISHED, model.imagenet, nothing, model.source))
+    seen = {ref.repo_id for ref, *_ in found}
+    known = loadable_models() if client.known_models else ()  # those made for a domain are recommended, too
+    for model in sorted(known, key=lambda model: (-(model.imagenet or 0), model.hub_id)):
+        if model.hub_id not in seen:
+            seen.add(model.hub_id)
+            kind = Figures.NOMINATED if model.imagenet is None else Figures.PUBLISHED
+            ref = ModelRef(model.hub_id, UNPINNED, model.backend)
+            found.append((ref, model.cost, model.license, kind, model.imagenet, nothing, model.source))
     refs = [ref for ref, *_ in found]
     names = _distinct(
         (ref.short_name if ref.is_local else ref.repo_id, f"{ref.short_name}@{ref.revision[:7]}") for ref in refs
@@ -381,28 +391,32 @@ class Library:
 # --- code for visitors ------------------------------------------------------------------------------------------------
 
 
-def python_code(question: Question, labels: str) -> str:
-    """A program that asks the same question and prints the chosen models."""
+def python_code(question: Question, labels: str, with_images: bool = False) -> str:
+    """A program that makes the same choice, or fits models to a folder of images."""
     classes = ", ".join(map(repr, question.classes))
     if len(classes) > 70:
         classes = "\n" + "".join(f"    {name!r},\n" for name in question.classes)
     wanted = question.config
-    config = _arguments(
+    options = _arguments(
+        domain=question.domain,
+        task=question.task,
         k=wanted.k,
         max_gflops=wanted.max_gflops,
         max_parameters=wanted.max_parameters,
         licenses=wanted.licenses or None,
     )
-    described = _arguments(domain=question.domain, task=question.task)
+    images = ", images" if with_images else ""
     return (
-        "from mll_hf import Client, SelectionConfig\n\n"
-        f"client = Client({'' if labels == DEFAULT_LABELS else repr(labels)})\n"
-        f"classes = [{classes}]\n"
-        f"selection = client.select(classes, SelectionConfig({config}){described and ', ' + described})\n"
-        "for m in selection.chosen_models:  # the chosen models, best first\n"
-        "    print(selection.models[m].ref.repo_id)\n\n"
-        "# then classify, one model in memory at a time:\n"
-        "# print(client.load(selection).predict(['photo.jpg']).classes)\n"
+        "from pathlib import Path\n\n" * with_images
+        + "from mll_hf import Client\n\n"
+        + f"client = Client({'' if labels == DEFAULT_LABELS else repr(labels)})\n"
+        + f"classes = [{classes}]\n"
+        + 'images = sorted(Path("photos").iterdir())\n' * with_images
+        + f"selection = client.{'fit' if with_images else 'select'}(classes{images}{options and ', ' + options})\n"
+        + "for m in selection.chosen_models:  # the chosen models, best first\n"
+        + "    print(selection.models[m].ref.repo_id)\n\n"
+        + "# then classify, one model in memory at a time:\n"
+        + "# print(client.load(selection).predict(['photo.jpg']).classes)\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""A Space that finds vision-language models for a visitor's classes, tries them on images, and shows the code."""
+"""A Space on one page: the best model for a visitor's classes, fitted to the visitor's images."""
 
 from __future__ import annotations
 
@@ -7,36 +7,32 @@ import functools
 import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import answers
+import fitting
 import gradio as gr
 import pages
-import trials
 from answers import Labels, Library, Question, Settings
+from fitting import Fitted  # Gradio reads the annotations of its callbacks
 
 from mll_hf.errors import InputError, MLLError
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.plots.selection import accuracy_by_cost
-from mll_hf.selection.task import MIN_IMAGES
 
 try:
     from spaces import GPU  # installed by the Hub
 except ImportError:
-    _embed = trials.embed
-else:
-    _embed = GPU(duration=trials.gpu_seconds)(trials.embed)
+    GPU = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import torch
+    from collections.abc import Callable
 
     from mll_hf import Selection
-    from mll_hf.models import VisionLanguageModel
 
-TITLE = "Which vision model knows your classes?"
+TITLE = "Which vision model fits your images?"
 _COLORS = {  # light, dark; with enough contrast
     "body_text_color_subdued": ("#565d57", "#a9b3ad"),
     "block_info_text_color": ("#565d57", "#a9b3ad"),
@@ -57,25 +53,21 @@ THEME = gr.themes.Default(
     **{name: light for name, (light, _) in _COLORS.items()},
     **{f"{name}_dark": dark for name, (_, dark) in _COLORS.items()},
 )
-PICTURES = Path(__file__).parent / "pictures"
 DOMAINS = [
     "photo", "sketch", "drawing", "painting", "icon", "render", "handwriting", "satellite image", "texture",
     "medical image", "screenshot",
 ]  # fmt: skip
-EXAMPLES = {
-    "Household items": ("bicycle, umbrella, camera, clock, key, bed, bell, book", "icon", ""),
-    "Weather and sky": ("sun, cloud, moon, star, rain, snowflake, lightning", "icon", ""),
-    "Handwritten digits": ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "handwriting", "digit"),
-    "Pipe inspection": ("corroded pipe, intact pipe, weld", "photo", "pipe inspection"),
-}
 LICENSES = [
     ("Any", ""),
     ("Open for any use", ", ".join(answers.OPEN_LICENSES)),
     ("Apache 2.0 or MIT", "apache-2.0, mit"),
 ]
 _MAX_UPLOAD = "10mb"
-_PLOT = ["mll-plot"]
+_MOST_BUTTONS = 12  # of more classes one is chosen from a list
+_GPU_SECONDS = 120
+_HOUR = 3600
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
+_BROWSE = ("model", "concept", "explore")  # parameters of addresses beside the first page
 _ANNOUNCE = """() => {
     const mark = () => document.querySelectorAll('.mll-live').forEach(
         part => part.parentElement.closest('.mll-live') || part.setAttribute('role', 'status'));
@@ -87,34 +79,21 @@ _TO_ADDRESS = (
 )
 
 
-def embed_on_gpu(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> tuple[Any, Any] | str:
-    """:func:`trials.embed` on ZeroGPU; returns the reason if no GPU is available, or the visitor's quota is spent."""
-    try:
-        return _embed(model, pixels, texts)
-    except gr.Error as error:
-        return str(error.message)
-
-
-EMBED = embed_on_gpu if hasattr(_embed, "zerogpu") else None  # None: models run on the device that they are loaded on
-
-
 def build_page(library: Library) -> gr.Blocks:
     """The page; its API functions are documented by their docstrings."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        gr.HTML(pages.HEAD)
-        question = gr.State(None)
-        with gr.Tabs(overflow_behavior="wrap") as tabs:  # a menu would hide them on phones
-            with gr.Tab("Find", id="find"):
-                _build_find(library, question)
-            with gr.Tab("Try", id="try"):
-                _build_try(library, question)
-            with gr.Tab("Explore", id="explore"):
-                _build_explore(library, page)
-            with gr.Tab("Model", id="model"):
-                _build_model(library, page)
-            with gr.Tab("Concept", id="concept"):
-                _build_concept(library, page)
-        page.load(_tab_of_address, None, tabs, **_QUIET)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
+        with gr.Column() as home:
+            _build_home(library)
+        with gr.Column(visible=False) as browse:
+            gr.HTML(pages.BACK)
+            with gr.Tabs() as tabs:
+                with gr.Tab("Explore", id="explore"):
+                    _build_explore(library, page)
+                with gr.Tab("Model", id="model"):
+                    _build_model(library, page)
+                with gr.Tab("Concept", id="concept"):
+                    _build_concept(library, page)
+        page.load(_open_address, None, [home, browse, tabs], **_QUIET)
         page.load(None, js=_ANNOUNCE)
         for function in make_api(library):
             gr.api(function, api_name=function.__name__, concurrency_id="labels")
@@ -126,9 +105,13 @@ def _query_parameter(request: gr.Request | None, what: str) -> str:
     return str(request.query_params.get(what, ""))[:300] if request else ""
 
 
-def _tab_of_address(request: gr.Request) -> Any:  # noqa: ANN401 - a component
-    named = [tab for tab in ("model", "concept", "try", "explore") if tab in request.query_params]
-    return gr.Tabs(selected=named[0]) if named else gr.skip()
+def _asked_page(request: gr.Request) -> str:
+    return next((name for name in _BROWSE if name in request.query_params), "")
+
+
+def _open_address(request: gr.Request) -> Any:  # noqa: ANN401 - components
+    asked = _asked_page(request)
+    return (gr.Column(visible=False), gr.Column(visible=True), gr.Tabs(selected=asked)) if asked else (gr.skip(),) * 3
 
 
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -147,77 +130,117 @@ def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
     return act
 
 
-# --- find -------------------------------------------------------------------------------------------------------------
+# --- the first page ---------------------------------------------------------------------------------------------------
 
 
-def find(labels: Labels, question: Question) -> tuple[Any, ...]:
-    """Everything that is shown in answer to a question.
-
-    Returns:
-        The answer in words, the ranking, the figure of costs, the matches, and Python code.
-
-    Raises:
-        MLLError: No model is within the limits, or licenses cannot be read from the Hub.
-    """
-    selection = labels.select(question)
+def shown(labels: Labels, question: Question, selection: Selection, fitted: Fitted | None = None) -> tuple[Any, ...]:
+    """The answer: card, figure of accuracy and cost, ranking, matches, and code."""
     return (
-        pages.answer_html(selection),
-        pages.ranking_html(selection, question.config.licenses),
-        accuracy_by_cost(selection),
+        pages.card(selection, fitted),
+        _figure(selection),
+        pages.ranking_html(selection),
         pages.matches_html(selection, labels) if any(selection.matches) else "",
-        answers.python_code(question, labels.settings.labels),
+        answers.python_code(question, labels.settings.labels, bool(fitted and fitted.asked)),
     )
 
 
-def _build_find(library: Library, question: gr.State) -> None:
-    gr.HTML(pages.FIND_HEAD)
-    classes = gr.Textbox(
-        label="Classes",
-        info="separated by commas or line breaks",
-        placeholder="corroded pipe, intact pipe, weld",
-        lines=4,
-        max_lines=12,
-        max_length=200_000,
-    )
-    with gr.Row(elem_classes=["mll-chips"]):
-        chips = [gr.Button(name, size="sm", variant="secondary") for name in EXAMPLES]
-    with gr.Row():
-        domain = gr.Dropdown(
-            DOMAINS,
-            value=None,
-            allow_custom_value=True,
-            label="How do the images look?",
-            info="optional; any words",
-        )
-        task = gr.Textbox(label="What are they for?", info="optional", placeholder="pipe inspection", max_length=200)
-    with gr.Accordion("Number of models and limits", open=False), gr.Row():
-        k = gr.Slider(
-            1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="their probabilities are combined"
-        )
-        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
-        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
-        license = gr.Dropdown(
-            LICENSES,
-            value="",
-            allow_custom_value=True,
-            label="License",
-            info="as on labels and model pages; or enter your own: mit, openrail",
-        )
-    ask = gr.Button("Find models", variant="primary", size="lg")
-    answer = gr.HTML(pages.FIND_EMPTY, elem_classes=_LIVE)
-    with gr.Column(visible=False) as details:
-        ranking = gr.HTML()
-        gr.HTML(pages.COST_HEAD)
-        cost = gr.Plot(show_label=False, elem_id="mll-cost", elem_classes=[*_PLOT, "points"])
-        matches = gr.HTML()
-        gr.HTML(pages.CODE_HEAD)
+def _figure(selection: Selection) -> Any:  # noqa: ANN401 - plotly has no types
+    """Accuracy against cost; the pick is marked by the library, the best model at any cost and a cheaper one here."""
+    figure, estimate, answer = accuracy_by_cost(selection), selection.estimate, selection.answer
+    if figure is None or estimate is None or answer is None:
+        return figure
+    for m, name in ((answer.best, "best at any cost"), (answer.cheapest, "as good and cheaper")):
+        model = selection.models[m]
+        if m not in selection.chosen_models:
+            figure.add_scatter(
+                x=[model.cost.gflops], y=[100 * float(estimate.accuracy[m])], name=name, hoverinfo="skip",
+                marker={"color": "#d55e00", "symbol": "star", "size": 15, "line": {"color": "white", "width": 1}},
+                mode="markers",
+            )  # fmt: skip
+    return figure
+
+
+def _build_home(library: Library) -> None:
+    try:
+        labels = library.labels
+        asked, found = next(iter(labels.examples.values()))
+        first = shown(labels, asked, found)
+    except MLLError as error:
+        asked, first = None, (pages.alert(error), None, "", "", "")
+    question, work = gr.State(asked), gr.State(None, time_to_live=2 * _HOUR)
+    current = gr.State(0)
+    text, look, purpose = next(iter(answers.EXAMPLES.values()))
+    gr.HTML(pages.HEAD)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            with gr.Group():
+                classes = gr.Textbox(
+                    text, label="Classes, separated by commas or line breaks", placeholder="corroded pipe, weld",
+                    lines=2, max_lines=8, max_length=200_000,
+                )  # fmt: skip
+                files = gr.File(
+                    label=f"Your images, up to {fitting.MAX_IMAGES} (optional)", file_count="multiple",
+                    file_types=["image"], height=160,
+                )  # fmt: skip
+            ask = gr.Button("Find my model", variant="primary", size="lg")
+            status = gr.HTML(elem_classes=_LIVE)
+            with gr.Row(elem_classes=["mll-chips"]):
+                chips = [gr.Button(name, size="sm", variant="secondary") for name in answers.EXAMPLES]
+            with gr.Accordion("Options", open=False):
+                domain = gr.Dropdown(
+                    DOMAINS, value=look, allow_custom_value=True, label="How do the images look?", info="any words"
+                )
+                task = gr.Textbox(purpose, label="What are they for?", placeholder="pipe inspection", max_length=200)
+                k = gr.Slider(1, answers.MAX_MODELS, value=1, step=1, label="Models to combine")
+                gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
+                parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
+                license = gr.Dropdown(
+                    LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
+                )
+        with gr.Column(scale=6, min_width=300):
+            card = gr.HTML(first[0], elem_classes=_LIVE)
+    with gr.Column(visible=False) as images:
+        gr.HTML(pages.ASK_HEAD)
+        with gr.Row(equal_height=False):
+            picture = gr.Image(
+                height=200, min_width=200, interactive=False, show_label=False, buttons=[], elem_id="mll-picture",
+                alt_text="The image to name",
+            )  # fmt: skip
+            with gr.Column(scale=3):
+                buttons = gr.Radio([], label="Its class")
+                menu = gr.Dropdown([], label="Its class", visible=False)
+            shares = gr.Label(label="Class shares among your images", num_top_classes=5, show_heading=False, scale=2)
+        gallery = gr.Gallery(
+            label="Your images", columns=8, height=420, allow_preview=False, object_fit="cover", buttons=[],
+            interactive=False, elem_id="mll-images",
+        )  # fmt: skip
+    cost = gr.Plot(first[1], show_label=False, elem_id="mll-cost", elem_classes=["mll-plot", "points"])
+    with gr.Accordion("Take it home: code, saved folder, ONNX, your own repo", open=False):
         python = gr.Code(
-            label="Python", language="python", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
-        )
+            first[4], label="Python", language="python", interactive=False, lines=1, show_line_numbers=False,
+            wrap_lines=True,
+        )  # fmt: skip
+        _build_take_home(question, work, library)
+    with gr.Accordion("All compared models", open=False):
+        ranking = gr.HTML(first[2])
+    with gr.Accordion("Which concepts match your classes?", open=False):
+        matches = gr.HTML(first[3])
+    gr.HTML(pages.LINKS)
 
-    parts = (answer, ranking, cost, matches, python)
+    parts = [card, cost, ranking, matches, python]
+    asking = [current, picture, buttons, menu, shares, gallery]
 
-    def show(
+    def answered(labels: Labels, asked: Question, selection: Selection) -> dict[Any, Any]:
+        found = shown(labels, asked, selection)
+        return {
+            question: asked,
+            work: None,
+            images: gr.Column(visible=False),
+            status: "",
+            **dict(zip(parts, found, strict=True)),
+        }
+
+    def show_names(
         text: str,
         domain: str | None,
         task: str,
@@ -229,76 +252,129 @@ def _build_find(library: Library, question: gr.State) -> None:
         try:
             names, licenses = answers.names_in_text(text), answers.licenses_in_text(license)
             asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
-            found = find(library.labels, asked)
+            labels = library.labels
+            return answered(labels, asked, labels.select(asked))
         except MLLError as error:
-            return {answer: pages.alert(error), details: gr.Column(visible=False), question: None}
-        return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
+            return {status: pages.alert(error), question: None, work: None, images: gr.Column(visible=False)}
 
-    inputs = [classes, domain, task, k, gflops, parameters, license]
-    for chip, values in zip(chips, EXAMPLES.values(), strict=True):
-        chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
-    ask.click(
-        show, inputs, [question, details, *parts], api_visibility="private", concurrency_id="labels",
-        show_progress_on=[answer], trigger_mode="once",
-    )  # fmt: skip
-
-
-# --- try --------------------------------------------------------------------------------------------------------------
-
-
-def _build_try(library: Library, question: gr.State) -> None:
-    gr.HTML(pages.TRY_HEAD)
-    selection = gr.State(None)
-    files = gr.File(label=f"Images: up to {trials.MAX_IMAGES}", file_count="multiple", file_types=["image"], height=170)
-    pictures = sorted(map(str, PICTURES.glob("*.png")))
-    examples = gr.Button("Use our example images", size="sm")
-    run = gr.Button("Try the models", variant="primary", size="lg")
-    message = gr.HTML(pages.TRY_EMPTY, elem_classes=_LIVE)
-    result = gr.HTML()
-    home = gr.HTML()
-    with gr.Column(visible=False) as publish:
-        _build_push(selection)
-
-    def act(
+    def show_images(
         asked: Question | None,
         files: list[dict[str, Any]] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> dict[Any, Any]:
-        def tell(done: tuple[int, int | None], text: str) -> None:
-            progress(done, desc=text, unit="models")
+        if asked is None or not files:
+            return {status: gr.skip()}
+        found = _fit(library.labels, asked, [each["path"] for each in files], lambda text: progress(None, desc=text))
+        if isinstance(found, MLLError):
+            return {status: pages.alert(found)}
+        return {status: "", **fitted_shown(found, found.next_asked)}
 
-        nothing = {selection: None, result: "", home: "", publish: gr.Column(visible=False)}
-        try:
-            if asked is None:
-                raise InputError("no models yet; find some under “Find”")
-            images = trials.sampled_images([each["path"] for each in files or ()])
-            if len(images) < MIN_IMAGES:
-                trial = trials.classify(library.labels, asked, images, EMBED, tell)
-                found, shown = trial.selection, pages.predictions_html(trial, [Path(path).name for path in images])
-                answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
-            else:
-                before, found = trials.choose_by_images(library.labels, asked, images, EMBED, tell)
-                answer, shown = pages.answer_html(found), pages.trial_ranking_html(before, found, len(images))
-        except MLLError as error:
-            return {message: pages.alert(error), **nothing}
+    def fitted_shown(found: Fitted, n: int | None) -> dict[Any, Any]:
+        answer = shown(library.labels, found.question, found.selection, found)
+        trial = found.selection.trial
+        estimated = dict(zip(found.question.classes, trial.shares.tolist(), strict=True)) if trial else None
         return {
-            selection: found, message: answer, result: shown, home: pages.download_html(found),
-            publish: gr.Column(visible=True),
+            work: found, images: gr.Column(visible=True), **dict(zip(parts, answer, strict=True)),
+            gallery: pages.captions(found), shares: gr.Label(estimated, visible=bool(trial)), **picked(found, n),
         }  # fmt: skip
 
-    # not preprocessed, so that a file that is not an image reaches the trial, which reports it
-    outputs = [selection, message, result, home, publish]
-    run.click(
-        act, [question, files], outputs, preprocess=False, api_visibility="private", concurrency_id="models",
-        concurrency_limit=1, trigger_mode="once", show_progress_on=[message],
+    def picked(found: Fitted, n: int | None) -> dict[Any, Any]:
+        """Show an image and ask for its class."""
+        n, names = n or 0, list(found.question.classes)
+        few, can_ask = len(names) <= _MOST_BUTTONS, bool(found.asked)
+        told = names[found.answers[n]] if n in found.answers else None
+        label = f"Its class? Predicted: {names[int(found.probabilities[n].argmax())]}"
+        return {
+            current: n,
+            picture: found.thumbnails[n],
+            buttons: gr.Radio(names if few else [], value=told, label=label, visible=few and can_ask),
+            menu: gr.Dropdown(names, value=told, label=label, visible=not few and can_ask),
+        }
+
+    def pick(found: Fitted | None, event: gr.SelectData) -> dict[Any, Any]:
+        return picked(found, int(event.index)) if found else {current: gr.skip()}
+
+    def tell(found: Fitted | None, n: int, name: str | None) -> dict[Any, Any]:
+        try:
+            if found is None or not name:
+                raise InputError("your images were deleted, as they are after two hours; drop them again")
+            found = fitting.correct(found, n, name)
+        except MLLError as error:
+            return {status: pages.alert(error)}
+        return {status: "", **fitted_shown(found, found.next_asked)}
+
+    def show_example(name: str) -> dict[Any, Any]:
+        text, look, purpose = answers.EXAMPLES[name]
+        fields = {classes: text, domain: look, task: purpose, files: None}
+        try:
+            return {**fields, **answered(library.labels, *library.labels.examples[name])}
+        except MLLError as error:
+            return {**fields, status: pages.alert(error)}
+
+    everything = [question, work, images, status, *parts]
+    for chip in chips:
+        chip.click(
+            functools.partial(show_example, chip.value),
+            None,
+            [classes, domain, task, files, *everything],
+            queue=False,
+            **_QUIET,
+        )
+    # not preprocessed, so that a file that is not an image reaches the fit, which reports it
+    models = {"api_visibility": "private", "concurrency_id": "models", "concurrency_limit": 2}
+    ask.click(
+        show_names, [classes, domain, task, k, gflops, parameters, license], everything, api_visibility="private",
+        concurrency_id="labels", show_progress_on=[card], trigger_mode="once",
+    ).success(
+        show_images, [question, files], [*everything, *asking], preprocess=False, show_progress_on=[status], **models,
     )  # fmt: skip
-    examples.click(lambda: pictures, None, files, queue=False, **_QUIET)
+    gallery.select(pick, work, asking[:4], **_QUIET)
+    for control in (buttons, menu):
+        control.input(
+            tell, [work, current, control], [*everything, *asking], trigger_mode="once", show_progress="minimal",
+            show_progress_on=[card], **models,
+        )  # fmt: skip
 
 
-def _build_push(selection: gr.State) -> None:
-    """Publish a selection with the visitor's login, which is available only on a Space."""
-    if not os.environ.get("OAUTH_CLIENT_ID"):
-        gr.HTML(pages.HOW_TO_PUSH)
+def _attempt(*arguments: Any) -> Fitted | MLLError:  # noqa: ANN401 - those of fitting.fit
+    """:func:`fitting.fit`, which returns its error: ZeroGPU runs it in a process that would only return its class."""
+    try:
+        return fitting.fit(*arguments)
+    except MLLError as error:
+        return error
+
+
+_fit = GPU(duration=_GPU_SECONDS)(_attempt) if GPU else _attempt
+
+
+def _build_take_home(question: gr.State, work: gr.State, library: Library) -> None:
+    gr.HTML(pages.HOW_TO_USE)
+    with gr.Row():
+        zipped = gr.Button("Make the saved folder (.zip)")
+        exported = gr.Button("Make ONNX (.zip)")
+    made = gr.File(label="Files to download", visible=False, interactive=False)
+    said = gr.HTML(elem_classes=_LIVE)
+
+    def chosen(found: Fitted | None, asked: Question | None) -> Selection:
+        if found:
+            return found.selection
+        if asked is None:
+            raise InputError("no answer yet; name classes and find a model first")
+        return library.labels.select(asked)
+
+    def make(action: Callable[[Selection, Path], str], found: Fitted | None, asked: Question | None) -> dict[Any, Any]:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="mll-zip-"))
+            return {made: gr.File(action(chosen(found, asked), folder), visible=True), said: ""}
+        except MLLError as error:
+            return {made: gr.File(visible=False), said: pages.alert(error)}
+
+    for button, action in ((zipped, fitting.saved_folder), (exported, fitting.onnx)):
+        button.click(
+            functools.partial(make, action), [work, question], [made, said], api_visibility="private",
+            concurrency_id="models", show_progress_on=[said], trigger_mode="once",
+        )  # fmt: skip
+    if not os.environ.get("OAUTH_CLIENT_ID"):  # a login is available only on a Space
         return
     gr.HTML(pages.PUSH_HEAD)
     gr.LoginButton()
@@ -306,91 +382,64 @@ def _build_push(selection: gr.State) -> None:
         repo = gr.Textbox(label="Repo", placeholder="<you>/my-selection", max_length=100)
         private = gr.Checkbox(label="Private")
     send = gr.Button("Publish the selection")
-    said = gr.HTML(elem_classes=_LIVE)
+    published = gr.HTML(elem_classes=_LIVE)
 
     @_or_alert
-    def publish(found: Selection | None, repo: str, private: bool, token: gr.OAuthToken | None) -> str:
-        return pages.pushed_html(trials.push(found, repo, private, token.token if token else None))
+    def publish(
+        found: Fitted | None, asked: Question | None, repo: str, private: bool, token: gr.OAuthToken | None
+    ) -> str:
+        return pages.pushed_html(fitting.push(chosen(found, asked), repo, private, token.token if token else None))
 
-    send.click(publish, [selection, repo, private], said, api_visibility="private", trigger_mode="once")
+    send.click(publish, [work, question, repo, private], published, api_visibility="private", trigger_mode="once")
 
 
-# --- explore ----------------------------------------------------------------------------------------------------------
+# --- all models, one model, one concept -------------------------------------------------------------------------------
 
 
 def _build_explore(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.EXPLORE_HEAD)
-    board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
-    message = gr.HTML(elem_classes=_LIVE)
     table = gr.Dataframe(
         headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 2], interactive=False,
         column_widths=[230, 95, 110, 125, 95, 120, 230], wrap=True, max_height=620, buttons=[], show_label=False,
         show_search="filter", label="Models", elem_id="mll-models",
     )  # fmt: skip
-    about = gr.HTML()
+    about = gr.HTML(elem_classes=_LIVE)
     gr.HTML(pages.HOW_TO_LABEL)
 
-    def show(name: str | None) -> dict[Any, Any]:
-        try:
-            labels = library.labels
-            return {table: pages.leaderboard(labels.models, labels.board(name)), message: ""}
-        except MLLError as error:
-            return {message: pages.alert(error)}
-
-    def fill() -> dict[Any, Any]:
+    def fill(request: gr.Request) -> dict[Any, Any]:
+        if not _asked_page(request):
+            return {about: ""}
         try:
             labels = library.labels
         except MLLError as error:
-            return {message: pages.alert(error)}
-        names = [each.name for each in labels.boards]
-        boards = gr.Dropdown(names, value=names[0], visible=len(names) > 1)
-        return {board: boards, about: pages.boards_html(labels), **show(names[0])}
+            return {about: pages.alert(error)}
+        return {table: pages.leaderboard(labels.models), about: pages.boards_html(labels)}
 
-    quiet = {**_QUIET, "concurrency_id": "labels"}
-    page.load(fill, None, [board, message, table, about], **quiet)
-    board.input(show, board, [message, table], **quiet)
-
-
-# --- model ------------------------------------------------------------------------------------------------------------
+    page.load(fill, None, [table, about], concurrency_id="labels", **_QUIET)
 
 
 def _build_model(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.MODEL_HEAD)
-    with gr.Row():
-        model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
-        board = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
+    model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
     shown = gr.HTML(elem_classes=_LIVE)
 
     @_or_alert
-    def show(name: str | None, board_name: str | None) -> str:
+    def show(name: str | None) -> str:
         labels = library.labels
-        model = labels.find(name)
-        page = pages.model_page(model, labels)
-        return page + pages.branches_html(*labels.read_label(model, board_name)) if any(model.labels) else page
+        return pages.model_page(labels.find(name), labels)
 
     def fill(request: gr.Request) -> dict[Any, Any]:
+        if not _asked_page(request):
+            return {shown: ""}
         try:
-            labels = library.labels
+            names = [each.name for each in library.labels.models]
         except MLLError as error:
             return {shown: pages.alert(error)}
-        names, boards = [each.name for each in labels.models], [each.name for each in labels.boards]
-        asked = _query_parameter(request, "model")
-        return {
-            model: gr.Dropdown(names, value=asked if asked in names else None if asked else names[0]),
-            board: gr.Dropdown(
-                [("the first", ""), *((name, name) for name in boards)], value="", visible=len(boards) > 1
-            ),
-            shown: show(asked or names[0], ""),
-        }
+        asked = _query_parameter(request, "model") or names[0]
+        return {model: gr.Dropdown(names, value=asked if asked in names else None), shown: show(asked)}
 
-    quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    inputs = [model, board]
-    page.load(fill, None, [*inputs, shown], show_progress="hidden", **quiet)
-    for control in inputs:
-        control.input(show, inputs, shown, js=_TO_ADDRESS % "model", **quiet)
-
-
-# --- concept ----------------------------------------------------------------------------------------------------------
+    page.load(fill, None, [model, shown], concurrency_id="labels", **_QUIET)
+    model.input(show, model, shown, js=_TO_ADDRESS % "model", concurrency_id="labels", api_visibility="private")
 
 
 def _build_concept(library: Library, page: gr.Blocks) -> None:
@@ -440,55 +489,25 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             task: What the images are for, for example "pipe inspection"; empty if unknown.
             max_gflops: Maximum GFLOPs per image of a model; 0 for any.
             max_million_parameters: Maximum parameters of a model, in millions; 0 for any.
-            licenses: Allowed licenses of chosen models, for example ["apache-2.0", "mit"]; none for any. Models that
-                are listed but not chosen may have others.
+            licenses: Allowed licenses of chosen models, for example ["apache-2.0", "mit"]; none for any.
 
         Returns:
-            "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
-            "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
-            its estimated accuracy on the user's images (0 to 1) with its 90 % interval, or null if it is not known, its
-            recall on test images of the classes (null if only its accuracy on ImageNet is known), what its figures are
-            based on, its license, parameters and GFLOPs per image. "classes": for each class the recall of the best
-            chosen model (null as above), and its coverage: 1 if the tests have the class, 0 if nothing like it, where
-            the recall is only the models' general level.
-            "code": a Python program that makes the same choice.
+            "answer": the best value, the best at any cost, and whether the choice matters, as sentences. "models": the
+            ten best and the chosen ones, best first; figures between 0 and 1, null if not known. "classes": the recall
+            of the best chosen model on their test images, and how well the tests cover them. "code": a Python program
+            that makes the same choice.
         """
-        with _errors_for_programs():
+        try:
             question = answers.make_question(
                 classes, domain, task, k, max_gflops, max_million_parameters, licenses or ()
             )
             labels = library.labels
             code = answers.python_code(question, labels.settings.labels)
             return _selection_record(labels.select(question), code)
+        except MLLError as error:
+            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
 
-    def explain_class(class_name: str, other_classes: list[str] | None = None, k: int = 3) -> dict[str, Any]:
-        """Show which visual concepts a class name is matched to, and how well the best models recognize them.
-
-        Args:
-            class_name: The class, for example "corroded pipe".
-            other_classes: The other classes of the task; a model has to distinguish all of them.
-            k: Number of best models to show.
-
-        Returns:
-            "coverage": 1 if the tests have the class, 0 if they have nothing similar. "concepts": the concepts with
-            their weight and definition.
-            "models": the ids of these models.
-        """
-        with _errors_for_programs():
-            question = answers.make_question([class_name, *(other_classes or ["something else"])], k=k)
-            labels = library.labels
-            return _class_record(labels.select(question), labels, question.classes[0])
-
-    return select_models, explain_class
-
-
-@contextlib.contextmanager
-def _errors_for_programs() -> Iterator[None]:
-    """Report errors in one line."""
-    try:
-        yield
-    except MLLError as error:
-        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+    return (select_models,)
 
 
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
@@ -524,23 +543,6 @@ def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
         return None
     low, high = (round(float(ends[m]), 4) for ends in estimate.interval)
     return {"estimate": round(float(estimate.accuracy[m]), 4), "low": low, "high": high}
-
-
-def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:
-    return {
-        "class": name,
-        "coverage": round(float(selection.coverage[selection.classes.index(name)]), 4),
-        "models": [selection.models[m].ref.repo_id for m in selection.chosen_models],
-        "concepts": [
-            {
-                "id": match.id,
-                "name": match.name,
-                "definition": labels.concept(match.id).definition,
-                "weight": round(match.weight, 4),
-            }
-            for match in selection.explain(name)
-        ],
-    }
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-import numpy as np
 from huggingface_hub import constants
 
 from mll_hf.hub.locations import REPO_ID
@@ -17,13 +14,14 @@ from mll_hf.labels.branches import branch_recalls
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.selection import STRATEGIES, Figures
+from mll_hf.selection.task import MIN_IMAGES
 from mll_hf.utils.text import abridged, gigaflops, parameter_count, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from answers import Labels, ListedModel
-    from trials import Trial
+    from fitting import Fitted
 
     from mll_hf import Selection
     from mll_hf.graph.concepts import Concept, SemanticGraph
@@ -132,38 +130,94 @@ def _not_shown(count: int, one: str, many: str) -> str:
     return f" {_counted(count, f'more {one} is', f'more {many} are')} not shown." if count else ""
 
 
-# --- heading ---------------------------------------------------------------------------------------------
+# --- the first page ---------------------------------------------------------------------------------------------------
 
 HEAD = wrap(
-    "<h1>Which vision model knows your classes?</h1>"
-    "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
-    "their relatives. No model is best at everything. Type your classes to see which models know them, try the models "
-    "on your images, and copy the code.</p>"
-    '<p class="quiet">How well each model recognizes everyday concepts has already been measured or published. Your '
-    "classes are matched to these concepts, so no model has to run to answer you.</p>"
+    "<h1>Which vision model fits your images?</h1>"
+    "<p>Name the classes to sort images into, and drop some of your images: they need no class. You get the open model "
+    "that is the best value, fitted to your images, and how good it is.</p>"
 )
-FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
-FIND_EMPTY = empty("Your ranking will appear here: enter some classes and press “Find models”, or choose an example.")
-TRY_HEAD = wrap(
-    "<h2>Try them on your images</h2><p>First find models for your classes under “Find”. With 16 images or more, "
-    "several models are run on them, and their predictions show which is best for you; no image needs a label. With "
-    "fewer images, the models found for you classify them. Uploads are deleted within two hours.</p>"
+ASK_HEAD = wrap(
+    "<h2>Correct what is wrong</h2><p>What does this image show? Or choose any other below. Accuracy, class shares and "
+    "classifier follow each answer.</p>"
 )
-TRY_EMPTY = empty("The answer will appear here.")
-EXPLORE_HEAD = wrap("<h2>All models</h2><p>Sort by any column. Each name links to the page of the model.</p>")
-MODEL_HEAD = wrap("<h2>What does a model know?</h2>")
-CONCEPT_HEAD = wrap("<h2>Which models know a concept best?</h2>")
-CONCEPT_EMPTY = empty("Enter a concept, for example umbrella, to see which models recognize it.")
+LINKS = wrap(
+    '<p class="quiet"><a href="?explore">All models</a> · <a href="?model">What a model knows</a> · '
+    '<a href="?concept">Which models know a concept</a></p>'
+)
+BACK = wrap('<p><a href="?">← Find a model for your classes</a></p>')
 
 
-# --- find -------------------------------------------------------------------------------------------------------------
+def card(selection: Selection, fitted: Fitted | None = None) -> str:
+    """The answer: the best value, how good it is, what is better at any cost, and what would settle it."""
+    lead, lines = selection.models[selection.chosen_models[0]], selection.answer_lines
+    license = f" · license {escape(lead.license)}" if lead.license else ""
+    facts = f"{parameter_count(lead.cost.parameters)} parameters · {gigaflops(lead.cost.gflops)} GFLOPs per image"
+    others = len(selection.chosen_models) - 1
+    together = f" and {_counted(others, 'other', 'others')}" if others else ""
+    return wrap(
+        '<div class="mll-card">',
+        f'<p class="mll-kicker">{"Fitted to your images" if fitted and fitted.asked else "Best value"}</p>',
+        f'<h2 class="mll-answer">{model_html(lead.ref)}{together}</h2>',
+        f'<p class="quiet">{facts}{license} · <a href="{_address(model=lead.name)}">more about it</a></p>',
+        _accuracy(selection),
+        _gain(selection, fitted),
+        *(f"<p>{escape(line)}</p>" for line in lines[1:]),
+        f'<p class="mll-settle"><strong>What would settle it:</strong> {_settles(fitted)}</p>',
+        "</div>",
+    )
 
 
-def answer_html(selection: Selection) -> str:
-    """The answer in sentences, and warnings."""
-    lines = [*selection.answer_lines]
-    best = "".join(f'<p class="mll-answer">{escape(line)}</p>' for line in lines[:1])
-    return wrap(best, *(f"<p>{escape(line)}</p>" for line in lines[1:]), *_warnings(selection))
+def _accuracy(selection: Selection) -> str:
+    """The estimated accuracy of the first chosen model as a bar with its interval, if it is known."""
+    estimate, m = selection.estimate, selection.chosen_models[0]
+    if estimate is None or not estimate.known[m]:
+        return '<p class="mll-unknown">Accuracy not known yet</p>'
+    low, middle, high = (100 * float(at[m]) for at in (estimate.interval[0], estimate.accuracy, estimate.interval[1]))
+    return (
+        f'<div class="mll-interval" aria-hidden="true"><i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
+        f'<b style="left:{middle:.1f}%"></b></div><p class="mll-accuracy"><strong>{_percent(middle / 100)}</strong> '
+        f'estimated accuracy <span class="quiet">(90\u00a0% interval: {low:.0f} to {_percent(high / 100)})</span></p>'
+    )
+
+
+def _gain(selection: Selection, fitted: Fitted | None) -> str:
+    """What the fit changed for the best model, measured on images that it was not fitted to."""
+    trial = selection.trial
+    if fitted is None or trial is None:
+        return ""
+    skipped = f" {_counted(fitted.n_unreadable, 'file', 'files')} could not be read." if fitted.n_unreadable else ""
+    change = f"{_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted"
+    counted, tried = len(fitted.counted), f"{_counted(len(selection.models), 'model', 'models')} tried"
+    gain = f"Agreement with all {len(selection.models)} models: {change}."
+    if counted:
+        gain = (
+            f"Of {_counted(counted, 'image', 'images')} that you were asked for, correct in cross-validation: {change}."
+        )
+    return f"<p>{tried} on {_counted(trial.n_images, 'image', 'images')}.{skipped} {gain}</p>"
+
+
+def _settles(fitted: Fitted | None) -> str:
+    if fitted is None:
+        return (
+            f"{MIN_IMAGES} or more of your images, which need no class: models are tried on them and fitted to them. "
+            "The class of about 25, by a click each, tells the accuracy."
+        )
+    if not fitted.asked:
+        return f"{MIN_IMAGES} images or more. These are only classified, since they are too few to fit a model to."
+    if left := len(fitted.asked) - len(fitted.counted):
+        return f"the class of {_counted(left, 'more image', 'more images')} that this page asks for."
+    return "nothing more here; add images if the interval is too wide."
+
+
+def captions(fitted: Fitted) -> list[tuple[str, str]]:
+    """Thumbnails with their class: as told, or predicted with its probability."""
+    shown = []
+    for n, path in enumerate(fitted.thumbnails):
+        name = shortened(fitted.question.classes[fitted.class_of(n)], 40)
+        share = fitted.probabilities[n].max()
+        shown.append((path, f"✓ {name}" if n in fitted.answers else f"{name} {_percent(share)}"))
+    return shown
 
 
 def _warnings(selection: Selection) -> list[str]:
@@ -177,8 +231,8 @@ def _warnings(selection: Selection) -> list[str]:
     return [
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
-            "models’ general level is used, so do not rely on the order. A few dozen of your own images, without "
-            "labels, are a better guide: upload them under “Try”."
+            "models’ general level is used, so do not rely on the order. A few dozen of your own images, which need "
+            "no class, are a better guide: drop them beside the classes."
         )
     ]
 
@@ -188,8 +242,8 @@ def shown_models(selection: Selection) -> list[int]:
     return sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.chosen_models})
 
 
-def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
-    """The ranking; ``licenses`` are those that the chosen models may have, empty for any."""
+def ranking_html(selection: Selection) -> str:
+    """What is known about the classes, and the ranking."""
     estimate, shown = selection.estimate, shown_models(selection)
     kinds = Counter(model.figures for model in selection.models)
     columns: dict[tuple[str, str], list[str]] = {
@@ -215,12 +269,13 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
     legend = (
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
         "90 % interval, where it is known. <strong>Recall on your concepts</strong>: the same for the test images of "
-        "the matched concepts; yours may be harder."
+        "the matched concepts; yours may be harder. Models may have any license: read their pages."
     )
     return wrap(
+        *(f"<p>{escape(note)}</p>" for note in selection.notes),
+        *_warnings(selection),
         _table("Ranking", list(columns), list(zip(*columns.values(), strict=True)), chosen),
         _quiet(legend + _not_shown(len(selection.models) - len(shown), "model", "models")),
-        _license_note(selection, licenses),
     )
 
 
@@ -237,20 +292,6 @@ def has_recall(selection: Selection, m: int) -> bool:
     return selection.models[m].figures is Figures.LABEL
 
 
-def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
-    if licenses:
-        return _quiet(
-            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Other listed models may "
-            "have any license: read their pages."
-        )
-    if all(selection.models[m].ref.is_local for m in selection.chosen_models):
-        return ""
-    return _quiet(
-        "These models may have any license: read each model’s page before you use it, or choose licenses under "
-        "“Number of models and limits”."
-    )
-
-
 def matches_html(selection: Selection, labels: Labels) -> str:
     """The concepts of each class, and its coverage."""
     header = [("your class", ""), ("matched to", ""), ("match", "")]
@@ -265,7 +306,6 @@ def matches_html(selection: Selection, labels: Labels) -> str:
             ]
         )
     return wrap(
-        "<h3>Which concepts match your classes?</h3>",
         _quiet(
             "The concepts whose test images are used for each class, with their weight. <strong>Match</strong>: the "
             f"probability that the tests cover this class; it counts as covered from {_percent(COVERED)} on."
@@ -288,84 +328,24 @@ def _concepts(selection: Selection, labels: Labels, y: int) -> str:
     return "<br>".join(shown)
 
 
-COST_HEAD = wrap(
-    "<h3>What does accuracy cost?</h3>",
-    _quiet("Models on the dotted line are the best at their cost or less; further left is cheaper to run."),
-)
-CODE_HEAD = wrap(
-    "<h3>Take it with you</h3>",
-    "<p>The same answer on your machine. Install first: "
-    "<code>pip install '.[models,offline]'</code> in a clone of the project.</p>",
-)
-
-
-# --- try --------------------------------------------------------------------------------------------------------------
-
-
-def predictions_html(trial: Trial, names: Sequence[str]) -> str:
-    """The predictions of the models, a row for each image."""
-    rows = []
-    for name, probabilities in zip(names, trial.probabilities, strict=True):
-        shown = escape(shortened(name, 60))
-        if np.isnan(probabilities).any():
-            rows.append([shown, '<span class="mll-weak">not readable; use PNG, JPEG or WebP</span>', ""])
-        else:
-            y = int(probabilities.argmax())
-            rows.append([shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(probabilities[y])])
-    return wrap(_table("Predictions", [("image", ""), ("class", ""), ("probability", "number")], rows))
-
-
-def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> str:
-    """The ranking after a trial, and what was tried."""
-    readable = after.trial.n_images if after.trial else n_images
-    skipped = f" {_counted(n_images - readable, 'image', 'images')} could not be read." if readable < n_images else ""
-    ranks = {model.name: m + 1 for m, model in enumerate(before.models)}
-    first = after.models[after.chosen_models[0]].name
-    return wrap(
-        ranking_html(after),
-        _quiet(
-            f"{_counted(len(after.models), 'model', 'models')} tried on {_counted(readable, 'image', 'images')}."
-            f"{skipped} By class names alone, {escape(first)} was number {ranks[first]} of {len(ranks)}. The trial "
-            "stops when no other model is likely to be better, or when this page’s limit is reached; the command line "
-            "has no such limit: <code>mll-hf select --images FOLDER</code>."
-        ),
-    )
-
-
-def download_html(selection: Selection) -> str:
-    """A link that saves a selection as a file; nothing is stored on the server."""
-    content = base64.b64encode(json.dumps(selection.to_json()).encode()).decode()
-    return wrap(
-        "<h3>Download the selection</h3>",
-        f'<p><a class="mll-button" download="selection.json" href="data:application/json;base64,{content}">Download '
-        "selection.json</a></p>",
-        "<p>It contains the chosen models with their commits, weights and prompts. Use it on your machine:</p>",
-        "<pre><code>mll-hf predict --selection selection.json photo.jpg</code></pre>",
-    )
-
-
 def pushed_html(url: str) -> str:
     """The URL of a published selection."""
     return wrap(f'<p>Published: <a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a></p>')
 
 
-def classified(trial: Trial) -> str:
-    """The predictions in a sentence."""
-    readable = ~np.isnan(trial.probabilities).any(axis=1)
-    models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.chosen_models], 3)
-    small = "" if trial.is_first_choice else " The models found for you are too large for this page."
-    return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
+# --- all models, one model, one concept -------------------------------------------------------------------------------
 
-
-# --- explore ----------------------------------------------------------------------------------------------------------
-
+EXPLORE_HEAD = wrap("<h2>All models</h2><p>Sort by any column. Each name links to the page of the model.</p>")
+MODEL_HEAD = wrap("<h2>What does a model know?</h2>")
+CONCEPT_HEAD = wrap("<h2>Which models know a concept best?</h2>")
+CONCEPT_EMPTY = empty("Enter a concept, for example umbrella, to see which models recognize it.")
 
 COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "license", "based on")
 
 
-def leaderboard(models: Sequence[ListedModel], b: int) -> list[list[str | float | None]]:
-    """Rows of models for :data:`COLUMNS`, by decreasing recall on a board, then by ImageNet accuracy."""
-    recalls = {model.name: label.mean_recall for model in models if (label := model.labels[b])}
+def leaderboard(models: Sequence[ListedModel]) -> list[list[str | float | None]]:
+    """Rows of models for :data:`COLUMNS`, by decreasing recall on the reference graph, then by ImageNet accuracy."""
+    recalls = {model.name: label.mean_recall for model in models if (label := model.labels[0])}
     order = sorted(models, key=lambda model: (-recalls.get(model.name, -1), -(model.imagenet or 0), model.name))
     return [
         [
@@ -414,20 +394,21 @@ def model_page(model: ListedModel, labels: Labels) -> str:
     for board, label in zip(labels.boards, model.labels, strict=True):
         if label is not None:
             facts.append([f"mean recall on {escape(board.name)}", _bar_and_percent(label.mean_recall)])
-    lacking = (
-        "" if any(model.labels) else _note("Only its overall accuracy is known. A label would show what it recognizes.")
-    )
+    published = [
+        [escape(one.dataset), escape(one.domain or "general"), _percent(one.value), escape(one.metric)]
+        for one in model.published
+    ]
+    columns = [("data set", ""), ("domain", "wide"), ("figure", "number"), ("metric", "")]
     return wrap(
         f"<h3>{model_html(model.ref, model.name)}</h3>",
-        lacking,
         _table(f"About {model.name}", [("fact", ""), ("value", "")], facts),
-        _permalink(model=model.name),
+        _table("Published figures", columns, published) if published else "",
+        *(
+            branches_html(label, board.graph)
+            for board, label in zip(labels.boards, model.labels, strict=True)
+            if label is not None
+        ),
     )
-
-
-def _permalink(**parameters: str) -> str:
-    address = _address(**parameters)
-    return _quiet(f'Permanent link to this page: <a href="{address}">{address}</a>')
 
 
 def branches_html(label: Label, graph: SemanticGraph) -> str:
@@ -470,7 +451,6 @@ def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) ->
             header = [("model", ""), ("recall", "number"), ("images", "number")]
             tables.append(_table(f"Best at {concept.name}{on}", header, rows))
         parts += tables or [_quiet("No images test this concept itself.")]
-        parts.append(_permalink(concept=id))
     return wrap(*parts)
 
 
@@ -485,11 +465,13 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
     return f"<details><summary>Labels that are left out</summary><ul>{''.join(items)}</ul></details>"
 
 
-PUSH_HEAD = wrap("<h4>Or publish it in your own small repo</h4>")
-HOW_TO_PUSH = wrap(
-    "<p>Or publish it in your own small repo, from which anyone can load it by name:</p>"
-    "<pre><code>mll-hf push --selection selection.json --to YOUR-NAME/my-selection</code></pre>"
+HOW_TO_USE = wrap(
+    "<p>Install first: <code>pip install '.[models,offline]'</code> in a clone of the project. The saved folder holds "
+    "the chosen models with their commits, and the fitted classifiers; none of your images. Unpack it, and:</p>"
+    "<pre><code>mll-hf predict photo.jpg --selection choice\n"
+    "mll-hf push --selection choice --to YOUR-NAME/my-selection</code></pre>"
 )
+PUSH_HEAD = wrap("<h3>Or publish it in your own small repo</h3>")
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3><p>A label is a claim of its publisher. This command measures a random "
     "sample of concepts again and compares.</p>"

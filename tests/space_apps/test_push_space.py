@@ -34,7 +34,7 @@ def test_a_space_brings_the_wheel_of_the_checkout(hub, api, wheel, name, capsys)
     assert files["app.py"] == (push_space.SPACES / name / "app.py").read_bytes()
     assert files[wheel.name] == b"a wheel"
     first = files["requirements.txt"].decode().splitlines()[0]
-    extras = {"mll_autolabel": "models,space", "mll_select": "models,offline,space"}[name]
+    extras = {"mll_autolabel": "models,space", "mll_select": "models,offline,space,export"}[name]
     assert first == f"mll-hf[{extras}] @ {api.endpoint}/spaces/{SPACE}/resolve/main/{wheel.name}"
     assert not any("__pycache__" in path for path in files)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
-import json
-import pickle
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +16,7 @@ from PIL import Image
 
 import mll_hf.client
 from mll_hf import Selection
-from mll_hf.errors import InputError, ModelError
-from mll_hf.labels.label import Cost
+from mll_hf.errors import InputError
 from mll_hf.models import resolve_model
 from selection_worlds import WordEncoder
 from space_worlds import (
@@ -38,9 +34,7 @@ from worlds import CAT, make_graph, make_label
 
 import answers  # isort: skip
 import pages  # isort: skip
-import trials  # isort: skip
-
-PICTURE = str(FOLDER / "pictures" / "1-sun.png")
+import fitting  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +76,6 @@ def test_questions_that_cannot_be_used(classes, options, reason):
 
 
 # --- the labels ---
-
-
-def test_only_allowed_models_are_chosen(labels, hub):
-    hub.put("model", "org/dogs", {"README.md": b"---\nlicense: mit\n---\n"})
-    chosen = labels.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
-    assert [chosen.models[m].ref.repo_id for m in chosen.chosen_models] == ["org/dogs"]
-    assert "may have any license" in pages.ranking_html(chosen)
-    html = pages.ranking_html(chosen, ("mit", HARM))
-    assert "name one of these licenses: mit, &lt;img" in html
-    assert HARM not in html
 
 
 def test_labels_are_read_again_after_an_hour_and_failures_after_seconds(tmp_path):
@@ -158,32 +142,27 @@ def published(tmp_path_factory):
 
 
 def test_without_labels_published_figures_answer(published):
-    parts = load_app().find(published, ask("umbrella", "cougar"))
-    assert "ImageNet accuracy" in parts[1]
-    assert "Client()" in answers.python_code(ask("cat", "dog"), "hub,published")
     assert published.senses("umbrella") == (["n04507155"], True)
-    rows = pages.leaderboard(published.models, 0)
+    rows = pages.leaderboard(published.models)
     assert len(rows) == len(published.models) > 100
     assert {row[1] for row in rows} == {None}
-    assert [row[2] for row in rows] == sorted((row[2] for row in rows), reverse=True)
-    overall = published.models[-1]
-    assert "Only its overall accuracy is known" in pages.model_page(overall, published)
-    with pytest.raises(InputError, match="was not measured on"):
-        published.read_label(overall, None)
+    assert list(published.examples) == list(answers.EXAMPLES)
+    for question, selection in published.examples.values():  # every recommended model has a page with its figures
+        model = published.find(selection.models[selection.chosen_models[0]].name)
+        assert "Published figures" in pages.model_page(model, published)
+        assert pages.card(selection).count(model.name) >= 1
+        assert load_app().shown(published, question, selection)[1] is not None
 
 
 def test_no_accuracy_is_shown_where_none_is_known(published):
     question = ask("asdfqw", "zxcvbn")
-    selection = published.select(question)
-    app = load_app()
-    parts = app.find(published, question)
-    assert "accuracy not known" in parts[0]
-    assert "nothing close enough to any of your classes" in parts[0]
-    assert parts[1].count("not known") == len(pages.shown_models(selection))
-    assert not parts[2].layout.yaxis.showticklabels
-    record = app._selection_record(selection, "")
-    assert {model["accuracy"] for model in record["models"]} == {None}
-    assert json.dumps(record)
+    selection, app = published.select(question), load_app()
+    card, figure, ranking, *_ = app.shown(published, question, selection)
+    assert "Accuracy not known yet" in card
+    assert "interval" not in card
+    assert "nothing close enough to any of your classes" in ranking
+    assert not figure.layout.yaxis.showticklabels
+    assert {model["accuracy"] for model in app._selection_record(selection, "")["models"]} == {None}
 
 
 # --- several graphs ---
@@ -237,118 +216,6 @@ def test_the_code_gives_the_same_models(question, folder, labels, monkeypatch):
     assert printed.getvalue().split() == [selection.models[m].ref.repo_id for m in selection.chosen_models]
 
 
-# --- running models ---
-
-
-@pytest.fixture(scope="module")
-def runnable(tmp_path_factory, tiny_open_clip):
-    """Labels of one model that can be run."""
-    graph = make_graph()
-    model = resolve_model(f"local-dir:{tiny_open_clip}")
-    label = make_label(graph, model=model)
-    return make_library(make_store(tmp_path_factory.mktemp("runnable"), [label], graph)).labels
-
-
-def nothing(*_):
-    """A progress that nobody sees."""
-
-
-def test_images_are_classified(runnable, tmp_path):
-    other = tmp_path / "no-image.png"
-    other.write_bytes(b"no image")
-    told = []
-    trial = trials.classify(runnable, ask("cat", HARM), [PICTURE, str(other)], None, lambda *what: told.append(what))
-    np.testing.assert_allclose(trial.probabilities[0].sum(), 1)
-    assert np.isnan(trial.probabilities[1]).all()
-    assert told[0][0] == (0, 1)
-    html = pages.predictions_html(trial, ["sun.png", HARM])
-    assert "not readable" in html
-    assert SAYS_HARM in html
-    assert HARM not in html
-    assert pages.classified(trial).startswith("1 image classified by ")
-
-
-def test_a_device_of_its_own_gives_the_same_answers(runnable, tmp_path):
-    """The way to ZeroGPU: model and images are prepared here, and only embedded there."""
-    other = tmp_path / "no-image.png"
-    other.write_bytes(b"no image")
-    images = [PICTURE, str(other), *sorted(map(str, (FOLDER / "pictures").glob("*.png")))]
-    here = trials.classify(runnable, ask("cat", "dog"), images, None, nothing)
-    there = trials.classify(runnable, ask("cat", "dog"), images, trials.embed, nothing)
-    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
-
-    def embed_elsewhere(*sent):
-        return pickle.loads(pickle.dumps(trials.embed(*pickle.loads(pickle.dumps(sent)))))
-
-    sent = trials.classify(runnable, ask("cat", "dog"), images, embed_elsewhere, nothing)
-    np.testing.assert_array_equal(sent.probabilities, there.probabilities)
-    with pytest.raises(ModelError, match="no time left"):
-        trials.classify(runnable, ask("cat", "dog"), images, lambda *_: "no time left", nothing)
-
-
-def test_seconds_of_a_gpu_grow_with_model_and_images():
-    small, large = (types.SimpleNamespace(cost=cost) for cost in (Cost(10**8, 10), Cost(10**9, 300)))
-    pixels = np.empty((200, 0))
-    seconds = [trials.gpu_seconds(model, pixels, ["a"] * 80) for model in (small, large)]
-    assert 10 < seconds[0] < seconds[1] < trials.gpu_seconds(large, pixels, ["a"] * 8000) == 120
-
-
-@pytest.fixture(scope="module")
-def two_runnable(tmp_path_factory, tiny_open_clip, tiny_siglip):
-    """Labels of two models that can be run, and of one that cannot."""
-    graph, folder = make_graph(), tmp_path_factory.mktemp("two")
-    models = [resolve_model(f"local-dir:{path}") for path in (tiny_open_clip, tiny_siglip)]
-    labels = [make_label(graph, model=model, cost=Cost(10**6, 1.0)) for model in models]
-    gone = make_label(graph, [9] * 7, repo_id="org/gone", cost=Cost(10**6, 1.0))
-    return make_library(make_store(folder / "labels", [*labels, gone], graph)).labels
-
-
-def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
-    told = []
-    images = []
-    for n in range(16):
-        images.append(str(tmp_path / f"{n}.png"))
-        Image.effect_noise((32, 32), 10 + n).save(images[-1])
-    (tmp_path / "17.png").write_bytes(b"no image")
-    images.append(str(tmp_path / "17.png"))
-    before, after = trials.choose_by_images(
-        two_runnable, ask("cat", "dog"), images, None, lambda done, text: told.append((done, text))
-    )
-    assert len(before.models) == 3
-    assert {model.ref.is_local for model in after.models} == {True}  # org/gone failed, and the trial went on
-    assert after.trial.n_images == 16
-    assert [done for (done, _), _ in told] == list(range(len(told)))
-    assert told[0][1].endswith("on 17 images")
-    html = pages.trial_ranking_html(before, after, len(images))
-    assert "2 models tried on 16 images" in html
-    assert "1 image could not be read" in html
-    link = pages.download_html(after)
-    content = base64.b64decode(link.partition("base64,")[2].partition('"')[0])
-    assert Selection.from_json(json.loads(content)).classes == ("cat", "dog")
-
-
-def test_trials_that_cannot_run(labels, folder, tmp_path):
-    for files in ([], [str(tmp_path / "notes.txt")]):
-        with pytest.raises(InputError, match="no image yet"):
-            trials.sampled_images(files)
-    assert len(trials.sampled_images([f"{n}.png" for n in range(500)])) == 200
-    small = make_library(folder, max_parameters=1000).labels
-    for trial in (trials.classify, trials.choose_by_images):
-        with pytest.raises(InputError, match="within the limits"):
-            trial(small, ask("cat", "dog"), ["x.png"] * 16, None, nothing)
-    with pytest.raises(ModelError):
-        trials.classify(labels, ask("cat", "dog"), ["x"], None, nothing)  # org/even is not on the Hub
-
-
-def test_models_that_are_too_large_give_way(tmp_path, tiny_open_clip):
-    graph = make_graph()
-    large = make_label(graph, repo_id="org/large", cost=Cost(10**10, 99.0))
-    small = make_label(graph, [1] * 7, model=resolve_model(f"local-dir:{tiny_open_clip}"), cost=Cost(10**6, 1.0))
-    labels = make_library(make_store(tmp_path, [large, small], graph)).labels
-    trial = trials.classify(labels, ask("cat", "dog"), [PICTURE], None, nothing)
-    assert "too large for this page" in pages.classified(trial)
-
-
 def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, monkeypatch):
     sent = []
 
@@ -360,9 +227,32 @@ def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, mon
     selection = labels.select(ask("cat", "dog"))
     for what, token, reason in ((None, "t", "no selection yet"), (selection, None, "not signed in")):
         with pytest.raises(InputError, match=reason):
-            trials.push(what, "me/mine", False, token)
-    assert trials.push(selection, " me/mine ", True, "t") == "https://hub/me/mine"
+            fitting.push(what, "me/mine", False, token)
+    assert fitting.push(selection, " me/mine ", True, "t") == "https://hub/me/mine"
     assert sent == [("me/mine", True, "t")]
+
+
+# --- images ---
+
+
+def test_images_that_a_visitor_chose_to_correct_decide_no_accuracy(tmp_path, tiny_open_clip, tiny_siglip):
+    graph = make_graph()
+    models = [resolve_model(f"local-dir:{path}") for path in (tiny_open_clip, tiny_siglip)]
+    labels = make_library(make_store(tmp_path / "labels", [make_label(graph, model=m) for m in models], graph)).labels
+    images = [str(tmp_path / f"{n}.png") for n in range(16)]
+    for n, path in enumerate(images):
+        Image.effect_noise((32, 32), 10 + 5 * n).save(path)
+    fitted = fitting.fit(labels, ask("cat", "dog"), images, lambda _: None)
+    first, second = fitted.asked[:2]
+    wrong = "dog" if fitted.class_of(second) == 0 else "cat"
+    chosen = fitting.correct(fitted, second, wrong)
+    assert chosen.counted == {}
+    np.testing.assert_array_equal(chosen.selection.estimate.known, fitted.selection.estimate.known)
+    assert chosen.class_of(second) == ("cat", "dog").index(wrong)
+    assert not np.array_equal(chosen.selection.heads[0].bias, fitted.selection.heads[0].bias)
+    assert list(fitting.correct(chosen, first, "cat").counted) == [first, second]
+    with pytest.raises(InputError, match="none of these files is an image"):
+        fitting.fit(labels, ask("cat", "dog"), [__file__], lambda _: None)
 
 
 # --- texts of the page ---
@@ -370,9 +260,9 @@ def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, mon
 
 def test_texts_of_others_are_escaped(labels):
     question = ask("cat", "car", HARM, "**bold** ${1+1} {{x}}", domain=HARM[:90])
-    *htmls, figure, matches, _code = load_app().find(labels, question)
+    card, figure, *htmls, _code = load_app().shown(labels, question, labels.select(question))
     htmls += [
-        matches,
+        card,
         pages.concept_html(labels, labels.boards[0].graph.index, False, HARM),
         pages.boards_html(labels),
         *(pages.model_page(model, labels) for model in labels.models),
@@ -382,23 +272,15 @@ def test_texts_of_others_are_escaped(labels):
         assert "<img" not in html
         assert "<b>" not in html
     hostile = replace(labels.models[0], name=f"[x](javascript:1) {HARM} **b**")
-    cell = pages.leaderboard([hostile], 0)[0][0]
+    cell = pages.leaderboard([hostile])[0][0]
     assert not set('<>*"') & set(cell)
     assert cell.count("[") == cell.count("(") == 1
     assert "<img" not in figure.to_json().replace("\\u003c", "<")
     assert any(SAYS_HARM in html for html in htmls)
 
 
-# --- the Space as a folder ---
-
-
 def test_what_the_hub_reads_of_the_space():
-    import gradio
-
     front = yaml.safe_load((FOLDER / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "gradio"
-    assert front["sdk_version"].split(".")[0] == gradio.__version__.split(".")[0]
     assert (FOLDER / front["app_file"]).exists()
     assert len(front["short_description"]) <= 60
-    assert "mcp-server" in front["tags"]
-    assert "mll-hf[" in (FOLDER / "requirements.txt").read_text()
