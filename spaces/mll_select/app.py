@@ -175,28 +175,17 @@ def _build_home(library: Library) -> None:
         with gr.Column(scale=4, min_width=300):
             with gr.Group():
                 classes = gr.Textbox(
-                    text, label="Classes, separated by commas or line breaks", placeholder="corroded pipe, weld",
+                    text, label="Classes, separated by commas", placeholder="corroded pipe, weld",
                     lines=2, max_lines=8, max_length=200_000,
                 )  # fmt: skip
                 files = gr.File(
                     label=f"Your images, up to {fitting.MAX_IMAGES} (optional)", file_count="multiple",
-                    file_types=["image"], height=160,
+                    file_types=["image"], height=140,
                 )  # fmt: skip
             ask = gr.Button("Find my model", variant="primary", size="lg")
             status = gr.HTML(elem_classes=_LIVE)
             with gr.Row(elem_classes=["mll-chips"]):
                 chips = [gr.Button(name, size="sm", variant="secondary") for name in answers.EXAMPLES]
-            with gr.Accordion("Options", open=False):
-                domain = gr.Dropdown(
-                    DOMAINS, value=look, allow_custom_value=True, label="How do the images look?", info="any words"
-                )
-                task = gr.Textbox(purpose, label="What are they for?", placeholder="pipe inspection", max_length=200)
-                k = gr.Slider(1, answers.MAX_MODELS, value=1, step=1, label="Models to combine")
-                gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
-                parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
-                license = gr.Dropdown(
-                    LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
-                )
         with gr.Column(scale=6, min_width=300):
             card = gr.HTML(first[0], elem_classes=_LIVE)
     with gr.Column(visible=False) as images:
@@ -215,6 +204,17 @@ def _build_home(library: Library) -> None:
             interactive=False, elem_id="mll-images",
         )  # fmt: skip
     cost = gr.Plot(first[1], show_label=False, elem_id="mll-cost", elem_classes=["mll-plot", "points"])
+    with gr.Accordion("Options", open=False):
+        domain = gr.Dropdown(
+            DOMAINS, value=look, allow_custom_value=True, label="How do the images look?", info="any words"
+        )
+        task = gr.Textbox(purpose, label="What are they for?", placeholder="pipe inspection", max_length=200)
+        k = gr.Slider(1, answers.MAX_MODELS, value=1, step=1, label="Models to combine")
+        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
+        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
+        license = gr.Dropdown(
+            LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
+        )
     with gr.Accordion("Take it home: code, saved folder, ONNX, your own repo", open=False):
         python = gr.Code(
             first[4], label="Python", language="python", interactive=False, lines=1, show_line_numbers=False,

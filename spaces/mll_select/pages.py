@@ -134,8 +134,8 @@ def _not_shown(count: int, one: str, many: str) -> str:
 
 HEAD = wrap(
     "<h1>Which vision model fits your images?</h1>"
-    "<p>Name the classes to sort images into, and drop some of your images: they need no class. You get the open model "
-    "that is the best value, fitted to your images, and how good it is.</p>"
+    "<p>Name the classes and drop some images, which need no class: you get the open model that is the best value, "
+    "fitted to them, and how good it is.</p>"
 )
 ASK_HEAD = wrap(
     "<h2>Correct what is wrong</h2><p>What does this image show? Or choose any other below. Accuracy, class shares and "
@@ -190,7 +190,9 @@ def _gain(selection: Selection, fitted: Fitted | None) -> str:
     change = f"{_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted"
     counted, tried = len(fitted.counted), f"{_counted(len(selection.models), 'model', 'models')} tried"
     gain = f"Agreement with all {len(selection.models)} models: {change}."
-    if counted:
+    if counted and not (selection.estimate and selection.estimate.known[selection.chosen_models[0]]):
+        gain = ""  # too few to tell
+    elif counted:
         gain = (
             f"Of {_counted(counted, 'image', 'images')} that you were asked for, correct in cross-validation: {change}."
         )
