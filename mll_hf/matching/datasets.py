@@ -80,7 +80,7 @@ def _recognize(keys: set[str]) -> Recognized | None:
         for d, y in places:
             hits[d].add(y)
     best: defaultdict[float, list[Recognized]] = defaultdict(list)
-    for d, shared in hits.items():
+    for d, shared in sorted(hits.items()):
         dataset = known_datasets()[d]
         found = Recognized((dataset,), len(shared), len(shared) / len(dataset.classes), inside[d] / len(keys))
         if _is_enough(found, len(keys)):
