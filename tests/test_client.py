@@ -529,7 +529,6 @@ def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(
         ["Hund", "Katze", "Pferd"],
         ["asdfqw", "qwerty"],
         ["melanoma", "nevus", "basal cell carcinoma"],
-        [str(digit) for digit in range(10)],
     ],
 )
 def test_no_accuracy_is_known_for_names_of_no_known_concept(names):
@@ -544,4 +543,4 @@ def test_the_classes_of_a_known_dataset_have_its_published_accuracies():
     low, high = (ends[0] for ends in selection.estimate.interval)
     assert selection.notes == ("These are the classes of CIFAR-10. Accuracies are those published for it.",)
     assert selection.estimate.known.all()
-    assert 0.97 < low < high < 1
+    assert 0.97 <= low < high <= 1

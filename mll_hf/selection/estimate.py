@@ -69,14 +69,19 @@ class Estimate(ArrayFields):
 
     @property
     def interval(self) -> tuple[Floats, Floats]:
-        """Lower and upper ends [M] of the 90 % intervals."""
+        """Lower and upper ends [M] of the 90 % intervals, rounded outward to whole percents, as they are shown."""
+        low, high = self._ends
+        return np.floor(100 * low) / 100, np.ceil(100 * high) / 100
+
+    @property
+    def _ends(self) -> tuple[Floats, Floats]:
         half_width = Z_SCORE * self.errors
         return sigmoid(self.mean - half_width), sigmoid(self.mean + half_width)
 
     @property
     def known(self) -> NDArray[np.bool_]:
         """[M] whether the accuracy is known: the interval is narrow, and does not rest on agreement between models."""
-        low, high = self.interval
+        low, high = self._ends
         return np.asarray((high - low <= MAX_WIDTH) & (self.basis is not Basis.IMAGES))
 
     def text(self, m: int) -> str:
@@ -87,7 +92,7 @@ class Estimate(ArrayFields):
         return f"{100 * self.accuracy[m]:.0f} % ({100 * low[m]:.0f} to {100 * high[m]:.0f} %)"
 
     def update(
-        self, models: Sequence[int], mean: Floats, errors: Floats, basis: Basis, common: float = 0.0
+        self, models: Sequence[int], mean: Floats, errors: Floats, basis: Basis, common: float | Floats = 0.0
     ) -> Estimate:
         """The estimate after an independent observation of the accuracies of T of the models.
 
@@ -96,11 +101,12 @@ class Estimate(ArrayFields):
             mean: [T] observed accuracies, in logits.
             errors: [T] their standard errors, positive.
             basis: What the new estimate rests on.
-            common: Standard error that the observations share.
+            common: Standard error that the observations share, or of each one the part that they share, [T].
         """
         rows = list(models)
         shared = self.covariance[:, rows]
-        gain = np.linalg.solve(shared[rows] + np.diag(errors**2) + common**2, shared.T).T
+        shared_errors = np.broadcast_to(common, len(rows))
+        gain = np.linalg.solve(shared[rows] + np.diag(errors**2) + np.outer(shared_errors, shared_errors), shared.T).T
         covariance = self.covariance - gain @ shared.T
         return Estimate(self.mean + gain @ (mean - self.mean[rows]), (covariance + covariance.T) / 2, basis)
 

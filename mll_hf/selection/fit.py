@@ -16,7 +16,8 @@ heads give. It differs from the textbook in four points, each chosen on developm
 3. Several models are fitted together: all learn from their pooled probabilities, so the cheap ones from the dear ones,
    and the offsets make each one's mean probabilities those of the pool. A single model has nothing to correct it, so
    it is fitted with more caution, and has no offsets.
-4. With examples, each model's strength is chosen by cross-validation; 0 is the zero-shot head.
+4. With examples, each model's strength is chosen by cross-validation; 0 is the zero-shot head, and 1 leaves it out,
+   for names that say nothing. Unlabeled images then weigh less the less certain the models are.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.head import Head
-from mll_hf.selection.probabilities import DIGITS, mutual_information, softmax
+from mll_hf.selection.probabilities import DIGITS, image_scale, mutual_information, pooling_weights, softmax
 from mll_hf.selection.suggest import effective_counts
 from mll_hf.utils.arrays import ArrayFields
 
@@ -41,23 +42,22 @@ if TYPE_CHECKING:
     Classes = NDArray[np.int64]
 
 SHARPNESS = 2.0  # standard deviation of scaled logits
-STRENGTHS = (0.0, 0.03, 0.1, 0.3)
+STRENGTHS = (0.0, 0.03, 0.1, 0.3, 1.0)
 DEFAULT = 2  # position of the strength without examples
 _IMAGES_PER_CLASS = 4  # with fewer images the strength without examples is lower
 _MIN_FACTOR = 0.5  # of the strength of a single model; below it stays as it is
 _RIDGE = 0.9  # shrinkage of the covariance
 _MIN_EQUAL = 4.0  # pseudo-images per class in the estimate of shares, at least
 _TRUST = 5.0  # the pool's shares weigh as much as this number of examples per class
-_STEEPNESS = 3.0  # a score higher by a tenth multiplies the weight of a model by C^.3
+_ALONE = 0.3  # strength of the images where the zero-shot head is left out, and weight of unlabeled images there
 _ROUNDS, _STEPS = 2, 5
 _FOLDS = 5
 _DUPLICATE = 0.97  # cosine of images, relative to the mean image, that are kept in one fold
 _MIN_PROBABILITY = 0.01  # of the true class of an example, when strengths are compared
 _LOG_LOSS = 0.5  # weight of the log loss beside the errors, when strengths are compared
-_ADVANTAGE = np.array([0.2, 0.2, 0.0, 1.0])  # loss by which each strength must be better than the default
+_ADVANTAGE = np.array([0.2, 0.2, 0.0, 1.0, 1.0])  # loss by which each strength must be better than the default
 _NONE = np.empty(0, np.int64)
 _MIN_SCALE = 1e-12
-_MIN_SCALE_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +132,6 @@ def fit(
     states = {s: images.em(STRENGTHS[s], np.arange(len(classes)), classes) for s in set(chosen.tolist())}
     right = _count_right(losses, predicted, folds, images, classes)
     return images.fitted([states[s] for s in chosen], np.array(STRENGTHS)[chosen], right)
-
-
-def image_scale(logits: NDArray[np.floating]) -> float:
-    """Standard deviation of logits [N, C] after removing the means of images and of classes.
-
-    At least a hundredth of the standard deviation between classes, in case all images are alike.
-    """
-    centered = logits.astype(np.float64)
-    centered -= centered.mean(axis=1, keepdims=True)
-    minimum = _MIN_SCALE_SHARE * float(centered.std()) + _MIN_SCALE
-    return max(float((centered - centered.mean(axis=0)).std()), minimum)
-
-
-def pooling_weights(scores: Floats, n_classes: int) -> Floats:
-    """[T] weights of models in a pool, exponential in their scores [T] in nats and summing to one."""
-    weights: Floats = np.exp(_STEEPNESS * np.log(n_classes) * (scores - scores.max()))
-    return weights / weights.sum()
 
 
 # --- expectation maximization -----------------------------------------------------------------------------------------
@@ -244,14 +227,20 @@ class _Images:
     ) -> _State:
         """Run EM from the start, with the classes of the images at some positions known, without those held out."""
         state, caution = self.start, self.caution(len(known))
+        text, strength = _parts(strength)
+        unlabeled_weight = self.certainty if len(known) else 1.0
+        if text == 0:  # the examples alone tell the classes at first
+            state, unlabeled_weight = replace(state, pool=np.zeros_like(state.pool)), _ALONE
         examples = np.eye(self.logits.shape[2])[classes]
         counted = examples * self.counts[known, None]
         for _ in range(_STEPS):
             pool = state.pool.copy()
             pool[known], pool[held_out] = examples, 0
             shares = self._shares(pool, counted, caution)
-            means = pool / (pool.sum(axis=0) + caution.pseudo_images)
-            logits, bias = self.logits.copy(), state.offsets + np.log(shares * len(shares))
+            weighted = pool * unlabeled_weight
+            weighted[known] = examples
+            means = weighted / (weighted.sum(axis=0) + caution.pseudo_images)
+            logits, bias = text * self.logits, text * state.offsets + np.log(shares * len(shares))
             for each, own_bias, kernel in zip(logits, bias, self.kernels, strict=True):
                 products = kernel @ means
                 own_bias -= strength / 2 * (means * products).sum(axis=0)
@@ -279,9 +268,12 @@ class _Images:
             if strengths[m] == 0:
                 heads.append(head)
                 continue
-            weights = strengths[m] * (state.means.T @ self.solved[m])
-            bias = head.bias + state.bias[m] - weights @ self.centers[m]
-            heads.append(Head((head.weights + weights).astype(np.float32), bias.astype(np.float32), is_fitted=True))
+            text, strength = _parts(strengths[m])
+            weights = strength * (state.means.T @ self.solved[m])
+            bias = text * head.bias + state.bias[m] - weights @ self.centers[m]
+            heads.append(
+                Head((text * head.weights + weights).astype(np.float32), bias.astype(np.float32), is_fitted=True)
+            )
         logits = np.stack([self.logits[m] if t == 0 else states[m].logits[m] for m, t in enumerate(strengths)])
         pool = _pooled(self.weights, softmax(logits)).argmax(axis=1)
         held_out = np.stack([self._held_out(m, states[m], strengths[m]) for m in range(len(heads))])
@@ -293,6 +285,7 @@ class _Images:
 
     def _held_out(self, m: int, state: _State, strength: float) -> Floats:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""
+        text, strength = _parts(strength)
         logits = np.empty_like(self.logits[m])
         folds = np.arange(len(logits)) % _FOLDS
         from_all = (state.means * (self.kernels[m] @ state.means)).sum(axis=0)
@@ -302,7 +295,12 @@ class _Images:
             products = self.kernels[m] @ means
             bias = (means * products).sum(axis=0) - from_all
             logits[inside] = strength * (products[inside] - bias / 2)
-        return self.logits[m] + logits + (state.bias[m] if strength else 0)
+        return text * self.logits[m] + logits + (state.bias[m] if strength else 0)
+
+
+def _parts(strength: float) -> tuple[float, float]:
+    """Weight of the zero-shot logits, and strength of what the images add."""
+    return (0.0, _ALONE) if strength == STRENGTHS[-1] else (1.0, strength)
 
 
 def _solve_within(centered: Floats, scatter: Floats, pool: Floats, pseudo_images: float) -> Floats:

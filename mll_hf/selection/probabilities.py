@@ -1,4 +1,4 @@
-"""Logits and probabilities: logistic function, softmax, entropy and mutual information, in float64."""
+"""Logits and probabilities: logistic function, softmax, scale, entropy, information and weights, in float64."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DIGITS = 9  # scores are rounded before they are compared, so that ties do not depend on the order of summation
 _MIN = 1e-300
+_MIN_SCALE, _MIN_SCALE_SHARE = 1e-12, 0.01
+_STEEPNESS = 3.0  # a score higher by a tenth multiplies the weight of a model by C^.3
 
 
 def logit(probability: NDArray[np.float64], minimum: float) -> NDArray[np.float64]:
@@ -56,3 +58,20 @@ def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
     all classes.
     """
     return entropy(probabilities.mean(axis=1, dtype=np.float64)) - entropy(probabilities).mean(axis=1)
+
+
+def image_scale(logits: NDArray[np.floating]) -> float:
+    """Standard deviation of logits [N, C] after removing the means of images and of classes.
+
+    At least a hundredth of the standard deviation between classes, in case all images are alike.
+    """
+    centered = logits.astype(np.float64)
+    centered -= centered.mean(axis=1, keepdims=True)
+    minimum = _MIN_SCALE_SHARE * float(centered.std()) + _MIN_SCALE
+    return max(float((centered - centered.mean(axis=0)).std()), minimum)
+
+
+def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """[T] weights of models in a pool, exponential in their scores [T] in nats and summing to one."""
+    weights: NDArray[np.float64] = np.exp(_STEEPNESS * np.log(n_classes) * (scores - scores.max()))
+    return weights / weights.sum()

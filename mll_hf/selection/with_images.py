@@ -45,6 +45,7 @@ _MIN_AGREEMENT = 0.01
 _OWN = 3.0
 _TREND = 1.0
 _FIT_ERROR = 1.7  # standard error of what fitting changes, in logits, which names do not tell; common to all models
+_SHARED_CHANCE = 0.5  # of the variance of several models' results on the same examples
 _PRIOR_EXAMPLES = 25  # examples that agreement with the pool is worth, when models are ranked
 _MAX_COMBINED = 5
 _CLOSE = 0.05  # a model is combined with the best one if its score is at most this much lower
@@ -186,7 +187,8 @@ def update_with_examples(estimate: Estimate, models: Sequence[int], right: Float
         accuracy = sigmoid(logits)
         information = n * accuracy * (1 - accuracy)
         response = logits + (right - n * accuracy) / information
-        posterior = estimate.update(rows, response, 1 / np.sqrt(information), Basis.EXAMPLES)
+        own, common = (np.sqrt(part / information) for part in (1 - _SHARED_CHANCE, _SHARED_CHANCE))
+        posterior = estimate.update(rows, response, own, Basis.EXAMPLES, common)
         step = np.clip(posterior.mean[rows] - logits, -_MAX_STEP, _MAX_STEP)
         logits = logits + step
         if np.abs(step).max() < _CONVERGED:

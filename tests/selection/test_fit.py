@@ -11,8 +11,8 @@ import pytest
 
 from mll_hf.errors import InputError
 from mll_hf.selection import Head
-from mll_hf.selection.fit import SHARPNESS, STRENGTHS, _folds, _Images, fit, image_scale, pooling_weights
-from mll_hf.selection.probabilities import mutual_information, softmax
+from mll_hf.selection.fit import SHARPNESS, STRENGTHS, _folds, _Images, fit
+from mll_hf.selection.probabilities import image_scale, mutual_information, pooling_weights, softmax
 from worlds import unit
 
 C, D, UNSEEN = 6, 24, 400
@@ -63,6 +63,17 @@ def test_fitted_heads_predict_other_images_better_and_examples_improve_them(n_mo
     unlabeled, examples = np.mean(gains, axis=0)
     assert unlabeled > (0.1 if n_models > 1 else -0.02)  # a single model has nothing to correct it
     assert examples > 0.01
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_names_that_say_nothing_are_left_out_when_examples_say_so(n_models):
+    for seed in range(3):
+        images, heads, true = make_world(150, n_models, seed)
+        exchanged = [Head(np.roll(head.weights, 1, axis=0), head.bias) for head in heads]
+        found = fit(seen(images, 150), exchanged, true[:50])
+        assert found.strengths.tolist() == [STRENGTHS[-1]] * n_models
+        assert accuracies(found.zero_shot, images, true).max() < 0.2
+        assert accuracies(found.heads, images, true).min() > 0.8
 
 
 @pytest.mark.parametrize("shares", [[1 / C] * C, [0.6, *[0.08] * 5]])
