@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import DEVICE_HELP, positive, size
+from mll_hf.cli.options import CLASSES_HELP, DEVICE_HELP, positive, size
 from mll_hf.cli.output import confirm, note, shown
 from mll_hf.cli.report import selection_report
 from mll_hf.cli.select import add_task_options, task_client, task_config
@@ -45,10 +45,7 @@ def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     command.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE", help="images, or folders of them; 256 are good"
     )
-    command.add_argument(
-        "--classes", nargs="+", required=True, metavar="CLASS",
-        help="your classes: cat dog, 'cat, dog', or a file (text, JSON, CSV)",
-    )  # fmt: skip
+    command.add_argument("--classes", nargs="+", required=True, metavar="CLASS", help=CLASSES_HELP)
     command.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
         help="save the fitted selection, which predict, serve, push and export read, and embeddings of the images, so "

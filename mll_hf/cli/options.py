@@ -28,6 +28,7 @@ SAMPLE_HELP = f"maximum probe images per concept (default: {FULL_SAMPLE})"
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or $ORG/NAME[@REVISION] on the Hub"
+CLASSES_HELP = "your classes: cat dog, 'cat, dog', or a file (text, JSON, CSV)"
 YES_HELP = "download more than a gigabyte without asking"
 GRAPH_HELP = "a folder with graph.json, hf://datasets/$ORG/NAME[@REVISION], or package:emoji"
 IMAGES_HELP = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
+    CLASSES_HELP,
     add_graph_choice,
     add_location,
     add_trust,
@@ -43,9 +44,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "downloaded or run. If you have images, use 'mll-hf fit'.",
         epilog="Example: mll-hf select cat dog 'golden retriever' --max-parameters 200M",
     )
-    command.add_argument(
-        "names", nargs="*", metavar="CLASS", help="your classes: cat dog, 'cat, dog', or a file (text, JSON, CSV)"
-    )
+    command.add_argument("names", nargs="*", metavar="CLASS", help=CLASSES_HELP)
     command.more.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="the same, as an option")
     command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
     command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")

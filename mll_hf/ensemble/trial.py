@@ -123,6 +123,20 @@ def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[
     return map_parallel(size, models)
 
 
+def fitted_probabilities(ensemble: Ensemble, images: Sequence[ImageLike], cache: EmbeddingCache) -> NDArray[np.float64]:
+    """[N, C] probabilities by the heads of a fitted selection; NaN for unreadable images.
+
+    Args:
+        ensemble: Of the selection.
+        images: N images.
+        cache: The embeddings that the fit kept; what is missing is computed.
+    """
+    selection, run = ensemble.selection, ensemble.model_runner(images, cache)
+    chosen = list(selection.chosen_models)
+    logits = np.stack([head.logits(run(m)[0]) for m, head in zip(chosen, selection.heads, strict=True)])
+    return linear_pool(logits, selection.weights[chosen])
+
+
 def suggest_images(
     ensemble: Ensemble, images: Sequence[ImageLike], count: int, cache: EmbeddingCache, most_images: int = 256
 ) -> list[tuple[ImageLike, str, float]]:
@@ -139,13 +153,9 @@ def suggest_images(
         InputError: There are not as many readable images.
         ModelError: A model cannot be loaded or run.
     """
-    selection = ensemble.selection
     images = [images[n] for n in trial_sample(len(images), most_images)]
-    run = ensemble.model_runner(images, cache)
-    chosen = list(selection.chosen_models)
-    logits = np.stack([head.logits(run(m)[0]) for m, head in zip(chosen, selection.heads, strict=True)])
-    readable = np.flatnonzero(np.isfinite(logits).all(axis=(0, 2)))
-    probabilities = linear_pool(logits[:, readable], selection.weights[chosen])
-    drawn, weights = suggest(probabilities, count)
-    names = [selection.classes[y] for y in probabilities[drawn].argmax(axis=1)]
+    probabilities = fitted_probabilities(ensemble, images, cache)
+    readable = np.flatnonzero(np.isfinite(probabilities).all(axis=1))
+    drawn, weights = suggest(probabilities[readable], count)
+    names = [ensemble.selection.classes[y] for y in probabilities[readable[drawn]].argmax(axis=1)]
     return [(images[n], *row) for n, *row in zip(readable[drawn], names, weights.tolist(), strict=True)]

@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from mll_hf.hub.connection import Head
 
 HUB = "hub"
-# The graph that everyone measures on, hf://datasets/$ORG/NAME. Empty until this project publishes it: a stranger could
+# The graph that everyone measures on, hf://datasets/$ORG/NAME. None until this project publishes it: a stranger could
 # register a name that we only planned, and influence selections with images of their choice.
-DEFAULT_GRAPH = ""
-GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
+GRAPH_VARIABLE = "MLL_GRAPH"
 PACKAGE_GRAPH = "package:emoji"  # comes with this package, so others have it; with other content it needs another name
 _PACKAGE_FOLDER = Path(__file__).parents[1] / "graph" / "data" / "emoji"
 _NO_ACCESS = (401, 403, 404)  # the Hub does not distinguish missing repos from inaccessible ones
@@ -82,7 +81,7 @@ def parse_dataset(text: str) -> DatasetLocation:
 
 def default_graph() -> str:
     """Location of the graph that everyone measures on; empty if there is none."""
-    return os.environ.get(GRAPH_VARIABLE) or DEFAULT_GRAPH
+    return os.environ.get(GRAPH_VARIABLE, "")
 
 
 def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:

@@ -89,6 +89,7 @@ class Fit(ArrayFields):
         held_out: [T, N, C] logits of the fitted heads, each fitted without the image.
         right: [T + 1, 2] effective number of examples that zero-shot and fitted head predict correctly in
             cross-validation, with the choice of the strength inside; last row: the pool. None without examples.
+        n_effective: Effective number of examples, of which these are right.
     """
 
     zero_shot: tuple[Head, ...]
@@ -100,6 +101,7 @@ class Fit(ArrayFields):
     scores: Floats
     held_out: Floats
     right: Floats | None
+    n_effective: float
 
 
 def fit(
@@ -280,8 +282,9 @@ class _Images:
         agreement = np.stack([(each.argmax(axis=2) == pool).mean(axis=1) for each in (self.logits, held_out)], axis=1)
         scores = self.certainty * agreement[:, 1] + (1 - self.certainty) * self.information
         return Fit(
-            self.zero_shot, tuple(heads), strengths, self.weights, states[0].shares, agreement, scores, held_out, right
-        )
+            self.zero_shot, tuple(heads), strengths, self.weights, states[0].shares, agreement, scores, held_out, right,
+            float(self.counts.sum()),
+        )  # fmt: skip
 
     def _held_out(self, m: int, state: _State, strength: float) -> Floats:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""

@@ -17,7 +17,6 @@ from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.fit import fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.selection.strategies import STRATEGIES
-from mll_hf.selection.suggest import effective_counts
 from mll_hf.selection.trial import QUANTILES, Trial, resemblance
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def choose_with_images(
         raise ValueError("the shortlist has no estimate")
     shown, overall, results = shortlist.estimate.subset(rows), found.scores, found.agreement
     if found.right is not None:
-        n_effective = n_examples if weights is None else float(effective_counts(weights).sum())
+        n_effective = found.n_effective
         results, right = found.right[:-1] / n_effective, found.right[:-1, 1]
         overall = (right + _PRIOR_EXAMPLES * overall) / (n_effective + _PRIOR_EXAMPLES)
         if n_classes > 1:

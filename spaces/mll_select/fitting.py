@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.ensemble.embedding_cache import EmbeddingCache, image_digest
-from mll_hf.ensemble.rules import linear_pool
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.ensemble.trial import try_models
+from mll_hf.ensemble.trial import fitted_probabilities, try_models
 from mll_hf.errors import InputError
 from mll_hf.export import export_onnx
 from mll_hf.selection import Task, shortlist_config
@@ -123,7 +122,7 @@ def fit(labels: Labels, question: Question, paths: Sequence[str], tell: Tell) ->
         run = runner.model_runner(images, cache)
         heads = [shortlist.final_head(m, run(m)[1]) for m in shortlist.chosen_models]
         selection = replace(shortlist, heads=tuple(heads))
-    probabilities = _probabilities(selection, images, cache)
+    probabilities = fitted_probabilities(Ensemble(selection), images, cache)
     found = Fitted(
         question, shortlist, images, tuple(thumbnails.values()), len(_sample(paths)) - len(images), selection,
         probabilities, folder=folder,
@@ -157,7 +156,8 @@ def correct(fitted: Fitted, n: int, name: str) -> Fitted:
     if not counted and shortlist.estimate is not None:
         rows = [_row_of(shortlist, model.ref.repo_id) for model in selection.models]
         selection = replace(selection, estimate=shortlist.estimate.subset(rows).at_most_first())
-    return replace(fitted, selection=selection, probabilities=_probabilities(selection, images, cache))
+    probabilities = fitted_probabilities(Ensemble(selection), images, cache)
+    return replace(fitted, selection=selection, probabilities=probabilities)
 
 
 def _row_of(selection: Selection, repo_id: str) -> int:
@@ -169,13 +169,6 @@ def _choosing_only(shortlist: Selection, tried: Selection) -> Selection:
     ids = {model.ref.repo_id for model in tried.models}
     kept = np.array([model.ref.repo_id in ids for model in shortlist.models])
     return replace(shortlist, chosen=shortlist.chosen & kept[:, None])
-
-
-def _probabilities(selection: Selection, images: Sequence[str], cache: EmbeddingCache) -> NDArray[np.float64]:
-    """[N, C] of the heads on embeddings in the cache."""
-    run, chosen = Ensemble(selection).model_runner(images, cache), list(selection.chosen_models)
-    logits = np.stack([head.logits(run(m)[0]) for m, head in zip(chosen, selection.heads, strict=True)])
-    return linear_pool(logits, selection.weights[chosen])
 
 
 def _sample(paths: Sequence[str]) -> list[str]:
