@@ -1,7 +1,6 @@
 """Published figures of known models by data set, domain and language.
 
-The table is ``data/figures.csv``, written by ``scripts/known_models/build.py``. Figures of different sources or metrics
-are never compared with one another.
+The table is ``data/figures.csv``. Figures of different sources or metrics are never compared with one another.
 """
 
 from __future__ import annotations

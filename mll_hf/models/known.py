@@ -1,7 +1,7 @@
 """Known models and what others have published about them: sizes, costs, licenses, ImageNet accuracies.
 
-The table is ``data/known_models.csv``, written by ``scripts/known_models/build.py`` from the tables that
-``sources.csv`` names.
+The table is ``data/known_models.csv``, gathered from the tables that ``sources.csv`` names; ``scripts/known_models``
+adds models.
 
 Where sources disagree about a model, `KnownModel` shows one figure (``scripts/known_models/figures`` has all of them):
 

@@ -10,9 +10,13 @@ resvg-py, the client ``npm``, and Debian's ``wordnet-base``. The same packages g
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import shutil
+import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import replace
 from importlib.resources import files
@@ -20,10 +24,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from PIL import Image
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import script_parser
-from graph.small.packages import Packages, centered, svg_image, webp_image
 from graph.wordnet import DEBIAN, NOUN_FILE, make_graph, read_nouns
 from mll_hf.errors import MLLError
 from mll_hf.graph import authoring
@@ -66,10 +71,10 @@ def main() -> int:
     """Run the script; returns the exit status."""
     parser = script_parser(__doc__)
     parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the graph (default: that of the package)")
-    parser.add_argument("--packages", type=Path, default=Path(tempfile.gettempdir()) / "emoji-packages")
+    parser.add_argument("--packages", type=Path, default=Path(tempfile.gettempdir()) / "emoji-packages", help="kept")
     args = parser.parse_args()
     try:
-        graph = build(args.to, Packages(args.packages.absolute()))
+        graph = build(args.to, args.packages.absolute())
     except MLLError as error:
         print(f"build_emoji_graph: error: {error}", file=sys.stderr)
         return 1
@@ -78,7 +83,7 @@ def main() -> int:
     return 0
 
 
-def build(folder: Path, packages: Packages) -> SemanticGraph:
+def build(folder: Path, packages: Path) -> SemanticGraph:
     """Write the graph, its images and credits; what is in the folder is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
     nouns, icons = read_nouns(), {each: read_icons(packages, each) for each in SETS}
@@ -99,9 +104,22 @@ def read_emoji() -> dict[str, str]:
     return {row["emoji"]: row["wnid"] for row in csv.DictReader(text.splitlines())}
 
 
-def read_icons(packages: Packages, emoji_set: EmojiSet) -> dict[str, str]:
+def npm_package(spec: str, packages: Path) -> Path:
+    """Folder of an npm package, given as ``name@version``; a package that is there is not downloaded again."""
+    target = packages / spec.replace("/", "__")
+    if not target.exists():
+        packages.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=packages))
+        subprocess.run(["npm", "pack", "--silent", spec], cwd=work, check=True, stdout=subprocess.DEVNULL)
+        with tarfile.open(next(work.glob("*.tgz"))) as tar:
+            tar.extractall(work, filter="data")
+        os.replace(work, target)
+    return target / "package"
+
+
+def read_icons(packages: Path, emoji_set: EmojiSet) -> dict[str, str]:
     """Drawings of a set by name, as SVG; checks the license that the package states."""
-    folder = packages.npm(emoji_set.spec)
+    folder = npm_package(emoji_set.spec, packages)
     stated = json.loads((folder / "info.json").read_text(encoding="utf-8"))["license"]["spdx"]
     if stated != emoji_set.license:
         raise MLLError(f"{emoji_set.spec} has the license {stated}, not {emoji_set.license}")
@@ -128,8 +146,20 @@ def images_of(name: str, icons: Mapping[EmojiSet, Mapping[str, str]]) -> Iterato
         if (drawing := drawings.get(spelled))
     )
     for emoji_set, drawing in islice(dict(found).items(), IMAGES):
-        image = centered(svg_image(drawing, SIZE), size=SIZE)
-        yield webp_image(image, name, DOMAIN, f"{emoji_set.name}, npm {emoji_set.spec}, {emoji_set.license}")
+        source = f"{emoji_set.name}, npm {emoji_set.spec}, {emoji_set.license}"
+        yield NewImage(webp(drawing), name, DOMAIN, source)
+
+
+def webp(svg: str) -> bytes:
+    """A drawing in the center of a white square."""
+    import resvg_py
+
+    image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=2 * SIZE))).convert("RGBA")
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+    canvas, buffer = Image.new("RGB", (SIZE, SIZE), "white"), io.BytesIO()
+    canvas.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2), image)
+    canvas.save(buffer, "WEBP", quality=90, method=4)
+    return buffer.getvalue()
 
 
 def credits(icons: Mapping[EmojiSet, Mapping[str, str]]) -> str:

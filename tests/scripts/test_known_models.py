@@ -1,10 +1,7 @@
 """Building the table of known models."""
 
-import os
 import shutil
-from pathlib import Path
 
-import open_clip
 import pytest
 
 from known_models import add, build, domain_words
@@ -13,38 +10,7 @@ from mll_hf.models import known
 from mll_hf.models.figures import figures
 from mll_hf.models.known import known_models, usable_models
 
-ROOT = Path(__file__).resolve().parents[2]
 DATA, PAGES = build.DATA, build.LOOKED_UP / "pages.csv"
-TABLES = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed")) / "published"
-OPEN_CLIP = "3.3.0"  # whose table of pretrained models the data files were built with; also in sources.csv
-needs_tables = pytest.mark.skipif(
-    not (TABLES / "openclip_results.csv").is_file(),
-    reason=f"no published tables at {TABLES}; set MLL_TESTBED to rebuild the known models from them",
-)
-needs_open_clip = pytest.mark.skipif(
-    open_clip.__version__ != OPEN_CLIP, reason=f"open_clip {open_clip.__version__} lists other models than {OPEN_CLIP}"
-)
-
-
-@needs_tables
-@needs_open_clip
-def test_rebuilding_changes_nothing():
-    for name, content in build.build(TABLES).items():
-        assert build.place(name).read_bytes() == content, name
-
-
-@needs_tables
-@pytest.mark.parametrize(("value", "complaint"), [("1.2", "1.2 is not between 0 and 1"), ("high", "'high'")])
-def test_a_table_with_impossible_figures_is_one_line(value, complaint, tmp_path, capsys):
-    for path in TABLES.iterdir():
-        shutil.copy(path, tmp_path / path.name)
-    table = tmp_path / "openclip_results.csv"
-    table.chmod(0o644)
-    table.write_text(table.read_text().replace("0.8437", value, 1))
-    assert build.main(["--tables", str(tmp_path)]) == 2
-    said = capsys.readouterr()
-    assert complaint in said.err
-    assert (said.out, said.err.count("\n")) == ("", 1)
 
 
 @pytest.mark.skipif(not domain_words.DEBIAN.is_dir(), reason="needs Debian's wordnet-base to rebuild domain_words.csv")
