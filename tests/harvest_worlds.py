@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.utils import _http
-from PIL import Image
 
 import tiny_hub
 from graph import gathering
@@ -73,16 +72,6 @@ def put_features(repo_id, rows, features, shards=2, split="train", files=()):
         datasets.Dataset.from_list(part, features=datasets.Features(features)).to_parquet(file)
         content[f"data/{split}-{i:05}-of-{shards:05}.parquet"] = file.getvalue()
     return tiny_hub.HUB.put("dataset", repo_id, {**content, **dict(files)})
-
-
-def scene(serial, boxes=(), size=(400, 300)):
-    """A PNG with a box of the color (red, green, blue) at each (left, top, right, bottom); none is like another."""
-    image = Image.new("RGB", size, (255, 255, serial))
-    for box, color in boxes:
-        image.paste(color, box)
-    content = io.BytesIO()
-    image.save(content, format="PNG")
-    return content.getvalue()
 
 
 def in_shards(rows, count):

@@ -10,11 +10,10 @@ resumes with the same command.
     python scripts/graph/build_graph.py --out DIR --source 'hf://datasets/$ORG/BIRDS?labels=birds.csv&domain=drawing'
 
 With --redistributable, only redistributable images are taken: their license is open, and their author or page is
-known. Both are columns of the dataset, or come from a file that Open Images or COCO offers for download:
+known. Both are columns of the dataset, or come from a file that Open Images offers for download:
 
     python scripts/graph/build_graph.py --out DIR --redistributable \\
-        --source 'open-images?credits=test-images-with-rotation.csv' \\
-        --source 'hf://datasets/$ORG/COCO?labels=wnids.csv&domain=photo&objects=objects&label=category&key=image_id&credits=instances_val2017.json'
+        --source 'open-images?credits=test-images-with-rotation.csv'
 
 WordNet 3.0 is Debian's package wordnet-base, or a folder: --wordnet DIR
 """
@@ -168,7 +167,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     if "images" in report:
         images = report["images"]
         for source in images["sources"]:
-            reasons = ("unlicensed", "ambiguous", "small", "repeated")
+            reasons = ("unlicensed", "ambiguous")
             others = "".join(f", {source[reason]:,} {reason}" for reason in reasons if source[reason])
             yield (
                 "{name}: {images:,} images of {concepts:,} concepts, of {seen:,} seen "

@@ -1,14 +1,10 @@
 """License, author and page of each image of a dataset, and which images may be redistributed.
 
-They are columns of the dataset or of a file of credits, named as in one of these sources:
+They are columns of the dataset, or of a file of credits as Open Images has them: ``License``, ``Author`` and
+``OriginalLandingURL``, in ``train-images-boxable-with-rotation.csv``, ``validation-images-with-rotation.csv`` and
+``test-images-with-rotation.csv`` (storage.googleapis.com/openimages, V7).
 
-* COCO: ``license`` (a number, which the list ``licenses`` explains) and
-  ``flickr_url``, in the list ``images`` of every annotation file (cocodataset.org, format of the data). The author is
-  only on Flickr's page. A license number in a column of a dataset is ignored, since numberings differ.
-* Open Images: ``License``, ``Author`` and ``OriginalLandingURL``, in ``train-images-boxable-with-rotation.csv``,
-  ``validation-images-with-rotation.csv`` and ``test-images-with-rotation.csv`` (storage.googleapis.com/openimages, V7).
-
-Cropping changes an image, so licenses without derivatives forbid it. Licenses for non-commercial use do not count as
+Resizing changes an image, so licenses without derivatives forbid it. Licenses for non-commercial use do not count as
 open: users of a public dataset would have to know what each image may be used for.
 """
 
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -37,11 +32,9 @@ if TYPE_CHECKING:
 
 LICENSE_COLUMNS = ("license", "License")
 AUTHOR_COLUMNS = ("author", "Author")
-URL_COLUMNS = ("OriginalLandingURL", "flickr_url", "flickr_id", "url")
+URL_COLUMNS = ("OriginalLandingURL", "url")
 CREDIT_COLUMNS = (*LICENSE_COLUMNS, *AUTHOR_COLUMNS, *URL_COLUMNS)
 _ID_COLUMNS = ("ImageID", "image_id", "id")
-_FLICKR_FILE = re.compile(r"https?://[\w.]*static\.?flickr\.com/(?:\d+/)+(\d+)_\w+\.\w+", re.ASCII)
-_FLICKR_ID = re.compile(r"\d+", re.ASCII)
 
 
 class Credit(NamedTuple):
@@ -71,18 +64,11 @@ class Credit(NamedTuple):
 def credit_in(row: Mapping[str, Any]) -> Credit:
     """The credit in a row of a dataset, or of a file of credits."""
 
-    def first(columns: Collection[str]) -> tuple[str, str]:
-        texts = ((column, str(row[column]).strip()) for column in columns if row.get(column) is not None)
-        return next(((column, text) for column, text in texts if text), ("", ""))
+    def first(columns: Collection[str]) -> str:
+        texts = (str(row[column]).strip() for column in columns if row.get(column) is not None)
+        return next(filter(None, texts), "")
 
-    _, license = first(LICENSE_COLUMNS)
-    column, url = first(URL_COLUMNS)
-    photo = _FLICKR_FILE.fullmatch(url)
-    if column == "flickr_id":
-        url = f"https://www.flickr.com/photo.gne?id={url}" if _FLICKR_ID.fullmatch(url) else ""
-    elif photo:
-        url = f"https://www.flickr.com/photo.gne?id={photo[1]}"
-    return Credit(license_id(license), first(AUTHOR_COLUMNS)[1], url)
+    return Credit(license_id(first(LICENSE_COLUMNS)), first(AUTHOR_COLUMNS), first(URL_COLUMNS))
 
 
 def license_id(text: str) -> str:
@@ -122,9 +108,8 @@ class Credits:
     table: pa.Table
 
     def of(self, id: object) -> Credit | None:
-        """The credit of an image, or None. The id is a number, a string, or an image whose file name is the id."""
-        name = str((id.get("path") or "") if isinstance(id, dict) else id).rpartition("/")[2].partition(".")[0]
-        key = _key(name)
+        """The credit of an image, or None."""
+        key = _key(str(id))
         at = int(np.searchsorted(self.ids, key))
         if not key or at == len(self.ids) or self.ids[at] != key:
             return None
@@ -133,7 +118,7 @@ class Credits:
 
 
 def read_credits(file: Path) -> Credits:
-    """Read a file of credits: an annotation file of COCO (JSON), or image metadata of Open Images (CSV).
+    """Read a file of credits: image metadata of Open Images (CSV).
 
     A CSV file of 1.7 million images takes 0.6 GB of memory while it is read, and 0.4 GB afterwards.
 
@@ -150,28 +135,16 @@ def read_credits(file: Path) -> Credits:
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        if file.suffix.lower() == ".json":
-            document = json.loads(file.read_text(encoding="utf-8"))
-            licenses = {each["id"]: each["url"] for each in document["licenses"]}
-            images = document["images"]
-            columns = {
-                "id": [str(image["id"]) for image in images],
-                "license": [licenses.get(image["license"]) for image in images],
-                "flickr_url": [image["flickr_url"] for image in images],
-            }
-            table = pa.table(columns)
-        else:
-            parse = arrow_csv.ParseOptions(newlines_in_values=True)
-            with arrow_csv.open_csv(file, parse_options=parse) as head:
-                names = [name for name in (*_ID_COLUMNS, *CREDIT_COLUMNS) if name in head.schema.names]
-            repeated = dict.fromkeys((*LICENSE_COLUMNS, *AUTHOR_COLUMNS), pa.dictionary(pa.int32(), pa.string()))
-            kinds = {name: repeated.get(name, pa.string()) for name in names}
-            convert = arrow_csv.ConvertOptions(include_columns=names, column_types=kinds)
-            table = arrow_csv.read_csv(file, convert_options=convert, parse_options=parse)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+        parse = arrow_csv.ParseOptions(newlines_in_values=True)
+        with arrow_csv.open_csv(file, parse_options=parse) as head:
+            names = [name for name in (*_ID_COLUMNS, *CREDIT_COLUMNS) if name in head.schema.names]
+        repeated = dict.fromkeys((*LICENSE_COLUMNS, *AUTHOR_COLUMNS), pa.dictionary(pa.int32(), pa.string()))
+        kinds = {name: repeated.get(name, pa.string()) for name in names}
+        convert = arrow_csv.ConvertOptions(include_columns=names, column_types=kinds)
+        table = arrow_csv.read_csv(file, convert_options=convert, parse_options=parse)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
-            f"{file} cannot be read as credits ({one_line(error)}); give an annotation file of COCO or the image "
-            "metadata of Open Images"
+            f"{file} cannot be read as credits ({one_line(error)}); give the image metadata of Open Images"
         ) from None
     id_column = next((name for name in _ID_COLUMNS if name in table.column_names), None)
     if id_column is None or not {*LICENSE_COLUMNS} & {*table.column_names}:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
-from graph.boxes import MARGIN, MIN_SIDE
 from graph.credits import Credit
 from graph.gathering import SKIP_REASONS, draw_of
 from mll_hf.errors import InputError
@@ -114,7 +113,7 @@ class Build:
         bytes: Their total size.
         config: Fields of the :class:`HarvestConfig`.
         sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
-            concepts with any of them; has_objects; and the numbers of rows seen and skipped.
+            concepts with any of them; and the numbers of images seen and skipped.
         licenses: Number of images by license, of images whose dataset has a license for each.
     """
 
@@ -170,11 +169,6 @@ def dataset_card(build: Build) -> str:
     licenses = [f"- {s['name']}: {s['license']}" + (" (gated)" if s["is_gated"] else "") for s in build.sources]
     side = build.config["max_side"]
     resized = f"Images with a side over {side} pixels were resized; all others" if side else "All images"
-    cropped = [source["name"] for source in build.sources if source["has_objects"]]
-    crops = (
-        f"Images of {', '.join(cropped)} whose objects have boxes were cropped to the largest box of a concept, at "
-        f"least {MIN_SIDE} pixels on its shorter side, with a margin of {MARGIN:.0%} of the longer one. "
-    ) if cropped else ""  # fmt: skip
     return f"""---
 {yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)}---
 
@@ -207,12 +201,11 @@ mll-hf label MODEL --graph hf://datasets/OWNER/GRAPH --images hf://datasets/THIS
 {_NEWLINE.join(markdown_table(["domain", "images"], of_domains))}
 
 From each source, `images` of `concepts` concepts were taken, out of `seen`. Skipped were: `outside`, labels without a \
-concept here; `undecodable`, damaged images, and those with boxes that are stored rotated; `unlicensed`, images \
-without an open license, author or page; `ambiguous`, labels of several concepts; `small` boxes; and `repeated`, the \
-smaller boxes of a concept in an image.
+concept here; `undecodable`, damaged images; `unlicensed`, images without an open license, author or page; and \
+`ambiguous`, labels of several concepts.
 
 Every concept has at most {build.config["images_per_concept"]} images of its own, taken from the sources in turn. The \
-images of a source are a pseudorandom sample (seed {build.config["seed"]}). {crops}{resized} are unchanged. \
+images of a source are a pseudorandom sample (seed {build.config["seed"]}). {resized} are unchanged. \
 `build.json` has the same facts in machine-readable form.
 
 ## Licenses
@@ -230,7 +223,7 @@ def _attribution(build: Build) -> str:
         return ""
     counts = [[f"`{license}`", f"{images:,}"] for license, images in build.licenses.items()]
     only = (
-        "All images may be redistributed, cropped, and used commercially. " if build.config["redistributable"] else ""
+        "All images may be redistributed, changed, and used commercially. " if build.config["redistributable"] else ""
     )
     return f"""
 ## Attribution

@@ -26,16 +26,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
-from PIL import ExifTags
-from PIL import Image as Picture
 
-from graph.boxes import MIN_SIDE, labeled_parts, with_margin
 from graph.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
-from graph.sources import PinnedSource, wnids_of_labels
+from graph.sources import ImageSource, PinnedSource, wnids_of_labels
 from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
-from mll_hf.utils.images import DECODING_ERRORS, decode_image, usable_cores
+from mll_hf.utils.images import decode_image, usable_cores
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -45,14 +42,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import IterableDataset
 
-    from graph.boxes import Box
     from mll_hf.graph.concepts import SemanticGraph
 
-_FORMAT = 2  # of the working folder and the draws
+_FORMAT = 3  # of the working folder and the draws
 _BATCH = 64
 _WAITS = (1.0, 5.0, 30.0)  # before a shard is read again; the client has already retried each request for half a minute
 _JPEG_QUALITY = 92
-SKIP_REASONS = ("outside", "undecodable", "unlicensed", "ambiguous", "small", "repeated")
+SKIP_REASONS = ("outside", "undecodable", "unlicensed", "ambiguous")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +117,7 @@ class OpenSource:
         return wnid if wnid in self.graph.index else None
 
     def concepts_of(self, labels: Iterable[object]) -> set[str]:
-        """Ids of the concepts of several labels of the same image or part, without hypernyms of one another."""
+        """Ids of the concepts of several labels of the same image, without hypernyms of one another."""
         graph = self.graph
         found = {concept for label in labels if (concept := self.concept_of(label))}
         above = {graph.concepts[a].id for concept in found for a in graph.ancestors[graph.index[concept]]}
@@ -255,13 +251,11 @@ class Gathered:
     """Images of a source.
 
     Attributes:
-        shards: One table per shard, with a row per image, or per labeled part of an image. ``left_out`` is the reason
-            if it was skipped; ``content`` is null if it was skipped, or was not in the sample when it was read.
+        shards: One table per shard, with a row per image. ``left_out`` is the reason if it was skipped; ``content`` is
+            null if it was skipped, or was not in the sample when it was read.
         images: The images with content; the sample is among them.
-        tally: Numbers of rows: ``seen``; ``outside`` the graph; ``undecodable``, or stored rotated, so that boxes may
-            not fit; ``unlicensed``; ``ambiguous``, with labels of several concepts, none a hypernym of another;
-            ``small`` boxes; and ``repeated``, the smaller boxes of a concept in an image. Images that cannot be decoded
-            or have no open license are one row each, whatever they show.
+        tally: Numbers of images: ``seen``; ``outside`` the graph; ``undecodable``; ``unlicensed``; ``ambiguous``, with
+            labels of several concepts, none a hypernym of another.
     """
 
     shards: tuple[pa.Table, ...]
@@ -400,13 +394,15 @@ def _sampled(
     for example in batch:
         content = (example[source.image] or {}).get("bytes") or b""
         id, credit = hashlib.sha256(content).hexdigest()[:32], source.credit_of(example)
-        forbidden = config.redistributable and not credit.is_redistributable
-        shown = [_Shown(left_out="unlicensed")] if forbidden else _shown(source, example, content)
-        for concept, box, left_out in shown:
-            rows.append({"concept": concept, "id": id, "left_out": left_out, "content": None, **credit._asdict()})
-            if concept and lowest.accepts(concept, draw := draw_of(config.seed, concept, id), id):
-                wanted.append((rows[-1], draw, content, box))
-    contents = pool.map(lambda each: prepared(each[2], config.max_side, each[3]), wanted)
+        concepts = source.concepts_of(labels_of(source.pinned.source, example))
+        concept = next(iter(concepts)) if len(concepts) == 1 else None
+        left_out = None if concept else "ambiguous" if concepts else "outside"
+        if config.redistributable and not credit.is_redistributable:
+            concept, left_out = None, "unlicensed"
+        rows.append({"concept": concept, "id": id, "left_out": left_out, "content": None, **credit._asdict()})
+        if concept and lowest.accepts(concept, draw := draw_of(config.seed, concept, id), id):
+            wanted.append((rows[-1], draw, content))
+    contents = pool.map(lambda each: prepared(each[2], config.max_side), wanted)
     for (row, draw, *_), content in zip(wanted, contents, strict=True):
         if content is None:
             row |= {"content": b"", "left_out": "undecodable"}
@@ -416,45 +412,14 @@ def _sampled(
     return rows
 
 
-class _Shown(NamedTuple):
-    """A concept that an image shows and its box (None for the whole image), or the reason why it is skipped."""
-
-    concept: str | None = None
-    box: Box | None = None
-    left_out: str | None = None
-
-
-def _stored_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of an encoded image from its header; None if it is damaged, or rotated by EXIF."""
-    try:
-        with Picture.open(io.BytesIO(content)) as image:
-            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else None
-    except (*DECODING_ERRORS, Picture.DecompressionBombError):
-        return None
-
-
-def _shown(source: OpenSource, example: dict[str, Any], content: bytes) -> list[_Shown]:
-    """What an image shows according to its label or objects; the largest of several boxes of a concept is taken."""
-    label, objects = source.pinned.source.label, source.pinned.source.objects
-    if objects is None:
-        concept = source.concept_of(example[label])
-        return [_Shown(concept, left_out=None if concept else "outside")]
-    size = _stored_size(content)
-    if size is None:
-        return [_Shown(left_out="undecodable")]
-    shown, taken = list[_Shown](), set[str]()
-    for labels, box in labeled_parts(example[objects], label, size):
-        concepts = source.concepts_of(labels)
-        if len(concepts) != 1:
-            shown.append(_Shown(left_out="ambiguous" if concepts else "outside"))
-        elif box and min(box.sides) < MIN_SIDE:
-            shown.append(_Shown(left_out="small"))
-        elif concepts <= taken:
-            shown.append(_Shown(left_out="repeated"))
-        else:
-            taken |= concepts
-            shown.append(_Shown(concepts.pop(), box))
-    return shown
+def labels_of(source: ImageSource, example: Mapping[str, Any]) -> list[object]:
+    """The labels of an image; those of several are left out that annotators did not confirm (confidence 0)."""
+    if source.objects is None:
+        return [example[source.label]]
+    labels = example[source.objects] or ()
+    if isinstance(labels, dict):  # a feature Sequence of several columns
+        labels = [dict(zip(labels, values, strict=False)) for values in zip(*labels.values(), strict=False)]
+    return [each[source.label] for each in labels if each and each.get("confidence") != 0]
 
 
 def draw_of(seed: int, concept: str, text: str) -> bytes:
@@ -462,15 +427,12 @@ def draw_of(seed: int, concept: str, text: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{concept}/{text}".encode(), digest_size=8).digest()
 
 
-def prepared(content: bytes, max_side: int | None, box: Box | None = None) -> bytes | None:
-    """An image as it is stored: unchanged, cropped or resized; None if it cannot be decoded."""
+def prepared(content: bytes, max_side: int | None) -> bytes | None:
+    """An image as it is stored: unchanged, or resized; None if it cannot be decoded."""
     image = decode_image(content)
-    if image is None or (box is None and (max_side is None or max(image.size) <= max_side)):
+    if image is None or max_side is None or max(image.size) <= max_side:
         return None if image is None else content
-    if box:
-        image = image.crop(with_margin(box, image.size))
-    if max_side:
-        image.thumbnail((max_side, max_side))
+    image.thumbnail((max_side, max_side))
     smaller = io.BytesIO()
     image.save(smaller, format="JPEG", quality=_JPEG_QUALITY)
     return smaller.getvalue()

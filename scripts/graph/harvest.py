@@ -79,7 +79,6 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
                 "domain": source.source.domain,
                 "license": source.source.license,
                 "is_gated": source.is_gated,
-                "has_objects": source.source.objects is not None,
                 "images": sum(each.source == number for each in chosen),
                 "concepts": len({image.concept for of, image in chosen if of == number}),
                 **gathered[number].tally,

@@ -14,11 +14,11 @@ Facts about the built-in sources come from their Hub pages; they were not tested
 ``timm/imagenet-12k-wds`` (gated) is not used in the paper. Its validation split has 40 images of each of the 11,821
 classes of ImageNet-12k; the five datasets of the paper only cover ImageNet's 1,000.
 
-Sources of redistributable images: see :mod:`graph.boxes` for their layouts, and
-:mod:`graph.credits` for author and license of each image.
+A source of redistributable images, see :mod:`graph.credits` for author and license of each:
 
-* ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, assumed to be
-  names of classes. License and author are in Open Images' own CSV files, to be given with ``credits=FILE``.
+* ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, each with
+  ``label``, assumed to be the name of a class, and ``confidence``, 0 if annotators did not find it. License and author
+  are in Open Images' own CSV files, to be given with ``credits=FILE``.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class ImageSource:
         files: Pattern of the split's files, such as ``test/*.tar``; None lets ``datasets`` detect them, which mistakes
             a repo with few archives beside text files for a text dataset.
         image: Image column; None for the only one.
-        label: Label column, or the field of an object with its label or labels.
-        objects: Column of labeled objects, see :func:`graph.boxes.labeled_parts`; None if images have a label.
-        key: Column with the id of an image in the file of credits; may be the image column, for the name of its file.
+        label: Label column, or the field of each of several labels with its name.
+        objects: Column of several labels; None if images have one.
+        key: Column with the id of an image in the file of credits.
         credits: File with license and author of each image; None if they are columns of the dataset.
     """
 
