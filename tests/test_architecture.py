@@ -85,12 +85,6 @@ def test_no_file_is_longer_than_a_person_reads_at_once():
     assert [path for path in FILES if len(path.read_text().splitlines()) > 400] == []
 
 
-def test_the_import_check_can_fail(tmp_path):
-    file = tmp_path / "wrong.py"
-    file.write_text("from mll_hf.cli import main\nimport mll_hf.client\nfrom mll_hf.matching import describe\n")
-    assert imported_modules(file) == {"cli", "client", "matching.describe"}
-
-
 HEAVY = [
     "torch",
     "transformers",

@@ -3,6 +3,7 @@
 The demo's models and pictures come with the repository and its packages; the zoo is used where it is present.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -16,7 +17,7 @@ from huggingface_hub import constants
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import label_models
-from demo_world import MODELS, build_graph, tasks
+from demo_world import MODELS, build_graph, images, tasks
 from demo_world import run as demo
 from mll_hf import Client, SelectionConfig, Strategy
 from mll_hf.cli import main
@@ -56,8 +57,17 @@ def demo_tasks():
     return tasks()
 
 
-def specialist(selection):
-    return selection.models[selection.chosen_models[0]].ref.short_name
+def test_no_two_splits_of_the_demo_share_a_picture():
+    """Or its models would be trained on what they are tested on."""
+    content, sources = {}, {}
+    for split in images.SPLITS:
+        found = images.pictures(split)
+        assert {picture.style for picture in found} == {"handwriting", "font", "icon", "photo"}, split
+        content[split] = {picture.image.tobytes() for picture in found}
+        sources[split] = {picture.source for picture in found if picture.style != "photo"}
+    for one, other in itertools.combinations(images.SPLITS, 2):
+        assert not content[one] & content[other]
+        assert sources[one] & sources[other] == ({"mnist"} if "target" not in (one, other) else set())
 
 
 @pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.PAPER])
@@ -120,18 +130,18 @@ def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, 
 
 def write_part(whole, part):
     """Write a part of a graph: every 50th image, their concepts and those above."""
-    images = pq.read_table(whole / "images.parquet")
-    images = images.take(list(range(0, len(images), 50)))
+    table = pq.read_table(whole / "images.parquet")
+    table = table.take(list(range(0, len(table), 50)))
     graph = json.loads((whole / "graph.json").read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
-    kept, waiting = set(), images["node"].to_pylist()
+    kept, waiting = set(), table["node"].to_pylist()
     while waiting:
         node = waiting.pop()
         waiting += nodes[node]["hypernyms"] if node not in kept else []
         kept.add(node)
     part.mkdir()
     (part / "graph.json").write_text(json.dumps(graph | {"nodes": [nodes[node] for node in sorted(kept)]}))
-    pq.write_table(images, part / "images.parquet")
+    pq.write_table(table, part / "images.parquet")
 
 
 @needs_testbed

@@ -126,16 +126,6 @@ def test_a_failure_in_the_middle(run, hub):
     assert [request for request in hub.requests if "-images/commit/" in request]
 
 
-def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(live_check, "STEPS", [step for step in live_check.STEPS if step.name == "upload a model"])
-    hub.fail("/api/repos/delete", 403)
-    assert live_check.main(["--yes", "--transcript", str(tmp_path / "transcript.jsonl")]) == 1
-    ((_, left),) = set(hub.repos) - published
-    said = rows_of(capsys.readouterr().out)["clean up"]
-    assert said[0] == "failed"
-    assert f"hf repo delete {left} --repo-type model" in said[-1]
-
-
 def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
     status, rows, said = run()
     assert (status, rows) == (1, {})

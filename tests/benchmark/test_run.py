@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmark.methods import (
     GENERAL,
@@ -19,7 +17,6 @@ from benchmark.methods import (
 from benchmark.run import BenchConfig, run
 from benchmark.scenarios import (
     Kind,
-    one_frequent,
 )
 from benchmark.world import open_task
 from benchmark_worlds import LABEL_FREE, filled_cache, make_index, make_suite, tasks
@@ -29,7 +26,7 @@ from mll_hf.ensemble.rules import softmax
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder
-from worlds import examples, make_rivals
+from worlds import make_rivals
 
 CONFIG = BenchConfig(draws=1)
 
@@ -136,19 +133,3 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.models == tuple(sorted(union))
     assert record.accuracy == pytest.approx((answers == labels).mean())
     assert record.gflops == pytest.approx(selection.cost.gflops)
-
-
-# --- scenarios --------------------------------------------------------------------------------------------------------
-
-
-@examples
-@given(st.integers(2, 12), st.sampled_from([0.3, 0.6, 0.9]), st.integers(0, 9))
-def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
-    labels = np.repeat(np.arange(n_classes), 50)
-    kept = one_frequent(labels, share, np.random.default_rng(seed))
-    counts = np.bincount(labels[kept], minlength=n_classes)
-    assert len(np.unique(kept)) == len(kept)
-    if share * n_classes >= 1:  # a class that should be rarer than the others may come out rarer
-        assert counts.max() / len(kept) == pytest.approx(share, abs=0.02)
-    # as many images as there can be: all of the class, or all others
-    assert 50 in counts
