@@ -13,7 +13,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import live_check
+from cli_worlds import WordEncoder
 from hub_worlds import READER
+from mll_hf import client
 from mll_hf.models.known import known_model
 from tiny_models import make_open_clip
 
@@ -34,6 +36,7 @@ def published(hub, weights, xet, tmp_path, monkeypatch):
     """The published models on the Hub, all that is on it; temporary folders are made in ``tmp_path``."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(live_check, "picture", PICTURE)
+    monkeypatch.setattr(client, "DefaultEncoder", WordEncoder)
     for repo_id, files in weights.items():
         hub.put("model", repo_id, files)
     return {("model", repo_id) for repo_id in weights}
