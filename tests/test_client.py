@@ -58,11 +58,6 @@ def client_of(folder, **options):
     return client
 
 
-def test_a_folder_is_a_source_of_labels(store):
-    assert Client(store.folder).source == LabelStore(store.folder)
-    assert chosen(Client(str(store.folder), encoder=WordEncoder()).select(["cat"])) == {"cat": {"org/cats"}}
-
-
 def chosen(selection):
     ids = [model.ref.repo_id for model in selection.models]
     return {name: {ids[m] for m in np.flatnonzero(selection.chosen[:, y])} for y, name in enumerate(selection.classes)}

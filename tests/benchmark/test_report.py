@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from benchmark.methods import GENERAL, METHODS, ORACLE, PAPER
-from benchmark.metrics import Interval
 from benchmark.report import make_report
 from benchmark.run import BenchConfig, Record, Results, TaskFacts
 from benchmark.scenarios import scenarios
-from benchmark.tables import Report, Table
 from benchmark_worlds import make_suite
 
 TASKS = ("first", "second")
@@ -80,24 +78,3 @@ def test_comparison_by_hand(report):
     assert row(report, "comparison", "MI")["gap closed"]["estimate"] == pytest.approx(0.2 / 0.3)
     assert row(report, "comparison", GENERAL)["gap closed"]["estimate"] == 0
     assert row(report, "comparison", GENERAL)["p"] == 1
-
-
-def test_json_is_strict_and_markdown_is_a_table(tmp_path):
-    interval = Interval(0.5, float("nan"), 1.0)
-    table = Table("t", "Title", "A note.", [{"a": "x", "b": 0.12345, "c": interval}, {"a": "y", "b": None, "c": 3}])
-    report = Report("All", {"seed": "0"}, (table,), "Made by hand.")
-    report.save(tmp_path, "all")
-    assert (tmp_path / "all.md").read_text().startswith("# All\n\n- seed: 0\n\nMade by hand.\n\n## Title\n")
-    document = json.loads((tmp_path / "all.json").read_text(), parse_constant=pytest.fail)
-    assert document["seed"] == "0"
-    assert document["tables"]["t"][0] == {"a": "x", "b": 0.12345, "c": {"estimate": 0.5, "low": None, "high": 1.0}}
-    assert table.to_markdown().splitlines() == [
-        "## Title",
-        "",
-        "A note.",
-        "",
-        "| a | b | c |",
-        "| --- | ---: | ---: |",
-        "| x | 0.123 | 0.500 [–, 1.000] |",
-        "| y | – | 3 |",
-    ]

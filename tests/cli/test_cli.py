@@ -11,10 +11,8 @@ import sys
 import pytest
 
 from cli_worlds import fails, run
-from mll_hf import __version__
 from mll_hf.cli import build_parser, main
 from mll_hf.cli.output import logged_notes, note
-from mll_hf.errors import StorageError
 from mll_hf.labels.store import LabelStore
 
 
@@ -96,13 +94,6 @@ def test_help_shows_the_usual_options_and_all_if_asked(capsys):
     assert "--max-gflops" in usual_help("select")
 
 
-def test_version_and_no_command(capsys):
-    assert run(capsys, "version")[:2] == (0, f"mll-hf {__version__}\n")
-    with pytest.raises(SystemExit):
-        main([])
-    assert "select" in capsys.readouterr().out
-
-
 def test_notes_come_after_the_answer_and_offline_notes_are_one(capsys):
     log = logging.getLogger("mll_hf.client")
     for is_quiet in (False, True):
@@ -129,15 +120,6 @@ def test_a_warning_is_printed_once_and_as_a_note(capsys):
     finally:
         root.removeHandler(handler)
     assert capsys.readouterr().err == "mll-hf: note: the graph is a local folder\n"
-
-
-def test_interrupt_while_a_command_is_imported(monkeypatch, capsys):
-    def interrupted(_command):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mll_hf.cli.build_parser", interrupted)
-    assert main(["select"]) == 130
-    assert capsys.readouterr().err.startswith("mll-hf: error: interrupted;")
 
 
 def test_a_closed_pipe_is_no_error(world):
@@ -172,16 +154,6 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [f"local-dir:{tiny_open_clip}"]
 
 
-def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monkeypatch):
-    def full(*_, **__):
-        raise StorageError(tmp_path / "x", OSError(28, "No space left on device"))
-
-    monkeypatch.setattr("mll_hf.labeling.many.label_model", full)
-    model = f"local-dir:{tiny_open_clip}"
-    line = fails(capsys, "label", model, model, "--graph", world / "graph", "--labels", tmp_path / "labels")
-    assert "No space left on device" in line
-
-
 # --- labels ---
 
 
@@ -202,11 +174,6 @@ def test_ls_and_show(world, tiny_open_clip, capsys):
     assert json.loads(out)["domains"] == ["icon", "photo"]
     assert "labels ls" in fails(capsys, "labels", "show", "nobody", "--labels", world / "labels")
     assert "has no labels" in fails(capsys, "labels", "ls", "--labels", world / "images")
-
-
-def test_published_figures_are_no_labels(capsys):
-    for command in (["ls"], ["show", "org/model"]):
-        assert "are ImageNet accuracies, not labels" in fails(capsys, "labels", *command, "--labels", "published")
 
 
 def test_check(world, tmp_path, capsys):
@@ -270,12 +237,3 @@ def test_the_reference_graph_can_be_chosen(on_three_graphs, own, tiny_open_clip,
     missing = run(capsys, "labels", "show", tiny_siglip.name, "--labels", on_three_graphs, "--graph", own / "apes")[2]
     assert f"no label of '{tiny_siglip.name}' on graph apes" in missing
     assert "it has labels on graph (images of " in missing
-
-
-def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_clip, capsys):
-    verify = ["labels", "verify", tiny_open_clip.name, "--labels", on_three_graphs, "--json", "--graph", own / "apes"]
-    _, out, err = run(capsys, *verify)
-    assert out, err
-    assert json.loads(out)["claimed"] == json.loads(out)["measured"]
-    assert len(json.loads(out)["concepts"]) == 2  # nothing contests an ape
-    assert "graph is a local folder (graph); give it with --graph" in fails(capsys, *verify[:-2])

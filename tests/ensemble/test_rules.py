@@ -1,8 +1,6 @@
-"""The rules by hand, against naive loops, and their properties."""
+"""The rules by hand, and their properties."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from hypothesis import given
@@ -51,46 +49,6 @@ def test_linear_pool_by_hand():
     np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
     # weights that are all zero are equal
     np.testing.assert_allclose(linear_pool(logits_of(A, B), np.zeros(2)), [[0.65, 0.35]])
-
-
-def naive(rule, logits, chosen, weights):
-    """Each rule image by image and class by class, from its equation."""
-    n_models, n_images, n_classes = logits.shape
-    scores = np.zeros((n_images, n_classes))
-    for x in range(n_images):
-        p, h = [], []
-        for m in range(n_models):
-            exponentials = [math.exp(logit - max(logits[m, x])) for logit in logits[m, x]]
-            p.append([e / sum(exponentials) for e in exponentials])
-            h.append(-sum(q * math.log2(q) for q in p[m] if q > 0))
-        for y in range(n_classes):
-            members = [m for m in range(n_models) if chosen[m, y]]
-            match rule:
-                case Rule.ENTROPY:
-                    scores[x, y] = sum(h[m] / sum(h[n] for n in members) * p[m][y] for m in members)
-                case Rule.INVERSE_ENTROPY:
-                    scores[x, y] = sum(1 / h[m] * p[m][y] for m in members)
-                case Rule.LINEAR_POOL:
-                    scores[x, y] = sum(weights[m] / sum(weights) * p[m][y] for m in range(n_models))
-        scores[x] /= sum(scores[x])
-    return scores
-
-
-@st.composite
-def pools(draw):
-    """Logits [M, N, C], the chosen models [M, C] (at least one for every class and model), and weights [M]."""
-    n_models, n_images, n_classes = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(2, 5))
-    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    chosen = rng.random((n_models, n_classes)) < draw(st.sampled_from([0.2, 0.5, 1.0]))
-    chosen[rng.integers(n_models, size=n_classes), np.arange(n_classes)] = True
-    chosen[np.arange(n_models), rng.integers(n_classes, size=n_models)] = True
-    return 3 * rng.standard_normal((n_models, n_images, n_classes)), chosen, rng.uniform(0.1, 1, n_models)
-
-
-@examples
-@given(pool=pools(), rule=st.sampled_from(Rule))
-def test_every_rule_against_a_naive_loop(pool, rule):
-    np.testing.assert_allclose(combine(rule, *pool), naive(rule, *pool), atol=1e-9)
 
 
 @examples

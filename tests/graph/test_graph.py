@@ -13,11 +13,6 @@ from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.text import printable
 from worlds import CORGI, dags, examples, make_graph, naive_ancestors
 
-
-def nodes_of(graph):
-    return graph_to_json(graph)["nodes"]
-
-
 # ---- the graph as a value
 
 
@@ -47,16 +42,6 @@ def test_hypernyms_may_be_in_another_graph():
     assert graph.rival_counts.tolist() == [1, 1, 0]
     assert graph.digest != same_edges.digest
     assert graph_from_json(graph_to_json(graph)) == graph
-
-
-def test_caption_and_lemmas():
-    corgi = Concept("n1", "corgi", ("corgi", "Welsh_corgi"), "a dog with short legs", ())
-    graph = SemanticGraph("g", (corgi, Concept("n2", "Welsh-Corgi", ("Welsh-Corgi",), "another", ())))
-    assert corgi.caption == "corgi which is a dog with short legs"
-    assert Concept("n1", "corgi", ("corgi",), "", ()).caption == "corgi"
-    assert graph.concepts_named("welsh  corgi") == (0, 1)
-    assert graph.concepts_named("CORGI") == (0,)
-    assert graph.concepts_named("cat") == ()
 
 
 # ---- digest

@@ -5,15 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError, LabelError
 from mll_hf.graph.concepts import graph_from_json, graph_to_bytes, graph_to_json, load_graph
-from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import SamplingConfig, count_probes, load_probes
 from mll_hf.labels.store import check_label_fits
-from worlds import CAR, CAT, CORGI, Probe, dags, examples, make_graph, make_label, pools_of, write_graph_folder
+from worlds import CAR, CAT, CORGI, Probe, make_graph, make_label, write_graph_folder
 
 GRAPH = make_graph()
 PROBES = [Probe("car", CAR, "photo", "mine")] * 4 + [Probe("cat", CAT, "sketch", "mine")] * 3
@@ -60,16 +57,6 @@ def test_they_are_part_of_the_file_and_not_of_the_graph(counted, tmp_path):
     assert (read, read.digest) == (GRAPH, GRAPH.digest)
     assert graph_to_bytes(read) == graph_to_bytes(counted) != graph_to_bytes(GRAPH)
     assert counted.with_probes(read.probes) is counted
-
-
-@examples
-@given(hypernyms=dags(), data=st.data())
-def test_pools_are_those_of_the_images(hypernyms, data):
-    graph = make_graph(hypernyms)
-    nodes = data.draw(st.lists(st.integers(0, len(graph) - 1), max_size=20))
-    images = {graph.concepts[v].id: ((0, nodes.count(v)),) for v in set(nodes)}
-    pools = graph.with_probes(ProbeCounts("", (), (("photo", "mine"),), images)).probe_pools
-    assert pools.tolist() == [[len(pool) for pool in pools_of(graph, nodes)]]
 
 
 GOOD = {"location": "x", "files": ["a" * 64], "kinds": [["photo", "b"], ["photo", "c"]], "images": {"car": [[0, 2]]}}

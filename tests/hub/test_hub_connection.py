@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from hub_worlds import MODEL_FILES, READER, clock, complaint_of, sha256_of
-from mll_hf import __version__
+from hub_worlds import MODEL_FILES, READER, clock, complaint_of
 from mll_hf.errors import HubError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import Head, RepoFile, connect, download, fetch_head, map_parallel, read_head
+from mll_hf.hub.connection import connect, download, fetch_head, map_parallel, read_head
 
 __all__ = ["clock"]  # a fixture
 
@@ -56,14 +55,6 @@ def _reset_connections():
 # ---- who we are
 
 
-def test_requests_identify_the_library(hub, sha):
-    ask()
-    fetch(sha)
-    for request in hub.requests:
-        assert f"mll_hf/{__version__}" in request.headers["User-Agent"]
-        assert request.user == "alice"
-
-
 # ---- errors in one line
 
 
@@ -96,15 +87,6 @@ def test_missing_or_private_repository(hub):
     assert ask().sha
 
 
-def test_missing_revision(sha):
-    assert "no such revision" in complaint_of(lambda: ask("v9"))
-    assert "no such revision" in complaint_of(lambda: ask("f" * 40))
-
-
-def test_missing_file(sha):
-    assert "lacks a required file" in complaint_of(lambda: fetch(sha, "nothing.txt"))
-
-
 @pytest.mark.parametrize("name", ["a/b/c", "", "a b", "../b", "a/..", "-/x--y"])
 def test_invalid_names_are_refused_without_a_request(hub, name):
     complaint_of(lambda: read_head(connect(), name, "model"))
@@ -122,19 +104,6 @@ def test_transient_statuses_are_retried(hub, sha, status, clock):
     assert clock.waits == [0.5, 1, 2]
 
 
-@pytest.mark.parametrize("how", [{"drop": "before"}, {"drop": "after"}, {"cut": 10}])
-def test_a_lost_connection_is_retried(hub, sha, how):
-    hub.fail(INFO, times=2, **how)
-    assert ask().sha == sha
-    assert len(hub.requests) == 3
-
-
-def test_a_refused_connection_is_not_retried(monkeypatch, clock):
-    refuse_connections(monkeypatch)
-    assert "cannot be reached" in complaint_of(ask)
-    assert clock.waits == []
-
-
 def test_requests_beyond_the_rate_limit_go_on_in_the_next_window_with_a_note(hub, sha, clock, caplog):
     hub.limit(api=2)
     heads = map_parallel(lambda _: fetch_head(connect(), MODEL, "model"), range(6))
@@ -145,14 +114,6 @@ def test_requests_beyond_the_rate_limit_go_on_in_the_next_window_with_a_note(hub
 
 
 # ---- heads
-
-
-def test_head_has_sizes_and_hashes(sha):
-    head = ask()
-    assert head == Head(MODEL, "model", sha, head.files)
-    assert head.files[BIG] == RepoFile(3_000_000, sha256_of(bytes(3_000_000)))
-    assert head.files["README.md"].size == len(MODEL_FILES["README.md"])
-    assert len(head.files["README.md"].oid) == 40
 
 
 def test_the_digest_of_a_model_outlives_commits_of_other_files(hub, sha):
@@ -172,15 +133,6 @@ def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, m
     assert download(connect(), name, "model", "README.md", sha, 100).read_bytes() == MODEL_FILES["README.md"]
     hub.down = True
     assert read_head(connect(), name, "model") == head
-
-
-def test_a_pinned_commit_is_asked_for_once(hub, sha):
-    assert ask(sha) == ask(sha)
-    assert len(hub.requests) == 1
-    hub.requests.clear()
-    ask()
-    ask()
-    assert len(hub.requests) == 2
 
 
 def go_offline(monkeypatch, _):
@@ -206,12 +158,6 @@ def test_without_the_hub_the_last_answer_is_used(sha, lose_the_hub):
     head = ask()
     lose_the_hub()
     assert ask() == head
-
-
-def test_a_deleted_repository_is_an_error(hub, sha):
-    ask()
-    hub.repos.clear()
-    assert "is not on the Hub" in complaint_of(ask)
 
 
 @pytest.mark.parametrize(

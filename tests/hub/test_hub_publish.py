@@ -108,13 +108,6 @@ def test_label_rivals_and_card_are_one_commit(hub, label):
     assert commits(hub) == ["Add MLL label", "put"]
 
 
-def test_the_authors_card_is_kept(hub, label):
-    publish_label(label, GRAPH)
-    readme = hub.files("model", MODEL)["README.md"]
-    assert readme.startswith(b"---\nlicense: mit  # ours\nlanguage: [no]\ntags: [mll-label, ")
-    assert b"---\r\n# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d.\n\n<!-- mll-label-" in readme
-
-
 def test_a_second_graph_joins_the_first_after_the_head_has_moved(hub, label):
     """Publishing moves the head of a repo; what was measured there is still the same model."""
     publish_label(label, GRAPH)

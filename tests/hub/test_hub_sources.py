@@ -181,16 +181,6 @@ def test_a_bad_label_leaves_only_itself_out(hub, caplog, what, content):
     assert (what == "too large") != any(path_of(LABELS[0]) in path for path in resolved(hub))
 
 
-def test_a_bad_graph_leaves_only_itself_out(hub, caplog):
-    put_collection(LABELS)
-    path = f"graphs/{OTHER_GRAPH.digest[:12]}.json"
-    hub.put("dataset", REPO, {path: b"{}"})
-    source = open_labels(COLLECTION)
-    assert_lists(source, LABELS)
-    assert digests_of(source) == {GRAPH.digest}
-    assert "left out: " in caplog.text
-
-
 def test_a_collection_beyond_the_limits(hub, caplog, monkeypatch):
     put_collection(LABELS)
     monkeypatch.setattr(sources, "_MAX_LABELS", 3)
@@ -323,9 +313,3 @@ def test_nobody_is_shown_the_listing_of_another_user(hub, tagged):
     assert len(open_labels("hub").labels()) == 4
     with pytest.raises(HubError):
         open_labels("hub", token=READER)
-
-
-def test_a_refused_listing_is_not_answered_from_memory(hub, tagged):
-    open_labels("hub")
-    hub.fail("/api/models", 403, times=99)
-    complaint_of(lambda: open_labels("hub"))

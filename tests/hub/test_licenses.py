@@ -53,15 +53,6 @@ def test_licenses_by_the_tags_of_models(hub):
     assert hub.counted == []
 
 
-def test_models_that_nobody_can_see_are_unknown(hub):
-    for name in ("private", "disabled"):
-        put_card(hub, f"org/{name}", "mit")
-    hub.repos["model", "org/private"].private = hub.repos["model", "org/disabled"].disabled = True
-    ids = ["org/private", "org/disabled", "org/gone", "local-dir:/home/x", "clip", "a/b/c"]
-    assert licenses_of(ids) == dict.fromkeys(ids)
-    assert len(hub.requests) == 3  # the others are no models on the Hub
-
-
 def test_a_hub_that_cannot_be_asked(hub):
     put_card(hub, "org/model", "mit")
     hub.fail("/api/models", 503)

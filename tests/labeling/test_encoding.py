@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mll_hf.errors import InputError, ModelError
-from mll_hf.labeling.encoding import EmbeddingLog, embedded, locked
+from mll_hf.errors import ModelError
+from mll_hf.labeling.encoding import EmbeddingLog, embedded
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import batches
 from worlds import SHA
@@ -20,17 +20,6 @@ def embeddings_of(rows):
     """Unit vectors that say which image they are of."""
     angles = np.asarray(rows, np.float32)
     return np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=1)
-
-
-def test_a_folder_is_used_by_one_run_at_a_time(tmp_path):
-    with locked(tmp_path / "parts" / "log"):
-        with pytest.raises(InputError, match="another run labels the same model"), locked(tmp_path / "parts" / "log"):
-            pytest.fail("two runs")
-        (tmp_path / "parts" / "log" / "kept").touch()
-    assert (tmp_path / "parts" / "log" / "kept").exists()
-    with locked(tmp_path / "parts" / "log"):
-        (tmp_path / "parts" / "log" / "kept").unlink()
-    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize(

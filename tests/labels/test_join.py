@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probe_counts import ProbeCounts
-from mll_hf.labels.join import JoinedLabels, join_labels
-from worlds import SHA, examples, make_graph, make_label
+from mll_hf.labels.join import join_labels
+from worlds import make_graph, make_label
 
 BASE = make_graph(name="base")
 LETTERS = make_graph({"letter": ("thing",), "a": ("letter",), "b": ("letter",)}, "letters")  # "thing" is in no graph
@@ -174,47 +172,3 @@ def test_a_label_with_other_numbers_of_images_than_its_probe_images_have_is_left
     assert "it has 70 tests instead of 18" in left_out.reason
     with pytest.raises(InputError, match="no label can be used: org/y, org/z on graph base: was not measured on the"):
         join_labels(false, [graph])
-
-
-@st.composite
-def labels_on_graphs(draw):
-    """Labels of a few models on three graphs and two sets of images; no two are alike."""
-    kinds = st.tuples(
-        st.sampled_from("xyz"), st.sampled_from(GRAPHS), st.sampled_from([PHOTOS, DRAWINGS]),
-        st.sampled_from([5, 10]), st.sampled_from([SHA, "f" * 40]),
-    )  # fmt: skip
-    chosen = draw(st.lists(kinds, min_size=1, max_size=12, unique=True))
-    return [label(name, graph, probes, support=support, revision=revision)
-            for name, graph, probes, support, revision in chosen]  # fmt: skip
-
-
-@examples
-@given(labels=labels_on_graphs(), data=st.data(), known=st.integers(1, 3))
-def test_order_does_not_matter_and_nothing_is_lost(labels, data, known):
-
-    def join(labels, graphs):
-        try:
-            return join_labels(labels, graphs)
-        except InputError as error:
-            return str(error)
-
-    joined = join(labels, GRAPHS[:known])
-    permuted = join(data.draw(st.permutations(labels)), data.draw(st.permutations(GRAPHS[:known])))
-    assert joined == permuted
-    if not isinstance(joined, JoinedLabels):
-        assert not {each.graph_digest for each in labels} & {graph.digest for graph in GRAPHS[:known]}
-        return
-    used = [each for row in joined.labels for each in row if each]
-    assert len(joined.reference) == len(joined)
-    for g, graph in enumerate(joined.union.graphs):  # labels on the same images per graph, each in its place
-        there = [each for each in joined.on_graph(g) if each]
-        assert len({each.key for each in there}) == 1
-        assert all(each.graph_digest == graph.digest for each in there)
-    for row, model in zip(joined.labels, joined.models, strict=True):
-        assert {each.model.key for each in row if each} == {model.key}
-    # what is not used is named, or there is another label of the same model with as many images
-    named = {(id, left_out.graph_name) for left_out in joined.left_out for id in left_out.models}
-    for each in labels:
-        if each not in used and (each.model.repo_id, each.graph_name) not in named:
-            (other,) = [u for u in used if (u.key, u.model.key) == (each.key, each.model.key)]
-            assert other.support.sum() >= each.support.sum()

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from mll_hf.errors import StorageError
-from mll_hf.utils.files import canonical_json, write_atomically
+from mll_hf.utils.files import write_atomically
 
 
 def files_in(folder):
@@ -60,7 +60,3 @@ def test_folders_that_cannot_be_written(tmp_path):
         with pytest.raises(StorageError, match=f"cannot write {re.escape(str(path))}: .+; choose another folder"):
             write_atomically(path, b"new")
     assert files_in(tmp_path) == ["file"]
-
-
-def test_json_does_not_depend_on_the_order_of_keys():
-    assert canonical_json({"b": 1, "a": "\u00e9"}) == canonical_json({"a": "\u00e9", "b": 1}) == '{"a":"\u00e9","b":1}'

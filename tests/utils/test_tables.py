@@ -5,16 +5,6 @@ from __future__ import annotations
 from mll_hf.utils.tables import markdown_table, table
 
 
-def test_table_by_hand():
-    rows = [["cat", "7", "-0.5", "x"], ["a longer name", "12", "3.25", "yy"]]
-    assert table(["name", "n", "score", "note"], rows).splitlines() == [
-        "name            n  score  note",
-        "cat             7   -0.5  x",
-        "a longer name  12   3.25  yy",
-    ]
-    assert table(["a", "b"], []) == "a  b"
-
-
 def test_control_characters_never_reach_the_terminal():
     text = table(["\x1b[2Jname"], [["two\nlines"], ["\u202eright to left"], ["bell\a"]])
     assert text.splitlines() == ["?[2Jname", "two?lines", "?right to left", "bell?"]

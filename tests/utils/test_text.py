@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf import errors
 from mll_hf.errors import MLLError
-from mll_hf.utils.text import abridged, gigaflops, normalized_name, one_line, printable, shortened
-from worlds import examples
+from mll_hf.utils.text import normalized_name
 
 
 @pytest.mark.parametrize(
@@ -29,36 +26,6 @@ from worlds import examples
 def test_names_have_one_spelling(spelling, name):
     assert normalized_name(spelling) == name
     assert normalized_name(name) == name
-
-
-def test_enumerations():
-    assert abridged([], 3) == ""
-    assert abridged(["a"], 3) == "a"
-    assert abridged(["a", "b", "c"], 3) == "a, b, c"
-    assert abridged(["a", "b", "c", "d", "e"], 3) == "a, b, c and 2 more"
-
-
-def test_gflops_of_small_and_of_very_large_models():
-    assert [gigaflops(number) for number in (0, 0.021, 8.82, 99.5, 380.2, 2231.15)] == [
-        "0", "0.021", "8.82", "99.5", "380", "2,231",
-    ]  # fmt: skip
-
-
-def test_an_exception_is_told_in_one_line():
-    assert one_line(ValueError(" a\n  b ")) == "a b"
-    assert one_line(ValueError()) == "ValueError"
-    assert one_line("x" * 300) == "x" * 159 + "…"
-
-
-@examples
-@given(st.text(), st.integers(1, 20))
-def test_texts_are_fit_to_print(text, most):
-    assert printable(text).isprintable()
-    assert len(printable(text)) == len(text)
-    assert printable(printable(text)) == printable(text)
-    assert len(shortened(text, most)) <= most or text == shortened(text, most)
-    assert text.startswith(shortened(text, most).removesuffix("…")) or text == shortened(text, most)
-    assert "\n" not in one_line(text)
 
 
 def every_error():
