@@ -309,7 +309,6 @@ class Client:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         batch_size: int | None = None,
-        keep_loaded: int | None = None,
     ) -> Ensemble:
         """Create an ensemble of the chosen models for prediction.
 
@@ -322,7 +321,6 @@ class Client:
             dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default half on CUDA
                 and float32 elsewhere.
             batch_size: Images per batch; by default chosen to keep the device busy.
-            keep_loaded: Maximum number of loaded models; by default as many as fit in memory.
 
         Raises:
             InputError: A number is below 1.
@@ -336,7 +334,6 @@ class Client:
             token=self._token,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,
-            keep_loaded=keep_loaded,
         )
 
     def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, dict[str, str]]:

@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.ensemble.residents import Residents
+from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, MissingExtraError, MLLError, ModelError
-from mll_hf.matching.prompts import fill
 from mll_hf.selection.card import FITTED
 from mll_hf.selection.probabilities import softmax
-from mll_hf.selection.repo import cached_heads
-from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.images import image_files, open_image, warn_of_unreadable
 from mll_hf.utils.text import abridged, normalized_name, one_line
@@ -122,22 +119,18 @@ def _images_in(folder: Path) -> list[Path]:
 def _export_all(
     selection: Selection, folder: Path, given: Sequence[Path], int8: bool, token: str | None
 ) -> tuple[list[dict[str, Any]], list[ModelError]]:
-    heads = dict(zip(selection.chosen_models, cached_heads(selection), strict=False))  # none if not made yet
-    prompts = [fill(selection.prompt_templates, name) for name in selection.classes]
-    residents = Residents(selection.models, prompts, 1, "cpu", "float32", token)
+    ensemble = Ensemble(selection, "cpu", dtype="float32", token=token, keeps_heads=False)
     models: list[dict[str, Any]] = []
     failed: list[ModelError] = []
     for m in selection.chosen_models:
         try:
-            head = heads[m] if heads else selection.final_head(m, residents.zero_shot(m))
-            if selection.strategy is Strategy.PAPER:  # its heads are not calibrated
-                head = head.calibrated(selection.temperatures[m])
-            models.append(residents.use(m, partial(_export, selection, m, head, folder, given, int8)))
+            work = partial(_export, selection, m, ensemble.head(m), folder, given, int8)
+            models.append(ensemble.residents.use(selection.models[m], work))
         except ModelError as error:
             failed.append(error)
             for file in folder.glob(f"{m}-*"):
                 file.unlink()
-    residents.close()
+        ensemble.close()
     total = sum(model["weight"] for model in models)
     return [model | {"weight": model["weight"] / total if total else 1 / len(models)} for model in models], failed
 

@@ -6,7 +6,7 @@ import base64
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -138,7 +138,7 @@ class Pipeline:
         classes = None if candidate_labels is None else check_class_names(listed(candidate_labels))
         ensemble = self._ensemble_for(classes, hypothesis_template)
         if batch_size is not None:
-            ensemble = ensemble.in_batches(batch_size)
+            ensemble = replace(ensemble, batch_size=batch_size)
         if reject is not None:
             ensemble.threshold(reject)  # raises InputError before a model is loaded
         load = partial(_load_input, timeout=timeout or _TIMEOUT_SECONDS)
@@ -166,7 +166,7 @@ class Pipeline:
         if template is not None:
             fill([template], selection.classes[0])  # raises InputError before a model is loaded
         templates = None if template is None else (template,)
-        return self.ensemble.for_selection(selection, templates)
+        return replace(self.ensemble, selection=selection, templates=templates, keeps_heads=False)
 
     def _answers(
         self, ensemble: Ensemble, images: Iterable[ImageLike], top_k: int | None, reject: float | None

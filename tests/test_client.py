@@ -185,8 +185,8 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert client.load(selection, "a {}").templates == ("a {}",)
     with pytest.raises(InputError, match="batch_size is '4'; give at least 1"):
         client.load(selection, batch_size="4")
-    options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
-    assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
+    options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4)
+    assert (options.device, options.dtype, options.batch_size) == ("mps", "bfloat16", 4)
     with pytest.raises(InputError, match="unknown precision 'int8'"):
         load_model(selection.models[0].ref, "cpu", dtype="int8")
 

@@ -93,7 +93,9 @@ def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
     assert any(rejected)
     # other classes: the weights and temperatures, without the fit
     others = ("dog", "blue car")
-    logits = run.Ensemble(replace(selection, classes=others), "cpu").logits(PICTURES[:2])
+    plain = replace(selection, classes=others, trial=None, heads=(), templates=selection.prompt_templates)
+    runner = run.Ensemble(plain, "cpu", keeps_heads=False).model_runner(PICTURES[:2], EmbeddingCache(None))
+    logits = np.stack([head.logits(images) for images, head in map(runner, selection.chosen_models)])
     union = list(selection.chosen_models)
     weights = selection.weights[union] / selection.weights[union].sum()
     expected = np.einsum("m,mnc->nc", weights, softmax(logits / selection.temperatures[union][:, None, None]))

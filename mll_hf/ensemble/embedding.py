@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.residents import Residents
     from mll_hf.models import VisionLanguageModel
+    from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.images import ImageLike
 
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
@@ -36,7 +37,7 @@ _PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial;
 
 def embed_images(
     residents: Residents,
-    models: Sequence[int],
+    models: Sequence[SelectedModel],
     images: Iterable[Item],
     decode: Callable[[Item], Image.Image | None],
     batch_size: int | None = None,
@@ -45,17 +46,17 @@ def embed_images(
 
     Args:
         residents: Loads the models.
-        models: Their positions.
+        models: What to load.
         images: What ``decode`` turns into images.
         decode: Returns None for unreadable images.
         batch_size: By default chosen to keep the device busy.
     """
-    known, remaining = [residents.loaded_once(m) for m in models], iter(images)
+    known, remaining = [residents.loaded_once(model) for model in models], iter(images)
     size = batch_size or (_EVICTION_BATCH if residents.has_evicted else max(model.batch_size for model in known))
     batches = iter(lambda: list(islice(remaining, size)), [])
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(images) if isinstance(images, Sized) else None,
-        desc=residents.models[models[0]].name if len(models) == 1 else None,
+        desc=models[0].name if len(models) == 1 else None,
         unit="image",
         name="mll_hf.predict",
         disable=None,

@@ -13,11 +13,10 @@ import numpy as np
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.embedding import KeptImages, embed_images
 from mll_hf.ensemble.embedding_cache import image_digest
-from mll_hf.ensemble.residents import Residents
+from mll_hf.ensemble.residents import Residents, zero_shot_head
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
-from mll_hf.selection.repo import cached_heads, keep_heads
-from mll_hf.selection.strategies import Strategy
+from mll_hf.selection.repo import keep_heads, zero_shot_heads
 from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.files import digest_of
@@ -73,6 +72,7 @@ class Ensemble:
     Attributes:
         token: Hub token, for private and gated models; None for the token of the logged-in user.
         keeps_heads: Save heads that are made.
+        residents: The loaded models, shared with every ensemble that is made of this one by ``replace``.
     """
 
     selection: Selection
@@ -81,15 +81,16 @@ class Ensemble:
     token: str | None = field(default=None, repr=False)
     dtype: str | None = None
     batch_size: int | None = None
-    keep_loaded: int | None = None
     keeps_heads: bool = True
+    residents: Residents = None  # type: ignore[assignment]  # made below
 
     def __post_init__(self) -> None:
         """Check the attributes."""
-        for name in ("batch_size", "keep_loaded"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InputError(f"{name} is {value!r}; give at least 1")
+        size = self.batch_size
+        if size is not None and not (isinstance(size, int) and size >= 1):
+            raise InputError(f"batch_size is {size!r}; give at least 1")
+        if self.residents is None:
+            object.__setattr__(self, "residents", Residents(self.device, self.dtype, self.token))
 
     def predict(
         self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL, *, reject: float | None = None
@@ -129,20 +130,6 @@ class Ensemble:
         for logits in self._logits(images, self._heads(rule)):
             yield self._pooled(logits, rule, threshold)
 
-    def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Combine precomputed logits [U, N, C] of the zero-shot heads, as :meth:`logits` returns them."""
-        return self._pooled(self.calibrated(logits) if rule.is_calibrated else logits, rule)
-
-    def calibrated(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[U, N, C] logits of the calibrated heads from those of the zero-shot heads."""
-        return logits / self.selection.temperatures[list(self.selection.chosen_models)][:, None, None]
-
-    def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
-        """[U, N, C] logits of the zero-shot heads; NaN for unreadable images. Raises like :meth:`predict`."""
-        self._check(images)
-        heads = [self._residents.zero_shot(m) for m in self.selection.chosen_models]
-        return np.concatenate(list(self._logits(images, heads)), axis=1)
-
     def model_runner(
         self, images: Sequence[ImageLike], cache: EmbeddingCache
     ) -> Callable[[int], tuple[NDArray[np.float32], Head]]:
@@ -159,46 +146,36 @@ class Ensemble:
         source, digests, texts = KeptImages(images), [image_digest(image) for image in images], digest_of(self._prompts)
 
         def run(m: int) -> tuple[NDArray[np.float32], Head]:
-            ref = self.selection.models[m].ref
-            kept = cache.read(ref, self.dtype)
+            model = self.selection.models[m]
+            kept = cache.read(model.ref, self.dtype)
             missing = [n for n, digest in enumerate(digests) if digest not in kept.images]
             try:
                 is_new = bool(missing) or texts not in kept.heads
                 if texts not in kept.heads:
-                    kept.heads[texts] = self._residents.zero_shot(m)
+                    kept.heads[texts] = self._zero_shot(m)
                 if missing:
-                    parts = embed_images(self._residents, [m], missing, source.decode, self.batch_size)
+                    parts = embed_images(self.residents, [model], missing, source.decode, self.batch_size)
                     found = np.concatenate([embeddings for (embeddings,) in parts])
                     kept.images.update(zip((digests[n] for n in missing), found, strict=True))
             finally:
                 self.close()
             if is_new:
-                cache.write(ref, self.dtype, kept)
+                cache.write(model.ref, self.dtype, kept)
             return np.stack([kept.images[digest] for digest in digests]), kept.heads[texts]
 
         return run
-
-    def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
-        """An ensemble for another selection, with its own heads, which are not saved; loaded models are shared."""
-        other = replace(self, selection=selection, templates=templates, keeps_heads=False)
-        other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
-        return other
-
-    def in_batches(self, batch_size: int) -> Ensemble:
-        """The same ensemble with another number of images per batch; loaded models are shared."""
-        other = replace(self, batch_size=batch_size)
-        other.__dict__["_residents"] = self._residents
-        return other
 
     def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> dict[str, Any]:
         """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
         selection = self.selection
         chosen = list(selection.chosen_models)
-        heads = [head for head in selection.heads if selection.trial or head.is_fitted]  # others are made from the rest
         numbers = [
             *(values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)),
             selection.chosen[chosen].tolist(),
-            *(hashlib.sha256(head.weights.tobytes() + head.bias.tobytes()).hexdigest() for head in heads),
+            *(
+                hashlib.sha256(head.weights.tobytes() + head.bias.tobytes()).hexdigest()
+                for head in selection.fitted_heads
+            ),
         ]
         refs = [selection.models[m].ref for m in chosen]
         return {
@@ -213,7 +190,7 @@ class Ensemble:
 
     def close(self) -> None:
         """Free the memory of all models; they are reloaded when used again."""
-        self._residents.close()
+        self.residents.close()
 
     def threshold(self, reject: float, rule: Rule = Rule.LINEAR_POOL) -> float:
         """The resemblance to a class that an image must have; see :meth:`stream`."""
@@ -237,40 +214,56 @@ class Ensemble:
                 rejected[readable] = resemblance(logits[:, readable], weights) < threshold
         return Prediction(selection.classes, probabilities, rejected)
 
-    def _heads(self, rule: Rule) -> Sequence[Head]:
-        """The heads of the chosen models that a rule takes."""
-        selection, is_zero_shot = self.selection, self.selection.strategy is Strategy.PAPER
-        if rule.is_calibrated != is_zero_shot:
-            return self._final_heads
-        if rule.is_calibrated:
-            temperatures = selection.temperatures[list(selection.chosen_models)]
-            return [head.calibrated(t) for head, t in zip(self._final_heads, temperatures, strict=True)]
-        return [self._residents.zero_shot(m) for m in selection.chosen_models]
+    def head(self, m: int, rule: Rule = Rule.LINEAR_POOL) -> Head:
+        """The head of a chosen model that a rule takes, made with the text tower if it is not there.
+
+        Raises ModelError like :meth:`predict`.
+        """
+        selection = self.selection
+        if rule.is_calibrated and selection.fitted_heads and not self.templates:
+            return selection.fitted_heads[selection.chosen_models.index(m)]
+        head = self._zero_shot(m)
+        return head.calibrated(float(selection.temperatures[m])) if rule.is_calibrated else head
+
+    def _zero_shot(self, m: int) -> Head:
+        if m not in self._made:
+            model = self.selection.models[m]
+            self._made[m] = self.residents.use(model, lambda each: zero_shot_head(each, self._prompts), texts=True)
+        return self._made[m]
 
     @cached_property
-    def _final_heads(self) -> tuple[Head, ...]:
-        """The heads of the selection, or those for other templates; made if they are not there."""
-        selection = replace(self.selection, templates=self.templates, heads=()) if self.templates else self.selection
-        heads = cached_heads(selection)
-        if not heads:
-            if selection.trial and not self.templates:
-                _log.warning(
-                    "the fitted heads are not in JSON; zero-shot heads are used. Load the folder of mll-hf fit -o"
-                )
-            heads = tuple(selection.final_head(m, self._residents.zero_shot(m)) for m in selection.chosen_models)
-            if self.keeps_heads:
-                keep_heads(replace(selection, heads=heads))
+    def _made(self) -> dict[int, Head]:
+        """The zero-shot heads that are made, by model."""
+        if self.selection.trial and not (self.selection.heads or self.templates):
+            _log.warning("the fitted heads are not in JSON; zero-shot heads are used. Load the folder of mll-hf fit -o")
+        heads = zero_shot_heads(self._from_names)
+        return dict(zip(self.selection.chosen_models, heads, strict=False))  # none if they were never made
+
+    @property
+    def _from_names(self) -> Selection:
+        """The selection with these templates, without a fit."""
+        selection = self.selection
+        if self.templates or selection.trial or selection.fitted_heads:
+            return replace(selection, templates=self.prompt_templates, trial=None, heads=(), folder=None)
+        return selection
+
+    def _heads(self, rule: Rule) -> list[Head]:
+        """The heads of all chosen models that a rule takes."""
+        chosen, n_made = self.selection.chosen_models, len(self._made)
+        heads = [self.head(m, rule) for m in chosen]
+        if self.keeps_heads and len(self._made) > n_made:
+            keep_heads(replace(self._from_names, heads=tuple(self._made[m] for m in chosen)))
         return heads
 
     def _logits(self, images: Iterable[ImageLike], heads: Sequence[Head]) -> Iterator[NDArray[np.float32]]:
         """[U, n, C] logits of the chosen models' heads on the next n images, batch by batch; NaN if unreadable."""
-        chosen = self.selection.chosen_models
-        for found in embed_images(self._residents, chosen, images, open_image, self.batch_size):
-            for m, head, embeddings in zip(chosen, heads, found, strict=True):
+        models = [self.selection.models[m] for m in self.selection.chosen_models]
+        for found in embed_images(self.residents, models, images, open_image, self.batch_size):
+            for model, head, embeddings in zip(models, heads, found, strict=True):
                 if (of_head := head.weights.shape[1]) != (of_model := embeddings.shape[1]):
                     raise InputError(
-                        f"the head of {self.selection.models[m].ref.short_name} has {of_head} dimensions, the model "
-                        f"{of_model}; make the selection again"
+                        f"the head of {model.ref.short_name} has {of_head} dimensions, the model {of_model}; make the "
+                        "selection again"
                     )
             yield np.stack([head.logits(embeddings) for head, embeddings in zip(heads, found, strict=True)])
 
@@ -289,8 +282,3 @@ class Ensemble:
     def _prompts(self) -> list[tuple[str, ...]]:
         """The prompts of each class, one per template."""
         return [fill(self.prompt_templates, name) for name in self.selection.classes]
-
-    @cached_property
-    def _residents(self) -> Residents:
-        models = self.selection.models
-        return Residents(models, self._prompts, self.keep_loaded, self.device, self.dtype, self.token)

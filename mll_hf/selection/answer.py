@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 LAPTOP_MEMORY = 8 * 10**9
 MEMORY_SHARE = 0.5  # of the memory, for weights
 BYTES_PER_PARAMETER = 4
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _USUAL_ACCURACY = 0.8
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
@@ -45,11 +48,19 @@ class Answer:
 
 
 def machine_memory() -> int:
-    """Main memory of this machine in bytes; that of a laptop if it is unknown."""
+    """Main memory that this process may use, in bytes; that of a laptop if it is unknown."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return LAPTOP_MEMORY
+        memory = LAPTOP_MEMORY
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        memory = min(memory, int(CONTAINER_LIMIT.read_text()))
+    return memory
+
+
+def most_parameters() -> float:
+    """Parameters of models whose weights take half of the memory."""
+    return MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
 
 
 def best_value(estimate: Estimate, costs: Sequence[Cost], compared: Sequence[bool]) -> int:
@@ -58,7 +69,7 @@ def best_value(estimate: Estimate, costs: Sequence[Cost], compared: Sequence[boo
     If none fits, of all that are compared.
     """
     known = [m for m, is_compared in enumerate(compared) if is_compared] or list(range(len(costs)))
-    most = MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
+    most = most_parameters()
     fitting = [m for m in known if costs[m].parameters <= most] or known
     losses = _losses(estimate.subset(fitting))
     return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], costs)

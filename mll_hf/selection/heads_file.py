@@ -14,7 +14,6 @@ from safetensors.numpy import load, save
 from mll_hf.errors import InputError
 from mll_hf.labels.file_format import METADATA_KEY, UNREADABLE, read_metadata
 from mll_hf.selection.head import Head
-from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.files import canonical_json, digest_of
 from mll_hf.utils.text import one_line
 
@@ -40,11 +39,9 @@ def max_heads_bytes(n_models: int, n_classes: int) -> int:
 
 
 def heads_key(selection: Selection) -> str:
-    """Digest of what decides the heads of a selection from names alone: models, classes, prompts and temperatures."""
-    models = [selection.models[m] for m in selection.chosen_models]
-    temperatures = [] if selection.strategy is Strategy.PAPER else [model.temperature for model in models]
-    refs = [asdict(model.ref) for model in models]
-    return digest_of([selection.classes, selection.prompt_templates, refs, temperatures])
+    """Digest of what decides the zero-shot heads of a selection: models, classes and prompts."""
+    refs = [asdict(selection.models[m].ref) for m in selection.chosen_models]
+    return digest_of([selection.classes, selection.prompt_templates, refs])
 
 
 def heads_to_bytes(heads: Sequence[Head], models: Sequence[ModelRef], classes: Sequence[str]) -> bytes:

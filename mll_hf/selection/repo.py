@@ -177,8 +177,8 @@ def _parse_file(path: Path, name: str) -> Selection:
 # --- heads that were made from names alone ---------------------------------------------------------------------------
 
 
-def cached_heads(selection: Selection) -> tuple[Head, ...]:
-    """The heads of a selection, or those that were made earlier from its class names; empty if there are none."""
+def zero_shot_heads(selection: Selection) -> tuple[Head, ...]:
+    """The zero-shot heads of a selection that was not fitted, if they were made; empty otherwise."""
     path = _cache_of(selection)
     if selection.heads or not path.exists():
         return selection.heads
@@ -204,7 +204,7 @@ def _cache_of(selection: Selection) -> Path:
 
 def _heads_of(selection: Selection) -> bytes | None:
     """The file of a selection's heads; None if they are not made."""
-    heads = cached_heads(selection)
+    heads = selection.heads if selection.trial else zero_shot_heads(selection)
     return heads_to_bytes(heads, _chosen(selection), selection.classes) if heads else None
 
 

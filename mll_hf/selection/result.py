@@ -14,7 +14,6 @@ from mll_hf.matching.prompts import templates_for
 from mll_hf.models.known import family_of
 from mll_hf.selection.answer import Answer, answer_lines, answer_to
 from mll_hf.selection.candidates import Figures
-from mll_hf.selection.strategies import Strategy
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from mll_hf.hub.commits import Published
     from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.head import Head
+    from mll_hf.selection.strategies import Strategy
     from mll_hf.selection.trial import Trial
 
 
@@ -96,8 +96,8 @@ class Selection(ArrayFields):
         notes: What else is known about the classes, one line each.
         unmeasured: What models are made for (domains, names in a language) that the classes need, where none of these
             models has published figures beside others and is within the limits.
-        heads: Of the chosen models, in their order; empty until made. For strategy ``paper`` zero-shot heads, for
-            others calibrated ones: the softmax of their logits gives probabilities.
+        heads: Of the chosen models, in their order; empty until made. Zero-shot heads, or after a fit those that it
+            made: the softmax of their logits gives probabilities.
         folder: Local folder that the selection was read from, where heads are saved that are made later.
     """
 
@@ -167,11 +167,10 @@ class Selection(ArrayFields):
         """[M] calibration temperatures of the logits, from the labels."""
         return np.array([model.temperature for model in self.models])
 
-    def final_head(self, m: int, zero_shot: Head) -> Head:
-        """The head to save of a model, from its zero-shot head; see the attribute ``heads``."""
-        if self.strategy is Strategy.PAPER:
-            return zero_shot
-        return zero_shot.calibrated(float(self.temperatures[m]))
+    @property
+    def fitted_heads(self) -> tuple[Head, ...]:
+        """The heads, if they come from a fit."""
+        return self.heads if self.trial or any(head.is_fitted for head in self.heads) else ()
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:

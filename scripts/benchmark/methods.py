@@ -19,7 +19,6 @@ from benchmark.scores import leep, mean_confidence
 from benchmark.world import TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import combine
-from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlist_config
 from mll_hf.selection.probabilities import mutual_information
@@ -97,11 +96,10 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
     scores[rows] = selection.overall
 
     def answer(seen: TaskView) -> NDArray[np.int64]:
-        if not selection.heads:
-            return Ensemble(selection).combine(seen.logits[union], rule).probabilities.argmax(axis=1)
-        pairs = zip(selection.heads, (seen.embedded[m][0] for m in union), strict=True)
-        chosen = list(selection.chosen_models)
-        logits = np.stack([head.logits(images) for head, images in pairs])
+        chosen, heads = list(selection.chosen_models), selection.heads or [seen.embedded[m][1] for m in union]
+        logits = np.stack([head.logits(seen.embedded[m][0]) for m, head in zip(union, heads, strict=True)])
+        if rule.is_calibrated and not selection.heads:
+            logits = logits / selection.temperatures[chosen, None, None]
         return combine(rule, logits, selection.chosen[chosen], selection.weights[chosen]).argmax(axis=1)
 
     return Choice(_once(union, len(view.hub)), answer, scores)

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # both are read when huggingface_hub is imported
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
 from mll_hf.client import Client
+from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.errors import MLLError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
@@ -148,8 +149,9 @@ def evaluate(client: Client, task: Task, cache: Path) -> Outcome:
     truth = np.array(task.labels)[rest]
 
     everything = client.select(task.classes, strategy=Strategy.GENERAL, k=10**6, domain=task.domain, task=task.task)
-    logits = client.load(everything).logits([task.images[n] for n in rest])
-    correct = (logits.argmax(axis=2) == truth).mean(axis=1)
+    run = client.load(everything).model_runner([task.images[n] for n in rest], EmbeddingCache(None))
+    found = [run(m) for m in everything.chosen_models]
+    correct = np.array([(head.logits(images).argmax(axis=1) == truth).mean() for images, head in found])
     singles = dict(zip([model.name for model in everything.models], map(float, correct), strict=True))
     tried = client.fit(
         task.classes,

@@ -120,7 +120,7 @@ def fit(labels: Labels, question: Question, paths: Sequence[str], tell: Tell) ->
         shortlist = _choosing_only(shortlist, selection)
     else:
         run = runner.model_runner(images, cache)
-        heads = [shortlist.final_head(m, run(m)[1]) for m in shortlist.chosen_models]
+        heads = [run(m)[1] for m in shortlist.chosen_models]
         selection = replace(shortlist, heads=tuple(heads))
     probabilities = fitted_probabilities(Ensemble(selection), images, cache)
     found = Fitted(

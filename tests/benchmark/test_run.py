@@ -22,7 +22,7 @@ from benchmark.world import open_task
 from benchmark_worlds import LABEL_FREE, filled_cache, make_index, make_suite, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
-from mll_hf.ensemble.rules import softmax
+from mll_hf.ensemble.rules import combine, softmax
 from mll_hf.labels.store import LabelStore
 from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder
@@ -128,7 +128,9 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     selection = client.select(task.classes, SelectionConfig(strategy, k), domain=task.domain, task=task.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     union = [row[selection.models[m].ref] for m in selection.chosen_models]
-    answers = client.load(selection).combine(view.logits[union], rule).probabilities.argmax(axis=1)
+    chosen = list(selection.chosen_models)
+    logits = view.logits[union] / (selection.temperatures[chosen, None, None] if rule.is_calibrated else 1)
+    answers = combine(rule, logits, selection.chosen[chosen], selection.weights[chosen]).argmax(axis=1)
     record = record_of(results, name)
     assert record.models == tuple(sorted(union))
     assert record.accuracy == pytest.approx((answers == labels).mean())

@@ -13,11 +13,11 @@ from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, embedding, residents, run
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
-from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
+from mll_hf.labels.label import Cost
 from mll_hf.models import Link
-from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, select
+from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, answer, select
 from mll_hf.selection.heads_file import HEADS_FILE
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
@@ -73,12 +73,11 @@ class Diary(list):
     Attributes:
         models: The models that were loaded, by name.
         options: Further arguments for models to come, by name.
-        memory: Bytes that are free.
     """
 
     def __init__(self):
         super().__init__()
-        self.models, self.options, self.memory = {}, {}, math.inf
+        self.models, self.options = {}, {}
 
 
 @pytest.fixture
@@ -97,7 +96,6 @@ def diary(monkeypatch):
         return open_image(source)
 
     monkeypatch.setattr(residents, "load_model", load)
-    monkeypatch.setattr(residents, "free_memory", lambda device: diary.memory)
     for module in (run, embedding):
         monkeypatch.setattr(module, "open_image", counting)
     return diary
@@ -148,7 +146,10 @@ def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_lo
     monkeypatch.setattr(embedding, "_EVICTION_BATCH", 2)
     selection = make_selection()
     images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
-    ensemble = Ensemble(selection, device="somewhere", keep_loaded=keep)
+    size = selection.models[0].cost.parameters
+    selection = replace(selection, models=tuple(replace(m, cost=Cost(size, 1.0)) for m in selection.models))
+    monkeypatch.setattr(residents, "most_parameters", lambda: (keep or 3) * size)
+    ensemble = Ensemble(selection, device="somewhere")
     assert ensemble.predict(images).classes == ("green", "red", "blue", "green", "blue", "red")
     assert diary.count(("decode",)) == 6
     loaded, most = [], 0
@@ -167,15 +168,12 @@ def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_lo
         assert loads(diary)[:5] == [("load", a), ("load", b), ("close", a), ("load", c), ("close", b)]
 
 
-def test_a_container_bounds_the_free_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(residents, "_CGROUP", tmp_path)
-    whole = free_memory("cpu")
-    for name, content in {"memory.max": "5000\n", "memory.current": "4000\n"}.items():
-        (tmp_path / name).write_text(content)
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 300\n")
-    assert free_memory("cpu") == 1300
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory("cpu") > min(whole / 2, 10**6)
+def test_a_container_bounds_the_memory(tmp_path, monkeypatch):
+    whole = answer.machine_memory()
+    monkeypatch.setattr(answer, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    for content, expected in (("5000\n", 5000), ("max\n", whole)):
+        (tmp_path / "memory.max").write_text(content)
+        assert answer.machine_memory() == expected
 
 
 def test_a_model_that_fails_gets_the_memory_of_all_before_it_fails_for_good(diary):
@@ -298,10 +296,10 @@ def test_prompts_of_a_class_are_averaged(diary):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ColorModel, "encode_texts", encode_texts)
-        logits = ensemble.logits([png((254, 254, 254))])
+        embeddings, head = ensemble.model_runner([png((254, 254, 254))], EmbeddingCache(None))(0)
     # the image is gray, (1, 1, 1) / sqrt 3; a class is (1 + a, a, a) with a = 1 / sqrt 3, of length sqrt(2 + 2a)
     a = 1 / math.sqrt(3)
-    np.testing.assert_allclose(logits, [[[10 * (1 + 3 * a) * a / math.sqrt(2 + 2 * a)] * 3]], rtol=1e-5)
+    np.testing.assert_allclose(head.logits(embeddings), [[10 * (1 + 3 * a) * a / math.sqrt(2 + 2 * a)] * 3], rtol=1e-5)
 
 
 @pytest.mark.parametrize("images", [[], (), "image.png", b"bytes", Path("image.png"), Image.new("RGB", (4, 4))])
@@ -328,12 +326,10 @@ def test_predictions_are_the_rule_of_the_heads_logits(diary, rule):
     colors = np.array([(201, 91, 11), (11, 21, 31), (91, 91, 81)], float)
     cosines = colors / np.linalg.norm(colors, axis=1, keepdims=True)
     logits = np.stack([10 * cosines, 5 * cosines])
-    np.testing.assert_allclose(ensemble.logits(images), logits, rtol=1e-5)
     if rule is Rule.LINEAR_POOL:
         logits = np.stack([logits[0] / 2, logits[1] / 4])
     expected = combine(rule, logits, chosen[[0, 2]], selection.weights[[0, 2]])
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
-    np.testing.assert_allclose(ensemble.combine(ensemble.logits(images), rule).probabilities, expected, atol=1e-5)
 
 
 IMAGES = [png(color) for color in ((200, 90, 10), (10, 200, 30), (90, 90, 200))]
@@ -362,8 +358,7 @@ def test_heads_from_names_are_made_once_and_then_no_text_tower_is_loaded(diary, 
     assert not any(model.has_texts for model in diary.models.values())
     for rule in rules:
         np.testing.assert_allclose(again.predict(IMAGES, rule).probabilities, fresh[rule].probabilities, atol=1e-6)
-    # the paper's rules take zero-shot heads, which only its strategy saves
-    assert len(texts_read(diary)) == (0 if strategy is Strategy.PAPER else 3)
+    assert texts_read(diary) == []
 
 
 def test_other_classes_and_templates_need_the_text_tower_and_do_not_replace_heads(diary):
@@ -373,7 +368,7 @@ def test_other_classes_and_templates_need_the_text_tower_and_do_not_replace_head
     assert texts_read(diary) == [name]
     ensemble = Ensemble(selection, device="somewhere")
     assert ensemble.predict(IMAGES) == expected
-    other = ensemble.for_selection(replace(selection, classes=("blue", "green", "red")))
+    other = replace(ensemble, selection=replace(selection, classes=("blue", "green", "red")), keeps_heads=False)
     assert other.predict(IMAGES).classes == expected.classes
     assert loads(diary) == [("load", name), ("close", name), ("load", name)]  # without, then with its text tower
     assert ensemble.predict(IMAGES) == expected
@@ -403,7 +398,7 @@ def test_fitted_heads_decide_and_are_checked(diary):
 def test_fingerprints_tell_apart_what_predicts_differently():
     selection = make_selection()
     fingerprint = Ensemble(selection).fingerprint()
-    assert Ensemble(replace(selection), keep_loaded=1, batch_size=3).fingerprint() == fingerprint
+    assert Ensemble(replace(selection), batch_size=3).fingerprint() == fingerprint
     others = [
         Ensemble(selection).fingerprint(Rule.ENTROPY),
         Ensemble(selection, templates=("{}",)).fingerprint(),

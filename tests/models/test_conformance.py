@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
 import tiny_models  # noqa: E402
-from mll_hf.ensemble.residents import Residents  # noqa: E402
+from mll_hf.ensemble.residents import Residents, zero_shot_head  # noqa: E402
 from mll_hf.errors import ModelError  # noqa: E402
 from mll_hf.labels.label import Cost  # noqa: E402
 from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source  # noqa: E402
@@ -206,17 +206,17 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     refs = [resolve_model(f"local-dir:{folder}") for folder in (folders[backend], transformers_model("clip")[0])]
     assert refs[0].backend == backend
     models = [SimpleNamespace(ref=ref, cost=Cost(0, 0.0)) for ref in refs]
-    residents = Residents(models, [["a cat"], ["a dog"]], max_loaded=1, device="cpu", dtype=None, token=None)
+    residents = Residents(device="cpu", dtype=None, token=None, _most=1)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
 
     def predicted(m, pixels):
-        head = residents.zero_shot(m)
-        return residents.use(m, lambda model: head.logits(model.encode_pixels(pixels[None])))
+        head = residents.use(models[m], lambda model: zero_shot_head(model, [["a cat"], ["a dog"]]), texts=True)
+        return residents.use(models[m], lambda model: head.logits(model.encode_pixels(pixels[None])))
 
-    first = residents.use(0, lambda model: model)
+    first = residents.use(models[0], lambda model: model)
     before = predicted(0, first.compact(picture))
-    residents.use(1, lambda model: None)
-    assert 0 not in residents
+    residents.use(models[1], lambda model: None)
+    assert models[0] not in residents
     assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
     np.testing.assert_array_equal(predicted(0, first.compact(picture)), before)
     with pytest.raises(ModelError, match="cannot be run"):

@@ -14,9 +14,9 @@ from test_repo import REPO, card_of, in_another_cache, make_selection
 from hub_worlds import clock  # noqa: F401
 from mll_hf.errors import HubError, InputError
 from mll_hf.labels.label import ModelRef
-from mll_hf.selection import Head, Selection, Strategy
+from mll_hf.selection import Head, Selection
 from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
-from mll_hf.selection.repo import cached_heads, keep_heads
+from mll_hf.selection.repo import keep_heads, zero_shot_heads
 
 pytestmark = pytest.mark.usefixtures("clock")
 MODELS = (ModelRef("org/a", "1" * 40, "open_clip", "a" * 64), ModelRef("org/b", "2" * 40, "transformers"))
@@ -142,14 +142,14 @@ def test_heads_from_names_are_kept_in_the_folder_of_the_selection_or_in_the_cach
     selection, heads = make_selection(hub), random_heads(is_fitted=False)
     selection.save_pretrained(tmp_path)
     read = Selection.from_pretrained(tmp_path)
-    assert cached_heads(read) == ()
+    assert zero_shot_heads(read) == ()
     keep_heads(replace(read, heads=heads))
     assert Selection.from_pretrained(tmp_path).heads == heads
     other = replace(read, templates=("so {}",))  # not what the folder holds
     others = tuple(head.calibrated(2.0) for head in heads)
     keep_heads(replace(other, heads=others))
     assert Selection.from_pretrained(tmp_path).heads == heads
-    assert cached_heads(other) == others
+    assert zero_shot_heads(other) == others
     other.save_pretrained(tmp_path / "new")
     assert Selection.from_pretrained(tmp_path / "new").heads == others  # they go with it
 
@@ -159,22 +159,20 @@ def test_a_cache_that_cannot_be_written_or_is_damaged_is_no_error(hub, monkeypat
     keep_heads(replace(selection, heads=heads))
     (file,) = (tmp_path.__class__(constants.HF_ASSETS_CACHE) / "mll_hf" / "heads").iterdir()
     file.write_bytes(b"damaged")
-    assert cached_heads(selection) == ()
+    assert zero_shot_heads(selection) == ()
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", "/proc/nowhere")
     keep_heads(replace(selection, heads=heads))
 
 
 def test_what_decides_heads_from_names():
     selection = make_selection()
-    models = (replace(selection.models[0], temperature=9.0), *selection.models[1:])
     others = [
         selection,
         replace(selection, classes=("x", "y", "z")),
         replace(selection, templates=("{}",)),
-        replace(selection, strategy=Strategy.PAPER),
-        replace(selection, models=models),
         replace(selection, models=selection.models[::-1]),
     ]
     assert len({heads_key(each) for each in others}) == len(others)
     assert heads_key(Selection.from_json(json.loads(json.dumps(selection.to_json())))) == heads_key(selection)
-    assert heads_key(replace(selection, scores=selection.scores / 2)) == heads_key(selection)
+    hotter = (replace(selection.models[0], temperature=9.0), *selection.models[1:])
+    assert heads_key(replace(selection, scores=selection.scores / 2, models=hotter)) == heads_key(selection)
