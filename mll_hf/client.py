@@ -254,12 +254,15 @@ class Client:
         )  # fmt: skip
         if not given.has_images:
             raise InputError("there are no images to fit to; give images or examples, or use select")
-        decide, shortlisted = partial(self._from_names, given, for_trial=True), shortlist_config(config)
-        shortlist = self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
-        kept = EmbeddingCache(Path(cache) if cache else None)
-        selection = try_models(self.load(shortlist), config, given, approve=approve, cache=kept)
+        ensemble, kept = self.load(self.shortlist(given, config)), EmbeddingCache(Path(cache) if cache else None)
+        selection = try_models(ensemble, config, given, approve=approve, cache=kept)
         self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
+
+    def shortlist(self, task: Task, config: SelectionConfig) -> Selection:
+        """The models to try on the task's images, those made for its domain or language first. Raises like select."""
+        decide, shortlisted = partial(self._from_names, task, for_trial=True), shortlist_config(config)
+        return self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
 
     def _say_notes(self, task: Task) -> None:
         for line in lint(task.classes, self.labels.union.graph):

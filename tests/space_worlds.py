@@ -25,14 +25,12 @@ HARM = '<img src=x onerror="window.harmed=1">'
 SAYS_HARM = "&lt;img src=x onerror="
 
 
-def load_app(fresh=False):
+def load_app():
     """The Space's ``app.py``, under another name, since the other Space has an ``app.py`` too."""
-    if not fresh and "mll_select_app" in sys.modules:
+    if "mll_select_app" in sys.modules:
         return sys.modules["mll_select_app"]
     spec = importlib.util.spec_from_file_location("mll_select_app", FOLDER / "app.py")
-    module = importlib.util.module_from_spec(spec)
-    if not fresh:
-        sys.modules["mll_select_app"] = module
+    module = sys.modules["mll_select_app"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -65,9 +63,9 @@ def make_store(folder, labels, *graphs):
     return str(folder)
 
 
-def make_library(folder, encoder=None, **settings):
+def make_library(folder, encoder=None):
     """The library of a folder of labels or any other source."""
-    return answers.Library(answers.Settings(str(folder), **settings), encoder or WordEncoder())
+    return answers.Library(str(folder), encoder or WordEncoder())
 
 
 def signs_graph():

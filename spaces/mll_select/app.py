@@ -15,43 +15,27 @@ import answers
 import fitting
 import gradio as gr
 import pages
-from answers import Labels, Library, Question, Settings
+from answers import Labels, Library, Question
+from api import make_api
 from fitting import Fitted  # Gradio reads the annotations of its callbacks
 
+from mll_hf import SelectionConfig
 from mll_hf.errors import InputError, MLLError
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
+from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.plots.selection import accuracy_by_cost
-
-try:
-    from spaces import GPU  # installed by the Hub
-except ImportError:
-    GPU = None
+from mll_hf.selection.config import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mll_hf import Selection
 
-TITLE = "Which vision model fits your images?"
-_COLORS = {  # light, dark; with enough contrast
-    "body_text_color_subdued": ("#565d57", "#a9b3ad"),
-    "block_info_text_color": ("#565d57", "#a9b3ad"),
-    "input_placeholder_color": ("#6b7069", "#8b958f"),
-    "button_primary_background_fill": ("#1f6a66", "#27706b"),
-    "button_primary_background_fill_hover": ("#175653", "#1f6a66"),
-    "button_primary_text_color": ("#ffffff", "#ffffff"),
-    "link_text_color": ("#175653", "#88c9b8"),
-    "link_text_color_hover": ("#0b3335", "#b5e0d3"),
-    "link_text_color_visited": ("#175653", "#88c9b8"),
-}
-THEME = gr.themes.Default(
+THEME = gr.themes.Default(  # fonts of the visitor's machine: nothing is downloaded
     primary_hue="teal",
     neutral_hue="stone",
     font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
     font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
-).set(  # fonts of the visitor's machine: nothing is downloaded
-    **{name: light for name, (light, _) in _COLORS.items()},
-    **{f"{name}_dark": dark for name, (_, dark) in _COLORS.items()},
 )
 DOMAINS = [
     "photo", "sketch", "drawing", "painting", "icon", "render", "handwriting", "satellite image", "texture",
@@ -59,88 +43,42 @@ DOMAINS = [
 ]  # fmt: skip
 LICENSES = [
     ("Any", ""),
-    ("Open for any use", ", ".join(answers.OPEN_LICENSES)),
-    ("Apache 2.0 or MIT", "apache-2.0, mit"),
+    ("Open for any use", "apache-2.0,mit,bsd,bsd-2-clause,bsd-3-clause,isc,cc0-1.0,cc-by-4.0,unlicense"),
+    ("Apache 2.0 or MIT", "apache-2.0,mit"),
 ]
 _MAX_UPLOAD = "10mb"
-_MOST_BUTTONS = 12  # of more classes one is chosen from a list
-_GPU_SECONDS = 120
+_FEW_CLASSES = 12  # keep their order; of more, the most probable ones come first
 _HOUR = 3600
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
-_BROWSE = ("model", "concept", "explore")  # parameters of addresses beside the first page
-_ANNOUNCE = """() => {
-    const mark = () => document.querySelectorAll('.mll-live').forEach(
-        part => part.parentElement.closest('.mll-live') || part.setAttribute('role', 'status'));
-    new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});  // tabs are built when opened
-    mark();
-}"""
-_TO_ADDRESS = (
-    "(name, ...rest) => { history.replaceState(null, '', '?%s=' + encodeURIComponent(name)); return [name, ...rest]; }"
-)
+_ANNOUNCE = "() => document.querySelectorAll('.mll-live').forEach(part => part.setAttribute('role', 'status'))"
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# fits wait for one another, not for questions without images
+_SLOW: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "models", "concurrency_limit": 2}
 
 
 def build_page(library: Library) -> gr.Blocks:
-    """The page; its API functions are documented by their docstrings."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
+    """The page, and the API, which its docstring documents."""
+    title = "Which vision model fits your images?"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
         with gr.Column() as home:
             _build_home(library)
         with gr.Column(visible=False) as browse:
-            gr.HTML(pages.BACK)
-            with gr.Tabs() as tabs:
-                with gr.Tab("Explore", id="explore"):
-                    _build_explore(library, page)
-                with gr.Tab("Model", id="model"):
-                    _build_model(library, page)
-                with gr.Tab("Concept", id="concept"):
-                    _build_concept(library, page)
-        page.load(_open_address, None, [home, browse, tabs], **_QUIET)
+            _build_browse(library, page, home, browse)
         page.load(None, js=_ANNOUNCE)
-        for function in make_api(library):
-            gr.api(function, api_name=function.__name__, concurrency_id="labels")
+        gr.api(make_api(library), api_name="select_models", concurrency_id="labels")
     return page
-
-
-def _query_parameter(request: gr.Request | None, what: str) -> str:
-    """A parameter in the page's URL; empty if it is missing."""
-    return str(request.query_params.get(what, ""))[:300] if request else ""
-
-
-def _asked_page(request: gr.Request) -> str:
-    return next((name for name in _BROWSE if name in request.query_params), "")
-
-
-def _open_address(request: gr.Request) -> Any:  # noqa: ANN401 - components
-    asked = _asked_page(request)
-    return (gr.Column(visible=False), gr.Column(visible=True), gr.Tabs(selected=asked)) if asked else (gr.skip(),) * 3
-
-
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
-    """Wrap a function to return an alert instead of its answer if it raises an error."""
-
-    @functools.wraps(function)
-    def act(*args: Any, **options: Any) -> str:  # noqa: ANN401 - passed on
-        try:
-            return function(*args, **options)
-        except MLLError as error:
-            return pages.alert(error)
-
-    return act
 
 
 # --- the first page ---------------------------------------------------------------------------------------------------
 
 
 def shown(labels: Labels, question: Question, selection: Selection, fitted: Fitted | None = None) -> tuple[Any, ...]:
-    """The answer: card, figure of accuracy and cost, ranking, matches, and code."""
+    """The answer: card, figure of accuracy and cost, details, and code."""
     return (
         pages.card(selection, fitted),
         _figure(selection),
-        pages.ranking_html(selection),
-        pages.matches_html(selection, labels) if any(selection.matches) else "",
-        answers.python_code(question, labels.settings.labels, bool(fitted and fitted.asked)),
+        pages.details(selection),
+        question.code(labels.source, bool(fitted and fitted.weights)),
     )
 
 
@@ -150,32 +88,29 @@ def _figure(selection: Selection) -> Any:  # noqa: ANN401 - plotly has no types
     if figure is None or estimate is None or answer is None:
         return figure
     for m, name in ((answer.best, "best at any cost"), (answer.cheapest, "as good and cheaper")):
-        model = selection.models[m]
         if m not in selection.chosen_models:
             figure.add_scatter(
-                x=[model.cost.gflops], y=[100 * float(estimate.accuracy[m])], name=name, hoverinfo="skip",
+                x=[selection.models[m].cost.gflops], y=[100 * float(estimate.accuracy[m])], name=name, mode="markers",
                 marker={"color": "#d55e00", "symbol": "star", "size": 15, "line": {"color": "white", "width": 1}},
-                mode="markers",
+                hoverinfo="skip",
             )  # fmt: skip
     return figure
 
 
 def _build_home(library: Library) -> None:
     try:
-        labels = library.labels
-        asked, found = next(iter(labels.examples.values()))
-        first = shown(labels, asked, found)
+        asked, found = next(iter(library.labels.examples.values()))
+        first = shown(library.labels, asked, found)
     except MLLError as error:
-        asked, first = None, (pages.alert(error), None, "", "", "")
-    question, work = gr.State(asked), gr.State(None, time_to_live=2 * _HOUR)
-    current = gr.State(0)
-    text, look, purpose = next(iter(answers.EXAMPLES.values()))
-    gr.HTML(pages.HEAD)
+        asked, first = None, (pages.alert(error), None, "", "")
+    question, work, current = gr.State(asked), gr.State(None, time_to_live=2 * _HOUR), gr.State(0)
+    domains = dict(answers.EXAMPLES.values())  # of the examples, by their classes
+    gr.HTML(pages.wrap(pages.HEAD))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             with gr.Group():
                 classes = gr.Textbox(
-                    text, label="Classes, separated by commas", placeholder="corroded pipe, weld",
+                    next(iter(domains)), label="Classes, separated by commas", placeholder="corroded pipe, weld",
                     lines=2, max_lines=8, max_length=200_000,
                 )  # fmt: skip
                 files = gr.File(
@@ -189,71 +124,58 @@ def _build_home(library: Library) -> None:
         with gr.Column(scale=6, min_width=300):
             card = gr.HTML(first[0], elem_classes=_LIVE)
     with gr.Column(visible=False) as images:
-        gr.HTML(pages.ASK_HEAD)
+        gr.HTML(pages.wrap(pages.ASK))
         with gr.Row(equal_height=False):
             picture = gr.Image(
                 height=200, min_width=200, interactive=False, show_label=False, buttons=[], elem_id="mll-picture",
                 alt_text="The image to name",
             )  # fmt: skip
-            with gr.Column(scale=3):
-                buttons = gr.Radio([], label="Its class")
-                menu = gr.Dropdown([], label="Its class", visible=False)
+            menu = gr.Radio([], label="Its class", scale=3, elem_id="mll-menu")
             shares = gr.Label(label="Class shares among your images", num_top_classes=5, show_heading=False, scale=2)
         gallery = gr.Gallery(
             label="Your images", columns=8, height=420, allow_preview=False, object_fit="cover", buttons=[],
             interactive=False, elem_id="mll-images",
         )  # fmt: skip
-    cost = gr.Plot(first[1], show_label=False, elem_id="mll-cost", elem_classes=["mll-plot", "points"])
+    cost = gr.Plot(first[1], show_label=False, elem_id="mll-cost")
     with gr.Accordion("Options", open=False):
         domain = gr.Dropdown(
-            DOMAINS, value=look, allow_custom_value=True, label="How do the images look?", info="any words"
+            DOMAINS, value=None, allow_custom_value=True, label="How do the images look?", info="any words"
         )
-        task = gr.Textbox(purpose, label="What are they for?", placeholder="pipe inspection", max_length=200)
-        k = gr.Slider(1, answers.MAX_MODELS, value=1, step=1, label="Models to combine")
-        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
-        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
-        license = gr.Dropdown(
-            LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
-        )
+        limits = {
+            "k": gr.Number(0, label="Models to combine", info="0 for the best value", minimum=0, precision=0),
+            "max_gflops": gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0),
+            "max_parameters": gr.Textbox(label="Maximum parameters", info="empty for any", placeholder="200M"),
+            "licenses": gr.Dropdown(
+                LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
+            ),
+        }
     with gr.Accordion("Take it home: code, saved folder, ONNX, your own repo", open=False):
         python = gr.Code(
-            first[4], label="Python", language="python", interactive=False, lines=1, show_line_numbers=False,
+            first[3], label="Python", language="python", interactive=False, lines=1, show_line_numbers=False,
             wrap_lines=True,
         )  # fmt: skip
         _build_take_home(question, work, library)
-    with gr.Accordion("All compared models", open=False):
-        ranking = gr.HTML(first[2])
-    with gr.Accordion("Which concepts match your classes?", open=False):
-        matches = gr.HTML(first[3])
-    gr.HTML(pages.LINKS)
-
-    parts = [card, cost, ranking, matches, python]
-    asking = [current, picture, buttons, menu, shares, gallery]
+    with gr.Accordion("All compared models, and the concepts that match your classes", open=False):
+        details = gr.HTML(first[2])
+    gr.HTML(pages.wrap(pages.LINKS))
+    parts = [card, cost, details, python]
+    asking = [current, picture, menu, shares, gallery]
 
     def answered(labels: Labels, asked: Question, selection: Selection) -> dict[Any, Any]:
-        found = shown(labels, asked, selection)
-        return {
-            question: asked,
-            work: None,
-            images: gr.Column(visible=False),
-            status: "",
-            **dict(zip(parts, found, strict=True)),
-        }
+        found = dict(zip(parts, shown(labels, asked, selection), strict=True))
+        return {question: asked, work: None, images: gr.Column(visible=False), status: "", **found}
 
-    def show_names(
-        text: str,
-        domain: str | None,
-        task: str,
-        k: float,
-        gflops: float | None,
-        parameters: float | None,
-        license: str | None,
-    ) -> dict[Any, Any]:
+    def show_example(name: str) -> dict[Any, Any]:
+        fields = {classes: answers.EXAMPLES[name][0], domain: None, files: None}
         try:
-            names, licenses = answers.names_in_text(text), answers.licenses_in_text(license)
-            asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
-            labels = library.labels
-            return answered(labels, asked, labels.select(asked))
+            return {**fields, **answered(library.labels, *library.labels.examples[name])}
+        except MLLError as error:
+            return {**fields, status: pages.alert(error)}
+
+    def show_names(text: str, look: str | None, *options: Any) -> dict[Any, Any]:  # noqa: ANN401 - checked
+        try:
+            asked = Question.of(text or "", look or domains.get(text), **dict(zip(limits, options, strict=True)))
+            return answered(library.labels, asked, library.labels.select(asked))
         except MLLError as error:
             return {status: pages.alert(error), question: None, work: None, images: gr.Column(visible=False)}
 
@@ -264,32 +186,33 @@ def _build_home(library: Library) -> None:
     ) -> dict[Any, Any]:
         if asked is None or not files:
             return {status: gr.skip()}
-        found = _fit(library.labels, asked, [each["path"] for each in files], lambda text: progress(None, desc=text))
-        if isinstance(found, MLLError):
-            return {status: pages.alert(found)}
-        return {status: "", **fitted_shown(found, found.next_asked)}
+        paths = [each["path"] for each in files]
+        try:
+            found = fitting.fit(
+                library.labels, asked, paths, library.max_parameters, lambda text: progress(None, desc=text)
+            )
+        except MLLError as error:
+            return {status: pages.alert(error)}
+        return fitted(found)
 
-    def fitted_shown(found: Fitted, n: int | None) -> dict[Any, Any]:
-        answer = shown(library.labels, found.question, found.selection, found)
+    def fitted(found: Fitted) -> dict[Any, Any]:
         trial = found.selection.trial
         estimated = dict(zip(found.question.classes, trial.shares.tolist(), strict=True)) if trial else None
+        answer = shown(library.labels, found.question, found.selection, found)
         return {
-            work: found, images: gr.Column(visible=True), **dict(zip(parts, answer, strict=True)),
-            gallery: pages.captions(found), shares: gr.Label(estimated, visible=bool(trial)), **picked(found, n),
+            status: "", work: found, images: gr.Column(visible=True), **dict(zip(parts, answer, strict=True)),
+            gallery: pages.captions(found), shares: gr.Label(estimated, visible=bool(trial)),
+            **picked(found, found.next_asked),
         }  # fmt: skip
 
-    def picked(found: Fitted, n: int | None) -> dict[Any, Any]:
+    def picked(found: Fitted, n: int) -> dict[Any, Any]:
         """Show an image and ask for its class."""
-        n, names = n or 0, list(found.question.classes)
-        few, can_ask = len(names) <= _MOST_BUTTONS, bool(found.asked)
+        names, order = found.question.classes, (-found.probabilities[n]).argsort(kind="stable").tolist()
+        choices = [names[y] for y in order] if len(names) > _FEW_CLASSES else list(names)
         told = names[found.answers[n]] if n in found.answers else None
-        label = f"Its class? Predicted: {names[int(found.probabilities[n].argmax())]}"
-        return {
-            current: n,
-            picture: found.thumbnails[n],
-            buttons: gr.Radio(names if few else [], value=told, label=label, visible=few and can_ask),
-            menu: gr.Dropdown(names, value=told, label=label, visible=not few and can_ask),
-        }
+        label = f"Its class? Predicted: {names[order[0]]}"
+        menu_of_it = gr.Radio(choices, value=told, label=label, visible=bool(found.weights))
+        return {current: n, picture: found.thumbnails[n], menu: menu_of_it}
 
     def pick(found: Fitted | None, event: gr.SelectData) -> dict[Any, Any]:
         return picked(found, int(event.index)) if found else {current: gr.skip()}
@@ -298,60 +221,31 @@ def _build_home(library: Library) -> None:
         try:
             if found is None or not name:
                 raise InputError("your images were deleted, as they are after two hours; drop them again")
-            found = fitting.correct(found, n, name)
+            return fitted(fitting.correct(found, n, name))
         except MLLError as error:
             return {status: pages.alert(error)}
-        return {status: "", **fitted_shown(found, found.next_asked)}
-
-    def show_example(name: str) -> dict[Any, Any]:
-        text, look, purpose = answers.EXAMPLES[name]
-        fields = {classes: text, domain: look, task: purpose, files: None}
-        try:
-            return {**fields, **answered(library.labels, *library.labels.examples[name])}
-        except MLLError as error:
-            return {**fields, status: pages.alert(error)}
 
     everything = [question, work, images, status, *parts]
     for chip in chips:
-        chip.click(
-            functools.partial(show_example, chip.value),
-            None,
-            [classes, domain, task, files, *everything],
-            queue=False,
-            **_QUIET,
-        )
-    # not preprocessed, so that a file that is not an image reaches the fit, which reports it
-    models = {"api_visibility": "private", "concurrency_id": "models", "concurrency_limit": 2}
+        act = functools.partial(show_example, chip.value)
+        chip.click(act, None, [classes, domain, files, *everything], queue=False, **_QUIET)
     ask.click(
-        show_names, [classes, domain, task, k, gflops, parameters, license], everything, api_visibility="private",
-        concurrency_id="labels", show_progress_on=[card], trigger_mode="once",
-    ).success(
-        show_images, [question, files], [*everything, *asking], preprocess=False, show_progress_on=[status], **models,
+        show_names, [classes, domain, *limits.values()], everything, api_visibility="private", concurrency_id="labels",
+        show_progress_on=[card], trigger_mode="once",
+    ).success(  # not preprocessed, so that a file that is not an image reaches the fit, which reports it
+        show_images, [question, files], [*everything, *asking], preprocess=False, show_progress_on=[status], **_SLOW
     )  # fmt: skip
-    gallery.select(pick, work, asking[:4], **_QUIET)
-    for control in (buttons, menu):
-        control.input(
-            tell, [work, current, control], [*everything, *asking], trigger_mode="once", show_progress="minimal",
-            show_progress_on=[card], **models,
-        )  # fmt: skip
-
-
-def _attempt(*arguments: Any) -> Fitted | MLLError:  # noqa: ANN401 - those of fitting.fit
-    """:func:`fitting.fit`, which returns its error: ZeroGPU runs it in a process that would only return its class."""
-    try:
-        return fitting.fit(*arguments)
-    except MLLError as error:
-        return error
-
-
-_fit = GPU(duration=_GPU_SECONDS)(_attempt) if GPU else _attempt
+    gallery.select(pick, work, [current, picture, menu], **_QUIET)
+    menu.input(
+        tell, [work, current, menu], [*everything, *asking], trigger_mode="once", show_progress="minimal",
+        show_progress_on=[card], **_SLOW,
+    )  # fmt: skip
 
 
 def _build_take_home(question: gr.State, work: gr.State, library: Library) -> None:
-    gr.HTML(pages.HOW_TO_USE)
+    gr.HTML(pages.wrap(pages.HOW_TO_USE))
     with gr.Row():
-        zipped = gr.Button("Make the saved folder (.zip)")
-        exported = gr.Button("Make ONNX (.zip)")
+        buttons = [gr.Button("Make the saved folder (.zip)"), gr.Button("Make ONNX (.zip)")]
     made = gr.File(label="Files to download", visible=False, interactive=False)
     said = gr.HTML(elem_classes=_LIVE)
 
@@ -364,197 +258,79 @@ def _build_take_home(question: gr.State, work: gr.State, library: Library) -> No
 
     def make(action: Callable[[Selection, Path], str], found: Fitted | None, asked: Question | None) -> dict[Any, Any]:
         try:
-            folder = Path(tempfile.mkdtemp(prefix="mll-zip-"))
-            return {made: gr.File(action(chosen(found, asked), folder), visible=True), said: ""}
+            path = action(chosen(found, asked), Path(tempfile.mkdtemp(prefix="mll-zip-")))
+            return {made: gr.File(path, visible=True), said: ""}
         except MLLError as error:
             return {made: gr.File(visible=False), said: pages.alert(error)}
 
-    for button, action in ((zipped, fitting.saved_folder), (exported, fitting.onnx)):
-        button.click(
-            functools.partial(make, action), [work, question], [made, said], api_visibility="private",
-            concurrency_id="models", show_progress_on=[said], trigger_mode="once",
-        )  # fmt: skip
+    for button, action in zip(buttons, (fitting.saved_folder, fitting.onnx), strict=True):
+        act = functools.partial(make, action)
+        button.click(act, [work, question], [made, said], show_progress_on=[said], trigger_mode="once", **_SLOW)
     if not os.environ.get("OAUTH_CLIENT_ID"):  # a login is available only on a Space
         return
-    gr.HTML(pages.PUSH_HEAD)
+    gr.HTML(pages.wrap("<h3>Or publish it in your own small repo</h3>"))
     gr.LoginButton()
     with gr.Row():
         repo = gr.Textbox(label="Repo", placeholder="<you>/my-selection", max_length=100)
         private = gr.Checkbox(label="Private")
     send = gr.Button("Publish the selection")
-    published = gr.HTML(elem_classes=_LIVE)
 
-    @_or_alert
     def publish(
         found: Fitted | None, asked: Question | None, repo: str, private: bool, token: gr.OAuthToken | None
     ) -> str:
-        return pages.pushed_html(fitting.push(chosen(found, asked), repo, private, token.token if token else None))
+        try:
+            return pages.pushed(fitting.push(chosen(found, asked), repo, private, token.token if token else None))
+        except MLLError as error:
+            return pages.alert(error)
 
-    send.click(publish, [work, question, repo, private], published, api_visibility="private", trigger_mode="once")
+    send.click(publish, [work, question, repo, private], said, trigger_mode="once", **_SLOW)
 
 
 # --- all models, one model, one concept -------------------------------------------------------------------------------
 
 
-def _build_explore(library: Library, page: gr.Blocks) -> None:
-    gr.HTML(pages.EXPLORE_HEAD)
-    table = gr.Dataframe(
-        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 2], interactive=False,
-        column_widths=[230, 95, 110, 125, 95, 120, 230], wrap=True, max_height=620, buttons=[], show_label=False,
+def _build_browse(library: Library, page: gr.Blocks, home: gr.Column, browse: gr.Column) -> None:
+    gr.HTML(pages.wrap(pages.BACK))
+    find = gr.Textbox(label="Model or concept", info="its id, or a name such as umbrella", max_length=300)
+    look = gr.Button("Show", variant="primary")
+    models = gr.Dataframe(
+        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, "str"], interactive=False,
+        column_widths=[360, 110, 130, 150, 110, 160], wrap=True, max_height=620, buttons=[], show_label=False,
         show_search="filter", label="Models", elem_id="mll-models",
     )  # fmt: skip
-    about = gr.HTML(elem_classes=_LIVE)
-    gr.HTML(pages.HOW_TO_LABEL)
+    found = gr.HTML(elem_classes=_LIVE)
 
-    def fill(request: gr.Request) -> dict[Any, Any]:
-        if not _asked_page(request):
-            return {about: ""}
+    def show(text: str | None, kind: str = "") -> str:
         try:
-            labels = library.labels
+            labels, text = library.labels, " ".join((text or "").split())
+            if kind == "model" or text in {model.name for model in labels.models}:
+                return pages.model_page(labels.model(text))
+            return pages.concept_page(labels, text) if text else pages.about_models(labels)
         except MLLError as error:
-            return {about: pages.alert(error)}
-        return {table: pages.leaderboard(labels.models), about: pages.boards_html(labels)}
+            return pages.alert(error)
 
-    page.load(fill, None, [table, about], concurrency_id="labels", **_QUIET)
+    def open_address(request: gr.Request) -> dict[Any, Any]:
+        """Show the page of a model, of a concept, or of all models; other addresses are the first page."""
+        asked = request.query_params
+        kind = next((kind for kind in ("model", "concept", "explore") if kind in asked), None)
+        if kind is None:
+            return {found: gr.skip()}
+        text = asked[kind][:300]
+        opened = {home: gr.Column(visible=False), browse: gr.Column(visible=True)}
+        opened |= {find: text, found: show(text, kind)}
+        with contextlib.suppress(MLLError):  # which show() reports
+            opened[models] = gr.Dataframe(pages.leaderboard(library.labels.models), visible=not text)
+        return opened
 
-
-def _build_model(library: Library, page: gr.Blocks) -> None:
-    gr.HTML(pages.MODEL_HEAD)
-    model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
-    shown = gr.HTML(elem_classes=_LIVE)
-
-    @_or_alert
-    def show(name: str | None) -> str:
-        labels = library.labels
-        return pages.model_page(labels.find(name), labels)
-
-    def fill(request: gr.Request) -> dict[Any, Any]:
-        if not _asked_page(request):
-            return {shown: ""}
-        try:
-            names = [each.name for each in library.labels.models]
-        except MLLError as error:
-            return {shown: pages.alert(error)}
-        asked = _query_parameter(request, "model") or names[0]
-        return {model: gr.Dropdown(names, value=asked if asked in names else None), shown: show(asked)}
-
-    page.load(fill, None, [model, shown], concurrency_id="labels", **_QUIET)
-    model.input(show, model, shown, js=_TO_ADDRESS % "model", concurrency_id="labels", api_visibility="private")
-
-
-def _build_concept(library: Library, page: gr.Blocks) -> None:
-    gr.HTML(pages.CONCEPT_HEAD)
-    concept = gr.Textbox(label="Concept", info="its name, or its id", placeholder="umbrella", max_length=200)
-    look = gr.Button("Show the best models")
-    best = gr.HTML(pages.CONCEPT_EMPTY, elem_classes=_LIVE)
-
-    @_or_alert
-    def show(text: str | None) -> str:
-        labels = library.labels
-        return pages.concept_html(labels, *labels.senses(text), text or "")
-
-    def fill(request: gr.Request) -> dict[Any, Any]:
-        asked = _query_parameter(request, "concept")
-        return {concept: asked, best: show(asked)} if asked else {concept: gr.skip()}
-
-    quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    page.load(fill, None, [concept, best], show_progress="hidden", **quiet)
-    for event in (concept.submit, look.click):
-        event(show, concept, best, js=_TO_ADDRESS % "concept", **quiet)
-
-
-# --- API --------------------------------------------------------------------------------------------------------------
-
-
-def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
-    """API functions, over HTTP or as tools of an MCP server; their docstrings are the documentation."""
-
-    def select_models(
-        classes: list[str],
-        k: int = 1,
-        domain: str = "",
-        task: str = "",
-        max_gflops: float = 0,
-        max_million_parameters: float = 0,
-        licenses: list[str] | None = None,
-    ) -> dict[str, Any]:
-        """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
-
-        No model is run: every model was tested once on images of visual concepts, and the classes are matched to these.
-
-        Args:
-            classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
-            k: Number of models to choose; the probabilities of several are combined.
-            domain: How the images look, for example "photo", "sketch" or "satellite image"; empty if unknown.
-            task: What the images are for, for example "pipe inspection"; empty if unknown.
-            max_gflops: Maximum GFLOPs per image of a model; 0 for any.
-            max_million_parameters: Maximum parameters of a model, in millions; 0 for any.
-            licenses: Allowed licenses of chosen models, for example ["apache-2.0", "mit"]; none for any.
-
-        Returns:
-            "answer": the best value, the best at any cost, and whether the choice matters, as sentences. "models": the
-            ten best and the chosen ones, best first; figures between 0 and 1, null if not known. "classes": the recall
-            of the best chosen model on their test images, and how well the tests cover them. "code": a Python program
-            that makes the same choice.
-        """
-        try:
-            question = answers.make_question(
-                classes, domain, task, k, max_gflops, max_million_parameters, licenses or ()
-            )
-            labels = library.labels
-            code = answers.python_code(question, labels.settings.labels)
-            return _selection_record(labels.select(question), code)
-        except MLLError as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
-
-    return (select_models,)
-
-
-def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
-    measured = [m for m in selection.chosen_models if pages.has_recall(selection, m)]
-    best = selection.scores[measured].max(axis=0).tolist() if measured else [None] * len(selection.classes)
-    return {
-        "answer": list(selection.answer_lines),
-        "models": [
-            {
-                "id": selection.models[m].ref.repo_id,
-                "revision": selection.models[m].ref.revision,
-                "chosen": m in selection.chosen_models,
-                "accuracy": _accuracy_record(selection, m),
-                "recall": round(float(selection.overall[m]), 4) if pages.has_recall(selection, m) else None,
-                "based_on": str(selection.models[m].figures),
-                "license": selection.models[m].license,
-                "parameters": selection.models[m].cost.parameters,
-                "gflops": selection.models[m].cost.gflops,
-            }
-            for m in pages.shown_models(selection)
-        ],
-        "classes": [
-            {"name": name, "recall": None if recall is None else round(recall, 4), "coverage": round(coverage, 4)}
-            for name, recall, coverage in zip(selection.classes, best, selection.coverage.tolist(), strict=True)
-        ],
-        "code": code,
-    }
-
-
-def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
-    estimate = selection.estimate
-    if estimate is None or not estimate.known[m]:
-        return None
-    low, high = (round(float(ends[m]), 4) for ends in estimate.interval)
-    return {"estimate": round(float(estimate.accuracy[m]), 4), "low": low, "high": high}
+    page.load(open_address, None, [home, browse, find, found, models], concurrency_id="labels", **_QUIET)
+    gr.on([find.submit, look.click], show, find, found, concurrency_id="labels", api_visibility="private")
 
 
 # --- start ------------------------------------------------------------------------------------------------------------
 
 
 def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - passed on to Gradio
-    """Start the page, the API and the MCP server.
-
-    Args:
-        library: The labels.
-        options: Options of :meth:`gradio.Blocks.launch`, such as ``server_port``.
-    """
+    """Start the page, the API and the MCP server, with options of :meth:`gradio.Blocks.launch`."""
     page = build_page(library)
     page.queue(max_size=100, default_concurrency_limit=8)  # some requests wait for the Hub
     page.launch(
@@ -573,11 +349,12 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
 def main() -> int:
     """Serve until the Space is stopped; returns the exit status."""
     try:
-        settings = Settings.from_environment(os.environ)
+        limits = configured(SelectionConfig(), {"max_parameters": os.environ.get("MLL_MOST_PARAMETERS") or "1B"})
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: MLL_MOST_PARAMETERS: {error}", file=sys.stderr)
         return 1
-    library = Library(settings, CachedEncoder(DefaultEncoder()))
+    source, encoder = os.environ.get("MLL_LABELS") or DEFAULT_LABELS, CachedEncoder(DefaultEncoder())
+    library = Library(source, encoder, limits.max_parameters or 0)
     with contextlib.suppress(MLLError):  # logged and shown to visitors; retried later
         _ = library.labels  # read before threads start
     serve(library)

@@ -16,7 +16,7 @@ from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import fitted_probabilities, try_models
 from mll_hf.errors import InputError
 from mll_hf.export import export_onnx
-from mll_hf.selection import Task, shortlist_config
+from mll_hf.selection import Task
 from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import MIN_IMAGES, trial_sample
 from mll_hf.utils.examples import Examples
@@ -52,11 +52,9 @@ class Fitted:
     n_unreadable: int
     selection: Selection
     probabilities: NDArray[np.float64]  # [N, C] of the classes
-    asked: tuple[int, ...] = ()  # images whose class is asked for, in random order
-    weights: tuple[float, ...] = ()  # their weights, see :func:`mll_hf.selection.suggest.suggest`
+    folder: tempfile.TemporaryDirectory[str]  # embeddings and thumbnails; deleted with the last reference
+    weights: dict[int, float]  # of the images whose class is asked for, in random order; see `suggest`
     answers: dict[int, int] = field(default_factory=dict)  # class of an image, as told by the visitor
-    # embeddings and thumbnails; deleted with the last reference
-    folder: tempfile.TemporaryDirectory[str] = field(kw_only=True)
 
     @property
     def counted(self) -> dict[int, float]:
@@ -64,13 +62,12 @@ class Fitted:
 
         Images that a visitor chose to correct are mostly wrong ones, so they must not decide how good a model is.
         """
-        pairs = zip(self.asked, self.weights, strict=True)
-        return dict(takewhile(lambda pair: pair[0] in self.answers, pairs))
+        return dict(takewhile(lambda pair: pair[0] in self.answers, self.weights.items()))
 
     @property
-    def next_asked(self) -> int | None:
-        """The image to ask for next."""
-        return next((n for n in self.asked if n not in self.answers), None)
+    def next_asked(self) -> int:
+        """The image to ask for next; the first one if all are told."""
+        return next((n for n in self.weights if n not in self.answers), 0)
 
     def class_of(self, n: int) -> int:
         """The class of an image as told, or else predicted."""
@@ -96,51 +93,53 @@ class Runner(Ensemble):
         return told
 
 
-def fit(labels: Labels, question: Question, paths: Sequence[str], tell: Tell) -> Fitted:
+def fit(labels: Labels, question: Question, paths: Sequence[str], most: int, tell: Tell) -> Fitted:
     """Try models on a visitor's images and fit them; fewer than 10 images are only classified.
 
-    The budget is the Space's: the models in a trial have at most ``max_parameters`` in total.
+    The models in a trial have at most ``most`` parameters in total.
 
     Raises:
         MLLError: No image can be read, no model is within the limits, or all models fail.
     """
     folder = tempfile.TemporaryDirectory(prefix="mll-")
-    thumbnails = {path: thumbnail for path in _sample(paths) if (thumbnail := _thumbnail(path, folder.name))}
+    sample = [paths[n] for n in trial_sample(len(paths), MAX_IMAGES)]
+    thumbnails = {path: thumbnail for path in sample if (thumbnail := _thumbnail(path, folder.name))}
     if not thumbnails:
         raise InputError("none of these files is an image that can be read; use JPEG, PNG or WebP")
-    limit, images = labels.settings.max_parameters, tuple(thumbnails)
-    cap = min(question.config.max_parameters or limit, limit)
-    config = replace(question.config, max_parameters=cap, shortlist=_SHORTLIST, max_download=4 * limit)
-    is_trial, cache = len(images) >= MIN_IMAGES, EmbeddingCache(Path(folder.name))
-    shortlist = labels.select(replace(question, config=shortlist_config(config) if is_trial else config))
-    runner = Runner(shortlist, tell=tell)
+    images, is_trial, cache = tuple(thumbnails), len(thumbnails) >= MIN_IMAGES, EmbeddingCache(Path(folder.name))
+    largest, k = min(question.config.max_parameters or most, most), question.config.k or 1
+    config = replace(question.config, k=k, max_parameters=largest, shortlist=_SHORTLIST, max_download=4 * most)
     if is_trial:
-        sizes = [4 * shortlist.models[m].cost.parameters for m in shortlist.chosen_models]
-        selection = try_models(runner, config, Task.of(question.classes, images=images), sizes, None, cache)
-        shortlist = _choosing_only(shortlist, selection)
+        task = Task.of(question.classes, domain=question.domain, images=images)
+        shortlist = labels.client.shortlist(task, config)
+        sizes = [4 * (shortlist.models[m].cost.parameters or most) for m in shortlist.chosen_models]
+        selection = try_models(Runner(shortlist, tell=tell), config, task, sizes, None, cache)
+        tried = [model.ref in {model.ref for model in selection.models} for model in shortlist.models]
+        shortlist = replace(shortlist, chosen=shortlist.chosen & np.array(tried)[:, None])  # no other runs later
     else:
-        run = runner.model_runner(images, cache)
+        shortlist = labels.select(question, max_parameters=largest)
+        run = Runner(shortlist, tell=tell).model_runner(images, cache)
         heads = [run(m)[1] for m in shortlist.chosen_models]
         selection = replace(shortlist, heads=tuple(heads))
     probabilities = fitted_probabilities(Ensemble(selection), images, cache)
-    found = Fitted(
-        question, shortlist, images, tuple(thumbnails.values()), len(_sample(paths)) - len(images), selection,
-        probabilities, folder=folder,
-    )  # fmt: skip
-    if not is_trial:
-        return found
-    drawn, weights = suggest(probabilities, min(TO_ASK, len(images)))
-    order = np.random.default_rng(0).permutation(len(drawn))  # so that any first part of it is a random sample, too
-    return replace(found, asked=tuple(drawn[order].tolist()), weights=tuple(weights[order].tolist()))
+    weights = {}
+    if is_trial:
+        drawn, each = suggest(probabilities, min(TO_ASK, len(images)))
+        order = np.random.default_rng(0).permutation(len(drawn))  # so that any first part is a random sample, too
+        weights = dict(zip(drawn[order].tolist(), each[order].tolist(), strict=True))
+    left = len(sample) - len(images)
+    return Fitted(
+        question, shortlist, images, tuple(thumbnails.values()), left, selection, probabilities, folder, weights
+    )
 
 
 def correct(fitted: Fitted, n: int, name: str) -> Fitted:
     """Tell the class of an image, and fit again; embeddings are kept, so no model runs."""
     classes = fitted.question.classes
-    if name not in classes or not 0 <= n < len(fitted.images) or not fitted.asked:
+    if name not in classes or not 0 <= n < len(fitted.images) or not fitted.weights:
         raise InputError("this is not an image and a class of this fit; fit again")
     fitted = replace(fitted, answers={**fitted.answers, n: classes.index(name)})
-    images, answers, counted = fitted.images, fitted.answers, fitted.counted
+    images, answers, counted, shortlist = fitted.images, fitted.answers, fitted.counted, fitted.shortlist
     examples = Examples(
         tuple(images[n] for n in answers),
         np.array(list(answers.values()), np.int64),
@@ -149,30 +148,16 @@ def correct(fitted: Fitted, n: int, name: str) -> Fitted:
     rest = tuple(image for n, image in enumerate(images) if n not in answers)
     # examples as the library checks them, but from the first one on: 5 are needed to compare models, not to fit these
     task = replace(Task.of(classes), images=rest, examples=examples)
-    cache, shortlist = EmbeddingCache(Path(fitted.folder.name)), fitted.shortlist
-    config = replace(fitted.question.config, max_download=1)
+    cache = EmbeddingCache(Path(fitted.folder.name))
+    config = replace(fitted.question.config, k=fitted.question.config.k or 1, max_download=1)
     sizes = [0] * len(shortlist.chosen_models)
     selection = try_models(Ensemble(shortlist), config, task, sizes, None, cache)
     if not counted and shortlist.estimate is not None:
-        rows = [_row_of(shortlist, model.ref.repo_id) for model in selection.models]
+        refs = [model.ref for model in shortlist.models]
+        rows = [refs.index(model.ref) for model in selection.models]
         selection = replace(selection, estimate=shortlist.estimate.subset(rows).at_most_first())
     probabilities = fitted_probabilities(Ensemble(selection), images, cache)
     return replace(fitted, selection=selection, probabilities=probabilities)
-
-
-def _row_of(selection: Selection, repo_id: str) -> int:
-    return next(m for m, model in enumerate(selection.models) if model.ref.repo_id == repo_id)
-
-
-def _choosing_only(shortlist: Selection, tried: Selection) -> Selection:
-    """A shortlist of the models that were tried, so that later fits run no other."""
-    ids = {model.ref.repo_id for model in tried.models}
-    kept = np.array([model.ref.repo_id in ids for model in shortlist.models])
-    return replace(shortlist, chosen=shortlist.chosen & kept[:, None])
-
-
-def _sample(paths: Sequence[str]) -> list[str]:
-    return [paths[n] for n in trial_sample(len(paths), MAX_IMAGES)]
 
 
 def _thumbnail(path: str, folder: str) -> str | None:
@@ -196,11 +181,7 @@ def saved_folder(selection: Selection, folder: Path) -> str:
 
 
 def onnx(selection: Selection, folder: Path) -> str:
-    """Path of a zip of the ONNX graphs of a selection.
-
-    Raises:
-        MLLError: A package is missing, or no model can be exported.
-    """
+    """Path of a zip of the ONNX graphs of a selection; an MLLError if no model can be exported."""
     target = folder / "onnx"
     exported, failed = export_onnx(selection, target)
     if not exported:
@@ -208,14 +189,8 @@ def onnx(selection: Selection, folder: Path) -> str:
     return shutil.make_archive(str(target), "zip", target)
 
 
-def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
-    """Publish a selection in its own repo with a visitor's token; returns its URL.
-
-    Raises:
-        MLLError: There is no selection or token, or the Hub refuses.
-    """
-    if selection is None:
-        raise InputError("no selection yet; find models first")
+def push(selection: Selection, repo_id: str, private: bool, token: str | None) -> str:
+    """Publish a selection in its own repo with a visitor's token; returns its URL. An MLLError if that fails."""
     if not token:  # without one, the Space's own would be used
         raise InputError("you are not signed in; sign in with Hugging Face first")
     return str(selection.push_to_hub(repo_id.strip(), private=private, token=token).url)
