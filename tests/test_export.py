@@ -20,6 +20,7 @@ from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.export import export_onnx, preprocess
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model, resolve_model
+from mll_hf.models.torch_model import VisionLanguageModel
 from mll_hf.selection import Selection, Strategy
 from mll_hf.selection.head import Head
 from mll_hf.selection.result import MatchedConcept, SelectedModel
@@ -94,20 +95,6 @@ def test_the_readme_predicts_without_torch_as_the_ensemble_does(folders, images,
         assert first.startswith(CLASSES[int(row.argmax())])
 
 
-def test_a_fitted_head_is_exported_without_a_text_tower(folders, tmp_path, monkeypatch):
-    def without_texts(*args, texts=True, **options):
-        assert not texts
-        return load_model(*args, texts=texts, **options)
-
-    monkeypatch.setattr(residents, "load_model", without_texts)
-    head = Head(np.zeros((3, 24), np.float32), np.log([0.5, 0.3, 0.2]).astype(np.float32), is_fitted=True)
-    ((model,), _) = export_onnx(replace(selection_of(folders[0]), heads=(head,)), tmp_path / "onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "onnx" / model["file"])
-    (probabilities,) = session.run(None, {"pixel_values": np.ones((1, 3, 32, 32), np.float32)})
-    np.testing.assert_allclose(probabilities[0], [0.5, 0.3, 0.2], atol=1e-5)
-    assert "The heads were fitted to images" in (tmp_path / "onnx" / "README.md").read_text()
-
-
 def test_a_graph_names_its_classes_and_takes_any_number_of_images(exported):
     folder, (model, *_) = exported
     session = onnxruntime.InferenceSession(folder / model["file"])
@@ -141,25 +128,27 @@ def test_int8_is_deleted_if_it_loses_too_much(images, exported, tmp_path, monkey
     assert (tmp_path / "graph.int8.onnx").exists() == (most_lost > 0)
 
 
-def test_a_graph_that_predicts_otherwise_is_refused_and_others_go_on(folders, tmp_path, monkeypatch, capsys):
-    from mll_hf.models.torch_model import VisionLanguageModel
+def test_fitted_heads_need_no_text_tower_and_a_graph_that_predicts_otherwise_is_refused(folders, tmp_path, monkeypatch):
+    def without_texts(*args, texts=True, **options):
+        assert not texts
+        return load_model(*args, texts=texts, **options)
 
     def wrong(model, weights, bias):
-        return classifier(
-            model, weights, bias + 0.01 * np.arange(3, dtype=np.float32) * (model.ref.short_name == "clip")
-        )
+        error = 0.01 * np.arange(3, dtype=np.float32) * (model.ref.short_name == "clip")
+        return classifier(model, weights, bias + error)
 
     classifier = VisionLanguageModel.classifier
     monkeypatch.setattr(VisionLanguageModel, "classifier", wrong)
-    choice = tmp_path / "choice.json"
-    choice.write_text(json.dumps(selection_of(*folders[:2]).to_json()))
-    status, out, err = run(capsys, "export", choice, tmp_path / "onnx")
-    assert status == 1
-    assert out.startswith("0-open_clip.onnx: probabilities within ")
-    assert "model 'clip': cannot be exported: its graph changes probabilities by up to 0.00" in err
-    (model,) = json.loads((tmp_path / "onnx" / "config.json").read_text())["models"]
+    monkeypatch.setattr(residents, "load_model", without_texts)
+    head = Head(np.zeros((3, 24), np.float32), np.log([0.5, 0.3, 0.2]).astype(np.float32), is_fitted=True)
+    ((model,), (error,)) = export_onnx(replace(selection_of(*folders[:2]), heads=(head, head)), tmp_path / "onnx")
+    assert "model 'clip': cannot be exported: its graph changes probabilities by up to 0.00" in str(error)
+    assert [path.name for path in (tmp_path / "onnx").glob("*.onnx")] == [model["file"]] == ["0-open_clip.onnx"]
     assert model["weight"] == 1
-    assert [path.name for path in (tmp_path / "onnx").glob("*.onnx")] == ["0-open_clip.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / model["file"])
+    (probabilities,) = session.run(None, {"pixel_values": np.ones((1, 3, 32, 32), np.float32)})
+    np.testing.assert_allclose(probabilities[0], [0.5, 0.3, 0.2], atol=1e-5)
+    assert "The heads were fitted to images" in (tmp_path / "onnx" / "README.md").read_text()
 
 
 def test_a_model_whose_images_pillow_cannot_prepare_is_named(tmp_path, capsys):

@@ -218,7 +218,7 @@ def test_conflicts_are_retried_a_limited_number_of_times(hub, label, clock):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that share the imports")
 def test_writers_that_are_killed_at_random_lose_nothing(hub, clock, monkeypatch):
-    lost = killed_writers(hub, pushes=24, at_once=8)
+    lost = killed_writers(hub, pushes=12, at_once=6)
     assert lost == ([], True)
 
 
