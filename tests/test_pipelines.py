@@ -310,20 +310,6 @@ def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
 # --- refused before anything is downloaded ----------------------------------------------------------------------------
 
 
-def test_licenses(hub):
-    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
-    (m,) = selection.chosen_models
-    ref = selection.models[m].ref
-    card = b"---\nlicense: cc-by-nc-4.0\n---\n"
-    models = list(selection.models)
-    revision = hub.put("model", ref.repo_id, {"README.md": card})
-    models[m] = replace(models[m], ref=replace(ref, revision=revision))
-    replace(selection, models=tuple(models)).push_to_hub(REPO)
-    assert isinstance(pipeline(REPO, licenses=["cc-by-nc-4.0"]), Pipeline)
-    with pytest.raises(InputError, match=rf"other than mit: {ref.repo_id} \(cc-by-nc-4\.0\)"):
-        pipeline(REPO, licenses=["mit"])
-
-
 def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
     selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
     for model in selection.models:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from cli_worlds import chosen, fails, run
+from cli_worlds import fails, run
 
 TASK = ["--classes", "cat, dog, car"]
 
@@ -65,8 +65,3 @@ def test_rejected_images_have_no_class(fitted, task_images, tmp_path, capsys):
     assert "a number between 0 and 1" in fails(capsys, *predict, "--reject", 1)
     for more in (["--rule", "entropy"], ["--template", "{}"]):
         assert "a selection by 'mll-hf fit' is needed, with its own" in fails(capsys, *predict, "--reject", 0.1, *more)
-
-
-def test_rejection_needs_a_fit(world, task_images, capsys):
-    task = ["predict", task_images, "--selection", chosen(capsys, world), "--reject", 0.1]
-    assert "a selection by 'mll-hf fit' is needed" in fails(capsys, *task)

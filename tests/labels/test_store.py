@@ -11,7 +11,7 @@ import pytest
 from mll_hf.errors import LabelError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes
+from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import (
     LABEL_PATH,
     LabelStore,
@@ -139,17 +139,6 @@ def test_a_graph_that_fails_leaves_out_itself_alone(store, caplog, content):
     assert "left out" in caplog.text
     store.add_graph(GRAPH)  # written anew
     assert load_graph(store.folder / graph_path(GRAPH.digest)) == GRAPH
-
-
-def test_what_is_no_file_of_a_label(tmp_path):
-    path = tmp_path / "label.safetensors"
-    for missing in (path, tmp_path):
-        with pytest.raises(LabelError, match="cannot be read"):
-            read_label(missing)
-    with path.open("wb") as file:
-        file.truncate(MAX_LABEL_BYTES + 1)
-    with pytest.raises(LabelError, match="is larger than"):
-        read_label(path)
 
 
 # ---- files beside a label

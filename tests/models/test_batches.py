@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing
 
 import numpy as np
@@ -88,21 +87,3 @@ def test_a_background_thread_gives_the_same_items_and_errors_and_ends_with_its_u
     assert next(items) == 0
     items.close()
     assert closed.wait(5)
-
-
-def test_an_error_reaches_the_caller_and_threads_end():
-    def fail(item):
-        if item == 5:
-            raise ArithmeticError("five")
-        return tensor_of(item)
-
-    before = threading.active_count()
-    with pytest.raises(ArithmeticError, match="five"):
-        list(prepared_batches(([number] for number in range(100)), fail))
-    batches = prepared_batches(([number] for number in range(100)), tensor_of)
-    next(batches)
-    batches.close()
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= before

@@ -8,31 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf.errors import MissingExtraError
-from mll_hf.plots.selection import accuracy_by_cost, pareto_front, plain
+from mll_hf.plots.selection import accuracy_by_cost, plain
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
-from worlds import examples
 
 HARM = '<img src=x onerror="harm()">'
 
 
 def make_selection(n_models=4, n_classes=3, k=1):
     return select(random_candidates(30, n_models, n_classes), SelectionConfig(k=k))
-
-
-@examples
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
-def test_the_front_is_what_nothing_beats(points):
-    costs, values = np.array(points, float).T
-    front = pareto_front(costs, values)
-    for row in range(len(points)):
-        beaten = (costs <= costs[row]) & (values >= values[row]) & ((costs < costs[row]) | (values > values[row]))
-        there = (costs[row], values[row]) in {(costs[f], values[f]) for f in front}
-        assert there == (not beaten.any())
 
 
 def test_costs_and_their_front():
