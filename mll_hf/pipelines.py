@@ -133,8 +133,12 @@ class Pipeline:
         given = images if image is None else image
         if given is None:
             raise InputError("no images given; give one or several as the first argument")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}; give at least 1, or leave it out for all classes")
+        if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
+            raise InputError(
+                f"top_k is {top_k!r:.20}; give a whole number, at least 1, or leave it out for all classes"
+            )
+        if not isinstance(hypothesis_template, str | None):
+            raise InputError("hypothesis_template must be a string with one {} for the class")
         classes = None if candidate_labels is None else check_class_names(listed(candidate_labels))
         ensemble = self._ensemble_for(classes, hypothesis_template)
         if batch_size is not None:

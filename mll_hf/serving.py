@@ -11,26 +11,21 @@ import json
 import logging
 import socket
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mll_hf.errors import InputError, MissingExtraError, MLLError
-from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.pipelines import decoded, listed
 from mll_hf.utils.images import open_header, why_unreadable
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from PIL import Image
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
     from mll_hf.pipelines import Pipeline
-
-    Picture = bytes | Image.Image
 
 
 @dataclass(frozen=True)
@@ -51,128 +46,84 @@ _STOP_SECONDS = 60  # for finishing requests on shutdown
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k", "reject")
 _UNREADABLE = f"cannot be read as an image; send a complete file in one of the formats {', '.join(_FORMATS)}"
-_NOT_JSON = 'not JSON with "inputs"; send {"inputs": an image in base64, or a list of them}'
+_NOT_JSON = 'not JSON with "inputs"; send {"inputs": an image in base64 or a list of them, "parameters": an object}'
 _log = logging.getLogger(__name__)
-
-
-# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 class _Request(NamedTuple):
     """A parsed request."""
 
-    images: list[Picture]
+    images: list[bytes]
     is_list: bool  # whether the response is a list with an item per image
-    classes: tuple[str, ...] | None
-    template: str | None
-    top_k: int | None  # maximum number of classes to return; None for all
-    reject: float | None  # see Pipeline
+    parameters: dict[str, Any]  # of the pipeline, which checks them
 
 
-def _parse(inputs: object, parameters: object, limits: Limits) -> _Request:
-    """Parse a request; raises InputError if it is invalid.
-
-    The inputs are an image or a list of images: bytes, base64 or PIL images; or, as some clients send them, an object
-    with ``image`` and parameters. The parameters are None, or a mapping with some of `_PARAMETERS`.
-    """
-    parameters = {} if parameters is None else parameters
-    if isinstance(inputs, dict) and "image" in inputs and isinstance(parameters, dict):
-        parameters = {**{name: value for name, value in inputs.items() if name != "image"}, **parameters}
-        inputs = inputs["image"]
+def _parse(kind: str, body: bytes, limits: Limits) -> _Request:
+    """Parse the body of a request: JSON, or the bytes of one image. Raises InputError if it is invalid."""
+    if kind != "application/json":
+        return _Request([body], is_list=False, parameters={})
+    try:
+        document = json.loads(body)
+        inputs, parameters = document["inputs"], {**(document.get("parameters") or {})}
+        if isinstance(inputs, dict):  # as some clients send it: with the parameters
+            inputs, parameters = inputs["image"], {**inputs, **parameters}
+            del parameters["image"]
+        n_classes = len(listed(parameters.get("candidate_labels") or []))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise InputError(_NOT_JSON) from None
+    if unknown := sorted(parameters.keys() - set(_PARAMETERS)):
+        raise InputError(f"unknown parameters: {abridged(unknown, 5)}; give any of {', '.join(_PARAMETERS)}")
     images = inputs if isinstance(inputs, list) else [inputs]
     if not 1 <= len(images) <= limits.images:
         raise InputError(f"{len(images)} images in one request; send 1 to {limits.images}")
-    if not isinstance(parameters, dict) or parameters.keys() - set(_PARAMETERS):
-        shown = abridged(list(parameters), 5) if isinstance(parameters, dict) else repr(parameters)[:50]
-        raise InputError(f"parameters are {shown}; give an object with any of {', '.join(_PARAMETERS)}")
-    classes, template, top_k, reject = map(parameters.get, _PARAMETERS)
-    if classes is not None:
-        classes = listed(classes)
-        if not isinstance(classes, list) or len(classes) > limits.classes:
-            raise InputError(f"candidate_labels must be a list of at most {limits.classes} class names")
-        classes = check_class_names(classes)
-    if template is not None:
-        if not isinstance(template, str):
-            raise InputError("hypothesis_template must be a string with one {} for the class")
-        fill([template], "class")
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-        raise InputError(f"top_k is {top_k!r:.20}; give a whole number, at least 1")
-    return _Request([_picture(image) for image in images], isinstance(inputs, list), classes, template, top_k, reject)
+    if n_classes > limits.classes:
+        raise InputError(f"candidate_labels must be a list of at most {limits.classes} class names")
+    return _Request([_content(image) for image in images], isinstance(inputs, list), parameters)
 
 
-def _picture(given: object) -> Picture:
-    if isinstance(given, bytes) or hasattr(given, "getbands"):
-        return given  # type: ignore[return-value]
-    if not isinstance(given, str):
-        raise InputError(f"an image is given as {type(given).__name__}; encode the file in base64")
-    if given.startswith(("http://", "https://")):
+def _content(image: object) -> bytes:
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
         raise InputError("URLs are not fetched; send the image itself, encoded in base64")
-    if content := decoded(given):
+    if content := decoded(image) if isinstance(image, str) else b"":
         return content
-    raise InputError("an image is given as a string that is not base64; encode the file in base64")
-
-
-def _parse_body(kind: str, body: bytes, limits: Limits) -> _Request:
-    """Parse the body of a request: JSON, or the bytes of one image."""
-    if kind != "application/json":
-        return _parse(body, None, limits)
-    try:
-        document = json.loads(body)
-        inputs, parameters = document["inputs"], document.get("parameters")
-    except (ValueError, TypeError, LookupError, RecursionError):
-        raise InputError(_NOT_JSON) from None
-    return _parse(inputs, parameters, limits)
-
-
-# --- classification ---------------------------------------------------------------------------------------------------
-
-
-def _load(classifier: Pipeline) -> None:
-    """Load the models; raises MLLError if that fails."""
-    from PIL import Image
-
-    disable_progress_bars("mll_hf.predict")  # shown per request otherwise
-    classifier([Image.new("RGB", (64, 64))])
+    raise InputError("an image is given as something that is not base64; encode the file in base64")
 
 
 def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # noqa: ANN401 - JSON
     """The response. Failed images in a list have an ``error``; raises MLLError if the only image or all failed."""
     errors = [_refused(image, limits) for image in request.images]
-    images = [image for image, error in zip(request.images, errors, strict=True) if not error]
     try:
-        run = partial(classifier, hypothesis_template=request.template, reject=request.reject)
-        found = run(images, request.classes) if images else []
+        readable = [image for image, error in zip(request.images, errors, strict=True) if not error]
+        found = iter(classifier(readable, **request.parameters))
     except InputError:
         raise
     except Exception as error:
-        _log.error("%d images failed: %s", len(images), one_line(error))
+        _log.error("%d images failed: %s", len(request.images), one_line(error))
         raise MLLError("classification failed; try again later") from None
-    of_readable = iter(found)
     answers = [
-        error or next(of_readable) or InputError(f"cannot be read as an image: {why_unreadable(image)}")
+        error or next(found) or InputError(f"cannot be read as an image: {why_unreadable(image)}")
         for error, image in zip(errors, request.images, strict=True)
     ]
     if not request.is_list and isinstance(answers[0], MLLError):
         raise answers[0]
-    items = [{"error": str(a)} if isinstance(a, MLLError) else a[: request.top_k] for a in answers]
+    items = [{"error": str(answer)} if isinstance(answer, MLLError) else answer for answer in answers]
     return items if request.is_list else items[0]
 
 
-def _refused(image: Picture, limits: Limits) -> InputError | None:
+def _refused(image: bytes, limits: Limits) -> InputError | None:
     """The error of an image according to its header, or None; the image is not decoded."""
     from PIL import Image
 
     try:
-        size = open_header(image, _FORMATS).size if isinstance(image, bytes) else image.size
+        width, height = open_header(image, _FORMATS).size
     except Image.DecompressionBombError:
         return InputError("the image has too many pixels; send a smaller one")
     except Exception:  # Pillow may raise anything on untrusted headers
         return InputError(_UNREADABLE)
-    if size[0] * size[1] <= limits.pixels:
+    if width * height <= limits.pixels:
         return None
-    return InputError(
-        f"the image has {size[0]} x {size[1]} pixels, over {limits.pixels / 1e6:.0f} million; send a smaller one"
-    )
+    most = f"{limits.pixels / 1e6:.0f} million"
+    return InputError(f"the image has {width} x {height} pixels, over {most}; send a smaller one")
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
@@ -197,6 +148,8 @@ def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, li
         MLLError: The models cannot be loaded.
         MissingExtraError: uvicorn or starlette is not installed.
     """
+    from PIL import Image
+
     try:
         import uvicorn
 
@@ -210,7 +163,8 @@ def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, li
             listening.bind((host, port))
         except (OSError, OverflowError) as error:
             raise InputError(f"cannot listen on {host}, port {port} ({error}); choose another") from None
-        _load(classifier)  # connections are refused until the server listens
+        disable_progress_bars("mll_hf.predict")  # shown per request otherwise
+        classifier([Image.new("RGB", (64, 64))])  # loads the models; connections are refused until then
         _log.warning("listening on http://%s:%d/", host, listening.getsockname()[1])
         server.run([listening])
 
@@ -235,7 +189,7 @@ def make_app(classifier: Pipeline, limits: Limits = _LIMITS) -> Starlette:
             except TimeoutError:
                 raise HTTPException(408, f"the request took over {limits.seconds} s to arrive") from None
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            parsed = await asyncio.to_thread(_parse_body, kind, body, limits)
+            parsed = await asyncio.to_thread(_parse, kind, body, limits)
             async with one_at_a_time:
                 return JSONResponse(await asyncio.to_thread(_answer, classifier, parsed, limits))
 
