@@ -19,9 +19,8 @@ from mll_hf.matching.prompts import mentions
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import imagenet_accuracies
 from mll_hf.selection.accuracy import MIN_ACCURACY, OTHER_STYLES, estimate_accuracy, task_traits
-from mll_hf.selection.mll import best_by_mean_recall
+from mll_hf.selection.mll import best_by_mean_recall, mean_recall_among
 from mll_hf.selection.probabilities import logit, sigmoid
-from mll_hf.selection.recall import graph_query, mean_recall_among
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,13 +82,26 @@ def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
     found = {row: published[model.repo_id] for row, model in enumerate(labels.models) if model.repo_id in published}
     if m in found:
         return found[m]
-    query = graph_query(labels.union.graphs[0], np.empty(0, np.int32), IMAGENET_CLASSES, extrapolate=True)
-    recall = mean_recall_among(query, labels.rank_shares[0])
+    recall = _recall_among_classes_of_imagenet(labels)
     if not found:
         return float(recall[m])
     accuracies = np.array(list(found.values()))
     correction = np.mean(logit(accuracies, MIN_ACCURACY) - logit(recall[list(found)], MIN_ACCURACY))
     return float(sigmoid(logit(recall[m], MIN_ACCURACY) + correction))
+
+
+def _recall_among_classes_of_imagenet(labels: JoinedLabels) -> Floats:
+    """[M] mean recall among 1,000 candidates.
+
+    On a graph with fewer rivals R, its slope in the logarithm of the number of candidates is continued beyond R + 1.
+    """
+    n_rivals = labels.union.graphs[0].rival_counts
+    most = 1 + (round(float(n_rivals[n_rivals > 0].mean())) if n_rivals.any() else 0)
+    recall = mean_recall_among(labels, 0, IMAGENET_CLASSES)
+    if most >= IMAGENET_CLASSES:
+        return recall
+    mirrored = mean_recall_among(labels, 0, max(round(most**2 / IMAGENET_CLASSES), 1))
+    return recall * mean_recall_among(labels, 0, most) / np.maximum(mirrored, _MIN)
 
 
 def comparable_to_published(labels: JoinedLabels) -> bool:

@@ -16,14 +16,7 @@ from hypothesis import strategies as st
 
 from mll_hf.labels.counts import RANK_BINS, mean_chance_to_win, recall_among
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.selection.mll import (
-    concept_weights,
-    estimated_recall,
-    measure_all,
-    mll_scores,
-    task_odds_ratios,
-    task_query,
-)
+from mll_hf.selection.mll import concept_weights, estimated_recall, mll_scores
 from mll_hf.selection.paper import precision_from_label, restricted_precision
 from selection_worlds import join_by_hand, make_match, random_joined
 from worlds import examples, make_graph, make_label, make_rivals
@@ -48,31 +41,17 @@ worlds = st.builds(
 class NaiveGraph:
     """What labels of M models on one graph say among n candidates, concept by concept."""
 
-    def __init__(self, graph, labels, n_candidates, extrapolate):
-        self.graph, self.labels, self.n, self.extrapolate = graph, labels, n_candidates, extrapolate
+    def __init__(self, graph, labels, n_candidates):
+        self.graph, self.labels, self.n = graph, labels, n_candidates
         self.rivals = [len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))]
 
-    def level(self, m, n_candidates=None):
+    def level(self, m):
         """Mean over tested concepts; an image of any is won with the mean chance over concepts with rivals."""
-        label, n = self.labels[m], n_candidates or self.n
+        label = self.labels[m]
         tested = [v for v in range(len(self.graph)) if label.ranks[v].sum()]
-        chances = mean_chance_to_win(np.array(self.rivals), n)
+        chances = mean_chance_to_win(np.array(self.rivals), self.n)
         won = [sum(label.ranks[v] * chances) / label.ranks[v].sum() for v in tested]
-        of_all = sum(won) / len(tested) if tested else 0.0
-        if n_candidates:
-            return of_all
-        with_rivals = [rivals for rivals in self.rivals if rivals]
-        return of_all * self.falls(m, round(sum(with_rivals) / len(with_rivals)) if with_rivals else 0)
-
-    def falls(self, m, n_rivals):
-        """Level among all rivals over that among so many fewer, in log n, as the task has more candidates."""
-        if not self.extrapolate or self.n <= n_rivals + 1:
-            return 1.0
-        mirror = max((n_rivals + 1) ** 2 / self.n, 1)
-        low = int(mirror)
-        share = (math.log(mirror) - math.log(low)) / (math.log(low + 1) - math.log(low))
-        before = (1 - share) * self.level(m, low) + share * self.level(m, low + 1)
-        return self.level(m, n_rivals + 1) / before if before else 1.0
+        return sum(won) / len(tested) if tested else 0.0
 
     def recall(self, m, v):
         """Expected recall among n candidates, shrunk by 10 images towards the hypernyms, above these the level."""
@@ -85,7 +64,7 @@ class NaiveGraph:
             won += count * (sum(chances) / len(chances) if chances else 0)
         parents = [self.graph.index[h] for h in self.graph.concepts[v].hypernyms if h in self.graph.index]
         prior = sum(self.recall(m, u) for u in parents) / len(parents) if parents else self.level(m)
-        return (won * self.falls(m, n_rivals) + 10 * prior) / (label.support[v] + 10)
+        return (won + 10 * prior) / (label.support[v] + 10)
 
     def without_label(self, general):
         """Expected recall of each model without a label, and how far such a guess is from the truth on average."""
@@ -119,9 +98,7 @@ def naive_scores(candidates, class_weight):
             for label in labels.on_graph(g) if label and domain in label.domain_names
         )  # fmt: skip
 
-    graphs = [
-        NaiveGraph(graph, labels.on_graph(g), n, extrapolate=g > 0) for g, graph in enumerate(union.graphs) if counts(g)
-    ]
+    graphs = [NaiveGraph(graph, labels.on_graph(g), n) for g, graph in enumerate(union.graphs) if counts(g)]
     reference = graphs[0]
     general = [reference.level(m) for m in range(n_models)]
 
@@ -191,9 +168,7 @@ def naive_scores(candidates, class_weight):
 def test_our_scores_against_naive_loops(candidates, class_weight):
     scores, errors = naive_scores(candidates, class_weight)
     np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
-    query = task_query(candidates, class_weight)
-    measured = measure_all(candidates.labels, query)
-    _, estimated = estimated_recall(query, measured, task_odds_ratios(candidates.labels, query, candidates.domain))
+    _, estimated = estimated_recall(candidates, class_weight)
     np.testing.assert_allclose(estimated, errors, atol=1e-9)
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.counts import chance_to_win
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, select
 from mll_hf.selection.mll import (
@@ -188,14 +187,14 @@ def test_precision_from_the_label_by_hand():
 def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     names = ("clip art", "photo", "sketch")
     hits = np.array([[2] * 7, [10] * 7, [18] * 7])
-    label = make_label(GRAPH, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
+    graph = make_graph(dict.fromkeys("abcdefg", ()))  # six rivals each
+    label = make_label(graph, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
     # 140 images a domain. With 2 candidates a lost image is won with 5/6, say: clip art (14 + 126 * 5/6) / 140 = .85,
     # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
     # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
     expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
-    assert domain_odds_ratios([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(
-        expected, abs=1e-5
-    )
+    labels = candidates_on(graph, (label,), random_match(graph, 2)).labels
+    assert domain_odds_ratios(labels, domain, 2)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_our_scores_by_hand():
