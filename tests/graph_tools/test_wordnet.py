@@ -80,15 +80,20 @@ def test_a_few_missing_or_renamed_leaves_are_skipped_and_reported(tmp_path):
 needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Debian's wordnet-base is not installed")
 
 
+@pytest.fixture(scope="module")
+def real_nouns():
+    return read_nouns()
+
+
 @needs_debian
 @pytest.mark.parametrize(
     ("classes", "leaves", "concepts", "edges"),
     [("imagenet-1k", 1000, 1860, 1937), ("imagenet-12k", 11828, 13643, 14005), ("imagenet-21k", 21844, 23548, 24050)],
 )
-def test_the_real_wordnet(classes, leaves, concepts, edges):
+def test_the_real_wordnet(classes, leaves, concepts, edges, real_nouns):
     assert classes in LEAVES
     names = leaf_names(ClassList(classes))
-    visual = make_graph("real", names, read_nouns())
+    visual = make_graph("real", names, real_nouns)
     graph = visual.graph
     assert (len(visual.leaves), len(graph), sum(map(len, graph.parents))) == (leaves, concepts, edges)
     assert visual.missing == ()
