@@ -1,9 +1,8 @@
-"""Classes to concepts: the paper's Z against a naive loop, our weights and the coverage."""
+"""Classes to concepts: the paper's Z against a naive loop, which concept comes first, and the coverage."""
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import numpy as np
 import pytest
@@ -65,77 +64,6 @@ def test_captions_are_matched_as_in_the_paper(n_concepts, n_classes, seed):
             assert match.transition[row, y] == pytest.approx(naive[v] if v in five else 0, abs=1e-5)
     assert match.selected.tolist() == sorted({v for row in match.concepts.tolist() for v in row})
     assert match.transition.shape == (len(match.selected), n_classes)
-
-
-WEIGHTS = matching.LogitWeights()
-
-
-def naive_words(text):
-    """Sufficient for the words of ``forest``: lower case, no plurals."""
-    return text.lower().split()
-
-
-def naive_gloss_map(graph, embed):
-    """Mean lemma, mean gloss, and the ridge regression between them: least squares with 100 units of zeros."""
-    lemmas = [(lemma, c) for c in graph.concepts for lemma in c.lemmas]
-    mean_lemma = np.mean([embed(lemma) for lemma, _ in lemmas], axis=0)
-    mean_gloss = np.mean([embed(c.definition) for c in graph.concepts], axis=0)
-    size = len(mean_lemma)
-    A = np.vstack([*(embed(lemma) - mean_lemma for lemma, _ in lemmas), 10 * np.eye(size)])
-    B = np.vstack([*(embed(c.definition) - mean_gloss for _, c in lemmas), np.zeros((size, size))])
-    return mean_lemma, mean_gloss, np.linalg.lstsq(A, B)[0]
-
-
-def naive_logit(graph, embed, gloss_map, name, text, v):
-    """The logit of concept ``v``, written out from the docstring of ``ConceptIndex.match``."""
-    concept = graph.concepts[v]
-    lemmas = [(lemma, c) for c in graph.concepts for lemma in c.lemmas]
-    mean_lemma, mean_gloss, regression = gloss_map
-    expected = (embed(name) - mean_lemma) @ regression
-    gloss = embed(concept.definition) - mean_gloss
-    gloss_fit = cosine(expected, gloss) / max(math.sqrt(cosine(gloss, gloss)), 1e-12)
-
-    above = [graph.concepts[a] for a in graph.ancestors[v]]
-    held = {w for c in (concept, *above) for lemma in c.lemmas for w in naive_words(lemma)}
-    held |= set(naive_words(concept.definition))
-    weight = {
-        w: 0 if w in {"of", "the"} else math.log(1 + len(lemmas) / max(sum(w in naive_words(x) for x, _ in lemmas), 1))
-        for w in naive_words(name)
-    }
-    total = sum(weight.values())
-    heads = [naive_words(name)[at:] for at in range(len(naive_words(name)))]
-    named = [head for head in heads if " ".join(head) in [lemma.lower() for lemma in concept.lemmas]]
-    return (
-        WEIGHTS.name * max(cosine(embed(name), embed(lemma)) for lemma in concept.lemmas)
-        + WEIGHTS.caption * cosine(embed(text), embed(concept.caption))
-        + WEIGHTS.gloss * gloss_fit
-        + WEIGHTS.words * sum(weight[w] for w in set(weight) & held) / total
-        + WEIGHTS.head * max((sum(weight[w] for w in set(head)) / total for head in named), default=0)
-        + WEIGHTS.synonyms * math.log(len(concept.lemmas))
-    )
-
-
-@examples
-@given(n_concepts=st.integers(1, 8), seed=st.integers(0, 1000), source=st.sampled_from(["template", "file"]))
-def test_our_match_against_a_naive_loop(n_concepts, seed, source):
-    graph, encoder = forest(n_concepts, seed), WordEncoder()
-    lemma = graph.concepts[seed % n_concepts].lemmas[-1]
-    names = [lemma, f"blue {lemma}", f"{lemma} of things", "meaning 1", "something else"]
-    texts = [f"The photo of {name}" for name in names]
-    descriptions = [Description(name, (text,), source) for name, text in zip(names, texts, strict=True)]
-    match = ConceptIndex.build(graph, encoder).match(descriptions)
-    embed = cache(lambda text: encoder.encode([text])[0].astype(np.float64))
-    gloss_map = naive_gloss_map(graph, embed)
-    for y, name in enumerate(names):
-        text = texts[y] if source == "file" else name  # templates are not used
-        logits = [naive_logit(graph, embed, gloss_map, name, text, v) for v in range(n_concepts)]
-        ranked = sorted(range(n_concepts), key=lambda v: -logits[v])[:8]
-        np.testing.assert_allclose(match.similarities[y], [logits[v] for v in ranked], atol=1e-3)
-        np.testing.assert_allclose([logits[v] for v in match.concepts[y]], match.similarities[y], atol=1e-3)
-        exponentials = [math.exp(logits[v] - logits[ranked[0]]) for v in ranked]
-        np.testing.assert_allclose(match.weights[y], np.array(exponentials) / sum(exponentials), atol=1e-3)
-    np.testing.assert_allclose(match.weights.sum(axis=1), 1, atol=1e-6)
-    assert (np.diff(match.weights, axis=1) <= 0).all()
 
 
 def test_a_user_description_decides_between_senses():

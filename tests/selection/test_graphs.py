@@ -1,9 +1,8 @@
-"""Selection by labels on several graphs: against naive loops, by hand, and that order changes nothing."""
+"""Selection by labels on several graphs: by hand, and that order changes nothing."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -11,166 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mll_hf.labels.counts import RANK_BINS, mean_chance_to_win, recall_among
+from mll_hf.labels.counts import RANK_BINS
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.selection.mll import concept_weights, estimated_recall, mll_scores
+from mll_hf.selection.mll import concept_weights, mll_scores
 from mll_hf.selection.paper import precision_from_label, restricted_precision
-from selection_worlds import join_by_hand, make_match, random_joined
-from worlds import examples, make_graph, make_label, make_rivals
-
-DOMAINS = {None: (), "photo": ("photo",), "a pencil sketch": ("sketch",), "icons": ("icon",),
-           "photo or icon": ("photo", "icon")}  # fmt: skip
-
-
-worlds = st.builds(
-    random_joined,
-    n_graphs=st.integers(1, 3),
-    n_models=st.integers(1, 6),
-    n_classes=st.integers(1, 12),
-    seed=st.integers(0, 10_000),
-    domain=st.sampled_from(list(DOMAINS)),
-)
-
-
-# --- our scores against naive loops -----------------------------------------------------------------------------------
-
-
-class NaiveGraph:
-    """What labels of M models on one graph say among n candidates, concept by concept."""
-
-    def __init__(self, graph, labels, n_candidates):
-        self.graph, self.labels, self.n = graph, labels, n_candidates
-        self.rivals = [len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))]
-
-    def level(self, m):
-        """Mean over tested concepts; an image of any is won with the mean chance over concepts with rivals."""
-        label = self.labels[m]
-        tested = [v for v in range(len(self.graph)) if label.ranks[v].sum()]
-        chances = mean_chance_to_win(np.array(self.rivals), self.n)
-        won = [sum(label.ranks[v] * chances) / label.ranks[v].sum() for v in tested]
-        return sum(won) / len(tested) if tested else 0.0
-
-    def recall(self, m, v):
-        """Expected recall among n candidates, shrunk by 10 images towards the hypernyms, above these the level."""
-        label, n_rivals = self.labels[m], self.rivals[v]
-        won = 0.0
-        for b, count in enumerate(label.ranks[v].tolist()):
-            drawn = min(self.n - 1, n_rivals)
-            in_bin = [r for r in range(2 ** (b - 1) if b else 0, 2**b if b else 1) if r <= n_rivals]
-            chances = [math.comb(n_rivals - r, drawn) / math.comb(n_rivals, drawn) for r in in_bin]
-            won += count * (sum(chances) / len(chances) if chances else 0)
-        parents = [self.graph.index[h] for h in self.graph.concepts[v].hypernyms if h in self.graph.index]
-        prior = sum(self.recall(m, u) for u in parents) / len(parents) if parents else self.level(m)
-        return (won + 10 * prior) / (label.support[v] + 10)
-
-    def without_label(self, general):
-        """Expected recall of each model without a label, and how far such a guess is from the truth on average."""
-        known = [m for m, label in enumerate(self.labels) if label is not None]
-        if not known or len(known) == len(self.labels):
-            return general, 0.0
-
-        def logit(p):
-            p = min(max(p, 1e-3), 1 - 1e-3)
-            return math.log(p / (1 - p))
-
-        shift = min(0.0, sum(logit(self.level(m)) - logit(general[m]) for m in known) / len(known))
-        guesses = [1 / (1 + math.exp(-logit(p) - shift)) if shift else p for p in general]  # no clipping without shift
-        if len(known) == 1:
-            return guesses, math.sqrt(1 / 12)
-        return guesses, math.sqrt(sum((guesses[m] - self.level(m)) ** 2 for m in known) / (len(known) - 1))
-
-
-def naive_scores(candidates, class_weight):
-    """[M, C] scores and [M, 2] standard errors from the docstrings of `mll_hf.selection.mll`."""
-    labels, match, union = candidates.labels, candidates.match, candidates.labels.union
-    n_models, n_classes = len(labels), len(match.classes)
-    n = max(n_classes, 2)
-    everything = [label for row in labels.labels for label in row if label]
-    named = {name for label in everything for name in label.domain_names} & set(DOMAINS[candidates.domain])
-    domain = named.pop() if len(named) == 1 else None
-
-    def counts(g):
-        return g == 0 or domain is None or any(
-            label.domain_ranks[label.domain_names.index(domain)].any()
-            for label in labels.on_graph(g) if label and domain in label.domain_names
-        )  # fmt: skip
-
-    graphs = [NaiveGraph(graph, labels.on_graph(g), n) for g, graph in enumerate(union.graphs) if counts(g)]
-    reference = graphs[0]
-    general = [reference.level(m) for m in range(n_models)]
-
-    # recall, images and standard error of every model on every concept
-    recall, images, spread = ({} for _ in range(3))
-    for v in {int(v) for row in match.concepts for v in row}:
-        having = [(of, of.graph.index[union.graph.concepts[v].id]) for of in graphs
-                  if union.graph.concepts[v].id in of.graph.index]  # fmt: skip
-        for m in range(n_models):
-            bodies = [(of.recall(m, u), of.labels[m].support[u] + 10)
-                      for of, u in having if of.labels[m] is not None]  # fmt: skip
-            guesses = [of.without_label(general) for of, _ in having]
-            images[m, v] = sum(weight for _, weight in bodies)
-            spread[v] = max((error for _, error in guesses), default=0.0)
-            if bodies:
-                recall[m, v] = sum(p * weight for p, weight in bodies) / images[m, v]
-            elif having:
-                recall[m, v] = sum(guess[m] for guess, _ in guesses) / len(guesses)
-        spread.setdefault(v, 0.0)
-
-    shares = [
-        {int(v): float(w) / sum(map(float, weights)) for v, w in zip(concepts, weights, strict=True)}
-        for concepts, weights in zip(match.concepts, match.weights, strict=True)
-    ]
-    plain, errors = np.zeros((n_models, n_classes)), np.zeros((n_models, 2))
-    for m, label in enumerate(labels.reference):
-        ratio = 1.0
-        if domain in label.domain_names:
-            chances = mean_chance_to_win(np.array(reference.rivals), n)
-            of_domain = label.domain_ranks[label.domain_names.index(domain)]
-            overall = float(recall_among(label.domain_ranks.sum(axis=0), chances))
-            if 0 < overall < 1:
-                shifted = (of_domain @ chances + 10 * overall) / (of_domain.sum() + 10)
-                ratio = shifted / (1 - shifted) / (overall / (1 - overall))
-        per_concept = dict.fromkeys(spread, 0.0)
-        for y, coverage in enumerate(match.coverage.tolist()):
-            p, covered = 0.0, 0.0
-            for v in spread:
-                own = shares[y].get(v, 0.0)
-                mean = sum(of_class.get(v, 0.0) for of_class in shares) / n_classes
-                weight = coverage * (class_weight * own + (1 - class_weight) * mean)
-                if (m, v) in recall:
-                    p, covered = p + weight * recall[m, v], covered + weight
-                    per_concept[v] += weight / n_classes
-            p = min(max(p + (1 - covered) * general[m], 0), 1)
-            plain[m, y] = ratio * p / (1 - p + ratio * p)
-        variance = sum(w**2 * recall[m, v] * (1 - recall[m, v]) / images[m, v]
-                       for v, w in per_concept.items() if images[m, v])  # fmt: skip
-        guessed = sum(w * spread[v] for v, w in per_concept.items() if not images[m, v])
-        errors[m] = math.sqrt(variance), guessed
-
-    best = min(range(n_models), key=lambda m: (-labels.reference[m].mean_recall, labels.reference[m].cost.gflops))
-    lowered, means, unsure = plain.copy(), plain.mean(axis=1), []
-    for m in range(n_models):
-        measured = math.hypot(errors[m][0], errors[best, 0])
-        if means[m] - max(math.hypot(5 * measured, errors[m][1]), 0.03) > means[best] + 2e-9:
-            lowered[m] *= (means[m] - math.hypot(measured, errors[m][1])) / means[m]
-        elif m != best:
-            unsure.append(m)
-    if unsure and max(means[unsure]) > means[best] + 1e-9:
-        lowered[unsure] *= max(means[best] - 2e-9, 0) / max(means[unsure])
-    return lowered, errors
-
-
-@examples
-@given(candidates=worlds, class_weight=st.floats(0, 1))
-def test_our_scores_against_naive_loops(candidates, class_weight):
-    scores, errors = naive_scores(candidates, class_weight)
-    np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
-    _, estimated = estimated_recall(candidates, class_weight)
-    np.testing.assert_allclose(estimated, errors, atol=1e-9)
-
+from selection_worlds import join_by_hand, make_match
+from worlds import make_graph, make_label, make_rivals
 
 # --- the paper's Eq. 5 over several graphs ----------------------------------------------------------------------------
 
