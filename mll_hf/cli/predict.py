@@ -68,7 +68,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     output.add_argument("--json", action="store_true", help="print one JSON line per image, or the score as JSON")
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help="write predictions to a .csv or .jsonl file, batch by batch; the same command resumes an "
+        help="write predictions to a .csv file, batch by batch; the same command resumes an "
         "interrupted run, and predictions of other models, classes, templates or rules are never added. Images that "
         "cannot be read get an empty prediction, rejected ones an empty label",
     )  # fmt: skip

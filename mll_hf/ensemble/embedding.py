@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     import torch
     from numpy.typing import NDArray
-    from PIL import Image
 
     from mll_hf.ensemble.residents import Residents
     from mll_hf.models import VisionLanguageModel
@@ -29,17 +28,14 @@ if TYPE_CHECKING:
 
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
-Item = TypeVar("Item")
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
 _EVICTION_BATCH = 512  # images per batch if models evict each other from memory
-_PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
 
 
 def embed_images(
     residents: Residents,
     models: Sequence[SelectedModel],
-    images: Iterable[Item],
-    decode: Callable[[Item], Image.Image | None],
+    images: Iterable[ImageLike],
     batch_size: int | None = None,
 ) -> Iterator[list[NDArray[np.float32]]]:
     """Embeddings [n, D] by each model of the next n images, batch by batch; NaN if an image cannot be decoded.
@@ -47,8 +43,7 @@ def embed_images(
     Args:
         residents: Loads the models.
         models: What to load.
-        images: What ``decode`` turns into images.
-        decode: Returns None for unreadable images.
+        images: Paths, encoded bytes or PIL images.
         batch_size: By default chosen to keep the device busy.
     """
     known, remaining = [residents.loaded_once(model) for model in models], iter(images)
@@ -64,9 +59,9 @@ def embed_images(
         delay=_BAR_SECONDS,
     )
 
-    def prepare(item: Item) -> Inputs | None:
+    def prepare(item: ImageLike) -> Inputs | None:
         try:
-            image = decode(item)
+            image = open_image(item)
             return None if image is None else tuple(model.compact(image) for model in known)
         except MemoryError:
             return None
@@ -91,28 +86,8 @@ def _encode(inputs: Sequence[torch.Tensor], batch_size: int | None, model: Visio
 
 
 def _in_threads(
-    prepare: Callable[[Item], Inputs | None], batches: Iterable[Sequence[Item]]
+    prepare: Callable[[ImageLike], Inputs | None], batches: Iterable[Sequence[ImageLike]]
 ) -> Generator[list[Inputs | None]]:
     """Prepare the items of each batch in threads, two batches ahead."""
     with ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread) as pool:
         yield from in_background(list(pool.map(prepare, batch)) for batch in batches)
-
-
-class KeptImages:
-    """Images, decoded on first use and kept up to a limit."""
-
-    def __init__(self, sources: Sequence[ImageLike]) -> None:
-        self._sources = sources
-        self._kept: dict[int, Image.Image | None] = {}
-        self._pixels = 0
-
-    def decode(self, n: int) -> Image.Image | None:
-        """The n-th image in RGB, or None if it cannot be read."""
-        if n in self._kept:
-            return self._kept[n]
-        image = open_image(self._sources[n])
-        size = image.width * image.height if image else 0
-        if self._pixels + size <= _PIXELS_KEPT:
-            self._kept[n] = image
-            self._pixels += size
-        return image

@@ -1,4 +1,4 @@
-"""Write predictions to a CSV or JSON lines file. An interrupted run can be resumed without duplicates."""
+"""Write predictions to a CSV file. An interrupted run can be resumed without duplicates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     Row = tuple[str, str | None, float | None, list[float] | None]
 
-PREDICTION_SUFFIXES = (".csv", ".jsonl")
 _COLUMNS = ("image", "label", "probability", "probabilities")
 
 
@@ -44,14 +43,14 @@ def json_line(row: Row) -> str:
     return json.dumps(dict(zip(_COLUMNS, row, strict=True))) + "\n"
 
 
-def _csv_line(cells: Sequence[Any]) -> str:
+def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
 
 
 class PredictionFile:
-    """A file of predictions for any number of images; the suffix determines its format.
+    """A CSV file of predictions for any number of images.
 
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
     the file is opened again. The fingerprint is in a file ``.<name>.run.json`` next to it, written before the first
@@ -66,17 +65,14 @@ class PredictionFile:
             ``classes`` are the class names.
 
     Raises:
-        InputError: The suffix is unknown, or the file has other content, or predictions with another fingerprint.
+        InputError: This is no CSV file, or it has other content, or predictions with another fingerprint.
         StorageError: The file cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
-        if path.suffix.lower() not in PREDICTION_SUFFIXES:
-            raise InputError(
-                f"{path}: predictions cannot be written as '{path.suffix}'; choose {', '.join(PREDICTION_SUFFIXES)}"
-            )
+        if path.suffix.lower() != ".csv":
+            raise InputError(f"{path}: predictions cannot be written as '{path.suffix}'; choose .csv")
         self._path, self._n_classes = path, len(fingerprint["classes"])
-        self._is_csv = path.suffix.lower() == ".csv"
         self._check_run(fingerprint)
         self.done: dict[str, str | None] = {}
         with storage_errors(path), path.open("a+b") as file:
@@ -86,11 +82,11 @@ class PredictionFile:
                 if not line.endswith(b"\n"):
                     break  # partial
                 end += len(line)
-                if number or not self._is_csv:
+                if number:
                     self.done.update([self._parsed(line)])
             file.truncate(end)
-            if self._is_csv and not end:
-                file.write(_csv_line([*_COLUMNS[:3], *fingerprint["classes"]]).encode())
+            if not end:
+                file.write(_csv_lines([[*_COLUMNS[:3], *fingerprint["classes"]]]))
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         """Append predictions and flush them to the file.
@@ -98,9 +94,10 @@ class PredictionFile:
         Raises:
             StorageError: The disk is full.
         """
-        lines = map(self._line, rows_of(images, prediction))
+        empty = [""] * self._n_classes
+        rows = [[*start, *(probabilities or empty)] for *start, probabilities in rows_of(images, prediction)]
         with storage_errors(self._path), self._path.open("ab") as file:
-            file.write("".join(lines).encode())
+            file.write(_csv_lines(rows))
         self.done.update(zip(images, prediction.classes, strict=True))
 
     def _check_run(self, fingerprint: Mapping[str, Any]) -> None:
@@ -117,24 +114,15 @@ class PredictionFile:
         if changed:
             raise self._mismatch(f"predictions with other {', '.join(changed)}")
 
-    def _line(self, row: Row) -> str:
-        if not self._is_csv:
-            return json_line(row)
-        *start, probabilities = row
-        return _csv_line([*start, *([""] * self._n_classes if probabilities is None else probabilities)])
-
     def _parsed(self, line: bytes) -> tuple[str, str | None]:
         """The image of a prediction, and the predicted class."""
         try:
-            if not self._is_csv:
-                row = json.loads(line)
-                return str(row[_COLUMNS[0]]), row[_COLUMNS[1]]
             ((name, label, _, *probabilities),) = csv.reader([line.decode()])
-            if len(probabilities) == self._n_classes:
-                return name, label or None
-        except (ValueError, TypeError, LookupError):
-            pass
-        raise self._mismatch("other content")
+        except ValueError:
+            probabilities = []
+        if len(probabilities) != self._n_classes:
+            raise self._mismatch("other content")
+        return name, label or None
 
     def _mismatch(self, found: str) -> InputError:
         return InputError(f"{self._path} has {found}; choose another file, or delete it")

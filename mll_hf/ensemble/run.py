@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.embedding import KeptImages, embed_images
+from mll_hf.ensemble.embedding import embed_images
 from mll_hf.ensemble.embedding_cache import image_digest
 from mll_hf.ensemble.residents import Residents, zero_shot_head
 from mll_hf.errors import InputError
@@ -20,7 +20,7 @@ from mll_hf.selection.repo import keep_heads, zero_shot_heads
 from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.files import digest_of
-from mll_hf.utils.images import is_one_image, open_image
+from mll_hf.utils.images import is_one_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -133,7 +133,7 @@ class Ensemble:
     def model_runner(
         self, images: Sequence[ImageLike], cache: EmbeddingCache
     ) -> Callable[[int], tuple[NDArray[np.float32], Head]]:
-        """Return a function that runs one model at a time on these images, which are decoded once for all models.
+        """Return a function that runs one model at a time on these images.
 
         It takes the position of a model in the selection, and returns embeddings [N, D] at unit norm, NaN for
         unreadable images, and the zero-shot head. It raises ModelError or MissingExtraError if the model cannot be
@@ -143,7 +143,7 @@ class Ensemble:
             InputError: There are no images, or a template is invalid.
         """
         self._check(images)
-        source, digests, texts = KeptImages(images), [image_digest(image) for image in images], digest_of(self._prompts)
+        digests, texts = [image_digest(image) for image in images], digest_of(self._prompts)
 
         def run(m: int) -> tuple[NDArray[np.float32], Head]:
             model = self.selection.models[m]
@@ -154,7 +154,7 @@ class Ensemble:
                 if texts not in kept.heads:
                     kept.heads[texts] = self._zero_shot(m)
                 if missing:
-                    parts = embed_images(self.residents, [model], missing, source.decode, self.batch_size)
+                    parts = embed_images(self.residents, [model], [images[n] for n in missing], self.batch_size)
                     found = np.concatenate([embeddings for (embeddings,) in parts])
                     kept.images.update(zip((digests[n] for n in missing), found, strict=True))
             finally:
@@ -258,7 +258,7 @@ class Ensemble:
     def _logits(self, images: Iterable[ImageLike], heads: Sequence[Head]) -> Iterator[NDArray[np.float32]]:
         """[U, n, C] logits of the chosen models' heads on the next n images, batch by batch; NaN if unreadable."""
         models = [self.selection.models[m] for m in self.selection.chosen_models]
-        for found in embed_images(self.residents, models, images, open_image, self.batch_size):
+        for found in embed_images(self.residents, models, images, self.batch_size):
             for model, head, embeddings in zip(models, heads, found, strict=True):
                 if (of_head := head.weights.shape[1]) != (of_model := embeddings.shape[1]):
                     raise InputError(

@@ -108,7 +108,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         *(["## Expected accuracy", "", *answer, ""] if answer else []),
         _evidence(selection),
         "",
-        *([*_fit(selection), FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
+        *([FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
         "## Models",
         "",
         *markdown_table(
@@ -121,43 +121,12 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
     ]
 
 
-def _fit(selection: Selection) -> list[str]:
-    """How the heads were fitted, to how many images, and how well, as it was measured."""
-    trial = selection.trial
-    if trial is None:
-        return []
-    known = f"{trial.n_examples:,} with their class" if trial.n_examples else "none with its class"
-    measured = (
-        "correct on the examples, in cross-validation"
-        if trial.n_examples
-        else "in agreement with all models together; the accuracy was not measured"
-    )
-    return [
-        "## Fit",
-        "",
-        f"Gaussian discriminant analysis on the embeddings of {trial.n_images:,} images of the task, {known}; "
-        "the others count for each class by its estimated probability (EM). On images that a head was not fitted to:",
-        "",
-        *markdown_table(
-            ["model", f"zero-shot, {measured}", "fitted"],
-            [
-                [
-                    escaped(selection.models[m].name),
-                    f"{100 * trial.zero_shot[m]:.0f} %",
-                    f"{100 * trial.fitted[m]:.0f} %",
-                ]
-                for m in selection.chosen_models
-            ],
-        ),
-        "",
-    ]
-
-
 def _evidence(selection: Selection) -> str:
-    images = selection.trial.n_images if selection.trial else 0
-    tried = f", and tried on {images:,} images of the task" if images else ""
-    task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
-                     (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
+    tried, trial = "", selection.trial
+    if trial:
+        tried = f", and fitted to {trial.n_images:,} images of the task, {trial.n_examples:,} of them with their class"
+    about = (("images", selection.domain), ("task", selection.task))
+    task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in about if text)
     return (
         f"Chosen by strategy `{selection.strategy}` among {len(selection.models):,} models, based on their labels or "
         f"published figures{tried}{f' ({task})' if task else ''}."

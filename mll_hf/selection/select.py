@@ -213,22 +213,15 @@ def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: Selection
         return NoModelFitsError(f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'")
     if not claims:
         return NoModelFitsError("there are no models to select from; label models, or use published figures")
-    licenses = abridged(list(config.licenses), 5)
-    allowed = [(id, cost) for id, cost, license in claims if _is_allowed(license, config)]
-    if not allowed:
-        found = Counter(license or "unknown" for _, _, license in claims).most_common()
-        actual = abridged([f"{license} ({count})" for license, count in found], 5)
-        return NoModelFitsError(
-            f"no model has an allowed license ({licenses}): the models have {actual}; allow one of these, or leave out "
-            "the licenses"
-        )
-    if any(_fits(id, cost, replace(config, without=frozenset())) for id, cost in allowed):
-        return NoModelFitsError("all models within the limits are left out; leave out fewer")
-    with_license = f" with an allowed license ({licenses})" if config.licenses else ""
+    licenses = Counter(license or "unknown" for _, _, license in claims).most_common()
+    costs = [cost for _, cost, _ in claims]
+    allowed = f", the allowed licenses ({abridged(config.licenses, 5)})" if config.licenses else ""
     return NoModelFitsError(
-        f"none of the {len(allowed)} models{with_license} is within the limits (smallest: "
-        f"{min(cost.parameters for _, cost in allowed):,} parameters; cheapest: "
-        f"{gigaflops(min(cost.gflops for _, cost in allowed))} GFLOPs per image); raise the limits"
+        f"none of the {len(claims)} models is within the limits{allowed} and not left out; the smallest has "
+        f"{min(cost.parameters for cost in costs):,} parameters, the cheapest takes "
+        f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image, and the licenses are "
+        f"{abridged([f'{license} ({count})' for license, count in licenses], 5)}: raise the limits, allow other "
+        "licenses, or leave out fewer"
     )
 
 

@@ -78,7 +78,7 @@ def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
     assert "with other rule; choose another file, or delete it" in fails(capsys, *task, first, "--rule", "entropy")
     assert (tmp_path / "a.csv").read_bytes() == before
     task[3] = tmp_path / "a.txt"
-    assert ".csv, .jsonl" in fails(capsys, *task, first)
+    assert "choose .csv" in fails(capsys, *task, first)
 
 
 def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, tmp_path, capsys):

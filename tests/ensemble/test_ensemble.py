@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mll_hf.ensemble import Rule, combine, embedding, residents, run
+from mll_hf.ensemble import Rule, combine, embedding, residents
 from mll_hf.ensemble.embedding_cache import EmbeddingCache
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
@@ -96,8 +96,7 @@ def diary(monkeypatch):
         return open_image(source)
 
     monkeypatch.setattr(residents, "load_model", load)
-    for module in (run, embedding):
-        monkeypatch.setattr(module, "open_image", counting)
+    monkeypatch.setattr(embedding, "open_image", counting)
     return diary
 
 
@@ -252,19 +251,16 @@ def test_unreadable_images_get_no_answer(diary, tmp_path):
     assert np.isfinite(prediction.probabilities[[0, 7, 8]]).all()
 
 
-def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monkeypatch):
+def test_a_trial_runs_one_model_at_a_time(diary):
     selection = make_selection()
-    images = [png(COLORS[color]) for color in COLORS]
-    for kept, n_decoded in ((10**6, 3), (20, 1 + 2 * 3)):  # one picture of 16 pixels fits into 20
-        monkeypatch.setattr(embedding, "_PIXELS_KEPT", kept)
-        diary.clear()
-        answer = Ensemble(selection, device="somewhere").model_runner(images, EmbeddingCache(None))
-        for m in (2, 0, 1):
-            embeddings, head = answer(m)
-            assert head.logits(embeddings).argmax(axis=1).tolist() == [0, 1, 2]
-        assert diary.count(("decode",)) == n_decoded
-        names = [names_of(selection)[m] for m in (2, 0, 1)]
-        assert loads(diary) == [(step, name) for name in names for step in ("load", "close")]
+    answer = Ensemble(selection, device="somewhere").model_runner(
+        [png(COLORS[color]) for color in COLORS], EmbeddingCache(None)
+    )
+    for m in (2, 0, 1):
+        embeddings, head = answer(m)
+        assert head.logits(embeddings).argmax(axis=1).tolist() == [0, 1, 2]
+    names = [names_of(selection)[m] for m in (2, 0, 1)]
+    assert loads(diary) == [(step, name) for name in names for step in ("load", "close")]
 
 
 @pytest.mark.parametrize("where", ["open", "preprocess"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mll_hf.ensemble.prediction_file import PREDICTION_SUFFIXES, PredictionFile, image_name
+from mll_hf.ensemble.prediction_file import PredictionFile, image_name
 from mll_hf.ensemble.run import Prediction
 from mll_hf.errors import InputError
 
@@ -40,23 +39,19 @@ def write_all(path, step=3):
 
 def read(path):
     """{image: (label, probability, probabilities)}; each image must be there once."""
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        assert header == ["image", "label", "probability", *CLASSES]
-        table = [
-            (row[0], row[1] or None, float(row[2]) if row[2] else None, [float(p) for p in row[3:]] if row[3] else None)
-            for row in rows
-        ]
-    else:
-        table = [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["image", "label", "probability", *CLASSES]
+    table = [
+        (row[0], row[1] or None, float(row[2]) if row[2] else None, [float(p) for p in row[3:]] if row[3] else None)
+        for row in rows
+    ]
     assert len({row[0] for row in table}) == len(table)
     return {row[0]: row[1:] for row in table}
 
 
-@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
-def test_files_hold_every_answer(tmp_path, suffix):
-    path = tmp_path / "new folder" / f"answers{suffix}"
+def test_files_hold_every_answer(tmp_path):
+    path = tmp_path / "new folder" / "answers.csv"
     assert write_all(path) == IMAGES
     found = read(path)
     assert list(found) == IMAGES
@@ -73,9 +68,8 @@ def test_files_hold_every_answer(tmp_path, suffix):
     assert read(path) == found
 
 
-@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
-def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
-    path = tmp_path / f"answers{suffix}"
+def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path):
+    path = tmp_path / "answers.csv"
     write_all(path)
     whole = path.read_bytes()
     seen = set()
@@ -86,12 +80,11 @@ def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
     assert seen == set(range(1, len(IMAGES) + 1))  # every answer is kept that was whole
 
 
-@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 @pytest.mark.parametrize(
     "change", [{"models": ["org/n"]}, {"rule": "entropy"}, {"templates": ["{}"]}, {"classes": ["cat", "dog", "tree"]}]
 )
-def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix, change):
-    path = tmp_path / f"answers{suffix}"
+def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, change):
+    path = tmp_path / "answers.csv"
     file = PredictionFile(path, RUN)
     file.write(IMAGES[:2], answers_to(IMAGES[:2]))
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -106,12 +99,11 @@ def test_predictions_of_another_run_are_refused_and_left_alone(tmp_path, suffix,
     assert PredictionFile(path, RUN | change).done == {}
 
 
-@pytest.mark.parametrize("suffix", PREDICTION_SUFFIXES)
 @pytest.mark.parametrize(
     "content", [b"some notes", b"some notes\n", b"[1, 2]\n", b'{"image": 1}\n', b"a,b\n1,2\n", b"\xff\n"]
 )
-def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
-    path = tmp_path / f"answers{suffix}"
+def test_other_files_are_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "answers.csv"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"has (other content|content that is not from)"):
         PredictionFile(path, RUN)
@@ -121,7 +113,6 @@ def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
 def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
     name = image_name(Path("caf\udce9.png"))
     assert name == "caf\\udce9.png"
-    for suffix in PREDICTION_SUFFIXES:
-        file = PredictionFile(tmp_path / f"answers{suffix}", RUN)
-        file.write([name], Prediction(CLASSES, PROBABILITIES[:1], np.zeros(1, np.bool_)))
-        assert PredictionFile(tmp_path / f"answers{suffix}", RUN).done == {name: CLASSES[PROBABILITIES[0].argmax()]}
+    file = PredictionFile(tmp_path / "answers.csv", RUN)
+    file.write([name], Prediction(CLASSES, PROBABILITIES[:1], np.zeros(1, np.bool_)))
+    assert PredictionFile(tmp_path / "answers.csv", RUN).done == {name: CLASSES[PROBABILITIES[0].argmax()]}
