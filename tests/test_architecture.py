@@ -92,7 +92,6 @@ HEAVY = [
     "open_clip",
     "datasets",
     "matplotlib",
-    "plotly",
     "pyarrow",
     "PIL",
 ]

@@ -17,13 +17,13 @@ import gradio as gr
 import pages
 from answers import Labels, Library, Question
 from api import make_api
+from figure import accuracy_by_cost
 from fitting import Fitted  # Gradio reads the annotations of its callbacks
 
 from mll_hf import SelectionConfig
 from mll_hf.errors import InputError, MLLError
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.plots.selection import accuracy_by_cost
 from mll_hf.selection.config import configured
 
 if TYPE_CHECKING:

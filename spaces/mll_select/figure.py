@@ -6,16 +6,14 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from plotly.graph_objects import Figure
 
-from mll_hf.errors import MissingExtraError
 from mll_hf.utils.text import gigaflops, shortened
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.selection import Selection
-
-    PlotlyFigure = Any  # plotly has no types that mypy reads here
 
 _BLUE, _VERMILION, _GRAY = "#0072b2", "#d55e00", "#8a8a8a"  # of Okabe and Ito: told apart with any color vision
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -41,22 +39,15 @@ _X_AXIS = {
 _MIN_GFLOPS = 1e-6  # so that the logarithm exists
 
 
-def accuracy_by_cost(selection: Selection) -> PlotlyFigure | None:
+def accuracy_by_cost(selection: Selection) -> Figure | None:
     """Estimated accuracy against GFLOPs per image, with the Pareto front and the names of the chosen models.
 
     If those of the chosen models are not known, the axis has no numbers; else other models whose accuracy is not known
     are left out. None without estimates, since other scores are no accuracies.
-
-    Raises:
-        MissingExtraError: plotly is not installed.
     """
     estimate = selection.estimate
     if estimate is None:
         return None
-    try:
-        from plotly.graph_objects import Figure
-    except ImportError as error:
-        raise MissingExtraError("plotly", "plots") from error
     costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
     chosen = list(selection.chosen_models)
     percent, is_known = 100 * estimate.accuracy, bool(estimate.known[chosen].all())
