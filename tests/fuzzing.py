@@ -1,4 +1,4 @@
-"""Hostile files: labels, graphs, selections and heads, mutated, with checksums computed again, up to `select`."""
+"""Hostile files: labels, graphs and selections, mutated, with checksums computed again, up to `select`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from mll_hf.errors import MLLError
 from mll_hf.graph.concepts import graph_to_json
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labels.fields import TENSORS
-from mll_hf.labels.file_format import METADATA_KEY, _checksum, label_to_bytes, read_metadata
+from mll_hf.labels.file_format import METADATA_KEY, _checksum, label_to_bytes
 from mll_hf.labels.store import graph_path
 from mll_hf.labels.summary import summary_to_bytes
-from mll_hf.selection.head import Head
-from mll_hf.selection.heads_file import heads_from_bytes, heads_to_bytes
 from mll_hf.utils.files import canonical_json
 from worlds import make_label
 
@@ -242,30 +240,6 @@ class Attack:
         file.write_bytes(changed_bytes(self.rng, content) if self.rng.random() < 0.2 else content)
         with suppress(MLLError):
             check(Selection.from_pretrained(file))
-        self.read_heads()
-
-    def read_heads(self):
-        """Read a hostile file of heads of the selection."""
-        selection, rng = self.selection, self.rng
-        models = [selection.models[m].ref for m in selection.chosen_models]
-        head = Head(np.ones((len(selection.classes), 4), np.float32), np.zeros(len(selection.classes), np.float32))
-        blob = heads_to_bytes([head] * len(models), models, selection.classes)
-        tensors = load(blob)
-        if rng.random() < 0.5:
-            blob = changed_bytes(rng, blob)
-        elif rng.random() < 0.5:
-            metadata = json.dumps(changed_json(rng, read_metadata(blob)))
-            blob = save(tensors, metadata={METADATA_KEY: metadata})
-        else:
-            name = rng.choice(list(tensors))
-            with np.errstate(all="ignore"):
-                tensors[name].flat[0] = np.float32(rng.choice(NUMBERS))
-            blob = save(tensors, metadata={METADATA_KEY: canonical_json(read_metadata(blob))})
-        self.files += 1
-        with suppress(MLLError):
-            for each in heads_from_bytes(blob, models, selection.classes):
-                assert np.isfinite(each.weights).all()
-                assert np.isfinite(each.bias).all()
 
 
 def check(selection):

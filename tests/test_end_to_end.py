@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-import label_models
 from demo_world import MODELS, build_graph, images, tasks
 from demo_world import run as demo
 from mll_hf import Client, SelectionConfig, Strategy
@@ -84,35 +82,6 @@ def test_the_specialist_is_chosen_and_is_right(labels, encoder, demo_tasks, stra
     accuracy = np.mean([answer == right for answer, right in zip(prediction.classes, truth, strict=True)])
     assert accuracy > 6 / len(task.classes)  # far above chance: 10 and 26 classes
     assert not prediction.unreadable
-
-
-def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, monkeypatch):
-    """Published by the labeling script, found by tag, selected from, and the models used from a second cache."""
-    names = ("demo-digits", "demo-letters")
-    api.create_repo("alice/graph", repo_type="dataset")
-    api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=graph)
-    for name in names:
-        api.create_repo(f"alice/{name}")
-        api.upload_folder(repo_id=f"alice/{name}", folder_path=MODELS / name)
-    models = [f"alice/{name}" for name in names]
-    arguments = ["--graph", "hf://datasets/alice/graph", "--sample", "10", "--push-to", "own"]
-    assert label_models.main([*models, *arguments]) == 0
-
-    for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
-        monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
-    hub.requests.clear()
-    task = demo_tasks[0]
-    client = Client("hub", trust=["alice"], encoder=encoder)
-    selection = client.select(task.classes, domain=task.domain, task=task.task)
-    # two listings; of two labels the size, the headers and the content; the graph; the chosen model's digest
-    assert len(hub.requests) <= 2 + 2 * 3 + 4 + 1
-    assert not hub.counted
-    assert [selection.models[m].ref.repo_id for m in selection.chosen_models] == ["alice/demo-digits"]
-    some = np.random.default_rng(0).permutation(len(task.images))[:150]
-    prediction = client.load(selection).predict([task.images[n] for n in some])
-    truth = [task.classes[task.labels[n]] for n in some]
-    assert np.mean([answer == right for answer, right in zip(prediction.classes, truth, strict=True)]) > 0.6
-    assert {request.split("/")[2] for request in hub.counted} == {"demo-digits"}
 
 
 def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, tmp_path):

@@ -104,16 +104,6 @@ def test_the_whole_chain(run, hub, weights, transcripts, monkeypatch):
     assert [line["name"].partition(" (")[0] for line in lines if "outcome" in line] == [*STEPS, "clean up"]
 
 
-def test_one_account_is_enough(run, monkeypatch):
-    wanted = ("draw a graph", "push the graph", "upload a model", "label", "attack", "select and be refused")
-    steps = [step._replace(needs=step.needs[:1] * (step.by != "second user")) for step in live_check.STEPS]
-    monkeypatch.setattr(live_check, "STEPS", [step for step in steps if step.name in wanted])
-    status, rows, said = run("--yes")
-    assert status == 0, said
-    assert rows["select and be refused"][0] == "skipped"
-    assert " in alice/mll-hf-live-check-" in rows["attack"][-1]
-
-
 def test_a_failure_in_the_middle(run, hub):
     hub.fail("-graph/commit/", 403, times=2)
     status, rows, said = run("--yes")

@@ -74,30 +74,6 @@ def push(capsys, world, *arguments):
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub, api):
-    assert [row["changed"] for row in push(capsys, world, "--all")] == [True, True]
-    assert [row["changed"] for row in push(capsys, world, "--all")] == [False, False]
-    files = api.list_repo_files("alice/clip")
-    assert "mll/label.safetensors" in files
-    card = Path(api.hf_hub_download("alice/clip", "README.md")).read_text()
-    assert "  - clip # mine\n" in card
-    assert {"mll-label", "clip"} <= set(api.model_info("alice/clip").tags)
-
-    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub")
-    assert status == 0
-    assert out.count("alice") == 4  # two ids, two publishers
-    before = len(hub.requests)
-    status, out, err = run(capsys, "select", "--classes", "cat, car", "--labels", "hub", "--json")
-    assert status == 0, err
-    selection = json.loads(out)
-    assert {model["id"] for model in selection["models"]} == set(MODELS)
-    assert not any("config.json" in request for request in hub.requests[before:])
-    (world / "choice.json").write_text(out)
-    status, out, err = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")
-    assert status == 0, err
-    assert json.loads(out)["label"] in ("cat", "car")
-
-
 def test_push_to_a_collection_and_use_it(world, capsys, api):
     (row,) = push(capsys, world, *MODELS, "--to", COLLECTION)
     assert row["changed"]
@@ -138,15 +114,6 @@ def test_without_login_nothing_is_published(world, capsys, hub, monkeypatch):
     assert said.startswith("mll-hf: error: hub: to publish labels you must be logged in")
     said = fails(capsys, "graph", "push", world / "graph", "--to", "hf://datasets/alice/shapes")
     assert "alice/shapes: you are not logged in, or your token is invalid; log in with: hf auth login" in said
-
-
-def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
-    status, out, err = run(capsys, "select", "--classes", "cat, car", "--json")
-    assert status == 0
-    assert "hub has no labels; published figures are used instead" in err
-    selection = json.loads(out)
-    assert {model["figures"] for model in selection["models"]} == {"published"}
-    assert "not pinned" in err  # nor is the model on this Hub
 
 
 @pytest.mark.parametrize(

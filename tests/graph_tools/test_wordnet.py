@@ -12,7 +12,7 @@ from graph.wordnet import (
     read_nouns,
 )
 from mll_hf.errors import InputError
-from wordnet_worlds import LICENSE, MINI, NAMES, write_nouns
+from wordnet_worlds import LICENSE, NAMES, write_nouns
 
 
 @pytest.fixture
@@ -60,21 +60,6 @@ def test_a_graph_has_the_leaves_and_all_their_hypernyms(folder):
     corgi = visual.graph.concepts[visual.graph.index["n00000005"]]
     assert corgi.caption == "short hound which is a hound near the ground"
     assert visual.graph.name == "mini"
-
-
-def many(names, count=40):
-    """More leaves, and synsets for them."""
-    more = {f"n000001{i:02}": (f"thing {i}",) for i in range(count)}
-    return {**names, **more}, {w: ((n[0].replace(" ", "_"),), "more", ("n00000001",), ()) for w, n in more.items()}
-
-
-def test_a_few_missing_or_renamed_leaves_are_skipped_and_reported(tmp_path):
-    leaves, synsets = many({**NAMES, "n00000077": ("gone",), "n00000004": ("pillow",)})
-    visual = make_graph("mini", leaves, read_nouns(write_nouns(tmp_path, {**MINI, **synsets})))
-    assert visual.missing == ("n00000004", "n00000077")
-    assert "n00000004" in visual.graph.index  # as a hypernym
-    assert "n00000004" not in visual.leaves
-    assert len(visual.leaves) == 43
 
 
 needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Debian's wordnet-base is not installed")

@@ -268,15 +268,6 @@ def test_faults_at_any_step_are_retried(hub, label, step, fault):
 # ---- in a collection
 
 
-def test_a_new_collection_is_filled_in_one_commit(hub):
-    published = publish_to_collection(LABELS, [GRAPH, OTHER_GRAPH], COLLECTION)
-    assert_collected(hub, LABELS)
-    assert commits(hub, "dataset", REPO) == ["Add MLL labels"]
-    assert not publish_to_collection(LABELS, [GRAPH], COLLECTION).changed
-    assert published.changed
-    assert hub.repos["dataset", REPO].private is False
-
-
 def test_a_push_uploads_only_what_is_new(hub):
     publish_to_collection(LABELS[:3], [GRAPH], COLLECTION)
     hub.requests.clear()
