@@ -580,7 +580,8 @@ class Handler(BaseHTTPRequestHandler):
         role = "fineGrained" if self.token in HUB.scopes else "write" if self.may_write else "read"
         token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
         orgs = [{"name": org, "roleInOrg": of[self.user]} for org, of in HUB.orgs.items() if self.user in of]
-        return self.send(200, {"type": "user", "name": self.user, "orgs": orgs, "auth": token})
+        shown = {"name": self.user, "fullname": self.user, "avatarUrl": ""}
+        return self.send(200, {"type": "user", **shown, "orgs": orgs, "auth": token})
 
     def create(self):
         kind = self.json.get("type", "model")

@@ -90,10 +90,11 @@ class Question:
     def code(self, source: str, with_images: bool = False) -> str:
         """A program that makes the same choice, or fits models to a folder of images."""
         given = ({"domain": self.domain} if self.domain else {}) | self.options
-        options = "".join(f", {name}={value!r}" for name, value in given.items())
         before, act, images = "", "select", ""
         if with_images:
             before, act, images = "from pathlib import Path\n\n", "fit", ', sorted(Path("photos").iterdir())'
+            given = {"k": 1} | given
+        options = "".join(f", {name}={value!r}" for name, value in given.items())
         return (
             f"{before}from mll_hf import Client\n\n"
             f"client = Client({'' if source == DEFAULT_LABELS else repr(source)})\n"

@@ -268,8 +268,8 @@ def _build_take_home(question: gr.State, work: gr.State, library: Library) -> No
         button.click(act, [work, question], [made, said], show_progress_on=[said], trigger_mode="once", **_SLOW)
     if not os.environ.get("OAUTH_CLIENT_ID"):  # a login is available only on a Space
         return
-    gr.HTML(pages.wrap("<h3>Or publish it in your own small repo</h3>"))
-    gr.LoginButton()
+    gr.LoginButton(visible=False)  # for its routes: a click on it would leave this page, and with it the fit
+    gr.HTML(pages.wrap(pages.SIGN_IN))
     with gr.Row():
         repo = gr.Textbox(label="Repo", placeholder="<you>/my-selection", max_length=100)
         private = gr.Checkbox(label="Private")

@@ -47,6 +47,10 @@ HOW_TO_USE = (
     "<pre><code>mll-hf predict photo.jpg --selection choice\n"
     "mll-hf push --selection choice --to YOUR-NAME/my-selection</code></pre>"
 )
+SIGN_IN = (
+    '<h3>Or publish it in your own small repo</h3><p><a href="login/huggingface" target="_blank">Sign in with Hugging '
+    "Face</a> in a new tab, then come back: this page keeps your fit.</p>"
+)
 ABOUT_MODELS = (
     '<p class="quiet"><strong>Recall</strong>: mean share of a concept’s images that the model recognizes among all '
     "concepts, by its label, a claim of its publisher. <strong>ImageNet</strong>: published zero-shot accuracy. "
@@ -148,7 +152,7 @@ def _gain(selection: Selection, fitted: Fitted) -> str:
     skipped = f" {_counted(fitted.n_unreadable, 'file')} could not be read." if fitted.n_unreadable else ""
     if trial is None:
         return f"<p>{_counted(len(fitted.images), 'image')} classified.{skipped}</p>"
-    gain = f"Agreement with all {_counted(n_models, 'model')}:"
+    gain = "Agreement with all models together:"
     if counted:
         gain = f"Of {_counted(counted, 'image')} that you were asked for, correct in cross-validation:"
     gain += f" {_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ import yaml
 from PIL import Image
 
 import mll_hf.client
-from mll_hf import Client, Selection
+from mll_hf import Client
 from mll_hf.errors import InputError
 from mll_hf.models import resolve_model
 from selection_worlds import WordEncoder
@@ -219,21 +218,6 @@ def test_the_code_gives_the_same_models(question, folder, labels, monkeypatch):
     with contextlib.redirect_stdout(printed):
         exec(question.code(folder), {})
     assert printed.getvalue().strip() == str([selection.models[m].name for m in selection.chosen_models])
-
-
-def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, monkeypatch):
-    sent = []
-
-    def push_to_hub(selection, repo_id, *, private, token):
-        sent.append((repo_id, private, token))
-        return types.SimpleNamespace(url=f"https://hub/{repo_id}")
-
-    monkeypatch.setattr(Selection, "push_to_hub", push_to_hub, raising=False)
-    selection = labels.select(ask("cat", "dog"))
-    with pytest.raises(InputError, match="not signed in"):
-        fitting.push(selection, "me/mine", False, None)
-    assert fitting.push(selection, " me/mine ", True, "t") == "https://hub/me/mine"
-    assert sent == [("me/mine", True, "t")]
 
 
 # --- images ---

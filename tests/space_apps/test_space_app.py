@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from PIL import Image
 
+import tiny_hub
 from mll_hf import Client, Selection
 from mll_hf.models import resolve_model
 from space_worlds import HARM, free_port, harmful_graph, load_app, make_labels, make_library, make_store, signs_graph
@@ -261,6 +262,36 @@ def test_two_clicks_fit_own_images_and_each_further_one_corrects(visit, tmp_path
     selection = Selection.from_pretrained(folder)
     assert (selection.trial.n_images, selection.trial.n_examples) == (17, 3)
     assert len(Client("published").load(selection).predict([tmp_path / "1.png"]).classes) == 1
+
+
+def test_a_fit_is_published_with_the_login_of_the_visitor(browser, api, tmp_path, monkeypatch, tiny_open_clip):
+    """Signing in keeps the fit, and the Space's own token, of alice, publishes nothing for carol."""
+    monkeypatch.setenv("OAUTH_CLIENT_ID", "id")
+    monkeypatch.setitem(tiny_hub.TOKENS, "mock-oauth-token-for-local-dev", "carol")  # what Gradio's login gives
+    api.create_repo("alice/m")
+    api.upload_folder(repo_id="alice/m", folder_path=tiny_open_clip)
+    graph = harmful_graph()
+    folder = make_store(tmp_path / "labels", [make_label(graph, model=resolve_model("alice/m"))], graph)
+    port = free_port()
+    served = load_app().serve(make_library(folder), server_port=port, prevent_thread_lock=True, quiet=True)
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://localhost:{port}")  # cookies of a login are kept for localhost, not for its number
+    find(page, "cat, dog", noise(tmp_path, 12))
+    page.get_by_text("1 model tried on 12 images").wait_for()
+    page.get_by_role("button", name="Take it home").click()
+    page.get_by_label("Repo").fill("carol/mine")
+    page.get_by_role("button", name="Publish the selection").click()
+    page.get_by_role("alert").filter(has_text="You are not signed in").wait_for()
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name="Sign in with Hugging Face").click()
+    popup.value.locator("h1").wait_for()
+    page.get_by_role("button", name="Publish the selection").click()
+    page.get_by_role("link", name="carol/mine").wait_for()
+    assert Selection.from_pretrained("carol/mine").trial.n_images == 12
+    popup.value.close()
+    page.close()
+    served.close()
 
 
 def test_a_few_images_are_classified(visit, tmp_path):
