@@ -134,7 +134,8 @@ def answer_lines(
         accuracy = f"estimated accuracy {number} (90 % interval: {low:.0f} to {high:.0f} %)."
     first = f"Use {names[lead]}: {accuracy}"
     if len(chosen) > 1:
-        first = f"Use together: {abridged([names[m] for m in chosen], 3)}. {names[best]} alone: {accuracy}"
+        whose = f"The first alone: {accuracy[:-1]}; that of all together is not estimated."
+        first = f"Use together: {abridged([names[m] for m in chosen], 3)}. {whose if known else accuracy.capitalize()}"
     if lead != best:
         second = f"Best at any cost: {names[best]}, {gigaflops(costs[best].gflops)} GFLOPs per image"
         if costs[lead].gflops and costs[best].gflops > costs[lead].gflops:
@@ -143,7 +144,8 @@ def answer_lines(
             second += f"; {100 * float(estimate.accuracy[best] - estimate.accuracy[lead]):.1f} points higher"
         second += "."
     elif cheapest == best:
-        second = "No cheaper model is within 1 point of it."
+        is_lonely = answer.n_close == 1
+        second = "No cheaper model is within 1 point of it." if is_lonely else "The others that are as good cost more."
     else:
         second = f"As good and cheaper: {names[cheapest]}, {_saving(costs[best], costs[cheapest])}"
         if known and estimate.known[cheapest]:

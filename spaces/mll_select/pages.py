@@ -155,7 +155,8 @@ def _gain(selection: Selection, fitted: Fitted) -> str:
     gain = "Agreement with all models together:"
     if counted:
         gain = f"Of {_counted(counted, 'image')} that you were asked for, correct in cross-validation:"
-    gain += f" {_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted."
+    whose = ", by the first alone" if len(selection.chosen_models) > 1 else ""
+    gain += f" {_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted{whose}."
     if counted and not (selection.estimate and selection.estimate.known[0]):
         gain = ""  # too few to tell
     return f"<p>{_counted(n_models, 'model')} tried on {_counted(trial.n_images, 'image')}.{skipped} {gain}</p>"

@@ -106,8 +106,17 @@ def test_a_lonely_best_model_matters():
 
 
 def test_models_that_are_used_together_are_all_named():
-    first = lines([0.9, 0.9, 0.8], [10, 10, 1], n_chosen=2)[0]
-    assert first.startswith("Use together: a (10 M parameters), b (10 M parameters). a (10 M parameters) alone: est")
+    assert lines([0.9, 0.9, 0.8], [10, 10, 1], n_chosen=2)[0] == (
+        "Use together: a (10 M parameters), b (10 M parameters). The first alone: estimated accuracy 90 % (90 % "
+        "interval: 88 to 92 %); that of all together is not estimated."
+    )
+
+
+def test_models_that_are_as_good_and_not_cheaper_are_no_contradiction():
+    assert lines([0.9, 0.9, 0.8], [1, 10, 1])[1:] == (
+        "The others that are as good cost more.",
+        "2 of 3 models are within 1 point, of 2 families: the choice among them hardly matters.",
+    )
 
 
 def test_no_number_is_shown_for_what_is_not_known():

@@ -264,6 +264,7 @@ def test_two_clicks_fit_own_images_and_each_further_one_corrects(visit, tmp_path
     assert len(Client("published").load(selection).predict([tmp_path / "1.png"]).classes) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Gradio does not support OAuth")  # its login is a mock here
 def test_a_fit_is_published_with_the_login_of_the_visitor(browser, api, tmp_path, monkeypatch, tiny_open_clip):
     """Signing in keeps the fit, and the Space's own token, of alice, publishes nothing for carol."""
     monkeypatch.setenv("OAUTH_CLIENT_ID", "id")
