@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.union import GraphUnion
@@ -36,9 +36,9 @@ from mll_hf.selection import (
     shortlist_config,
 )
 from mll_hf.selection.candidates import unmatched
-from mll_hf.selection.claims import mention_claims
 from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
 from mll_hf.selection.config import configured
+from mll_hf.selection.select import mention_claims
 from mll_hf.utils.reach import why_unreachable
 from mll_hf.utils.text import abridged
 

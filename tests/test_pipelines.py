@@ -17,15 +17,14 @@ import mll_hf
 from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
-from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline, pipeline
 from mll_hf.selection import choose_with_images, select
-from mll_hf.selection.head import Head
-from mll_hf.selection.heads_file import heads_to_bytes
+from mll_hf.selection.head import Head, heads_to_bytes
 from mll_hf.selection.probabilities import softmax
 from selection_worlds import random_candidates
 from tiny_models import make_open_clip
@@ -282,7 +281,7 @@ def test_images_are_run_in_batches_of_the_size_of_the_call(classifier, monkeypat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"top_k": 0}, "top_k is 0; give at least 1"),
+        ({"top_k": 0}, "top_k is 0; give a whole number, at least 1"),
         ({"candidate_labels": []}, "no class names given"),
         ({"candidate_labels": ["red", "Red"]}, "class names cannot be used"),
         ({"hypothesis_template": "no place"}, "must have exactly one {}"),

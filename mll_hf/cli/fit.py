@@ -126,7 +126,7 @@ def _check_suggest(args: argparse.Namespace, n_images: int) -> None:
 
 def _suggest(ensemble: Ensemble, images: list[Path], count: int, folder: Path) -> None:
     """Write the images to label."""
-    from mll_hf.ensemble.embedding_cache import EmbeddingCache
+    from mll_hf.ensemble.embedding import EmbeddingCache
     from mll_hf.ensemble.trial import suggest_images
 
     text, path = io.StringIO(), folder / _TO_LABEL

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.embedding import embed_images
-from mll_hf.ensemble.embedding_cache import image_digest
+from mll_hf.ensemble.embedding import embed_images, image_digest
 from mll_hf.ensemble.residents import Residents, zero_shot_head
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.ensemble.embedding_cache import EmbeddingCache
+    from mll_hf.ensemble.embedding import EmbeddingCache
     from mll_hf.selection import Selection
     from mll_hf.selection.head import Head
     from mll_hf.utils.images import ImageLike as ImageLike

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.label import UNPINNED

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from mll_hf.hub.connection import FULL_SHA, connect, download, read_head
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.selection.candidates import Figures
 from mll_hf.selection.card import selection_card
-from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
+from mll_hf.selection.head import HEADS_FILE, heads_from_bytes, heads_to_bytes, max_heads_bytes
 from mll_hf.selection.result import Selection
-from mll_hf.utils.files import asset_path, parse_json, storage_errors, write_atomically
+from mll_hf.utils.files import asset_path, digest_of, parse_json, storage_errors, write_atomically
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
@@ -196,6 +196,12 @@ def keep_heads(selection: Selection) -> None:
             return
     with contextlib.suppress(StorageError):  # they can be made again
         write_atomically(_cache_of(selection), content)
+
+
+def heads_key(selection: Selection) -> str:
+    """Digest of what decides the zero-shot heads of a selection: models, classes and prompts."""
+    refs = [asdict(selection.models[m].ref) for m in selection.chosen_models]
+    return digest_of([selection.classes, selection.prompt_templates, refs])
 
 
 def _cache_of(selection: Selection) -> Path:

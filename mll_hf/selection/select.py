@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
+from mll_hf.hub.trust import claims_text, ranked_and_claimed
+from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
@@ -20,15 +22,17 @@ from mll_hf.models.specialists import made_for, nominate, nomination_notes, with
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value
 from mll_hf.selection.candidates import Candidates, Figures
-from mll_hf.selection.comparison import estimate_from_names, imagenet_shift, on_scores
-from mll_hf.selection.mll import concept_weights
-from mll_hf.selection.nominated import (
+from mll_hf.selection.comparison import (
     accuracies_in,
     add_nominees,
+    estimate_from_names,
+    imagenet_shift,
+    on_scores,
     published_gains,
     shortlist_first,
     with_nominees,
 )
+from mll_hf.selection.mll import concept_weights
 from mll_hf.selection.probabilities import DIGITS, quantize
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.selection.strategies import STRATEGIES, Strategy
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.labels.label import Label
+    from mll_hf.labels.store import LabelStore
     from mll_hf.models.known import KnownModel
     from mll_hf.selection.config import SelectionConfig
 
@@ -263,3 +268,23 @@ def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.flo
     if config.strategy is not Strategy.MLL:
         return candidates.match.coverage.astype(np.float64)
     return np.clip(concept_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
+
+
+def mention_claims(source: LabelStore, candidates: Candidates, config: SelectionConfig) -> None:
+    """Log what is claimed, by whom, and which of these models would be chosen if the claims were ranked.
+
+    Only claims on the graphs and probe images of ranked labels compare with these.
+    """
+    if not (claimed := ranked_and_claimed(source)[1]):
+        return
+    graphs, text = candidates.labels.union.graphs, claims_text(source, claimed)
+    ranked = [label for row in candidates.labels.labels for label in row if label]
+    keys = {label.key for label in ranked}
+    comparable = [label for label in claimed if label.key in keys]
+    if comparable and not STRATEGIES[config.strategy].needs_rivals:
+        joined = join_labels([*ranked, *comparable], graphs, reference=graphs[0].digest)
+        selection = select(replace(candidates, labels=joined, embeddings=()), config)
+        ids = {label.model.repo_id for label in comparable}
+        first = [id for m in selection.chosen_models if (id := selection.models[m].ref.repo_id) in ids]
+        text += f"; with them, {abridged(first, 3) if first else 'none of these'} would be chosen"
+    _log.warning("%s", text)

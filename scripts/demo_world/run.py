@@ -25,7 +25,7 @@ if __name__ == "__main__":  # both are read when huggingface_hub is imported
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
 from mll_hf.client import Client
-from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.errors import MLLError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table

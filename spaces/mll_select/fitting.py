@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.ensemble.embedding_cache import EmbeddingCache, image_digest
+from mll_hf.ensemble.embedding import EmbeddingCache, image_digest
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import fitted_probabilities, try_models
 from mll_hf.errors import InputError

@@ -11,7 +11,7 @@ import pytest
 from cli_worlds import encoded, fails, run
 from mll_hf.ensemble import residents
 from mll_hf.selection import Selection
-from mll_hf.selection.heads_file import HEADS_FILE
+from mll_hf.selection.head import HEADS_FILE
 
 
 @pytest.fixture
@@ -86,8 +86,7 @@ def test_a_second_fit_with_examples_and_predict_run_no_more_than_they_need(
     assert run(capsys, "predict", task_images, "--selection", choice)[0] == 0
     card = (choice / "README.md").read_text()
     trial = Selection.from_pretrained(choice).trial
-    assert f"embeddings of {trial.n_images} images of the task, {trial.n_examples} with their class" in card
-    assert f"| {100 * trial.zero_shot[0]:.0f} % | {100 * trial.fitted[0]:.0f} % |" in card
+    assert f"fitted to {trial.n_images} images of the task, {trial.n_examples} of them with their class" in card
     for verb in ("predict photos --selection", "serve", "export"):
         assert f"mll-hf {verb} {choice}" in card
     assert "sample_images" not in card  # of cats and dogs

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, embedding, residents
-from mll_hf.ensemble.embedding_cache import EmbeddingCache
+from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.models import Link
 from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, answer, select
-from mll_hf.selection.heads_file import HEADS_FILE
+from mll_hf.selection.head import HEADS_FILE
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 

@@ -15,8 +15,8 @@ from hub_worlds import clock  # noqa: F401
 from mll_hf.errors import HubError, InputError
 from mll_hf.labels.label import ModelRef
 from mll_hf.selection import Head, Selection
-from mll_hf.selection.heads_file import HEADS_FILE, heads_from_bytes, heads_key, heads_to_bytes, max_heads_bytes
-from mll_hf.selection.repo import keep_heads, zero_shot_heads
+from mll_hf.selection.head import HEADS_FILE, heads_from_bytes, heads_to_bytes, max_heads_bytes
+from mll_hf.selection.repo import heads_key, keep_heads, zero_shot_heads
 
 pytestmark = pytest.mark.usefixtures("clock")
 MODELS = (ModelRef("org/a", "1" * 40, "open_clip", "a" * 64), ModelRef("org/b", "2" * 40, "transformers"))
