@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zlib
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from benchmark.world import Hub
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, forest, join_by_hand, random_labels
-from worlds import make_rivals, unit
+from worlds import encoded, make_rivals, unit
 
 N_MODELS, N_IMAGES, SIZE = 6, 48, 24
 TASKS = {
@@ -33,9 +32,7 @@ def picture(task, label, serial):
     """A pixel that says task, class and which image it is; the class of -1 cannot be decoded."""
     if label < 0:
         return b"no picture"
-    content = io.BytesIO()
-    Image.new("RGB", (1, 1), (task, label, serial)).save(content, format="PNG")
-    return content.getvalue()
+    return encoded(Image.new("RGB", (1, 1), (task, label, serial)))
 
 
 def tasks(broken=0):

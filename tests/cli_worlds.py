@@ -1,6 +1,5 @@
 """A small graph with images, a text encoder, and how tests run commands."""
 
-import io
 import json
 
 import numpy as np
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+import worlds
 from mll_hf.cli import main
 
 NODES = [
@@ -37,9 +37,7 @@ class WordEncoder:
 
 def encoded(color, noise, size=40):
     pixels = np.random.default_rng(noise).normal(color, 25, (size, size, 3)).clip(0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+    return worlds.encoded(Image.fromarray(pixels))
 
 
 def write_graph(folder, nodes=NODES, broken_images=0):

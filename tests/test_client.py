@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
@@ -29,7 +28,7 @@ from mll_hf.models.published import split_location
 from mll_hf.selection import Figures, Selection, paper
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder, forest
-from worlds import CAR, CAT, DOG, know_only, make_graph, make_known, make_label, make_rivals, probe_set, unit
+from worlds import CAR, CAT, DOG, encoded, know_only, make_graph, make_known, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
 #            animal car cat corgi dog pet vehicle
@@ -214,9 +213,7 @@ SHOWN = ("cat", "car")
 
 def photo(serial, mode="RGB"):
     """A picture of a cat (even serial number) or a car (odd) that says in its red value which picture it is."""
-    content = io.BytesIO()
-    Image.new("RGB", (4, 4), (serial, 0, 0)).convert(mode).save(content, format="PNG")
-    return content.getvalue()
+    return encoded(Image.new("RGB", (4, 4), (serial, 0, 0)).convert(mode))
 
 
 class TriedModel:

@@ -6,14 +6,11 @@ The demo's models and pictures come with the repository and its packages; the zo
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from demo_world import MODELS, build_graph, images, tasks
 from demo_world import run as demo

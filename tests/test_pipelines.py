@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from dataclasses import replace
 
@@ -28,18 +27,12 @@ from mll_hf.selection.head import Head, heads_to_bytes
 from mll_hf.selection.probabilities import softmax
 from selection_worlds import random_candidates
 from tiny_models import make_open_clip
-from worlds import unit
+from worlds import encoded, unit
 
 REPO = "alice/classifier"
 RNG = np.random.default_rng(0)
 PICTURES = [Image.fromarray(RNG.integers(0, 256, (40, 32, 3), dtype=np.uint8)) for _ in range(5)]
 CLASSES = ("cat", "red car", "tree")
-
-
-def encoded(picture):
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()
 
 
 def scores_of(answers, classes=CLASSES):

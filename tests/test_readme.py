@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shlex
-import sys
 import tomllib
 from pathlib import Path
 from unittest import mock
@@ -23,8 +22,6 @@ from mll_hf.ensemble.rules import Rule
 from mll_hf.models.known import usable_models
 from mll_hf.selection import Strategy
 from worlds import picture
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 import os
 import signal
@@ -36,7 +35,8 @@ from mll_hf.pipelines import Pipeline
 from mll_hf.selection import select
 from mll_hf.serving import Limits, make_app, serve
 from selection_worlds import random_candidates
-from test_pipelines import BLUE, COLORS, GREEN, RED, Colors, encoded
+from test_pipelines import BLUE, COLORS, GREEN, RED, Colors
+from worlds import encoded
 
 LIMITS = Limits(bytes=10**6, images=4, pixels=10**6, classes=3, requests=8)
 PICTURES = {"red": encoded(RED), "green": encoded(GREEN), "blue": encoded(BLUE)}
@@ -156,27 +156,21 @@ def test_what_cannot_be_answered_is_said_in_one_line(client, request_, status, s
     assert best(client.post("/", content=PICTURES["red"]).json()) == "red"
 
 
-def saved(picture, kind, **options):
-    content = io.BytesIO()
-    picture.save(content, kind, **options)
-    return content.getvalue()
-
-
 def test_strange_images(client):
     wide = bytearray(PICTURES["red"])
     wide[16:24] = struct.pack(">II", 30_000, 30_000)  # of the header
     wide[29:33] = struct.pack(">I", zlib.crc32(wide[12:29]))
     sixteen = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
     good = [
-        saved(RED.convert("CMYK"), "JPEG"),
-        saved(sixteen, "PNG"),
-        saved(GREEN, "GIF", save_all=True, append_images=[RED, BLUE]),
-        saved(BLUE, "WEBP", save_all=True, append_images=[RED]),
+        encoded(RED.convert("CMYK"), "JPEG"),
+        encoded(sixteen, "PNG"),
+        encoded(GREEN, "GIF", save_all=True, append_images=[RED, BLUE]),
+        encoded(BLUE, "WEBP", save_all=True, append_images=[RED]),
     ]
     answers = client.post("/", json={"inputs": [encoded64(content) for content in good]}).json()
     assert [len(one) for one in answers] == [3] * 4
     assert [best(answers[n]) for n in (0, 2, 3)] == ["red", "green", "blue"]
-    bad = [bytes(wide), saved(RED, "JPEG")[:-30], saved(Image.new("1", (1100, 1000)), "PNG"), PICTURES["red"]]
+    bad = [bytes(wide), encoded(RED, "JPEG")[:-30], encoded(Image.new("1", (1100, 1000)), "PNG"), PICTURES["red"]]
     answers = client.post("/", json={"inputs": [encoded64(content) for content in bad]}).json()
     assert "too many pixels" in answers[0]["error"]
     assert "cannot be read as an image" in answers[1]["error"]
@@ -274,7 +268,7 @@ def test_the_command_with_clients_of_others_and_a_graceful_stop(choice):
                 stranger.sendall(sent)
         assert len(httpx.post(f"http://127.0.0.1:{port}/", content=PICTURES["red"]).json()) == 3
         # a request that is being answered when the server is told to stop
-        slow = saved(Image.new("RGB", (4000, 4000), "red"), "PNG", compress_level=1)
+        slow = encoded(Image.new("RGB", (4000, 4000), "red"), "PNG", compress_level=1)
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("POST", "/", slow)
         time.sleep(0.05)

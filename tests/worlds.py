@@ -95,11 +95,24 @@ class Probe:
     content: bytes | None = None  # instead of a picture
 
 
+def encoded(image, kind="PNG", **options):
+    """The bytes of a picture."""
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
 def picture(looks, serial=0):
     """A PNG of one color that encodes what it looks like (red) and its serial number (green and blue)."""
-    content = io.BytesIO()
-    Image.new("RGB", (4, 4), (looks, serial // 256, serial % 256)).save(content, format="PNG")
-    return content.getvalue()
+    return encoded(Image.new("RGB", (4, 4), (looks, serial // 256, serial % 256)))
+
+
+def write_pictures(folder, count=5, first=0):
+    """A folder of different pictures."""
+    folder.mkdir(parents=True)
+    for n in range(count):
+        (folder / f"{n}.png").write_bytes(picture(3, first + n))
+    return folder
 
 
 def probes_of_all(per_concept=3, style="photo"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -16,6 +15,7 @@ from benchmark import cache as cache_module
 from cli_worlds import WordEncoder, write_graph
 from mll_hf.cli import main
 from mll_hf.matching import text_encoder
+from worlds import encoded
 
 SOME = ("labels", "INB", "MI")
 CLASSES = {"cat": (200, 150, 100), "car": (200, 0, 0), "tree": (0, 130, 0)}
@@ -27,9 +27,7 @@ def write_task(folder, name, seed, count=12):
     images = []
     for y in labels:
         pixels = rng.normal(list(CLASSES.values())[y], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-        content = io.BytesIO()
-        Image.fromarray(pixels).save(content, "PNG")
-        images.append(content.getvalue())
+        images.append(encoded(Image.fromarray(pixels)))
     (folder / name).mkdir(parents=True)
     facts = {"name": name, "classes": list(CLASSES), "domain": "photo", "task": "object recognition"}
     (folder / name / "task.json").write_text(json.dumps(facts))

@@ -21,6 +21,7 @@ from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, answer,
 from mll_hf.selection.head import HEADS_FILE
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
+from worlds import encoded
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -107,9 +108,7 @@ def make_selection(k=3, strategy=Strategy.MLL, domain=None, task=None):
 
 
 def png(color, size=(4, 4), mode="RGB"):
-    content = io.BytesIO()
-    Image.new(mode, size, color).save(content, format="PNG")
-    return content.getvalue()
+    return encoded(Image.new(mode, size, color))
 
 
 def names_of(selection):

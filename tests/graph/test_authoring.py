@@ -20,7 +20,7 @@ from mll_hf.graph.authoring import (
 )
 from mll_hf.graph.concepts import load_graph
 from worlds import make_graph as graph_of
-from worlds import picture, write_graph_folder
+from worlds import picture, write_graph_folder, write_pictures
 
 BASE = graph_of()
 
@@ -123,15 +123,8 @@ def test_check_finds_damage(tmp_path):
 # --- folders
 
 
-def write_images(folder, count=5, first=0):
-    folder.mkdir(parents=True)
-    for n in range(count):
-        (folder / f"{n}.png").write_bytes(picture(3, first + n))
-    return folder
-
-
 def test_a_folder_of_images(tmp_path):
-    write_images(tmp_path / "duck" / "deep", 2)
+    write_pictures(tmp_path / "duck" / "deep", 2)
     (tmp_path / "duck" / ".DS_Store").write_bytes(b"x")
     images = read_images(tmp_path / "duck", "photo")
     assert [Path(image.name).name for image in images] == ["0.png", "1.png"]
@@ -142,8 +135,8 @@ def test_a_folder_of_images(tmp_path):
 
 
 def test_a_folder_per_concept(tmp_path):
-    write_images(tmp_path / "root" / "sea_duck")
-    write_images(tmp_path / "root" / "eagle", 6, first=40)
+    write_pictures(tmp_path / "root" / "sea_duck")
+    write_pictures(tmp_path / "root" / "eagle", 6, first=40)
     (tmp_path / "root" / ".cache").mkdir()
     eagle, duck = read_folders(tmp_path / "root", ["animal"], "sketch")
     assert (duck.concept.id, duck.concept.name, duck.concept.hypernyms) == ("sea_duck", "sea duck", ("animal",))

@@ -8,15 +8,7 @@ import pytest
 from graph import from_table
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import load_graph
-from worlds import picture, write_graph_folder
-
-
-def write_images(folder, count=5, first=0):
-    folder.mkdir(parents=True)
-    for n in range(count):
-        (folder / f"{n}.png").write_bytes(picture(3, first + n))
-    return folder
-
+from worlds import write_graph_folder, write_pictures
 
 ROWS = [
     {"id": "bird", "name": "bird", "lemmas": "fowl; bird", "description": "it flies", "parents": "animal;pet",
@@ -27,8 +19,8 @@ ROWS = [
 
 
 def test_a_table(tmp_path):
-    write_images(tmp_path / "here", 3)
-    write_images(tmp_path / "root" / "duck", 5, first=9)
+    write_pictures(tmp_path / "here", 3)
+    write_pictures(tmp_path / "root" / "duck", 5, first=9)
     file = tmp_path / "concepts.csv"
     with file.open("w", encoding="utf-8-sig", newline="") as out:
         writer = csv.DictWriter(out, list(ROWS[0]))
@@ -67,7 +59,7 @@ def test_a_table_becomes_a_graph(tmp_path, capsys):
     base = write_graph_folder(tmp_path / "base")
     rows = [{"id": id, "name": id, "parents": ["animal"]} for id in ("duck", "emu")]
     for n, row in enumerate(rows):
-        write_images(tmp_path / "root" / row["id"], 5, first=9 * n)
+        write_pictures(tmp_path / "root" / row["id"], 5, first=9 * n)
     (tmp_path / "c.json").write_text(json.dumps(rows))
     words = [tmp_path / "c.json", "--to", tmp_path / "p", "--images-root", tmp_path / "root"]
     assert from_table.main([*map(str, words), "--base", str(base)]) == 0

@@ -1,6 +1,5 @@
 """Processes that decode images for a GPU, and the log of embeddings."""
 
-import io
 import os
 import signal
 
@@ -13,7 +12,7 @@ from mll_hf.errors import ModelError
 from mll_hf.labeling.encoding import EmbeddingLog, embedded
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import batches
-from worlds import SHA
+from worlds import SHA, encoded
 
 
 def embeddings_of(rows):
@@ -67,12 +66,6 @@ class OnGpu:
 KILLING = (6, 6, 6)
 
 
-def picture(color):
-    content = io.BytesIO()
-    Image.new("RGB", (2, 2), color).save(content, "PNG")
-    return content.getvalue()
-
-
 @pytest.fixture
 def on_gpu(monkeypatch):
     joined = batches._joined
@@ -82,7 +75,9 @@ def on_gpu(monkeypatch):
 
 class Images:
     def __init__(self, *colors):
-        self.contents = [b"no picture" if color is None else picture(color) for color in colors]
+        self.contents = [
+            b"no picture" if color is None else encoded(Image.new("RGB", (2, 2), color)) for color in colors
+        ]
 
     def batches(self, batch_size):
         return (self.contents[n : n + batch_size] for n in range(0, len(self.contents), batch_size))

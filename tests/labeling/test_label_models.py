@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 import label_models
 import tiny_hub
 from mll_hf.errors import InputError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,17 +19,15 @@ from open_clip.tokenizer import canonicalize_text
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import conformance
+import tiny_architectures as tiny
+import tiny_models
+from mll_hf.ensemble.residents import Residents, zero_shot_head
+from mll_hf.errors import ModelError
+from mll_hf.labels.label import Cost
+from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import conformance  # noqa: E402
-import tiny_architectures as tiny  # noqa: E402
-import tiny_models  # noqa: E402
-from mll_hf.ensemble.residents import Residents, zero_shot_head  # noqa: E402
-from mll_hf.errors import ModelError  # noqa: E402
-from mll_hf.labels.label import Cost  # noqa: E402
-from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model, source  # noqa: E402
-
 SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")
 
 

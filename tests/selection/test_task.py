@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 
 import numpy as np
@@ -13,12 +12,11 @@ from mll_hf.errors import InputError
 from mll_hf.matching.describe import Description
 from mll_hf.selection import SelectionConfig, Strategy, Task
 from mll_hf.selection.config import configured
+from worlds import encoded
 
 
 def png(n=0):
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4), (n % 256, n // 256, 7)).save(file, "PNG")
-    return file.getvalue()
+    return encoded(Image.new("RGB", (4, 4), (n % 256, n // 256, 7)))
 
 
 IMAGES = [png(n) for n in range(40)]

@@ -9,12 +9,7 @@ from pillow_heif import register_heif_opener
 
 from mll_hf.utils import images
 from mll_hf.utils.images import decode_image, image_files, open_image, to_rgb, why_unreadable
-
-
-def encoded(image, kind="PNG", **options):
-    content = io.BytesIO()
-    image.save(content, format=kind, **options)
-    return content.getvalue()
+from worlds import encoded
 
 
 def gray(values, dtype):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 
 import pytest
@@ -10,14 +9,13 @@ from PIL import Image
 
 from mll_hf.errors import InputError
 from mll_hf.utils.examples import check_examples, read_examples
+from worlds import encoded
 
 CLASSES = ("corroded pipe", "intact pipe", "weld")
 
 
 def png(color=(200, 10, 10)):
-    content = io.BytesIO()
-    Image.new("RGB", (8, 6), color).save(content, "PNG")
-    return content.getvalue()
+    return encoded(Image.new("RGB", (8, 6), color))
 
 
 @pytest.fixture
