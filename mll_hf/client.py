@@ -37,8 +37,8 @@ from mll_hf.selection import (
 )
 from mll_hf.selection.candidates import unmatched
 from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
-from mll_hf.selection.config import configured
 from mll_hf.selection.select import mention_claims
+from mll_hf.selection.strategies import configured
 from mll_hf.utils.reach import why_unreachable
 from mll_hf.utils.text import abridged
 

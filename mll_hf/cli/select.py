@@ -25,7 +25,7 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import SelectionConfig, Strategy
-from mll_hf.selection.config import configured
+from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

@@ -243,7 +243,7 @@ class Ensemble:
         """The selection with these templates, without a fit."""
         selection = self.selection
         if self.templates or selection.trial or selection.fitted_heads:
-            return replace(selection, templates=self.prompt_templates, trial=None, heads=(), folder=None)
+            return replace(selection, templates=self.prompt_templates, trial=None, heads=())
         return selection
 
     def _heads(self, rule: Rule) -> list[Head]:

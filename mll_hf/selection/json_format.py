@@ -11,10 +11,9 @@ import numpy as np
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.selection.candidates import Figures
-from mll_hf.selection.config import SelectionConfig
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
-from mll_hf.selection.strategies import Strategy
+from mll_hf.selection.strategies import SelectionConfig, Strategy
 from mll_hf.selection.trial import QUANTILES, Trial
 
 if TYPE_CHECKING:

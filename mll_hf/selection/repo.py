@@ -128,7 +128,7 @@ def read_selection(location: str | Path, revision: str | None = None, token: str
     selection, heads = _parse_file(file, name), file.with_name(HEADS_FILE)
     if file.name != SELECTION_FILE:
         return selection
-    return replace(selection, heads=_read_heads(heads, selection, name) if heads.exists() else (), folder=file.parent)
+    return replace(selection, heads=_read_heads(heads, selection, name)) if heads.exists() else selection
 
 
 def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:
@@ -188,14 +188,9 @@ def zero_shot_heads(selection: Selection) -> tuple[Head, ...]:
 
 
 def keep_heads(selection: Selection) -> None:
-    """Save heads that were made from class names: in the selection's folder, or else in the cache."""
-    content = heads_to_bytes(selection.heads, _chosen(selection), selection.classes)
-    with contextlib.suppress(InputError, StorageError):  # another selection by now, or a folder of someone else
-        if selection.folder and heads_key(_parse_file(selection.folder / SELECTION_FILE, "")) == heads_key(selection):
-            write_atomically(selection.folder / HEADS_FILE, content)
-            return
+    """Save heads that were made from class names in the cache."""
     with contextlib.suppress(StorageError):  # they can be made again
-        write_atomically(_cache_of(selection), content)
+        write_atomically(_cache_of(selection), heads_to_bytes(selection.heads, _chosen(selection), selection.classes))
 
 
 def heads_key(selection: Selection) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,6 @@ class Selection(ArrayFields):
             models has published figures beside others and is within the limits.
         heads: Of the chosen models, in their order; empty until made. Zero-shot heads, or after a fit those that it
             made: the softmax of their logits gives probabilities.
-        folder: Local folder that the selection was read from, where heads are saved that are made later.
     """
 
     classes: tuple[str, ...]
@@ -117,7 +116,6 @@ class Selection(ArrayFields):
     notes: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
     heads: tuple[Head, ...] = ()
-    folder: Path | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """The chosen models and the number of classes, in one line without arrays."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelStore
     from mll_hf.models.known import KnownModel
-    from mll_hf.selection.config import SelectionConfig
+    from mll_hf.selection.strategies import SelectionConfig
 
 
 _log = logging.getLogger(__name__)

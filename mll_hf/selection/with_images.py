@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.selection.config import SelectionConfig
     from mll_hf.selection.estimate import Floats
     from mll_hf.selection.head import Head
     from mll_hf.selection.result import Selection
+    from mll_hf.selection.strategies import SelectionConfig
 
     Classes = NDArray[np.int64]
     Embedded = tuple[NDArray[np.float32], Head]  # images [N, D], and the zero-shot head

@@ -15,7 +15,7 @@ from mll_hf.matching.prompts import check_class_names, split_class_names
 from mll_hf.models.figures import figures
 from mll_hf.models.known import imagenet_accuracies, known_models, loadable_models
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection.config import configured
+from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from mll_hf import SelectionConfig
 from mll_hf.errors import InputError, MLLError
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection.config import configured
+from mll_hf.selection.strategies import configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

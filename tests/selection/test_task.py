@@ -11,7 +11,7 @@ from PIL import Image
 from mll_hf.errors import InputError
 from mll_hf.matching.describe import Description
 from mll_hf.selection import SelectionConfig, Strategy, Task
-from mll_hf.selection.config import configured
+from mll_hf.selection.strategies import configured
 from worlds import encoded
 
 
