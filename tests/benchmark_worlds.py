@@ -13,7 +13,7 @@ from benchmark import run as bench
 from benchmark.cache import EmbeddingCache
 from benchmark.methods import METHODS, Group
 from benchmark.suites import make_task
-from benchmark.world import Hub
+from benchmark.world import Hub, flat, prompts_of
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
 from selection_worlds import WordEncoder, forest, join_by_hand, random_labels
@@ -101,5 +101,5 @@ def filled_cache(folder, monkeypatch, broken=0):
     """All embeddings."""
     monkeypatch.setattr(cache_module, "load_model", lambda ref, device: FakeModel(ref))
     cache = EmbeddingCache(folder)
-    bench.embed(make_hub().refs, tasks(broken), cache)
+    cache.fill(make_hub().refs, tasks(broken), [flat(prompts_of(task)) for task in tasks(broken)])
     return cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 
 import pytest
@@ -65,10 +64,6 @@ def complaint_of(call, error=HubError):
         call()
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def sha256_of(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings):

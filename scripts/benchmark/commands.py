@@ -82,9 +82,9 @@ def _bench(args: argparse.Namespace) -> int:
     from benchmark.cache import EmbeddingCache
     from benchmark.methods import methods_named
     from benchmark.report import make_report
-    from benchmark.run import BenchConfig, Suite, embed, run
+    from benchmark.run import BenchConfig, Suite, run
     from benchmark.suites import load_tasks
-    from benchmark.world import read_hub
+    from benchmark.world import flat, prompts_of, read_hub
     from mll_hf.models.published import open_labels, split_location
 
     config = BenchConfig(args.draws, args.seed, methods_named(args.methods))
@@ -93,7 +93,8 @@ def _bench(args: argparse.Namespace) -> int:
         raise InputError(f"{args.general} has {len(general)} tasks; give one of them as --general")
     suite = Suite(read_hub(open_labels(split_location(args.labels)[0], args.graph)), _tasks(args), *general)
     index, cache = _index(suite.hub.graph), EmbeddingCache(args.cache)
-    embed(suite.hub.refs, (*suite.tasks, *general), cache, args.device)
+    tasks = (*suite.tasks, *general)
+    cache.fill(suite.hub.refs, tasks, [flat(prompts_of(task)) for task in tasks], args.device)
     results = run(suite, index, cache, config)
     report = make_report(results, args.command)
     report.save(args.out, "benchmark")

@@ -13,18 +13,17 @@ from huggingface_hub.utils.tqdm import tqdm
 from benchmark.methods import METHODS, Group, Method, best_of
 from benchmark.metrics import accuracy, mean_per_class_recall
 from benchmark.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
-from benchmark.world import Hindsight, Hub, TaskView, flat, open_task, prompts_of
+from benchmark.world import Hindsight, Hub, TaskView, open_task
 from mll_hf.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from benchmark.cache import EmbeddingCache
     from benchmark.methods import Scores
     from benchmark.suites import TargetTask
-    from mll_hf.labels.label import ModelRef
     from mll_hf.matching.concept_index import ConceptIndex
 
 
@@ -122,21 +121,8 @@ class Results:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def embed(
-    refs: Sequence[ModelRef],
-    tasks: Sequence[TargetTask],
-    cache: EmbeddingCache,
-    device: str | None = None,
-) -> None:
-    """Compute missing embeddings of tasks.
-
-    Device and errors as for :meth:`~benchmark.cache.EmbeddingCache.fill`.
-    """
-    cache.fill(refs, tasks, [flat(prompts_of(task)) for task in tasks], device)
-
-
 def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchConfig) -> Results:
-    """Run all methods on all tasks and scenarios; the cache must have been filled by :func:`embed`.
+    """Run all methods on all tasks and scenarios; the cache has all embeddings.
 
     Raises:
         InputError: No image of a task can be decoded.

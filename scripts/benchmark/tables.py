@@ -29,10 +29,6 @@ class Table:
     rows: Sequence[Mapping[str, Cell]]  # by column, the same for all; None for what was not measured or does not apply
     digits: int = 3
 
-    def column(self, name: str) -> list[Any]:
-        """The cells of a column."""
-        return [row[name] for row in self.rows]
-
     def to_json(self) -> list[dict[str, Any]]:
         """One object per row, by column."""
         return [{column: _plain(cell) for column, cell in row.items()} for row in self.rows]

@@ -1,7 +1,6 @@
 """Rebuild mll_hf/models/data/known_models.csv after a change of scripts/known_models/pages.csv.
 
-    python scripts/known_models/build.py           # prints whether the table changes
-    python scripts/known_models/build.py --check   # writes nothing; exit status 1 if it would change
+    python scripts/known_models/build.py    # prints whether the table changes
 
 pages.csv has models that are in no published table, with what their pages say; ``architecture`` names one of open_clip
 with the same towers, ``image_tower`` one with the same image tower. counted.csv has parameters and GFLOPs of
@@ -43,17 +42,13 @@ Row = dict[str, str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 done or unchanged, 1 would change)."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
-    options = parser.parse_args(arguments)
+    """Run the script; returns the exit status."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
     path = DATA / "known_models.csv"
     content = to_csv(MODEL_COLUMNS, with_pages(read(path)))
-    is_new = content != path.read_bytes()
-    print(f"{path.name}: changed" if is_new else "nothing changed")
-    if not options.check:
-        path.write_bytes(content)
-    return int(options.check and is_new)
+    print("nothing changed" if content == path.read_bytes() else f"{path.name}: changed")
+    path.write_bytes(content)
+    return 0
 
 
 def with_pages(rows: Iterable[Row]) -> list[Row]:
