@@ -68,19 +68,6 @@ def test_predict_resumes_where_it_was_stopped(world, tmp_path, monkeypatch, caps
     assert output.read_bytes() == content
 
 
-def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
-    task = ["predict", world / "images", "-o", tmp_path / "a.csv", "--selection"]
-    first, other = (chosen(capsys, world, classes) for classes in ("cat, dog", "cat, tree"))
-    status, _, err = run(capsys, *task, first)
-    assert (status, err) == (0, f"mll-hf: note: 3 predictions are in {tmp_path / 'a.csv'}\n")
-    before = (tmp_path / "a.csv").read_bytes()
-    assert "has predictions with other" in fails(capsys, *task, other)
-    assert "with other rule; choose another file, or delete it" in fails(capsys, *task, first, "--rule", "entropy")
-    assert (tmp_path / "a.csv").read_bytes() == before
-    task[3] = tmp_path / "a.txt"
-    assert "choose .csv" in fails(capsys, *task, first)
-
-
 def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, tmp_path, capsys):
     """From a folder per class or a CSV file, into a file that is resumed, with an image that cannot be read."""
     task = ["predict", "--selection", chosen(capsys, world)]

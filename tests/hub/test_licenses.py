@@ -12,7 +12,7 @@ from mll_hf.client import Client
 from mll_hf.errors import InputError
 from mll_hf.hub.access import licenses_of
 from mll_hf.labels.store import LabelStore
-from mll_hf.selection import Figures, SelectionConfig
+from mll_hf.selection import SelectionConfig
 from selection_worlds import WordEncoder
 from test_client import PHOTOS, SHOWN, models
 from worlds import make_label
@@ -132,11 +132,3 @@ def test_claims_count_where_the_hub_cannot_be_reached(hub, monkeypatch, tmp_path
     client = Client(write_store(tmp_path, "mit").folder, encoder=WordEncoder())
     assert chosen(client.select(["cat"], licenses=OPEN)) == {"org/cats"}
     assert "not confirmed" in caplog.text
-
-
-@pytest.mark.parametrize("license", ["apache-2.0", "cc-by-nc-4.0"])
-def test_published_figures_alone_may_have_the_license(monkeypatch, license):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    selection = Client("published").select(["cat", "dog"], licenses=license)
-    assert {model.license for model in selection.models} == {license}
-    assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
