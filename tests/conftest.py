@@ -48,7 +48,7 @@ GROUPS = (
     ("tests/space_apps/",),
     ("tests/labeling/test_many.py",),
     ("tests/models/test_conformance.py", "tests/matching/test_minilm.py", "tests/matching/test_text_encoder.py"),
-    ("tests/labeling/test_label_models.py",),
+    ("tests/test_export.py",),
     ("tests/test_end_to_end.py",),
     ("tests/cli/test_cli.py", "tests/cli/test_select.py", "tests/cli/test_predict.py"),
     ("tests/graph_tools/",),

@@ -10,7 +10,6 @@ from mll_hf.errors import GraphError, HubError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.sources import open_labels
 from mll_hf.labeling import many, on_ray, run
 from mll_hf.labeling.many import OWN_REPOS, Outcome, label_many
 from mll_hf.labeling.on_ray import label_on_ray
@@ -74,21 +73,6 @@ def test_each_model_has_its_own_result_and_a_failure_stops_none(world):
     assert (second.outcome, second.reason) == (Outcome.FAILED, "model 'alice/b': is broken")
     assert "cannot be run (ZeroDivisionError: a b)" in third.reason
     assert world.outcomes(names) == ["skipped", "failed", "failed", "skipped"]
-
-
-def test_labels_go_to_a_collection_once(world):
-    names = world.add("alice/a", "bob/b")
-    assert world.outcomes(names, LABELS) == ["labeled", "labeled"]
-    assert {label.model.repo_id for label in open_labels(LABELS).labels()} == set(names)
-    # from another machine: nothing is downloaded that counts, nothing measured or committed
-    commits = len(world.hub.repos["dataset", "alice/labels"].commits)
-    world.loaded.clear()
-    world.hub.requests.clear()
-    assert world.outcomes(names, LABELS, store="other") == ["skipped", "skipped"]
-    assert not world.loaded
-    assert not world.hub.counted
-    assert len(world.hub.repos["dataset", "alice/labels"].commits) == commits
-    assert world.outcomes(names[:1], LABELS, store="other", overwrite=True) == ["labeled"]
 
 
 def test_a_label_that_could_not_be_published_is_not_measured_again(world, monkeypatch):
