@@ -196,19 +196,18 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
     """The selection for other classes, with the same models, weights, temperatures and prompt templates only."""
     if set(classes) == set(selection.classes):
         return selection
-    chosen = list(selection.chosen_models)
-    return Selection(
+    n_classes = len(classes)
+    return replace(
+        selection,
         classes=classes,
-        strategy=selection.strategy,
-        k=selection.k,
-        models=tuple(selection.models[m] for m in chosen),
-        scores=np.repeat(selection.weights[chosen, None], len(classes), axis=1),  # weights, without calibration
-        chosen=np.ones((len(chosen), len(classes)), np.bool_),
-        matches=((),) * len(classes),
-        coverage=np.zeros(len(classes)),
-        domain=selection.domain,
-        task=selection.task,
+        scores=np.repeat(selection.weights[:, None], n_classes, axis=1),
+        chosen=np.repeat(selection.chosen.any(axis=1, keepdims=True), n_classes, axis=1),
+        matches=((),) * n_classes,
+        coverage=np.zeros(n_classes),
+        trial=None,
+        estimate=None,
         templates=selection.prompt_templates,
+        heads=(),
     )
 
 

@@ -89,8 +89,9 @@ def _predict(args: argparse.Namespace) -> int:
         raise InputError(f"none of the images is in {args.truth}; its paths are relative to the file")
     templates = tuple(args.template) if args.template else None
     ensemble, rule = Ensemble(selection, args.device, templates), Rule(args.rule)
-    fingerprint = ensemble.fingerprint(rule, args.reject)
-    output = PredictionFile(args.output, fingerprint) if args.output else _Stdout(args.json, is_shown=not truth)
+    output: PredictionFile | _Stdout = _Stdout(args.json, is_shown=not truth)
+    if args.output:
+        output = PredictionFile(args.output, selection.classes, ensemble.fingerprint(rule, args.reject))
     predicted = dict(output.done) if truth else {}
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):

@@ -11,7 +11,7 @@ from mll_hf.errors import InputError
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mll_hf.ensemble.run import Prediction
@@ -53,26 +53,25 @@ class PredictionFile:
     """A CSV file of predictions for any number of images.
 
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
-    the file is opened again. The fingerprint is in a file ``.<name>.run.json`` next to it, written before the first
-    prediction.
+    the file is opened again. The fingerprint is in a file ``.<name>.run`` beside it, written before any prediction.
 
     Attributes:
         done: Predicted class of the images that are done, by name; None for rejected and unreadable images.
 
     Args:
         path: The file.
-        fingerprint: What decides the predictions, see :meth:`~mll_hf.ensemble.run.Ensemble.fingerprint`; its
-            ``classes`` are the class names.
+        classes: The class names.
+        fingerprint: Of what decides the predictions, see :meth:`~mll_hf.ensemble.run.Ensemble.fingerprint`.
 
     Raises:
         InputError: This is no CSV file, or it has other content, or predictions with another fingerprint.
         StorageError: The file cannot be written.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, classes: Sequence[str], fingerprint: str) -> None:
         if path.suffix.lower() != ".csv":
             raise InputError(f"{path}: predictions cannot be written as '{path.suffix}'; choose .csv")
-        self._path, self._n_classes = path, len(fingerprint["classes"])
+        self._path, self._n_classes = path, len(classes)
         self._check_run(fingerprint)
         self.done: dict[str, str | None] = {}
         with storage_errors(path), path.open("a+b") as file:
@@ -86,7 +85,7 @@ class PredictionFile:
                     self.done.update([self._parsed(line)])
             file.truncate(end)
             if not end:
-                file.write(_csv_lines([[*_COLUMNS[:3], *fingerprint["classes"]]]))
+                file.write(_csv_lines([[*_COLUMNS[:3], *classes]]))
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         """Append predictions and flush them to the file.
@@ -100,19 +99,15 @@ class PredictionFile:
             file.write(_csv_lines(rows))
         self.done.update(zip(images, prediction.classes, strict=True))
 
-    def _check_run(self, fingerprint: Mapping[str, Any]) -> None:
+    def _check_run(self, fingerprint: str) -> None:
         """Raise InputError if the file has predictions of a run with another fingerprint; record the fingerprint."""
-        path, record = self._path, self._path.with_name(f".{self._path.name}.run.json")
+        path, record = self._path, self._path.with_name(f".{self._path.name}.run")
         if not (path.is_file() and path.stat().st_size):
-            write_atomically(record, json.dumps(fingerprint, indent=1).encode())
-            return
-        try:
-            earlier = json.loads(record.read_bytes())
-            changed = sorted(name for name in fingerprint if earlier[name] != fingerprint[name])
-        except (OSError, ValueError, TypeError, LookupError):
-            raise self._mismatch("content that is not from 'mll-hf predict'") from None
-        if changed:
-            raise self._mismatch(f"predictions with other {', '.join(changed)}")
+            write_atomically(record, fingerprint.encode())
+        elif not record.exists():
+            raise self._mismatch("content that is not from 'mll-hf predict'")
+        elif record.read_bytes() != fingerprint.encode():
+            raise self._mismatch("predictions with other models, classes, templates, rule or options")
 
     def _parsed(self, line: bytes) -> tuple[str, str | None]:
         """The image of a prediction, and the predicted class."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -164,28 +164,20 @@ class Ensemble:
 
         return run
 
-    def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> dict[str, Any]:
-        """What decides the predictions, as JSON: two ensembles with the same fingerprint predict the same."""
-        selection = self.selection
-        chosen = list(selection.chosen_models)
-        numbers = [
-            *(values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)),
-            selection.chosen[chosen].tolist(),
-            *(
-                hashlib.sha256(head.weights.tobytes() + head.bias.tobytes()).hexdigest()
-                for head in selection.fitted_heads
-            ),
-        ]
-        refs = [selection.models[m].ref for m in chosen]
-        return {
-            "models": [f"{ref.repo_id}@{ref.revision} ({ref.backend})" for ref in refs],
-            "classes": list(selection.classes),
-            "templates": list(self.prompt_templates),
-            "rule": str(rule),
-            "rejected share": reject,
-            "dtype": self.dtype,
-            "heads and weights": digest_of(numbers),
-        }
+    def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> str:
+        """Digest of what decides the predictions: two ensembles with the same fingerprint predict the same."""
+        selection, chosen = self.selection, list(self.selection.chosen_models)
+        heads = [head.weights.tobytes() + head.bias.tobytes() for head in selection.fitted_heads]
+        return digest_of(
+            [
+                selection.classes,
+                [asdict(selection.models[m].ref) for m in chosen],
+                [values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)],
+                selection.chosen[chosen].tolist(),
+                [hashlib.sha256(head).hexdigest() for head in heads],
+                [self.prompt_templates, str(rule), reject, self.dtype],
+            ]
+        )
 
     def close(self) -> None:
         """Free the memory of all models; they are reloaded when used again."""
