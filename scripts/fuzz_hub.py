@@ -1,4 +1,4 @@
-"""Put thousands of hostile labels, graphs and selections on an in-process Hub, and ask for models after each dozen.
+"""Put thousands of hostile labels and graphs on an in-process Hub, and ask for models after each dozen.
 
 Prints files, the worst memory and requests beyond the same question without them. A traceback is a fault of ours.
 
@@ -37,7 +37,7 @@ def main() -> int:
         os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         from fuzzing import Attack  # imports huggingface_hub, which reads these
 
-        attack, start = Attack(tiny_hub.HUB, Path(folder), args.seed), time.monotonic()
+        attack, start = Attack(tiny_hub.HUB, args.seed), time.monotonic()
         before = peak_megabytes()
         while attack.files < args.files:
             attack.round()

@@ -1,10 +1,9 @@
-"""Hostile files: labels, graphs and selections, mutated, with checksums computed again, up to `select`."""
+"""Hostile files: labels and graphs, mutated, with checksums computed again, up to `select`."""
 
 from __future__ import annotations
 
 import json
 import random
-from contextlib import suppress
 from copy import deepcopy
 
 import numpy as np
@@ -12,7 +11,7 @@ from safetensors.numpy import load, save
 
 from cli_worlds import WordEncoder
 from hub_worlds import COLLECTION, GRAPH, REPO, graph_file, graph_files, label_files, path_of, put_labeled_model
-from mll_hf import Client, Selection
+from mll_hf import Client
 from mll_hf.cli.report import label_report, selection_report
 from mll_hf.errors import MLLError
 from mll_hf.graph.concepts import graph_to_json
@@ -165,8 +164,8 @@ class Attack:
         most_requests: The most requests of a question beyond those of the same question without hostile files.
     """
 
-    def __init__(self, hub, folder, seed):
-        self.hub, self.folder, self.rng = hub, folder, random.Random(seed)
+    def __init__(self, hub, seed):
+        self.hub, self.rng = hub, random.Random(seed)
         self.files = self.valid = self.most_requests = 0
         place = f"hf://datasets/alice/graph@{hub.put('dataset', 'alice/graph', graph_file())}"
         self.place = place
@@ -196,10 +195,9 @@ class Attack:
         hostile = {path_of(label): changed_label(rng, label_to_bytes(label)) for label in labels}
         hostile[graph_path(rng.choice((GRAPH.digest, "0" * 64)))] = changed_graph(rng, graph)
         self.put_collection(hostile)
-        self.files += len(hostile) + 5
+        self.files += len(hostile) + 4
         for source, quiet in self.quiet.items():
             self.most_requests = max(self.most_requests, self.ask(source) - quiet)
-        self.read_selection()
 
     def forget(self):
         """Drop what the Hub keeps of earlier rounds."""
@@ -229,17 +227,7 @@ class Attack:
                 if graph.digest == label.graph_digest:
                     label_report(label, graph, client.source.origin_of(label))
         summary_to_bytes(client.source.labels(), client.source.graphs)
-        self.selection = selection
         return len(self.hub.requests) - before
-
-    def read_selection(self):
-        """Read a hostile selection as `predict` does."""
-        document = self.selection.to_json()
-        file = self.folder / "choice.json"
-        content = json.dumps(changed_json(self.rng, document, self.rng.choice((1, 1, 3)))).encode()
-        file.write_bytes(changed_bytes(self.rng, content) if self.rng.random() < 0.2 else content)
-        with suppress(MLLError):
-            check(Selection.from_pretrained(file))
 
 
 def check(selection):

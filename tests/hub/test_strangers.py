@@ -176,8 +176,8 @@ def test_no_escape_code_reaches_the_terminal(hub, honest, tmp_path, capsys):
         assert "\x1b" not in out + err
 
 
-def test_hundreds_of_hostile_files_leave_only_themselves_out(hub, tmp_path):
-    attack = Attack(hub, tmp_path, seed=1)
+def test_hundreds_of_hostile_files_leave_only_themselves_out(hub):
+    attack = Attack(hub, seed=1)
     for _ in range(20):
         attack.round()
     assert attack.files >= 300
