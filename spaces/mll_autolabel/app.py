@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import uvicorn
-from autolabel import Queue, Settings, read_event, status_html, worker
+from autolabel import Queue, Settings, read_event, rows, worker
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
@@ -29,45 +29,40 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
     async def receive(request: Request) -> JSONResponse:
         given = request.headers.get("x-webhook-secret")
         if given is None:
-            return _answer(401, error="the header X-Webhook-Secret is missing")
+            return JSONResponse({"error": "the header X-Webhook-Secret is missing"}, 401)
         if not hmac.compare_digest(given.encode("latin-1"), settings.secret.encode()):  # in constant time
-            return _answer(403, error="the header X-Webhook-Secret is wrong")
+            return JSONResponse({"error": "the header X-Webhook-Secret is wrong"}, 403)
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > _MAX_BYTES:
-                return _answer(413, error="the body is too large for an event")
+                return JSONResponse({"error": "the body is too large for an event"}, 413)
         try:
             event = read_event(bytes(body))
         except InputError as error:
-            return _answer(400, error=str(error))
+            return JSONResponse({"error": str(error)}, 400)
         state = queue.offer(event)
         if state == "full":
-            return _answer(503, error="too many models are waiting; try again later")
+            return JSONResponse({"error": "too many models are waiting; try again later"}, 503)
         if state == "ignored":
-            return _answer(200, ignored=event.detail)
-        return _answer(202, queued=event.repo_id)
+            return JSONResponse({"ignored": event.detail}, 200)
+        return JSONResponse({"queued": event.repo_id}, 202)
 
     app.add_route("/webhook", receive, methods=["POST"])
     return gr.mount_gradio_app(app, build_page(queue), path="/", ssr_mode=False)
 
 
-def _answer(status: int, **content: str) -> JSONResponse:
-    return JSONResponse(content, status)
-
-
 def build_page(queue: Queue) -> gr.Blocks:
     """The status page; its table is also served as ``/events``."""
 
-    def events() -> str:
-        return status_html(queue.events())
+    def events() -> list[list[str]]:
+        return rows(queue.events())
 
     with gr.Blocks(title="MLL autolabel") as page:
         gr.Markdown("# MLL autolabel\nLabels models when their repos change. The newest events:")
-        table = gr.HTML()
-        page.load(events, outputs=table, api_name="events", show_progress="hidden")
-        timer = gr.Timer(_REFRESH_SECONDS)
-        timer.tick(events, outputs=table, api_visibility="private", show_progress="hidden")
+        table = gr.Dataframe(headers=["time (UTC)", "model", "commit", "state", "detail"], datatype="str", wrap=True)
+        ticks = gr.Timer(_REFRESH_SECONDS).tick
+        gr.on([page.load, ticks], events, outputs=table, api_name="events", show_progress="hidden")
     return page
 
 
@@ -75,7 +70,7 @@ def main() -> int:
     """Serve until the Space is stopped; returns the exit status."""
     try:
         settings = Settings.from_environment(os.environ)
-        queue = Queue(worker(settings), settings.settle_seconds, settings.max_waiting)
+        queue = Queue(worker(settings), settings.settle_seconds)
     except MLLError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

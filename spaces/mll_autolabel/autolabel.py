@@ -10,8 +10,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
-from html import escape
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from huggingface_hub import WebhookPayload, get_token
 from pydantic import ValidationError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _MAX_EVENTS = 200
+_MAX_WAITING = 100  # models; further events are refused
 _log = logging.getLogger(__name__)
 
 
@@ -37,36 +37,22 @@ class Settings:
     secret: str = field(repr=False)  # shared with the webhook
     graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
     to: str = OWN_REPOS  # collection that labels are published in, or each model's own repo, which must be the user's
-    max_waiting: int = 100  # maximum number of waiting models; further events are refused with status 503
     # a model is labeled after this time without events, since uploads come in several commits
     settle_seconds: float = 60.0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read and check the settings; an InputError if one is missing or invalid."""
-
-        def setting(name: str, missing: str = "", default: str = "") -> str:
-            found = environment.get(name, "").strip() or default
-            return found or _refuse(f"{name} is not set; add {missing} to the Space's settings")
-
-        max_waiting = setting("MLL_AUTOLABEL_QUEUE", default="100")
-        if not (max_waiting.isdecimal() and int(max_waiting)):
-            _refuse(f"MLL_AUTOLABEL_QUEUE is '{max_waiting}'; use a number such as 100")
-        settings = cls(
-            secret=setting("WEBHOOK_SECRET", "the webhook's secret as a secret"),
-            graph=setting("MLL_AUTOLABEL_GRAPH", "hf://datasets/$ORG/GRAPH as a variable"),
-            to=setting("MLL_AUTOLABEL_TO", default=OWN_REPOS),
-            max_waiting=int(max_waiting),
-        )
-        if settings.to != OWN_REPOS:
-            parse_dataset(settings.to)
+        given = {name: text for name, value in environment.items() if (text := value.strip())}
+        for name in ("WEBHOOK_SECRET", "MLL_AUTOLABEL_GRAPH"):
+            if name not in given:
+                raise InputError(f"{name} is not set; add it in the Space's settings")
+        to = given.get("MLL_AUTOLABEL_TO", OWN_REPOS)
+        if to != OWN_REPOS:
+            parse_dataset(to)
         if not get_token():
-            _refuse("HF_TOKEN is not set; add a token that may publish labels as a secret to the Space's settings")
-        return settings
-
-
-def _refuse(message: str) -> NoReturn:
-    raise InputError(message)
+            raise InputError("HF_TOKEN is not set; add a token that may publish labels as a secret of the Space")
+        return cls(given["WEBHOOK_SECRET"], given["MLL_AUTOLABEL_GRAPH"], to)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,28 +96,18 @@ class Queue:
     Args:
         work: Handles a change; returns its final state, and a reason or URL.
         settle_seconds: Time without events before a model is processed.
-        max_waiting: Maximum number of waiting models.
     """
 
-    def __init__(self, work: Callable[[Event], tuple[str, str]], settle_seconds: float, max_waiting: int) -> None:
-        self._work, self._settle_seconds, self._max_waiting = work, settle_seconds, max_waiting
+    def __init__(self, work: Callable[[Event], tuple[str, str]], settle_seconds: float) -> None:
+        self._work, self._settle_seconds = work, settle_seconds
         self._waiting: dict[str, tuple[Event, float]] = {}  # by due time
         self._running: Event | None = None
         self._past: deque[Event] = deque(maxlen=_MAX_EVENTS)  # newest last
         self._condition = threading.Condition()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="autolabel", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
-
-    def stop(self, timeout: float | None = None) -> None:
-        """Start no further work, and wait for the running one."""
-        with self._condition:
-            self._stopped = True
-            self._condition.notify()
-        self._thread.join(timeout)
+        threading.Thread(target=self._run, name="autolabel", daemon=True).start()
 
     def offer(self, event: Event) -> str:
         """Add a change; it replaces a waiting one of the same model. Returns its state; "full" if it is refused."""
@@ -139,7 +115,7 @@ class Queue:
             if event.state != "waiting":
                 self._past.append(event)
                 return event.state
-            if not self._waiting.pop(event.repo_id, None) and len(self._waiting) >= self._max_waiting:
+            if not self._waiting.pop(event.repo_id, None) and len(self._waiting) >= _MAX_WAITING:
                 return "full"
             self._waiting[event.repo_id] = (event, time.monotonic() + self._settle_seconds)
             self._condition.notify()
@@ -152,7 +128,8 @@ class Queue:
             return [*running, *(event for event, _ in self._waiting.values()), *reversed(self._past)]
 
     def _run(self) -> None:
-        while event := self._next():
+        while True:
+            event = self._next()
             try:
                 state, detail = self._work(event)
             except Exception as error:  # one model must not stop the Space
@@ -162,10 +139,10 @@ class Queue:
                 self._running = None
                 self._past.append(replace(event, state=state, detail=detail, time=_now()))
 
-    def _next(self) -> Event | None:
-        """Wait for a change that is due; None after :meth:`stop`."""
+    def _next(self) -> Event:
+        """Wait for a change that is due."""
         with self._condition:
-            while not self._stopped:
+            while True:
                 event, due = next(iter(self._waiting.values()), (None, float("inf")))
                 left = due - time.monotonic()
                 if event and left <= 0:
@@ -173,7 +150,6 @@ class Queue:
                     self._running = replace(event, state="running", time=_now())
                     return event
                 self._condition.wait(left if event else None)
-        return None
 
 
 def _now() -> str:
@@ -199,16 +175,11 @@ def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     return work
 
 
-def status_html(events: list[Event]) -> str:
-    """A table of events; texts are escaped, and names of private repos are hidden."""
-    if not events:
-        return "<p>Nothing has happened yet.</p>"
-    head = "".join(f"<th>{name}</th>" for name in ("time (UTC)", "model", "commit", "state", "detail"))
-    return f"<table><tr>{head}</tr>{''.join(map(_row, events))}</table>"
-
-
-def _row(event: Event) -> str:
-    cells = [event.time, event.repo_id, event.commit[:12], event.state, event.detail]
-    if event.private:
-        cells = [event.time, "(private)", "", event.state, ""]
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+def rows(events: list[Event]) -> list[list[str]]:
+    """The events as a table, in which names of private repos are hidden."""
+    return [
+        [event.time, "(private)", "", event.state, ""]
+        if event.private
+        else [event.time, event.repo_id, event.commit[:12], event.state, event.detail]
+        for event in events
+    ]

@@ -16,7 +16,6 @@ import fitting
 import gradio as gr
 import pages
 from answers import Labels, Library, Question
-from api import make_api
 from figure import accuracy_by_cost
 from fitting import Fitted  # Gradio reads the annotations of its callbacks
 
@@ -37,15 +36,6 @@ THEME = gr.themes.Default(  # fonts of the visitor's machine: nothing is downloa
     font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
     font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
 )
-DOMAINS = [
-    "photo", "sketch", "drawing", "painting", "icon", "render", "handwriting", "satellite image", "texture",
-    "medical image", "screenshot",
-]  # fmt: skip
-LICENSES = [
-    ("Any", ""),
-    ("Open for any use", "apache-2.0,mit,bsd,bsd-2-clause,bsd-3-clause,isc,cc0-1.0,cc-by-4.0,unlicense"),
-    ("Apache 2.0 or MIT", "apache-2.0,mit"),
-]
 _MAX_UPLOAD = "10mb"
 _FEW_CLASSES = 12  # keep their order; of more, the most probable ones come first
 _HOUR = 3600
@@ -76,25 +66,10 @@ def shown(labels: Labels, question: Question, selection: Selection, fitted: Fitt
     """The answer: card, figure of accuracy and cost, details, and code."""
     return (
         pages.card(selection, fitted),
-        _figure(selection),
+        accuracy_by_cost(selection),
         pages.details(selection),
         question.code(labels.source, bool(fitted and fitted.weights)),
     )
-
-
-def _figure(selection: Selection) -> Any:  # noqa: ANN401 - plotly has no types
-    """Accuracy against cost; the pick is marked by the library, the best model at any cost and a cheaper one here."""
-    figure, estimate, answer = accuracy_by_cost(selection), selection.estimate, selection.answer
-    if figure is None or estimate is None or answer is None:
-        return figure
-    for m, name in ((answer.best, "best at any cost"), (answer.cheapest, "as good and cheaper")):
-        if m not in selection.chosen_models:
-            figure.add_scatter(
-                x=[selection.models[m].cost.gflops], y=[100 * float(estimate.accuracy[m])], name=name, mode="markers",
-                marker={"color": "#d55e00", "symbol": "star", "size": 15, "line": {"color": "white", "width": 1}},
-                hoverinfo="skip",
-            )  # fmt: skip
-    return figure
 
 
 def _build_home(library: Library) -> None:
@@ -138,16 +113,12 @@ def _build_home(library: Library) -> None:
         )  # fmt: skip
     cost = gr.Plot(first[1], show_label=False, elem_id="mll-cost")
     with gr.Accordion("Options", open=False):
-        domain = gr.Dropdown(
-            DOMAINS, value=None, allow_custom_value=True, label="How do the images look?", info="any words"
-        )
+        domain = gr.Textbox(label="How do the images look?", info="such as photo, sketch or satellite image")
         limits = {
             "k": gr.Number(0, label="Models to combine", info="0 for the best value", minimum=0, precision=0),
             "max_gflops": gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0),
             "max_parameters": gr.Textbox(label="Maximum parameters", info="empty for any", placeholder="200M"),
-            "licenses": gr.Dropdown(
-                LICENSES, value="", allow_custom_value=True, label="License", info="or your own: mit, openrail"
-            ),
+            "licenses": gr.Textbox(label="Licenses", info="empty for any", placeholder="apache-2.0, mit"),
         }
     with gr.Accordion("Take it home: code, saved folder, ONNX, your own repo", open=False):
         python = gr.Code(
@@ -166,7 +137,7 @@ def _build_home(library: Library) -> None:
         return {question: asked, work: None, images: gr.Column(visible=False), status: "", **found}
 
     def show_example(name: str) -> dict[Any, Any]:
-        fields = {classes: answers.EXAMPLES[name][0], domain: None, files: None}
+        fields = {classes: answers.EXAMPLES[name][0], domain: "", files: None}
         try:
             return {**fields, **answered(library.labels, *library.labels.examples[name])}
         except MLLError as error:
@@ -247,7 +218,7 @@ def _build_take_home(question: gr.State, work: gr.State, library: Library) -> No
     with gr.Row():
         buttons = [gr.Button("Make the saved folder (.zip)"), gr.Button("Make ONNX (.zip)")]
     made = gr.File(label="Files to download", visible=False, interactive=False)
-    said = gr.HTML(elem_classes=_LIVE)
+    said, kept = gr.HTML(elem_classes=_LIVE), gr.State(None, time_to_live=_HOUR)
 
     def chosen(found: Fitted | None, asked: Question | None) -> Selection:
         if found:
@@ -257,15 +228,17 @@ def _build_take_home(question: gr.State, work: gr.State, library: Library) -> No
         return library.labels.select(asked)
 
     def make(action: Callable[[Selection, Path], str], found: Fitted | None, asked: Question | None) -> dict[Any, Any]:
+        folder = tempfile.TemporaryDirectory(prefix="mll-zip-")  # deleted with the state
         try:
-            path = action(chosen(found, asked), Path(tempfile.mkdtemp(prefix="mll-zip-")))
-            return {made: gr.File(path, visible=True), said: ""}
+            path = action(chosen(found, asked), Path(folder.name))
+            return {kept: folder, made: gr.File(path, visible=True), said: ""}
         except MLLError as error:
             return {made: gr.File(visible=False), said: pages.alert(error)}
 
-    for button, action in zip(buttons, (fitting.saved_folder, fitting.onnx), strict=True):
+    exported = functools.partial(fitting.onnx, most=library.max_parameters)
+    for button, action in zip(buttons, (fitting.saved_folder, exported), strict=True):
         act = functools.partial(make, action)
-        button.click(act, [work, question], [made, said], show_progress_on=[said], trigger_mode="once", **_SLOW)
+        button.click(act, [work, question], [made, said, kept], show_progress_on=[said], trigger_mode="once", **_SLOW)
     if not os.environ.get("OAUTH_CLIENT_ID"):  # a login is available only on a Space
         return
     gr.LoginButton(visible=False)  # for its routes: a click on it would leave this page, and with it the fit
@@ -279,7 +252,10 @@ def _build_take_home(question: gr.State, work: gr.State, library: Library) -> No
         found: Fitted | None, asked: Question | None, repo: str, private: bool, token: gr.OAuthToken | None
     ) -> str:
         try:
-            return pages.pushed(fitting.push(chosen(found, asked), repo, private, token.token if token else None))
+            if token is None:  # else the Space's own would be used
+                raise InputError("you are not signed in; sign in with Hugging Face first")
+            chosen(found, asked).push_to_hub(repo.strip(), private=private, token=token.token)
+            return pages.published(repo.strip())
         except MLLError as error:
             return pages.alert(error)
 
@@ -324,6 +300,60 @@ def _build_browse(library: Library, page: gr.Blocks, home: gr.Column, browse: gr
 
     page.load(open_address, None, [home, browse, find, found, models], concurrency_id="labels", **_QUIET)
     gr.on([find.submit, look.click], show, find, found, concurrency_id="labels", api_visibility="private")
+
+
+# --- API --------------------------------------------------------------------------------------------------------------
+
+
+def make_api(library: Library) -> Callable[..., dict[str, Any]]:
+    """The function for programs, over HTTP or as a tool of an MCP server; its docstring is the documentation."""
+
+    def select_models(
+        classes: list[str],
+        k: int | None = None,
+        domain: str = "",
+        max_gflops: float | None = None,
+        max_parameters: str = "",
+        licenses: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
+
+        No model is run: every model was tested once on images of visual concepts, and the classes are matched to these.
+
+        Args:
+            classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
+            k: Number of models to choose; the probabilities of several are combined. By default the best value.
+            domain: How the images look, for example "photo", "sketch" or "satellite image"; empty if unknown.
+            max_gflops: Maximum GFLOPs per image of a model.
+            max_parameters: Maximum parameters of a model, for example "200M"; empty for any.
+            licenses: Allowed licenses of chosen models, for example ["apache-2.0", "mit"]; none for any.
+
+        Returns:
+            "answer": the best value, the best at any cost, and whether the choice matters, as sentences. "models": the
+            ten best and the chosen ones, best first, with the estimated accuracy and its 90 % interval. "code": a
+            Python program that makes the same choice.
+        """
+        limits = {"k": k, "max_gflops": max_gflops, "max_parameters": max_parameters, "licenses": licenses}
+        try:
+            question, labels = Question.of(classes, domain, **limits), library.labels
+            found = labels.select(question)
+        except MLLError as error:
+            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+        models = [
+            {
+                "id": found.models[m].name,
+                "revision": found.models[m].ref.revision,
+                "chosen": m in found.chosen_models,
+                "accuracy": found.estimate.text(m) if found.estimate else "not known",
+                "license": found.models[m].license,
+                "parameters": found.models[m].cost.parameters,
+                "gflops": found.models[m].cost.gflops,
+            }
+            for m in pages.shown_models(found)
+        ]
+        return {"answer": list(found.answer_lines), "models": models, "code": question.code(labels.source)}
+
+    return select_models
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

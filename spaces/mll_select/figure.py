@@ -1,23 +1,20 @@
-"""The figure of a selection, with plotly: estimated accuracy against cost."""
+"""The figure of an answer, with plotly: estimated accuracy against cost."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from plotly.graph_objects import Figure
 
-from mll_hf.utils.text import gigaflops, shortened
+from mll_hf.utils.text import gigaflops, parameter_count, shortened
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from mll_hf.selection import Selection
 
 _BLUE, _VERMILION, _GRAY = "#0072b2", "#d55e00", "#8a8a8a"  # of Okabe and Ito: told apart with any color vision
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_AXIS = {"gridcolor": "rgba(128, 138, 134, 0.25)", "zeroline": False, "automargin": True, "fixedrange": True}
 _LAYOUT = {
     "template": "none",
     "font": {"family": _FONT, "size": 13, "color": "#6b7672"},  # readable on white and on near-black
@@ -29,88 +26,60 @@ _LAYOUT = {
     "dragmode": False,
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
 }
-_X_AXIS = {
-    "type": "log",
-    "title": "GFLOPs per image",
-    "exponentformat": "none",
-    "separatethousands": True,
-    "nticks": 8,
-}
+_AXIS = {"gridcolor": "rgba(128, 138, 134, 0.25)", "zeroline": False, "automargin": True, "fixedrange": True}
 _MIN_GFLOPS = 1e-6  # so that the logarithm exists
+_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
 
 
 def accuracy_by_cost(selection: Selection) -> Figure | None:
-    """Estimated accuracy against GFLOPs per image, with the Pareto front and the names of the chosen models.
+    """Estimated accuracy against GFLOPs per image, with the chosen models, the best and a cheaper one marked.
 
-    If those of the chosen models are not known, the axis has no numbers; else other models whose accuracy is not known
-    are left out. None without estimates, since other scores are no accuracies.
+    If the accuracy of a chosen model is not known, the axis has no numbers; else other models whose accuracy is not
+    known are left out. None without estimates, since other scores are no accuracies.
     """
-    estimate = selection.estimate
-    if estimate is None:
+    estimate, answer, chosen = selection.estimate, selection.answer, list(selection.chosen_models)
+    if estimate is None or answer is None:
         return None
     costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
-    chosen = list(selection.chosen_models)
     percent, is_known = 100 * estimate.accuracy, bool(estimate.known[chosen].all())
-    others = [m for m in range(len(costs)) if m not in chosen and (estimate.known[m] or not is_known)]
-    drawn = np.array(sorted([*chosen, *others]))
-    low, high = float(np.log10(costs.min())), float(np.log10(costs.max()))
+    drawn = [m for m in range(len(costs)) if m in chosen or estimate.known[m] or not is_known]
+    low, high = np.log10([costs.min(), costs.max()])
     room = max(0.15 * (high - low), 0.25)
-    front = drawn[pareto_front(costs[drawn], percent[drawn])]
-
-    def points(models: list[int], name: str, marker: dict[str, Any], **style: Any) -> dict[str, Any]:  # noqa: ANN401
-        return {
-            "type": "scatter",
-            "mode": "markers+text",
-            "name": name,
-            "x": costs[models].tolist(),
-            "y": percent[models].tolist(),
-            "marker": {"line": {"color": "white", "width": 1}, **marker},
-            "hovertext": [_details(selection, m) for m in models],
-            "hovertemplate": "%{hovertext}<extra></extra>",
-            "cliponaxis": False,
-            **style,
-        }
-
-    steps = {
-        "type": "scatter",
-        "mode": "lines",
-        "name": "best at this cost or less",
-        "x": [*costs[front].tolist(), 10 ** (high + room)],
-        "y": [*percent[front].tolist(), float(percent[front[-1]])],
-        "line": {"shape": "hv", "color": _VERMILION, "width": 1.5, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    names = [plain(selection.models[m].ref.short_name, 24) for m in chosen]
-    sides = ["top right" if np.log10(costs[m]) <= (low + high) / 2 else "top left" for m in chosen]
-    blue = {"color": _BLUE, "symbol": "diamond", "size": 14}
-    traces = [
-        steps,
-        points(others, "other models", {"color": _GRAY, "size": 9}),
-        points(chosen, "chosen", blue, text=names, textposition=sides),
-    ]
+    by_cost = sorted(drawn, key=lambda m: costs[m])
+    best = np.maximum.accumulate(percent[by_cost])
+    figure = Figure(layout=_LAYOUT)
+    figure.add_scatter(
+        x=[*costs[by_cost], 10 ** (high + room)], y=[*best, best[-1]], name="best at this cost or less", mode="lines",
+        line={"shape": "hv", "color": _VERMILION, "width": 1.5, "dash": "dot"}, hoverinfo="skip",
+    )  # fmt: skip
+    star = {"color": _VERMILION, "symbol": "star", "size": 15}
+    left = [m for m in drawn if m not in chosen]
+    for name, models, marker in (
+        ("other models", [m for m in left if m not in (answer.best, answer.cheapest)], {"color": _GRAY, "size": 9}),
+        ("best at any cost", [m for m in left if m == answer.best], star),
+        ("as good and cheaper", [m for m in left if m == answer.cheapest != answer.best], star),
+        ("chosen", chosen, {"color": _BLUE, "symbol": "diamond", "size": 14}),
+    ):
+        texts = [plain(selection.models[m].ref.short_name, 24) if m in chosen else "" for m in models]
+        sides = ["top right" if np.log10(costs[m]) <= (low + high) / 2 else "top left" for m in models]
+        figure.add_scatter(
+            x=costs[models], y=percent[models], name=name, mode="markers+text", text=texts, textposition=sides,
+            marker={"line": {"color": "white", "width": 1}, **marker}, cliponaxis=False, showlegend=bool(models),
+            hovertext=[_details(selection, m) for m in models], hoverinfo="text",
+        )  # fmt: skip
+    ticks = {"tickvals": _TICKS, "ticktext": [f"{tick:,g}" for tick in _TICKS]}
+    figure.update_xaxes(type="log", title="GFLOPs per image", range=[low - room, high + room], **ticks, **_AXIS)
     title = "estimated accuracy, %" if is_known else "estimated accuracy (not known)"
-    axes = {
-        "xaxis": {**_AXIS, **_X_AXIS, "range": [low - room, high + room]},
-        "yaxis": {**_AXIS, "title": title, "showticklabels": is_known},
-    }
-    return Figure(traces, {**_LAYOUT, **axes})
+    figure.update_yaxes(title=title, showticklabels=is_known, **_AXIS)
+    return figure
 
 
 def _details(selection: Selection, m: int) -> str:
     model, accuracy = selection.models[m], selection.estimate.text(m) if selection.estimate else ""
     return (
         f"<b>{plain(model.ref.short_name)}</b><br>accuracy {accuracy}<br>"
-        f"{gigaflops(model.cost.gflops)} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
+        f"{gigaflops(model.cost.gflops)} GFLOPs per image, {parameter_count(model.cost.parameters)} parameters"
     )
-
-
-def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
-    """Positions of the points with a higher value than all others of the same or lower cost, cheapest first."""
-    front: list[int] = []
-    for row in np.lexsort((-values, costs)).tolist():
-        if not front or values[row] > values[front[-1]]:
-            front.append(row)
-    return front
 
 
 def plain(text: str, limit: int = 60) -> str:

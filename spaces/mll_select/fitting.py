@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
-from itertools import count, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.selection.head import Head
-    from mll_hf.utils.images import ImageLike
+    from mll_hf.ensemble.embedding_cache import Kept
+    from mll_hf.labels.label import ModelRef
 
     Tell = Callable[[str], object]  # called with a text before each model runs
 
@@ -75,22 +75,15 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Runner(Ensemble):
-    """An ensemble that tells which model it runs."""
+class TellingCache(EmbeddingCache):
+    """A cache of embeddings that tells which model is run next, since each begins by reading it."""
 
-    tell: Tell = print
+    tell: Tell
 
-    def model_runner(
-        self, images: Sequence[ImageLike], cache: EmbeddingCache
-    ) -> Callable[[int], tuple[NDArray[np.float32], Head]]:
-        """See :meth:`Ensemble.model_runner`."""
-        run, number = super().model_runner(images, cache), count(1)
-
-        def told(m: int) -> tuple[NDArray[np.float32], Head]:
-            self.tell(f"Model {next(number)}: {self.selection.models[m].name} on {len(images)} images")
-            return run(m)
-
-        return told
+    def read(self, model: ModelRef, dtype: str | None) -> Kept:
+        """See :meth:`EmbeddingCache.read`."""
+        self.tell(f"Running {model.short_name} on your images")
+        return super().read(model, dtype)
 
 
 def fit(labels: Labels, question: Question, paths: Sequence[str], most: int, tell: Tell) -> Fitted:
@@ -106,19 +99,19 @@ def fit(labels: Labels, question: Question, paths: Sequence[str], most: int, tel
     thumbnails = {path: thumbnail for path in sample if (thumbnail := _thumbnail(path, folder.name))}
     if not thumbnails:
         raise InputError("none of these files is an image that can be read; use JPEG, PNG or WebP")
-    images, is_trial, cache = tuple(thumbnails), len(thumbnails) >= MIN_IMAGES, EmbeddingCache(Path(folder.name))
+    images, is_trial, cache = tuple(thumbnails), len(thumbnails) >= MIN_IMAGES, TellingCache(Path(folder.name), tell)
     largest, k = min(question.config.max_parameters or most, most), question.config.k or 1
     config = replace(question.config, k=k, max_parameters=largest, shortlist=_SHORTLIST, max_download=4 * most)
     if is_trial:
         task = Task.of(question.classes, domain=question.domain, images=images)
         shortlist = labels.client.shortlist(task, config)
         sizes = [4 * (shortlist.models[m].cost.parameters or most) for m in shortlist.chosen_models]
-        selection = try_models(Runner(shortlist, tell=tell), config, task, sizes, None, cache)
+        selection = try_models(Ensemble(shortlist), config, task, sizes, None, cache)
         tried = [model.ref in {model.ref for model in selection.models} for model in shortlist.models]
         shortlist = replace(shortlist, chosen=shortlist.chosen & np.array(tried)[:, None])  # no other runs later
     else:
         shortlist = labels.select(question, max_parameters=largest)
-        run = Runner(shortlist, tell=tell).model_runner(images, cache)
+        run = Ensemble(shortlist).model_runner(images, cache)
         heads = [run(m)[1] for m in shortlist.chosen_models]
         selection = replace(shortlist, heads=tuple(heads))
     probabilities = fitted_probabilities(Ensemble(selection), images, cache)
@@ -180,17 +173,12 @@ def saved_folder(selection: Selection, folder: Path) -> str:
     return shutil.make_archive(str(folder / "choice"), "zip", folder / "choice")
 
 
-def onnx(selection: Selection, folder: Path) -> str:
-    """Path of a zip of the ONNX graphs of a selection; an MLLError if no model can be exported."""
+def onnx(selection: Selection, folder: Path, most: int) -> str:
+    """Path of a zip of the ONNX graphs of a selection; an MLLError if they are too large, or cannot be exported."""
+    if selection.cost.parameters > most:
+        raise InputError("these models are too large to export here; export the saved folder on your machine")
     target = folder / "onnx"
     exported, failed = export_onnx(selection, target)
     if not exported:
         raise failed[0]
     return shutil.make_archive(str(target), "zip", target)
-
-
-def push(selection: Selection, repo_id: str, private: bool, token: str | None) -> str:
-    """Publish a selection in its own repo with a visitor's token; returns its URL. An MLLError if that fails."""
-    if not token:  # without one, the Space's own would be used
-        raise InputError("you are not signed in; sign in with Hugging Face first")
-    return str(selection.push_to_hub(repo_id.strip(), private=private, token=token).url)

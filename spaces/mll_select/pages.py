@@ -243,9 +243,9 @@ def _concepts(concepts: Sequence[MatchedConcept], coverage: float) -> str:
     )
 
 
-def pushed(url: str) -> str:
-    """The URL of a published selection."""
-    return wrap(f'<p>Published: <a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a></p>')
+def published(repo_id: str) -> str:
+    """Where a selection was published."""
+    return wrap(f"<p>Published: {_hub_link(repo_id)}</p>")
 
 
 # --- all models, one model, one concept -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The figure of a selection."""
+"""The figure of an answer."""
 
 from __future__ import annotations
 
@@ -10,27 +10,46 @@ import pytest
 
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
-from space_worlds import load_app
+from space_worlds import HARM, load_app
 
 load_app()
 from figure import accuracy_by_cost, plain  # noqa: E402
 
-HARM = '<img src=x onerror="harm()">'
+
+def make_selection(n_models=4, k=1):
+    return select(random_candidates(30, n_models, 3), SelectionConfig(k=k))
 
 
-def make_selection(n_models=4, n_classes=3, k=1):
-    return select(random_candidates(30, n_models, n_classes), SelectionConfig(k=k))
+def traces(selection):
+    return {trace.name: trace for trace in accuracy_by_cost(selection).data}
 
 
 def test_costs_and_their_front():
     selection = make_selection(n_models=5)
-    front, others, chosen = accuracy_by_cost(selection).data
-    assert len(others.x) == 4
+    drawn = traces(selection)
+    front, chosen = drawn["best at this cost or less"], drawn["chosen"]
+    assert sum(len(trace.x) for trace in drawn.values()) - len(front.x) == 5
     assert list(chosen.y) == pytest.approx([100 * selection.estimate.accuracy[0]])
-    assert np.all(np.diff(front.x) > 0)
+    assert np.all(np.diff(front.x) >= 0)
+    assert np.all(np.diff(front.y) >= 0)
     assert max(front.y) == pytest.approx(100 * selection.estimate.accuracy.max())
     assert chosen.text[0] == selection.models[0].ref.short_name
     assert json.loads(accuracy_by_cost(selection).to_json())["data"]
+
+
+def test_the_best_at_any_cost_and_a_cheaper_model_are_marked():
+    """Each of the two where it is not what was chosen."""
+    selection = make_selection()
+    cheap, dear = (np.eye(4, dtype=bool)[m][:, None].repeat(3, axis=1) for m in (1, 0))
+    equal = Estimate.independent(np.array([2.0, 1.99, -1, -1]), np.full(4, 0.01))
+    models = tuple(
+        replace(model, cost=replace(model.cost, gflops=gflops))
+        for model, gflops in zip(selection.models, (50.0, 5.0, 60.0, 70.0), strict=True)
+    )
+    for chosen, marked in ((cheap, "best at any cost"), (dear, "as good and cheaper")):
+        drawn = traces(replace(selection, models=models, estimate=equal, chosen=chosen))
+        assert list(drawn[marked].x) == ([50.0] if marked == "best at any cost" else [5.0])
+        assert len(drawn["other models"].x) == 2
 
 
 def test_an_accuracy_that_is_not_known_is_not_shown():
@@ -39,20 +58,16 @@ def test_an_accuracy_that_is_not_known_is_not_shown():
     for estimate, is_known in ((sure, True), (replace(sure, basis=Basis.IMAGES), False)):
         figure = accuracy_by_cost(replace(selection, estimate=estimate))
         assert figure.layout.yaxis.showticklabels == is_known
-        assert ("not known" in figure.data[2].hovertext[0]) == (not is_known)
+        assert ("not known" in figure.data[-1].hovertext[0]) == (not is_known)
 
 
 def test_a_model_of_unknown_accuracy_has_no_place_on_an_axis_with_numbers():
     selection = make_selection()
-    errors = np.array([0.01, 0.01, 9, 0.01])
-    _, others, chosen = accuracy_by_cost(
-        replace(selection, estimate=Estimate.independent(selection.estimate.mean, errors))
-    ).data
-    assert (len(chosen.x), len(others.x)) == (1, 2)
-    errors = errors[[2, 0, 1, 3]]
-    figure = accuracy_by_cost(replace(selection, estimate=Estimate.independent(selection.estimate.mean, errors)))
-    assert not figure.layout.yaxis.showticklabels
-    assert len(figure.data[1].x) == 3
+    for errors, count in (([0.01, 0.01, 9, 0.01], 3), ([9, 0.01, 0.01, 0.01], 4)):
+        estimate = Estimate.independent(selection.estimate.mean, np.array(errors))
+        figure = accuracy_by_cost(replace(selection, estimate=estimate))
+        assert sum(len(trace.x) for trace in figure.data[1:]) == count
+        assert figure.layout.yaxis.showticklabels == (count == 3)
 
 
 def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
