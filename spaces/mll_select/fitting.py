@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.ensemble.embedding_cache import Kept
+    from mll_hf.ensemble.embedding import Kept
     from mll_hf.labels.label import ModelRef
 
     Tell = Callable[[str], object]  # called with a text before each model runs
