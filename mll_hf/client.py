@@ -120,11 +120,8 @@ class Client:
             if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not self.source.labels():
-                if not self._with_published:
-                    instead = f"--labels {self._location},{PUBLISHED}"
-                    raise NoLabelsError(f"{self.source.name} has no labels; to use published figures: {instead}")
-                _log.warning("%s has no labels; published figures are used instead", self.source.name)
-                return none
+                instead = f"; to use published figures: --labels {self._location},{PUBLISHED}"
+                raise NoLabelsError(f"{self.source.name} has no labels{'' if self._with_published else instead}")
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s
 
             joined = join_source(self.source, self._graph, self._token)

@@ -96,19 +96,18 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
         coverage=_numbers([document["coverage"][name] for name in classes], (len(classes),), 0, 1),
         domain=_optional_text(document["domain"]),
         task=_optional_text(document["task"]),
-        trial=_trial_from_json(document.get("trial"), *chosen.shape),
-        estimate=_estimate_from_json(document.get("estimate"), len(models)),
-        templates=_templates(document.get("templates", [])),
-        notes=tuple(map(_text, document.get("notes", []))),
-        unmeasured=tuple(map(_text, document.get("unmeasured", []))),
+        trial=_trial_from_json(trial, *chosen.shape) if (trial := document["trial"]) is not None else None,
+        estimate=_estimate_from_json(estimate, len(models)) if (estimate := document["estimate"]) is not None else None,
+        templates=_templates(document["templates"]),
+        notes=tuple(map(_text, document["notes"])),
+        unmeasured=tuple(map(_text, document["unmeasured"])),
     )
 
 
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
+    repo_id, revision, backend = (_text(model[name]) for name in ("id", "revision", "backend"))
     return SelectedModel(
-        ref=ModelRef(
-            _text(model["id"]), _text(model["revision"]), _text(model["backend"]), _optional_text(model["digest"])
-        ),
+        ref=ModelRef(repo_id, revision, backend, _optional_text(model["digest"])),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MAX),
         figures=Figures(model["figures"]),
@@ -120,26 +119,21 @@ def _concept_from_json(concept: dict[str, Any]) -> MatchedConcept:
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]))
 
 
-def _estimate_from_json(document: dict[str, Any] | None, n_models: int) -> Estimate | None:
-    if document is None:
-        return None
+def _estimate_from_json(document: dict[str, Any], n_models: int) -> Estimate:
     mean, variance = _numbers(document["mean"], (n_models,)), _numbers(document["variance"], (n_models,), 0)
     return Estimate(mean, np.diag(variance), Basis(document["basis"]))
 
 
-def _trial_from_json(document: dict[str, Any] | None, n_models: int, n_classes: int) -> Trial | None:
-    if document is None:
-        return None
+def _trial_from_json(document: dict[str, Any], n_models: int, n_classes: int) -> Trial:
+    shares = {name: _numbers(document[name], (n_models,), 0, 1) for name in ("zero_shot", "fitted", "weights")}
     return Trial(
         n_images=int(_number(document["n_images"], 1)),
         n_examples=int(_number(document["n_examples"], 0)),
         templates=_templates(document["templates"]),
-        zero_shot=_numbers(document["zero_shot"], (n_models,), 0, 1),
-        fitted=_numbers(document["fitted"], (n_models,), 0, 1),
         strengths=_numbers(document["strengths"], (n_models,), 0),
-        weights=_numbers(document["weights"], (n_models,), 0, 1),
         shares=_numbers(document["shares"], (n_classes,), 0, 1),
         resemblance=_numbers(document["resemblance"], QUANTILES.shape),
+        **shares,
     )
 
 

@@ -233,7 +233,7 @@ MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 TRIAL = make_selection(tried=True).to_json()["trial"]
 DROPPED = object()
-OPTIONAL = ("trial", "estimate", "answer", "templates", "notes", "unmeasured")
+OPTIONAL = ("answer",)
 HOSTILE = [
     *(((key,), DROPPED) for key in make_selection().to_json() if key not in OPTIONAL),
     *(
