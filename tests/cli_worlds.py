@@ -21,20 +21,6 @@ NODES = [
 COLORS = {"n3": (200, 150, 100), "n4": (90, 60, 30), "n5": (200, 0, 0), "n6": (0, 130, 0)}
 
 
-class WordEncoder:
-    """Embeds a text by the words in it, so that texts that share words are alike."""
-
-    id = "words"
-
-    def encode(self, texts):
-        vectors = np.zeros((len(texts), 64), np.float32)
-        for row, text in enumerate(texts):
-            vectors[row, 0] = not text
-            for word in text.lower().replace(",", " ").split():
-                vectors[row, sum(word.encode()) % 64] += 1
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-
-
 def encoded(color, noise, size=40):
     pixels = np.random.default_rng(noise).normal(color, 25, (size, size, 3)).clip(0, 255).astype(np.uint8)
     return worlds.encoded(Image.fromarray(pixels))

@@ -9,7 +9,6 @@ from copy import deepcopy
 import numpy as np
 from safetensors.numpy import load, save
 
-from cli_worlds import WordEncoder
 from hub_worlds import COLLECTION, GRAPH, REPO, graph_file, graph_files, label_files, path_of, put_labeled_model
 from mll_hf import Client
 from mll_hf.cli.report import label_report, selection_report
@@ -21,6 +20,7 @@ from mll_hf.labels.file_format import METADATA_KEY, _checksum, label_to_bytes
 from mll_hf.labels.store import graph_path
 from mll_hf.labels.summary import summary_to_bytes
 from mll_hf.utils.files import canonical_json
+from selection_worlds import WordEncoder
 from worlds import make_label
 
 NUMBERS = (0, -1, 1, 2, 255, 65535, 65536, 2**31, 2**63, 10**30, 0.5, -0.5, 1e300, 1e-300, float("nan"), float("inf"))

@@ -9,10 +9,10 @@ from functools import cache
 import pytest
 
 import live_check
-from cli_worlds import WordEncoder
 from hub_worlds import READER
 from mll_hf import client
 from mll_hf.models.known import known_model
+from selection_worlds import WordEncoder
 from tiny_models import make_open_clip
 
 PICTURE = cache(live_check.picture)  # drawn once for all tests

@@ -12,9 +12,10 @@ from PIL import Image
 
 import run_benchmark
 from benchmark import cache as cache_module
-from cli_worlds import WordEncoder, write_graph
+from cli_worlds import write_graph
 from mll_hf.cli import main
 from mll_hf.matching import text_encoder
+from selection_worlds import WordEncoder
 from worlds import encoded
 
 SOME = ("labels", "INB", "MI")

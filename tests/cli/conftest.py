@@ -5,12 +5,13 @@ import shutil
 import pytest
 from PIL import Image
 
-from cli_worlds import COLORS, WordEncoder, encoded, write_graph
+from cli_worlds import COLORS, encoded, write_graph
 from mll_hf import client
 from mll_hf.cli import main
 from mll_hf.graph.authoring import make_graph, new_concept, read_images
 from mll_hf.graph.concepts import load_graph
 from mll_hf.matching.text_encoder import CachedEncoder
+from selection_worlds import WordEncoder
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import re
 import pytest
 from huggingface_hub import constants
 
-from cli_worlds import WordEncoder, fails, run, write_graph
+from cli_worlds import fails, run, write_graph
 from hub_worlds import READ_ONLY, READER, THIRD, clock, put_labeled_model
 from mll_hf import Client
 from mll_hf.cli import main
@@ -22,6 +22,7 @@ from mll_hf.hub.access import Access
 from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from mll_hf.labels.store import LabelStore
+from selection_worlds import WordEncoder
 
 __all__ = ["clock"]  # a fixture
 

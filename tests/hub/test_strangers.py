@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cli_worlds import WordEncoder, run
+from cli_worlds import run
 from fuzzing import Attack, with_metadata
 from hub_worlds import GRAPH, clock, graph_file, put_labeled_model
 from mll_hf import Client, client
@@ -19,6 +19,7 @@ from mll_hf.graph.files import read_columns
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.trust import remember_verified
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
+from selection_worlds import WordEncoder
 from worlds import make_graph, make_label, write_graph_folder
 
 __all__ = ["clock"]  # a fixture
