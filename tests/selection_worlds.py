@@ -15,7 +15,7 @@ from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ClassMatch
 from mll_hf.selection import Candidates, Strategy
-from worlds import make_graph, make_label, make_rivals
+from worlds import make_label, make_rivals
 
 
 class WordEncoder:
@@ -130,34 +130,6 @@ def join_by_hand(*columns):
     """Labels [M] on each graph, with rivals, from (graph, labels) pairs; the first graph is the reference."""
     graphs, labels = zip(*columns, strict=True)
     return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True))).with_rivals(make_rivals)
-
-
-def random_graphs(n_graphs, seed):
-    """A forest, and graphs that share concepts with it and name hypernyms in it, or in no graph at all."""
-    rng = np.random.default_rng(seed)
-    base = forest(int(rng.integers(1, 13)), seed)
-    graphs = [base]
-    for g in range(1, n_graphs):
-        shared = [v for v in range(len(base)) if rng.random() < 0.3]
-        own = [f"g{g}c{i}" for i in range(int(rng.integers(1, 6)))]
-        above = {f"c{v:04d}": [f"c{u:04d}" for u in range(v) if rng.random() < 0.2] for v in shared}
-        for i, id in enumerate(own):
-            pool = [*own[:i], *(c.id for c in base.concepts), "nowhere"]
-            above[id] = rng.choice(pool, min(len(pool), int(rng.integers(0, 3))), replace=False).tolist()
-        graphs.append(make_graph(above, f"graph {g}"))
-    return graphs
-
-
-def random_joined(n_graphs=2, n_models=4, n_classes=3, seed=0, domain=None):
-    """Candidates with labels on several graphs; models lack some labels on all but the first."""
-    rng = np.random.default_rng(seed)
-    names = [("photo", "sketch"), ("icon", "photo"), ("sketch",)]
-    columns = []
-    for g, graph in enumerate(random_graphs(n_graphs, seed)):
-        labels = random_labels(graph, n_models, seed + g, names[g])
-        columns.append((graph, [label if g == 0 or rng.random() < 0.6 else None for label in labels]))
-    joined = join_by_hand(*columns)
-    return Candidates(joined, random_match(joined.union.graph, n_classes, seed=seed), domain)
 
 
 def with_twins(candidates):

@@ -124,11 +124,10 @@ def test_a_specialist_is_chosen_where_a_graph_is_hard_for_everybody():
 
 SELECT_ALL = """
 import json
-from selection_worlds import LABEL_STRATEGIES, random_candidates, random_joined, with_twins
+from selection_worlds import LABEL_STRATEGIES, random_candidates, with_twins
 from mll_hf.selection import SelectionConfig, select
 
-worlds = [random_joined(n_graphs, 13, 7, n_graphs, "photo") for n_graphs in (1, 2, 3)]
-worlds.append(random_candidates(n_concepts=300, n_models=21, n_classes=37))
+worlds = [random_candidates(13, 12, 7, domain="photo"), random_candidates(300, 21, 37)]
 print(json.dumps([select(with_twins(world), SelectionConfig(strategy, k=2)).to_json()
                   for world in worlds for strategy in LABEL_STRATEGIES]))
 """
