@@ -9,11 +9,11 @@ import pytest
 
 from benchmark.methods import (
     GENERAL,
-    METHODS,
     ORACLE,
     OURS,
     PAPER,
 )
+from benchmark.report import make_report
 from benchmark.run import BenchConfig, run
 from benchmark.scenarios import (
     Kind,
@@ -48,10 +48,6 @@ def opened(cache, results):
     suite = make_suite()
     view, labels = open_task(suite.hub, suite.tasks[0], make_index(), cache)
     return replace(view, general=results.general.accuracies), labels
-
-
-def find(name):
-    return next(method for method in METHODS if method.name == name)
 
 
 def record_of(results, method, task="first", scenario="all images", draw=0):
@@ -135,3 +131,24 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.models == tuple(sorted(union))
     assert record.accuracy == pytest.approx((answers == labels).mean())
     assert record.gflops == pytest.approx(selection.cost.gflops)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_methods_are_compared_over_the_tasks(results):
+    report = make_report(results, "python scripts/run_benchmark.py tasks --labels x")
+    (table,) = (table for table in report.tables if table.name == "comparison")
+    rows = {row["method"]: row for row in table.rows}
+    of = results.per_task(Kind.ALL)
+    ours, general, best = of["uniform, all"], of[GENERAL], of[ORACLE]
+    found, leads = rows["uniform, all"], ours - general
+    assert found["accuracy"] == pytest.approx(ours.mean())
+    assert found["minus general"].estimate == pytest.approx(leads.mean())
+    # resampling two tasks gives either lead twice, or both
+    assert found["minus general"][1:] == (pytest.approx(leads.min()), pytest.approx(leads.max()))
+    assert found["worst task"] == pytest.approx(leads.min())
+    assert found["W/L/T"] == f"{(leads > 0).sum()}/{(leads < 0).sum()}/{(leads == 0).sum()}"
+    assert found["minus paper"].estimate == pytest.approx((ours - of[PAPER]).mean())
+    assert found["gap closed"].estimate == pytest.approx(leads.mean() / (best - general).mean())
+    assert (rows[GENERAL]["gap closed"].estimate, rows[GENERAL]["p"]) == (0, 1)
