@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.utils import _http
 
@@ -16,8 +13,6 @@ from graph import gathering
 from hub_worlds import Clock
 from mll_hf.hub import connection
 from worlds import picture
-
-CONTENT = {"bytes": pa.binary(), "path": pa.string()}
 
 
 @pytest.fixture
@@ -33,21 +28,6 @@ def no_waits(monkeypatch):
     for name in ("READ", "OPEN"):
         monkeypatch.setattr(config, f"STREAMING_{name}_MAX_RETRIES", 1)
     return clock
-
-
-def parquet(rows, label="label", names=None, image="image"):
-    """A parquet file of (picture, label) as `datasets` writes it; `names` makes labels a ClassLabel."""
-    kind = pa.int64() if names or (rows and isinstance(rows[0][1], int)) else pa.string()
-    feature = {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": str(kind), "_type": "Value"}
-    features = {image: {"_type": "Image"}, label: feature}
-    schema = pa.schema(
-        [(image, pa.struct(list(CONTENT.items()))), (label, kind)],
-        metadata={"huggingface": json.dumps({"info": {"features": features}})},
-    )
-    table = pa.Table.from_pylist([{image: {"bytes": content, "path": None}, label: of} for content, of in rows], schema)
-    file = io.BytesIO()
-    pq.write_table(table, file, row_group_size=3)
-    return file.getvalue()
 
 
 def tar(rows, first=0):
@@ -78,12 +58,15 @@ def in_shards(rows, count):
     return [rows[len(rows) * i // count : len(rows) * (i + 1) // count] for i in range(count)]
 
 
-def put_parquet(repo_id, rows, shards=3, split="test", files=(), **kind):
-    """A dataset of parquet files on the Hub; returns its commit."""
+def put_parquet(repo_id, rows, shards=3, split="test", files=(), label="label", names=None):
+    """A dataset of (picture, label) on the Hub; `names` makes labels a ClassLabel. Returns its commit."""
+    import datasets
+
+    kind = datasets.ClassLabel(names=list(names)) if names else datasets.Value("string")
+    rows = [{"image": {"bytes": content, "path": None}, label: of} for content, of in rows]
+    features = {"image": datasets.Image(), label: kind}
     shards = min(shards, len(rows))  # datasets cannot read a file without rows
-    parts = in_shards(rows, shards)
-    content = {f"data/{split}-{i:05}-of-{shards:05}.parquet": parquet(part, **kind) for i, part in enumerate(parts)}
-    return tiny_hub.HUB.put("dataset", repo_id, {**content, **dict(files)})
+    return put_features(repo_id, rows, features, shards, split, files)
 
 
 def put_tars(repo_id, rows, shards=2, names=None, split="test"):
