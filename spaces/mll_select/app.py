@@ -36,7 +36,6 @@ THEME = gr.themes.Default(  # fonts of the visitor's machine: nothing is downloa
     font=("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"),
     font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"),
 )
-_MAX_UPLOAD = "10mb"
 _FEW_CLASSES = 12  # keep their order; of more, the most probable ones come first
 _HOUR = 3600
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
@@ -366,7 +365,7 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
     page.launch(
         theme=THEME,
         css_paths=Path(__file__).parent / "style.css",
-        max_file_size=_MAX_UPLOAD,
+        max_file_size="10mb",
         max_threads=10,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,

@@ -27,23 +27,23 @@ _LAYOUT = {
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
 }
 _AXIS = {"gridcolor": "rgba(128, 138, 134, 0.25)", "zeroline": False, "automargin": True, "fixedrange": True}
-_MIN_GFLOPS = 1e-6  # so that the logarithm exists
-_TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
 
 
 def accuracy_by_cost(selection: Selection) -> Figure | None:
     """Estimated accuracy against GFLOPs per image, with the chosen models, the best and a cheaper one marked.
 
     If the accuracy of a chosen model is not known, the axis has no numbers; else other models whose accuracy is not
-    known are left out. None without estimates, since other scores are no accuracies.
+    known are left out, and so are models of unknown cost. None without estimates: other scores are no accuracies.
     """
-    estimate, answer, chosen = selection.estimate, selection.answer, list(selection.chosen_models)
+    estimate, answer, chosen = selection.estimate, selection.answer, selection.chosen_models
     if estimate is None or answer is None:
         return None
-    costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
-    percent, is_known = 100 * estimate.accuracy, bool(estimate.known[chosen].all())
-    drawn = [m for m in range(len(costs)) if m in chosen or estimate.known[m] or not is_known]
-    low, high = np.log10([costs.min(), costs.max()])
+    costs = np.array([model.cost.gflops for model in selection.models])
+    percent, is_known = 100 * estimate.accuracy, bool(estimate.known[list(chosen)].all())
+    drawn = [m for m, cost in enumerate(costs) if cost and (m in chosen or estimate.known[m] or not is_known)]
+    if not drawn:
+        return None
+    low, high = np.log10([costs[drawn].min(), costs[drawn].max()])
     room = max(0.15 * (high - low), 0.25)
     by_cost = sorted(drawn, key=lambda m: costs[m])
     best = np.maximum.accumulate(percent[by_cost])
@@ -58,7 +58,7 @@ def accuracy_by_cost(selection: Selection) -> Figure | None:
         ("other models", [m for m in left if m not in (answer.best, answer.cheapest)], {"color": _GRAY, "size": 9}),
         ("best at any cost", [m for m in left if m == answer.best], star),
         ("as good and cheaper", [m for m in left if m == answer.cheapest != answer.best], star),
-        ("chosen", chosen, {"color": _BLUE, "symbol": "diamond", "size": 14}),
+        ("chosen", [m for m in drawn if m in chosen], {"color": _BLUE, "symbol": "diamond", "size": 14}),
     ):
         texts = [plain(selection.models[m].ref.short_name, 24) if m in chosen else "" for m in models]
         sides = ["top right" if np.log10(costs[m]) <= (low + high) / 2 else "top left" for m in models]
@@ -67,7 +67,9 @@ def accuracy_by_cost(selection: Selection) -> Figure | None:
             marker={"line": {"color": "white", "width": 1}, **marker}, cliponaxis=False, showlegend=bool(models),
             hovertext=[_details(selection, m) for m in models], hoverinfo="text",
         )  # fmt: skip
-    ticks = {"tickvals": _TICKS, "ticktext": [f"{tick:,g}" for tick in _TICKS]}
+    digits = (1, 2, 5) if high - low < 2 else (1,)
+    values = [digit * 10.0**power for power in range(int(low) - 1, int(high) + 2) for digit in digits]
+    ticks = {"tickvals": values, "ticktext": [f"{value:,g}" for value in values]}
     figure.update_xaxes(type="log", title="GFLOPs per image", range=[low - room, high + room], **ticks, **_AXIS)
     title = "estimated accuracy, %" if is_known else "estimated accuracy (not known)"
     figure.update_yaxes(title=title, showticklabels=is_known, **_AXIS)

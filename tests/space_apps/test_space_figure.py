@@ -70,6 +70,14 @@ def test_a_model_of_unknown_accuracy_has_no_place_on_an_axis_with_numbers():
         assert figure.layout.yaxis.showticklabels == (count == 3)
 
 
+def test_a_model_of_unknown_cost_is_not_drawn_as_one_that_costs_nothing():
+    selection = make_selection()
+    unknown = replace(selection.models[3], cost=replace(selection.models[3].cost, gflops=0.0))
+    figure = accuracy_by_cost(replace(selection, models=(*selection.models[:3], unknown)))
+    assert sum(len(trace.x) for trace in figure.data[1:]) == 3
+    assert min(min(trace.x) for trace in figure.data if len(trace.x)) > 0
+
+
 def test_scores_that_are_no_accuracies_are_not_drawn_as_such():
     assert accuracy_by_cost(select(random_candidates(30, 4, 3), SelectionConfig(Strategy.PAPER))) is None
 
