@@ -124,7 +124,7 @@ def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[
 
 
 def fitted_probabilities(ensemble: Ensemble, images: Sequence[ImageLike], cache: EmbeddingCache) -> NDArray[np.float64]:
-    """[N, C] probabilities by the heads of a fitted selection; NaN for unreadable images.
+    """[N, C] probabilities by the heads of a selection; NaN for unreadable images.
 
     Args:
         ensemble: Of the selection.
@@ -133,7 +133,7 @@ def fitted_probabilities(ensemble: Ensemble, images: Sequence[ImageLike], cache:
     """
     selection, run = ensemble.selection, ensemble.model_runner(images, cache)
     chosen = list(selection.chosen_models)
-    logits = np.stack([head.logits(run(m)[0]) for m, head in zip(chosen, selection.heads, strict=True)])
+    logits = np.stack([ensemble.head(m).logits(run(m)[0]) for m in chosen])
     return linear_pool(logits, selection.weights[chosen])
 
 
