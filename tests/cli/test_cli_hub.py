@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -137,27 +134,6 @@ def test_a_label_whose_graph_is_gone_is_not_pushed(world, capsys):
     status, _, err = run(capsys, "push", "clip", "--labels", world / "labels")
     assert status == 1
     assert "alice/clip: the graph of its label, " in err
-
-
-def test_hf_finds_the_extension(tmp_path):
-    """``hf mll ...`` runs our command, as ``hf`` runs every extension that is installed."""
-    home = tmp_path / "home"
-    folder = home / ".local" / "share" / "hf" / "extensions" / "hf-mll"
-    folder.mkdir(parents=True)
-    executable = folder / "hf-mll"
-    executable.write_text(f"#!{sys.executable}\nimport sys\nfrom mll_hf.cli import main\nsys.exit(main())\n")
-    executable.chmod(0o755)
-    manifest = {
-        "owner": "mll", "repo": "hf-mll", "repo_id": "mll/hf-mll", "short_name": "mll", "executable_name": "hf-mll",
-        "executable_path": str(executable), "type": "binary", "installed_at": "2026-01-01T00:00:00+00:00",
-        "source": "https://example.invalid/mll/hf-mll", "description": "",
-    }  # fmt: skip
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    hf = Path(sys.executable).with_name("hf")
-    environment = {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home / ".local" / "share")}
-    ran = subprocess.run([hf, "mll", "--version"], capture_output=True, text=True, env=environment, timeout=60)
-    assert ran.stdout.startswith("mll-hf "), ran.stderr
-    assert ran.returncode == 0
 
 
 def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatch, tmp_path):

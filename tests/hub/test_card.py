@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import pytest
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mll_hf.errors import CardError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.hub.card import LABEL_PATH, LABEL_TAG, add_label, collection_card, graph_card, graph_tag, images_card
-from worlds import examples, make_graph, make_label
+from worlds import make_graph, make_label
 
 GRAPH = make_graph()
 LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], graph_location="tiny", probes_location="tiny")
@@ -48,12 +45,6 @@ def hub_view(readme):
     readme = readme.removeprefix("\ufeff")
     found = REGEX_YAML_BLOCK.search(readme)
     return (yaml.safe_load(found[2] + "\n") or {}, readme[found.end() :]) if found else ({}, readme)
-
-
-def without_ours(readme):
-    """A README without our section, block and tags."""
-    readme = re.sub(rf"(\r?\n)?{START}.*?{END}\r?\n", "", readme, flags=re.DOTALL)
-    return re.sub(r"^mll: \{\r?\n(?:[ \t]+[^\n]*\n)*", "", readme, flags=re.MULTILINE)
 
 
 # ---- what is added
@@ -155,42 +146,6 @@ def test_unpaired_markers_are_refused(body):
 
 
 # ---- any card
-
-LINES = st.sampled_from(
-    [
-        "a: 1",
-        "language: [no]",
-        "b: 'x'  # why",
-        "c:\n- d",
-        "# comment",
-        "e: |\n  text",
-        "f: 1.10",
-        "g: {h: i}",
-        "ü: 🌳",
-        "",
-    ]
-)
-TAGS = st.sampled_from(["", "tags: [x, y]", "tags:\n- x\n- y # z", "tags:\n  - x", "tags: []", "tags:"])
-
-
-@examples
-@given(st.lists(LINES, unique=True), TAGS, st.lists(LINES, max_size=2, unique=True), st.text("a\n-# ", max_size=20))
-def test_everything_else_in_a_card_is_kept(before, tags, after, body):
-    after = [line for line in after if line not in before]
-    front = "".join(f"{line}\n" for line in [*before, tags, *after])
-    readme = f"---\n{front}---\n{body}"
-    edited = added(readme)
-    data, text = hub_view(edited)
-    old, old_text = hub_view(readme)
-    assert text.startswith(old_text)
-    assert {**data, "tags": None, "mll": None} == {**old, "tags": None, "mll": None}
-    assert data["tags"][-len(old.get("tags") or []) or len(data["tags"]) :] == (old.get("tags") or [])
-    kept = [
-        line for line in without_ours(edited).split("\n") if line.strip() and LABEL_TAG not in line and TAG not in line
-    ]
-    for line in [*before, *after]:
-        assert set(line.split("\n")) - {""} <= set(kept)
-    assert added(edited) == edited
 
 
 # ---- texts of strangers, other cards

@@ -1,4 +1,4 @@
-"""The strategies: the paper's Eq. 5 to 7 against naive loops and by hand, our own scores, and what all have."""
+"""The strategies: the paper's Eq. 5 to 7 by hand, our own scores, and what all have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mll_hf.selection.mll import (
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from mll_hf.selection.probabilities import DIGITS
 from mll_hf.selection.strategies import general_scores
-from selection_worlds import candidates_on, forest, make_match, random_labels, random_match, worlds
+from selection_worlds import candidates_on, make_match, random_match, worlds
 from worlds import CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, make_rivals, probe_set, unit
 
 GRAPH = make_graph()
@@ -51,32 +51,6 @@ def test_eq_5_by_hand():
     assert embeddings.restricted_precision(np.array([CAT])).tolist() == [1]
 
 
-def naive_eq_5(images, texts, members, selected):
-    """p_v = 1/|X_v| sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))], word by word."""
-    precision = []
-    for v in selected:
-        hits = 0
-        for x in members[v]:
-            best, best_similarity = None, -math.inf
-            for u in selected:
-                similarity = sum(i * t for i, t in zip(images[x], texts[u], strict=True))
-                if similarity > best_similarity:
-                    best, best_similarity = u, similarity
-            hits += best == v
-        precision.append(hits / len(members[v]) if members[v] else 0)
-    return precision
-
-
-def random_embeddings(graph, seed):
-    """Images [N, D] and captions [V, D] as floats, which concepts the images test, and the stored form."""
-    rng = np.random.default_rng(seed)
-    texts = unit(rng.standard_normal((len(graph), 6)))
-    nodes = np.sort(rng.integers(0, len(graph), 4 * len(graph)))
-    images = unit(texts[nodes] + 0.7 * rng.standard_normal((len(nodes), 6)))
-    members = [np.flatnonzero((nodes == v) | (rng.random(len(nodes)) < 0.1)).tolist() for v in range(len(graph))]
-    return images, texts, members, ProbeEmbeddings.quantize(images, texts, probe_set(members, nodes))
-
-
 def test_eq_6_and_7_by_hand():
     # V_sel = {car, cat, dog}, no rival of which ever wins, so p is hits / support: car .5, cat .8, dog .2.
     # Z: "pet" has cat .9 and dog .7, "taxi" has car .6 and dog .1; not normalized.
@@ -91,41 +65,6 @@ def test_eq_6_and_7_by_hand():
     np.testing.assert_allclose(paper_scores(candidates, 0.7), [[0.779, 0.401]])
     np.testing.assert_allclose(paper_scores(candidates, 1), [[0.86, 0.32]], atol=1e-7)
     np.testing.assert_allclose(paper_scores(candidates, 0), [[0.59, 0.59]])
-
-
-@examples
-@given(n_concepts=st.integers(2, 10), n_models=st.integers(1, 5), n_classes=st.integers(1, 5), seed=st.integers(0, 999))
-def test_the_paper_against_a_naive_loop(n_concepts, n_models, n_classes, seed):
-    graph, rng = forest(n_concepts, seed), np.random.default_rng(seed)
-    worlds_of = [random_embeddings(graph, seed + m) for m in range(n_models)]
-    concepts = [rng.choice(n_concepts, min(5, n_concepts), replace=False) for _ in range(n_classes)]
-    match = make_match(concepts, rng.uniform(-0.2, 1, (n_classes, min(5, n_concepts))))
-    labels = random_labels(graph, n_models, seed)
-    candidates = candidates_on(graph, labels, match, embeddings=tuple(world[3] for world in worlds_of))
-    k = int(rng.integers(1, n_models + 1))
-
-    union = sorted({int(v) for row in concepts for v in row})
-    r = np.zeros((n_models, n_classes))
-    for m, (_, _, members, embeddings) in enumerate(worlds_of):
-        p_v = naive_eq_5(embeddings.images.tolist(), embeddings.concepts.astype(float).tolist(), members, union)
-        p_y = []
-        for y in range(n_classes):
-            z = {int(v): float(weight) for v, weight in zip(match.concepts[y], match.weights[y], strict=True)}
-            p_y.append(sum(p_v[i] * z.get(v, 0) for i, v in enumerate(union)))
-        for y in range(n_classes):
-            r[m, y] = 0.7 * p_y[y] + 0.3 / n_classes * sum(p_y)
-
-    config = SelectionConfig(Strategy.PAPER, k=k)
-    np.testing.assert_allclose(paper_scores(candidates, 0.7), r, atol=1e-9)
-    selection = select(candidates, config)
-    row = {label.model.repo_id: m for m, label in enumerate(labels)}
-    order = [row[model.ref.repo_id] for model in selection.models]
-    np.testing.assert_allclose(selection.scores, r[order], atol=1e-9)
-    for y in range(n_classes):  # F_y: k models, none left out of which is better
-        chosen = [order[m] for m in np.flatnonzero(selection.chosen[:, y])]
-        left = [m for m in range(n_models) if m not in chosen]
-        assert len(chosen) == k
-        assert all(r[m, y] >= r[n, y] - 1e-9 for m in chosen for n in left)
 
 
 def rivals_in(graph):
