@@ -27,7 +27,7 @@ from mll_hf.selection.head import Head, heads_to_bytes
 from mll_hf.selection.probabilities import softmax
 from selection_worlds import random_candidates
 from tiny_models import make_open_clip
-from worlds import encoded, unit
+from worlds import COLORS, ColorModel, encoded, unit
 
 REPO = "alice/classifier"
 RNG = np.random.default_rng(0)
@@ -121,45 +121,22 @@ def test_answers_are_those_of_transformers(tiny_transformers_clip, tmp_path):
 # --- with models that answer at once ----------------------------------------------------------------------------------
 
 
-class Colors:
-    """Says which of the colors a picture has; other classes are nothing to it."""
-
-    logit_scale, logit_bias, batch_size, embedding_size = 10.0, 0.0, 16, 3
-    texts = ()
-
-    def __init__(self, ref, has_texts):
-        self.ref, self.has_texts = ref, has_texts
-
-    def preprocess(self, image):
-        import torch
-
-        return torch.tensor(np.asarray(image.resize((1, 1)), np.float32).reshape(3) + 1)
-
-    def compact(self, image):
-        return self.preprocess(image)
-
-    def encode_pixels(self, pixels):
-        return unit(pixels.numpy())
-
-    def encode_texts(self, texts):
-        Colors.texts = tuple(texts)
-        return unit([[name in text for name in ("red", "green", "blue")] + 1e-3 * np.arange(3) for text in texts])
-
-    def close(self):
-        pass
-
-
-COLORS = ("red", "green", "blue")
+DIARY = []  # of all models
 
 
 @pytest.fixture
 def classifier(monkeypatch):
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: Colors(ref, texts))
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: ColorModel(ref, DIARY, texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
-    return Pipeline(run.Ensemble(replace(chosen, classes=COLORS), batch_size=2))
+    return Pipeline(run.Ensemble(replace(chosen, classes=tuple(COLORS)), batch_size=2))
 
 
 RED, GREEN, BLUE = (Image.new("RGB", (4, 4), color) for color in ("red", "#00ff00", "blue"))
+
+
+def texts_read():
+    """The texts that a model read last."""
+    return next(entry[2] for entry in reversed(DIARY) if entry[0] == "texts")
 
 
 def best(answers):
@@ -238,10 +215,10 @@ def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
 def test_options_of_a_call(classifier):
     assert [answer["label"] for answer in classifier(GREEN, top_k=1)] == ["green"]
     assert len(classifier(GREEN, top_k=99)) == 3
-    assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.ensemble.selection.prompt_templates, c))
+    assert texts_read() == tuple(t for c in COLORS for t in fill(classifier.ensemble.selection.prompt_templates, c))
     assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
     classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
-    assert Colors.texts == ("so red!", "so dark!")
+    assert texts_read() == ("so red!", "so dark!")
     # as clients send them, and as in transformers' own tests
     assert classifier(GREEN, "a red thing, a green thing") == classifier(GREEN, ["a red thing", "a green thing"])
     one = classifier(GREEN, candidate_labels=["red", "green", "dark"])
@@ -261,8 +238,10 @@ def test_other_classes_do_not_load_the_models_again(classifier, monkeypatch):
 
 
 def test_images_are_run_in_batches_of_the_size_of_the_call(classifier, monkeypatch):
-    sizes, encode = [], Colors.encode_pixels
-    monkeypatch.setattr(Colors, "encode_pixels", lambda self, pixels: sizes.append(len(pixels)) or encode(self, pixels))
+    sizes, encode = [], ColorModel.encode_pixels
+    monkeypatch.setattr(
+        ColorModel, "encode_pixels", lambda self, pixels: sizes.append(len(pixels)) or encode(self, pixels)
+    )
     classifier([RED] * 5, batch_size=3)
     assert max(sizes) == 3
     with pytest.raises(InputError, match="batch_size is 0"):
@@ -321,7 +300,7 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
 def test_a_selection_of_a_stranger_fails_in_one_line(classifier, hub, monkeypatch):
     """Whatever a repo holds: an error of ours before any model is loaded, or one that names the fault."""
     loaded = []
-    monkeypatch.setattr(residents, "load_model", lambda ref, *_, **__: loaded.append(ref) or Colors(ref, True))
+    monkeypatch.setattr(residents, "load_model", lambda ref, *_, **__: loaded.append(ref) or ColorModel(ref, DIARY))
     chosen = classifier.ensemble.selection
     document = chosen.to_json()
     refs = [chosen.models[m].ref for m in chosen.chosen_models]

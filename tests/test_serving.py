@@ -35,8 +35,8 @@ from mll_hf.pipelines import Pipeline
 from mll_hf.selection import select
 from mll_hf.serving import Limits, make_app, serve
 from selection_worlds import random_candidates
-from test_pipelines import BLUE, COLORS, GREEN, RED, Colors
-from worlds import encoded
+from test_pipelines import BLUE, GREEN, RED
+from worlds import COLORS, ColorModel, encoded
 
 LIMITS = Limits(bytes=10**6, images=4, pixels=10**6, classes=3, requests=8)
 PICTURES = {"red": encoded(RED), "green": encoded(GREEN), "blue": encoded(BLUE)}
@@ -73,9 +73,9 @@ class Counting:
 @pytest.fixture
 def classifier(monkeypatch):
     """Says which color a picture has."""
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: Colors(ref, texts))
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: ColorModel(ref, [], texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
-    return Counting(Pipeline(Ensemble(replace(chosen, classes=COLORS))))
+    return Counting(Pipeline(Ensemble(replace(chosen, classes=tuple(COLORS)))))
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def choice(tmp_path, tiny_open_clip):
     chosen = select(random_candidates(n_models=1, n_classes=3), SelectionConfig())
     model = replace(chosen.models[0], ref=resolve_model(f"local-dir:{tiny_open_clip}"))
     path = tmp_path / "choice.json"
-    path.write_text(json.dumps(replace(chosen, classes=COLORS, models=(model,)).to_json()))
+    path.write_text(json.dumps(replace(chosen, classes=tuple(COLORS), models=(model,)).to_json()))
     return path
 
 

@@ -22,6 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mll_hf.errors import ModelError
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
 from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import ProbeSet, SamplingConfig
@@ -268,3 +269,43 @@ def make_rivals(label, rivals=None):
 def know_only(monkeypatch, models):
     """Replace all known models by these."""
     monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(models))
+
+
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+class ColorModel:
+    """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
+
+    link = Link.SOFTMAX
+    batch_size = 64
+    embedding_size = 3
+
+    def __init__(self, ref, diary, has_texts=True, bias=0.0, scale=10.0, fails=False):
+        self.has_texts = has_texts
+        self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
+        diary.append(("load", ref.short_name))
+
+    def preprocess(self, image):
+        import torch
+
+        assert image.mode == "RGB"
+        return torch.from_numpy(np.asarray(image, np.float32).mean(axis=(0, 1)) + 1)
+
+    def compact(self, image):
+        return self.preprocess(image)
+
+    def encode_pixels(self, pixels):
+        if self.fails:
+            raise ModelError(self.ref.repo_id, "is broken")
+        return (pixels / pixels.norm(dim=1, keepdim=True)).numpy()
+
+    def encode_texts(self, texts):
+        assert self.has_texts
+        self.diary.append(("texts", self.ref.short_name, tuple(texts)))
+        rows = [next((c for word, c in COLORS.items() if word in text), (1, 1, 1)) for text in texts]
+        rows = np.array(rows, np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def close(self):
+        self.diary.append(("close", self.ref.short_name))

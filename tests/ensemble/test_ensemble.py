@@ -16,55 +16,10 @@ from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import Cost
-from mll_hf.models import Link
 from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, answer, select
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
-from worlds import encoded
-
-COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
-
-class ColorModel:
-    """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
-
-    link = Link.SOFTMAX
-    batch_size = 64
-    embedding_size = 3
-
-    def __init__(self, ref, diary, has_texts=True, bias=0.0, scale=10.0, fails=False, takes_bytes=False):
-        self.has_texts = has_texts
-        self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
-        self.batches, self.takes_bytes = [], takes_bytes
-        diary.append(("load", ref.short_name))
-
-    def preprocess(self, image):
-        import torch
-
-        assert image.mode == "RGB"
-        return torch.from_numpy(np.asarray(image, np.float32).mean(axis=(0, 1)) + 1)
-
-    def compact(self, image):
-        return (self.preprocess(image) - 1).byte() if self.takes_bytes else self.preprocess(image)
-
-    def encode_pixels(self, pixels):
-        if self.takes_bytes:
-            assert str(pixels.dtype) == "torch.uint8"
-            pixels = pixels.float() + 1
-        if self.fails:
-            raise ModelError(self.ref.repo_id, "is broken")
-        self.batches.append(len(pixels))
-        return (pixels / pixels.norm(dim=1, keepdim=True)).numpy()
-
-    def encode_texts(self, texts):
-        assert self.has_texts
-        self.diary.append(("texts", self.ref.short_name, tuple(texts)))
-        rows = [next((c for word, c in COLORS.items() if word in text), (1, 1, 1)) for text in texts]
-        rows = np.array(rows, np.float32)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-    def close(self):
-        self.diary.append(("close", self.ref.short_name))
+from worlds import COLORS, ColorModel, encoded
 
 
 class Diary(list):
