@@ -288,12 +288,12 @@ class Client:
             texts = task.descriptions or describe.from_templates(
                 task.classes, labels.union.graph, task.domain, task.task
             )
-            match = self.index.match_captions(texts) if strategy.by_caption else self.index.match(texts)
+            match = self.index.match_captions(texts) if strategy.as_in_paper else self.index.match(texts)
         except MissingExtraError as error:
-            if not strategy.is_accuracy or len(labels):
+            if strategy.as_in_paper or len(labels):
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
-        if strategy.needs_rivals and len(labels):
+        if strategy.as_in_paper and len(labels):
             embeddings = labels.embeddings(self.source.embeddings_of)
             labels = labels if embeddings else labels.read_rivals(self.source.rivals_of)
         candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import secrets
-import shutil
+import tempfile
 import warnings
 from contextlib import contextmanager
 from functools import partial
@@ -94,26 +93,20 @@ def export_onnx(
     with storage_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} is not an empty folder; choose another one")
-        given = [] if check_images is None else _images_in(Path(check_images))
-        unfinished = folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}")
-        unfinished.mkdir(parents=True)
-        try:
+        files = [] if check_images is None else image_files([Path(check_images)])
+        given = [path for path in files if open_image(path) is not None]
+        warn_of_unreadable([path for path in files if path not in given])
+        if check_images is not None and not given:
+            raise InputError(f"{check_images} has no image that can be read; check the path")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as place:
+            unfinished = Path(place) / "graphs"
+            unfinished.mkdir()
             models, failed = _export_all(selection, unfinished, given, int8, token)
             if models:
                 _describe(selection, unfinished, models)
                 unfinished.replace(folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
     return models, failed
-
-
-def _images_in(folder: Path) -> list[Path]:
-    files = image_files([folder])
-    readable = [path for path in files if open_image(path) is not None]
-    warn_of_unreadable([path for path in files if path not in readable])
-    if not readable:
-        raise InputError(f"{folder} has no image that can be read; check the path")
-    return readable
 
 
 def _export_all(

@@ -86,7 +86,7 @@ def select(
     unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
 
     scores, shift = _scores(within, config, language)
-    estimate = estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0) if strategy.is_accuracy else None
+    estimate = None if strategy.as_in_paper else estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0)
     notes = (str(dataset),) if dataset else ()
     if estimate and is_ours:
         observed = with_known_figures(estimate, ids, dataset, domain) if dataset else estimate
@@ -143,7 +143,7 @@ def _scores(within: Candidates, config: SelectionConfig, language: str) -> tuple
     scores, shift = np.empty((0, len(classes))), None
     if len(labels):
         scores = strategy.score(within, config.class_weight)
-        shift = imagenet_shift(labels, scores) if strategy.is_accuracy else None
+        shift = None if strategy.as_in_paper else imagenet_shift(labels, scores)
     if config.strategy is Strategy.MLL and language != ENGLISH:
         return _for_all_classes(on_scores(accuracies_in(language, _ids(within)), shift), classes), shift
     published = np.array([model.imagenet or typical_imagenet() for model in within.published])
@@ -163,7 +163,7 @@ def _only(models: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.bool
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
     """[M, C] which models are chosen for which class: the k best of each class, or the k best overall for all."""
-    if not STRATEGIES[config.strategy].per_class:
+    if not STRATEGIES[config.strategy].as_in_paper:
         return _only(np.argsort(-quantize(scores).sum(axis=1), kind="stable")[: config.per_class].tolist(), scores)
     chosen = np.zeros(scores.shape, np.bool_)
     best = np.argsort(-scores, axis=0, kind="stable")[: config.per_class]
@@ -181,7 +181,7 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
     labels, published = candidates.labels, candidates.published
     if not strategy.needs_labels:
         labels, published = labels.subset([]), usable_models()
-    elif not strategy.is_accuracy:
+    elif strategy.as_in_paper:
         published = ()
     claims = [(label.model.repo_id, label.cost, label.license) for label in labels.reference]
     claims += [(model.hub_id, _cost_at_most(model), model.license) for model in published]
@@ -214,7 +214,7 @@ def _is_allowed(license: str | None, config: SelectionConfig) -> bool:
 
 def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: SelectionConfig) -> NoModelFitsError:
     """The reason why none of the models, given by id, cost and license, can be chosen."""
-    if not claims and not STRATEGIES[config.strategy].is_accuracy:
+    if not claims and STRATEGIES[config.strategy].as_in_paper:
         return NoModelFitsError(f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'")
     if not claims:
         return NoModelFitsError("there are no models to select from; label models, or use published figures")
@@ -281,7 +281,7 @@ def mention_claims(source: LabelStore, candidates: Candidates, config: Selection
     ranked = [label for row in candidates.labels.labels for label in row if label]
     keys = {label.key for label in ranked}
     comparable = [label for label in claimed if label.key in keys]
-    if comparable and not STRATEGIES[config.strategy].needs_rivals:
+    if comparable and not STRATEGIES[config.strategy].as_in_paper:
         joined = join_labels([*ranked, *comparable], graphs, reference=graphs[0].digest)
         selection = select(replace(candidates, labels=joined, embeddings=()), config)
         ids = {label.model.repo_id for label in comparable}

@@ -44,21 +44,17 @@ class StrategyRecord:
     Attributes:
         score: [M, C] scores of M labeled models, from the candidates and the weight of a class's own score.
         column: Column title of the scores.
-        is_accuracy: Whether they are accuracies, so that models measured on other images, or on none, can be compared.
+        as_in_paper: Whether classes are matched to concepts by captions, scored by the sidecars of the labels (rivals or
+            embeddings) and have models of their own. If not, the scores are accuracies, by which models measured on
+            other images, or on none, can be compared, and the best overall are chosen for all classes.
         needs_labels: Whether it uses labels; if not, all models are scored by their ImageNet accuracy.
-        needs_rivals: Whether it needs the sidecar of the labels: rivals or embeddings.
-        by_caption: Whether classes are matched to concepts as in the paper.
-        per_class: Whether each class has its own models; if not, the best overall are chosen for all classes.
         takes_images: Whether models may be tried on images afterwards.
     """
 
     score: Callable[[Candidates, float], Floats]
     column: str
-    is_accuracy: bool = True
+    as_in_paper: bool = False
     needs_labels: bool = True
-    needs_rivals: bool = False
-    by_caption: bool = False
-    per_class: bool = False
     takes_images: bool = False
 
 
@@ -70,9 +66,7 @@ def general_scores(candidates: Candidates, _class_weight: float = 1.0) -> Floats
 
 STRATEGIES = {
     Strategy.MLL: StrategyRecord(mll_scores, "recall on concepts", takes_images=True),
-    Strategy.PAPER: StrategyRecord(
-        paper_scores, "score r", is_accuracy=False, needs_rivals=True, by_caption=True, per_class=True
-    ),
+    Strategy.PAPER: StrategyRecord(paper_scores, "score r", as_in_paper=True),
     Strategy.GENERAL: StrategyRecord(general_scores, "recall"),
     Strategy.IMAGENET: StrategyRecord(general_scores, "accuracy", needs_labels=False),
 }
@@ -118,10 +112,6 @@ def _words(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - what users give
     return tuple(word.strip() for word in words)
 
 
-def _licenses(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - what users give
-    return tuple(license.lower() for license in _words(value))
-
-
 @dataclass(frozen=True, slots=True)
 class SelectionConfig:
     """How to select. Values are parsed: ``max_parameters="500M"``, ``k="2"``.
@@ -148,7 +138,9 @@ class SelectionConfig:
     class_weight: float = field(default=0.7, metadata={"parse": _real(0, 1)})
     max_parameters: int | None = field(default=None, metadata={"parse": _whole(1)})
     max_gflops: float | None = field(default=None, metadata={"parse": _real(0, float("inf"))})
-    licenses: tuple[str, ...] = field(default=(), metadata={"parse": _licenses})
+    licenses: tuple[str, ...] = field(
+        default=(), metadata={"parse": lambda value: tuple(map(str.lower, _words(value)))}
+    )
     without: frozenset[str] = field(default=frozenset(), metadata={"parse": lambda value: frozenset(_words(value))})
     shortlist: int = field(default=32, metadata={"parse": _whole(1)})
     most_images: int = field(default=256, metadata={"parse": _whole(MIN_IMAGES)})

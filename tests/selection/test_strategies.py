@@ -172,7 +172,7 @@ def test_scores_of_every_strategy_are_finite_and_accuracies_are_between_0_and_1(
     scores = record.score(candidates, 0.7)
     assert scores.shape == (len(candidates.labels), len(candidates.match.classes))
     assert np.isfinite(scores).all()
-    assert not record.is_accuracy or ((scores >= 0) & (scores <= 1)).all()
+    assert record.as_in_paper or ((scores >= 0) & (scores <= 1)).all()
     assert record.column
 
 
