@@ -44,8 +44,8 @@ class StrategyRecord:
     Attributes:
         score: [M, C] scores of M labeled models, from the candidates and the weight of a class's own score.
         column: Column title of the scores.
-        as_in_paper: Whether classes are matched to concepts by captions, scored by the sidecars of the labels (rivals or
-            embeddings) and have models of their own. If not, the scores are accuracies, by which models measured on
+        as_in_paper: Whether classes are matched to concepts by captions, scored by the sidecars of the labels (rivals
+            or embeddings) and have models of their own. If not, the scores are accuracies, by which models measured on
             other images, or on none, can be compared, and the best overall are chosen for all classes.
         needs_labels: Whether it uses labels; if not, all models are scored by their ImageNet accuracy.
         takes_images: Whether models may be tried on images afterwards.
