@@ -9,22 +9,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LICENSE = "  1 Not the license of WordNet: these lines were written for a test.\n  2\n"
-# wnid -> names, gloss, hypernyms, what it is an instance of
-MINI = {
-    "n00000001": (("thingummy",), "all there is", (), ()),
-    "n00000002": (("beast", "living_thing"), 'it moves and eats; "a beast of our own"', ("n00000001",), ()),
-    "n00000003": (("hound",), "a beast that barks", ("n00000002",), ()),
-    "n00000004": (("friend",), "a beast on the sofa", ("n00000002",), ()),
-    "n00000005": (("short_hound", "low-rider"), "a hound near the ground;", ("n00000003", "n00000004"), ()),
-    "n00000006": (("mouser",), "a friend of few words", ("n00000004",), ()),
-    "n00000007": (("Rex",), "the hound of the neighbors", (), ("n00000003",)),
-    "n00000008": (("idea",), "seen by nobody", ("n00000001",), ()),
-}
-NAMES = {  # as a list of classes has them
-    "n00000005": ("short hound", "low-rider"),
-    "n00000006": ("mouser",),
-    "n00000007": ("Rex",),
-}
 
 
 def noun_line(
@@ -37,7 +21,7 @@ def noun_line(
     return f"{wnid[1:]} 05 n {len(words):02x} {names} {len(pointers):03} {' '.join(pointers)} | {gloss}  \n"
 
 
-def write_nouns(folder: Path, synsets: Mapping[str, tuple] = MINI) -> Path:
+def write_nouns(folder: Path, synsets: Mapping[str, tuple]) -> Path:
     """Write data.noun; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [noun_line(wnid, *fields) for wnid, fields in synsets.items()]

@@ -277,13 +277,11 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 class ColorModel:
     """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
 
-    link = Link.SOFTMAX
-    batch_size = 64
-    embedding_size = 3
+    link, logit_bias, batch_size, embedding_size = Link.SOFTMAX, 0.0, 64, 3
 
-    def __init__(self, ref, diary, has_texts=True, bias=0.0, scale=10.0, fails=False):
+    def __init__(self, ref, diary, has_texts=True, scale=10.0, fails=False):
         self.has_texts = has_texts
-        self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
+        self.ref, self.diary, self.logit_scale, self.fails = ref, diary, scale, fails
         diary.append(("load", ref.short_name))
 
     def preprocess(self, image):

@@ -14,19 +14,9 @@ from selection_worlds import WordEncoder
 
 
 @pytest.fixture(scope="module")
-def recalls():
-    return class_recalls()
-
-
-@pytest.fixture(scope="module")
-def graph():
-    return published_graph()
-
-
-@pytest.fixture(scope="module")
-def world(recalls, graph):
-    index = ConceptIndex.build(graph, WordEncoder())
-    found = real.real_world(recalls, index, "ensemble")
+def world():
+    index = ConceptIndex.build(published_graph(), WordEncoder())
+    found = real.real_world(class_recalls(), index, "ensemble")
     return replace(
         found, tasks=tuple(task for task in found.tasks if task.dataset in ("cifar-10", "oxford-pets", "dtd"))
     )

@@ -12,13 +12,7 @@ from graph.wordnet import (
     read_nouns,
 )
 from mll_hf.errors import InputError
-from wordnet_worlds import LICENSE, NAMES, write_nouns
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_nouns(tmp_path / "wordnet")
-
+from wordnet_worlds import LICENSE
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
@@ -42,24 +36,6 @@ def test_a_file_in_another_format_is_refused(tmp_path, line):
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------
-
-
-def test_a_graph_has_the_leaves_and_all_their_hypernyms(folder):
-    visual = make_graph("mini", NAMES, read_nouns(folder))
-    assert visual.leaves == ("n00000005", "n00000006", "n00000007")
-    assert visual.missing == ()
-    assert {c.id: c.hypernyms for c in visual.graph.concepts} == {
-        "n00000001": (),
-        "n00000002": ("n00000001",),
-        "n00000003": ("n00000002",),
-        "n00000004": ("n00000002",),
-        "n00000005": ("n00000003", "n00000004"),
-        "n00000006": ("n00000004",),
-        "n00000007": ("n00000003",),
-    }  # and no idea
-    corgi = visual.graph.concepts[visual.graph.index["n00000005"]]
-    assert corgi.caption == "short hound which is a hound near the ground"
-    assert visual.graph.name == "mini"
 
 
 needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Debian's wordnet-base is not installed")
