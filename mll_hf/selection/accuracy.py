@@ -6,6 +6,9 @@ has the same weight, however many models it has::
     accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest
                                        + b4 specialized + b5 things)
 
+Where other datasets have classes of the same names, their published recall counts for that share of the task, see
+:func:`with_near_classes`.
+
 `scripts/known_models/fit_accuracy.py` fits the coefficients, measures the error by cross-validation over groups
 of related datasets, and writes ``data/accuracy.json``. Accuracy varies far more between datasets than between models,
 so the standard error is large. It does not depend on the class names: such errors did not hold on left-out datasets. A
@@ -26,6 +29,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
+from mll_hf.matching.words import name_key
 from mll_hf.models.figures import figures_of_dataset
 from mll_hf.models.known import known_models
 from mll_hf.selection.estimate import CERTAIN, Estimate
@@ -66,6 +70,8 @@ FIGURE_ERROR = 0.15  # of one figure, in logits: by how much sources with other 
 MODEL_ERROR = 0.6  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
 SUBSET_GAIN, SUBSET_ERROR = 1.1, 1.2  # logits per share of missing classes, of 11 models on random classes of WHU-RS19
 MIN_INSIDE = 0.9
+FEWER_CLASSES = 1.0  # logits per e-fold of fewer classes: 1.1 on WHU-RS19 (11 models, 2 to 19 classes), 1.0 on Food-10
+MODEL_SLOPE = 0.95  # logits of accuracy per logit of ImageNet accuracy, as in the regression
 OTHER_STYLES = ("sketch", "drawing", "painting", "icon", "emoji", "render", "cartoon", "clipart", "art")
 _BLOCK = 1024  # class names compared with all others at a time
 
@@ -80,6 +86,7 @@ class TaskTraits:
         nearest: Mean cosine of each class name with its nearest neighbor; None if the names are unknown.
         specialized: Whether images of this kind are rare on the web.
         things: Mean inner product of a class name with :func:`things_direction`; None if the names are unknown.
+        near: What is published about classes of the same names; None if nothing is.
     """
 
     n_classes: int
@@ -87,6 +94,22 @@ class TaskTraits:
     nearest: float | None
     specialized: bool
     things: float | None
+    near: NearClasses | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NearClasses:
+    """Published recall of the classes of a task that other datasets have, too.
+
+    Attributes:
+        share: Share of the task's classes.
+        recall: Their mean recall among the classes of those datasets, of the model that :func:`near_classes` names.
+        log_classes: Mean logarithm of the number of classes there.
+    """
+
+    share: float
+    recall: float
+    log_classes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +168,42 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
     return TaskTraits(n_classes, float(mean), float(nearest.mean()), is_specialized(domain), things)
 
 
+def near_classes(classes: Sequence[str], domain: str | None, but: str = "") -> NearClasses | None:
+    """What is published about the recall of classes with these names in photos; None for images of another domain.
+
+    ``but`` is a kin group of datasets to ignore.
+    """
+    if mentions(domain or "", (*SPECIALIZED, *OTHER_STYLES)):
+        return None
+    table = _data("class_recalls.json")["recalls"]
+    found = []
+    for name in classes:
+        rows = [row[1:] for row in table.get(name_key(name), ()) if row[0] != but]
+        if rows:
+            found.append(np.mean(rows, axis=0))
+    if not found:
+        return None
+    recall, log_classes = np.mean(found, axis=0).tolist()
+    return NearClasses(len(found) / len(classes), recall, log_classes)
+
+
+def with_near_classes(mean: Floats, imagenet: Floats, traits: TaskTraits) -> Floats:
+    """Estimates [M], in logits, after the published recall of classes with the same names.
+
+    Fewer classes are easier: ``logit(recall) + log(classes there / C)``, moved to the ImageNet accuracy of each model.
+    The weight is the square root of the share of the classes that are known, since these tell about the others, too.
+    """
+    near = traits.near
+    if near is None:
+        return mean
+    reference = logit(np.array([near.recall, _data("class_recalls.json")["imagenet"]]), MIN_ACCURACY)
+    fewer = FEWER_CLASSES * (near.log_classes - math.log(traits.n_classes))
+    level = logit(sigmoid(reference[:1] + fewer), MIN_ACCURACY)  # at most 0.98: few classes are no proof of more
+    observed = level + MODEL_SLOPE * (logit(imagenet, MIN_ACCURACY) - reference[1])
+    weight = math.sqrt(near.share)
+    return (1 - weight) * mean + weight * observed
+
+
 def is_specialized(domain: str | None) -> bool:
     """Whether images of this domain are rare on the web."""
     return mentions(domain or "", SPECIALIZED)
@@ -177,7 +236,8 @@ def estimate_accuracy(
     chance = 1 / traits.n_classes
     share = sigmoid(model.intercept + model.imagenet * logit(imagenet, MIN_ACCURACY) + task)
     error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), UNCOVERED_ERROR * (1 - covered))
-    return Estimate.independent(logit(chance + (1 - chance) * share, MIN_ESTIMATE), np.full(len(imagenet), error))
+    mean = with_near_classes(logit(chance + (1 - chance) * share, MIN_ESTIMATE), imagenet, traits)
+    return Estimate.independent(mean, np.full(len(imagenet), error))
 
 
 def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recognized, domain: str | None) -> Estimate:
@@ -234,6 +294,7 @@ def things_direction() -> Floats:
     return np.array(_data("things.json")["direction"])
 
 
+@cache
 def _data(name: str) -> dict[str, Any]:
     file = resources.files("mll_hf.selection").joinpath("data", name)
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

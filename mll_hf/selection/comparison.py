@@ -21,7 +21,14 @@ from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import ids_of, imagenet_accuracies, known_models
 from mll_hf.models.language import ENGLISH
 from mll_hf.models.specialists import language_figures
-from mll_hf.selection.accuracy import MIN_ACCURACY, MODEL_ERROR, OTHER_STYLES, estimate_accuracy, task_traits
+from mll_hf.selection.accuracy import (
+    MIN_ACCURACY,
+    MODEL_ERROR,
+    OTHER_STYLES,
+    estimate_accuracy,
+    near_classes,
+    task_traits,
+)
 from mll_hf.selection.estimate import Estimate
 from mll_hf.selection.mll import best_by_mean_recall, mean_recall_among
 from mll_hf.selection.probabilities import logit, sigmoid
@@ -54,6 +61,7 @@ def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -
     match = candidates.match
     names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
     traits = task_traits(len(match.classes), names, candidates.domain)
+    traits = replace(traits, near=near_classes(match.classes, candidates.domain))
     covered = 0.0 if _rests_on_drawings(candidates.labels) else float((match.coverage >= COVERED).mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
 

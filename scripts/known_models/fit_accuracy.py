@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -31,9 +32,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from graph.wordnet import DEBIAN
 from known_models.figures import accuracies, class_recalls, known_datasets
 from mll_hf.labels.counts import wilson_interval
+from mll_hf.matching.datasets import known_datasets as class_lists
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
-from mll_hf.selection.accuracy import MIN_ACCURACY, MIN_ESTIMATE, AccuracyModel, is_specialized, task_traits
+from mll_hf.matching.words import name_key
+from mll_hf.selection.accuracy import (
+    MIN_ACCURACY,
+    MIN_ESTIMATE,
+    AccuracyModel,
+    TaskTraits,
+    is_specialized,
+    near_classes,
+    task_traits,
+    with_near_classes,
+)
 from mll_hf.selection.estimate import CONFIDENCE, MAX_WIDTH, Z_SCORE
 from mll_hf.selection.probabilities import logit, sigmoid
 
@@ -42,6 +54,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from known_models.figures import KnownDataset
+
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
 
@@ -49,6 +63,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = Path(__file__).resolve().parent / "accuracy" / "class_names.json"
 OUT = ROOT / "mll_hf" / "selection" / "data" / "accuracy.json"
 OUT_THINGS = OUT.with_name("things.json")
+OUT_RECALLS = OUT.with_name("class_recalls.json")
 REFERENCE = "imagenet-1k"
 SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
 FEATURES = ("similarity", "nearest", "specialized", "things")
@@ -77,6 +92,7 @@ class Figures:
         imagenet: [N] accuracy of the model on ImageNet in the same table.
         accuracy: [N] accuracy of the model on the dataset.
         best: [N] whether the model is the best of the table on ImageNet.
+        near: [D] traits of the dataset, with what is published about its classes in other kin groups.
     """
 
     names: tuple[str, ...]
@@ -88,6 +104,16 @@ class Figures:
     imagenet: Floats
     accuracy: Floats
     best: NDArray[np.bool_]
+    near: tuple[TaskTraits | None, ...] = ()
+
+    def near_classes(self, estimates: Floats) -> Floats:
+        """[N] estimates after the published recall of classes with the same names."""
+        out = estimates.copy()
+        for d, traits in enumerate(self.near):
+            if traits is not None:
+                rows = self.dataset == d
+                out[rows] = sigmoid(with_near_classes(logit(out[rows], MIN_ESTIMATE), self.imagenet[rows], traits))
+        return out
 
     def shares(self, rows: NDArray[np.bool_]) -> Floats:
         """[N] weights of rows: equal among datasets, tables of a dataset, and models of a table; they sum to 1."""
@@ -138,7 +164,38 @@ def read_figures() -> Figures:
         {name: datasets[name].n_classes or N_CLASSES.get(name, 0) for name in names},
     )
     kin = np.array([datasets[name].kin for name in names])
-    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best)
+    near = tuple(traits_near(datasets[name]) for name in names)
+    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best, near)
+
+
+def traits_near(of: KnownDataset) -> TaskTraits | None:
+    """Number of classes and what other kin groups publish about them; None if the names are unknown."""
+    recalls, known = class_recalls(), {each.id: each for each in class_lists()}
+    if of.id in recalls.datasets:
+        classes = list(recalls.of(of.id)[0])
+    elif of.id in known:
+        classes = [spellings[0] for spellings in known[of.id].classes]
+    else:
+        return None
+    return TaskTraits(len(classes), None, None, False, None, near_classes(classes, of.domain, but=of.kin))
+
+
+def fit_recalls() -> dict[str, object]:
+    """Recall of the model that is best on ImageNet, per class name: kin group, recall, logarithm of the classes."""
+    recalls, datasets = class_recalls(), {dataset.id: dataset for dataset in known_datasets()}
+    imagenet = recalls.of(REFERENCE)[1].mean(axis=1)
+    best, found = int(np.argmax(imagenet)), defaultdict[str, list[list[object]]](list)
+    for dataset in dict.fromkeys(recalls.datasets):
+        if datasets[dataset].domain == "photo":
+            names, values = recalls.of(dataset)
+            for name, recall in zip(names, values[best].tolist(), strict=True):
+                row = [datasets[dataset].kin, round(recall, 3), round(float(np.log(len(names))), 2)]
+                found[name_key(name)].append(row)
+    return {
+        "source": recalls.source,
+        "imagenet": round(float(imagenet[best]), 4),
+        "recalls": dict(sorted(found.items())),
+    }
 
 
 def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
@@ -199,7 +256,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
         b = b + step * min(1.0, 1 / max(float(np.abs(step).max()), 1e-12))
     estimates = chance + (1 - chance) * sigmoid(design @ b)
     slopes = b[2:] / scale
-    return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), estimates
+    return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), figures.near_classes(estimates)
 
 
 @cache
@@ -393,6 +450,8 @@ def main() -> int:
         facts = {"command": "python scripts/known_models/fit_accuracy.py --things", "source": "words of WordNet 3.0"}
         OUT_THINGS.write_text(json.dumps({**facts, "direction": fit_things()}) + "\n", encoding="utf-8")
         return 0
+    if args.write:
+        OUT_RECALLS.write_text(json.dumps(fit_recalls(), separators=(",", ":")) + "\n", encoding="utf-8")
     figures = read_figures()
     judged, _ = leave_kin_out(figures, FEATURES)
     n_kin = len(set(figures.kin.tolist()))

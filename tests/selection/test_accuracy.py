@@ -19,6 +19,7 @@ from mll_hf.selection.accuracy import (
     TaskTraits,
     estimate_accuracy,
     is_specialized,
+    near_classes,
     task_traits,
     things_direction,
     with_known_figures,
@@ -178,3 +179,21 @@ def test_digits_are_between_the_figures_of_all_datasets_of_digits_with_an_interv
     low, high = estimate.interval
     assert low[0] < min(found.values()) < estimate.accuracy[0] < max(found.values()) < high[0]
     assert estimate.known[0]
+
+
+def test_classes_of_other_datasets_raise_a_low_estimate_and_fewer_of_them_are_easier():
+    easy, hard = (
+        replace(PLAIN, n_classes=2, near=near_classes(names, None)) for names in (["cat", "dog"], ["qwv", "xkj"])
+    )
+    best = np.array([0.8])
+    assert easy.near.share == 1
+    assert hard.near is None
+    assert estimate_accuracy(best, easy).accuracy[0] > max(0.97, estimate_accuracy(best, hard).accuracy[0])
+    many = estimate_accuracy(best, replace(easy, n_classes=100)).accuracy[0]
+    assert many < estimate_accuracy(best, easy).accuracy[0]
+    assert near_classes(["cat", "dog"], "sketch") is None
+
+
+def test_a_kin_group_that_is_left_out_says_nothing():
+    assert near_classes(["apple pie"], None, but="food") is None
+    assert near_classes(["apple pie"], None).share == 1
