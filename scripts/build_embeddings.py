@@ -1,10 +1,9 @@
 """Write the embeddings that the package ships: all texts of the published graph, embedded by the default encoder.
 
-    python scripts/build_embeddings.py [--check]
+    python scripts/build_embeddings.py
 
-The file is mll_hf/matching/data/embeddings.safetensors. With --check nothing is written, and the exit status is 1 if
-embeddings are missing or differ by more than the rounding of another processor. Takes half a minute; the encoder comes
-with the extra 'offline'.
+The file is mll_hf/matching/data/embeddings.safetensors; it stays as it is if embeddings differ by no more than the
+rounding of another processor. Takes half a minute; the encoder comes with the extra 'offline'.
 """
 
 from __future__ import annotations
@@ -22,18 +21,16 @@ from mll_hf.utils.files import write_atomically
 
 
 def main() -> int:
-    """Run the script; returns the exit status (0 done or unchanged, 1 would change)."""
-    parser = script_parser(str(__doc__))
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
-    check = parser.parse_args().check
+    """Run the script; returns the exit status."""
+    script_parser(str(__doc__)).parse_args()
     encoder, texts = DefaultEncoder(), list(dict.fromkeys(concept_texts(published_graph())))
     exact = dict(zip(texts, encoder.encode(texts), strict=True))
     tensors = pack(encoder.id, exact)
-    if same := SHIPPED.exists() and _same(load_file(SHIPPED), tensors):
+    if SHIPPED.exists() and _same(load_file(SHIPPED), tensors):
         print("nothing changed")
-    elif not check:
+    else:
         write_atomically(SHIPPED, save(tensors))
-    return int(check and not same)
+    return 0
 
 
 def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:
