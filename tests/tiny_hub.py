@@ -114,7 +114,7 @@ class Repo:
     def __init__(self, kind: str, repo_id: str, private: bool, creator: str | None = None):
         self.kind, self.id, self.private = kind, repo_id, private
         self.creator = creator or self.owner
-        self.gated = self.disabled = False
+        self.gated = False
         self.granted: set[str] = set()  # users with access to the files of a gated repo, besides the owner
         self.downloads = self.likes = 0
         self.created = now()
@@ -322,7 +322,7 @@ class Hub:
             "createdAt": repo.created,
             "private": repo.private,
             "gated": repo.gated,
-            "disabled": repo.disabled,
+            "disabled": False,
             "downloads": repo.downloads,
             "likes": repo.likes,
             "tags": computed_tags(card, files),
@@ -544,9 +544,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def repo(self, kind: str, repo_id: str) -> Repo | None:
         repo = HUB.repos.get((KINDS[kind], repo_id))
-        if repo and repo.disabled:
-            self.error(403, "", "Access to this resource is disabled.")
-            return None
         if repo and repo.is_visible_to(self.user):
             return repo
         # over plain http the client recognizes a missing repository by this code alone
@@ -631,7 +628,7 @@ class Handler(BaseHTTPRequestHandler):
             ascending = self.query.get("direction", ["-1"])[0] == "1"
             repos.sort(key=lambda item: getattr(item[1], SORTED_BY[sort]), reverse=not ascending)
         for (of_kind, repo_id), repo in repos:
-            is_visible = of_kind == KINDS[kind] and not repo.disabled and repo.is_visible_to(self.user)
+            is_visible = of_kind == KINDS[kind] and repo.is_visible_to(self.user)
             if is_visible and author in (None, repo.owner) and search in repo_id.lower():
                 info = HUB.info(repo, repo.refs["main"], {})
                 if wanted <= set(info["tags"]):
