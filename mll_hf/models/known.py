@@ -130,17 +130,6 @@ def known_model(name: str) -> KnownModel:
     return {model.name: model for model in known_models()}[name]
 
 
-@cache
-def paper_models() -> tuple[KnownModel, ...]:
-    """The 49 models of Tan et al., ICML 2025 (arXiv 2501.18271), in the order of Table 6.
-
-    They are 47 repos: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights with
-    different activations.
-    """
-    chosen = [(model.paper_place, model) for model in known_models() if model.paper_place is not None]
-    return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
-
-
 def usable_models() -> tuple[KnownModel, ...]:
     """The models that can be selected without labels: for each repo, the entry that is best on ImageNet.
 
