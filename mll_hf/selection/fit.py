@@ -12,7 +12,8 @@ heads give. It differs from the textbook in four points, each chosen on developm
 
 1. Zero-shot logits are scaled to a common spread, and t is small, since dimensions of an embedding are not independent.
 2. The covariance is shrunk toward a multiple of the identity, means toward the mean of all images by pseudo-images,
-   shares toward equal ones, with few images per class still more.
+   shares toward equal ones, with few images per class still more. One pseudo-image of each class is where its text
+   says, at the distance from the mean at which the images are.
 3. Several models are fitted together: all learn from their pooled probabilities, so the cheap ones from the dear ones,
    and the offsets make each one's mean probabilities those of the pool. A single model has nothing to correct it, so
    it is fitted with more caution, and has no offsets.
@@ -30,7 +31,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.selection.head import Head
 from mll_hf.selection.probabilities import DIGITS, image_scale, mutual_information, pooling_weights, softmax
-from mll_hf.selection.suggest import effective_counts
+from mll_hf.selection.suggest import FOLDS, effective_counts, folds_of
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
@@ -51,11 +52,10 @@ _MIN_EQUAL = 4.0  # pseudo-images per class in the estimate of shares, at least
 _TRUST = 5.0  # the pool's shares weigh as much as this number of examples per class
 _ALONE = 0.3  # strength of the images where the zero-shot head is left out, and weight of unlabeled images there
 _ROUNDS, _STEPS = 2, 5
-_FOLDS = 5
-_DUPLICATE = 0.97  # cosine of images, relative to the mean image, that are kept in one fold
 _MIN_PROBABILITY = 0.01  # of the true class of an example, when strengths are compared
 _LOG_LOSS = 0.5  # weight of the log loss beside the errors, when strengths are compared
 _ADVANTAGE = np.array([0.2, 0.2, 0.0, 1.0, 1.0])  # loss by which each strength must be better than the default
+_ALONE_ADVANTAGE = 0.15  # the same per example, where the zero-shot head is left out
 _NONE = np.empty(0, np.int64)
 _MIN_SCALE = 1e-12
 
@@ -65,12 +65,13 @@ class _Caution:
     """How strongly estimates from the images are shrunk."""
 
     pseudo_images: float  # per class, at the mean of all images
+    text_images: float  # per class, where its text says that its images are
     equal_shares: float  # weight of equal shares, relative to all images
 
 
-_ONE_MODEL = _Caution(16.0, 4.0)
-_MANY_MODELS = _Caution(4.0, 1.0)
-_EXAMPLES = _Caution(1.0, 1.0)
+_ONE_MODEL = _Caution(16.0, 0.0, 4.0)
+_MANY_MODELS = _Caution(4.0, 1.0, 1.0)
+_EXAMPLES = _Caution(1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +128,13 @@ def fit(
     if classes is None or not len(classes):
         strengths = np.full(len(heads), images.default_strength)
         return images.fitted([images.start] * len(heads), strengths, None)
-    folds = _folds(embeddings[0][: len(classes)], classes)
+    folds = folds_of(embeddings[0][: len(classes)], classes)
     images = replace(images, counts=effective_counts(np.ones(len(classes)) if weights is None else weights))
     losses, predicted = _cross_validate(images, classes, folds)
-    chosen = _best_strengths(losses.sum(axis=2))
+    chosen = _best_strengths(losses.sum(axis=2), len(classes))
     states = {s: images.em(STRENGTHS[s], np.arange(len(classes)), classes) for s in set(chosen.tolist())}
     right = _count_right(losses, predicted, folds, images, classes)
+    right[:-1][chosen == 0, 1] = right[:-1][chosen == 0, 0]  # it is the zero-shot head
     return images.fitted([states[s] for s in chosen], np.array(STRENGTHS)[chosen], right)
 
 
@@ -146,7 +148,7 @@ class _State:
     pool: Floats  # [N, C] pooled probabilities
     offsets: Floats  # [T, C] to use next
     logits: Floats  # [T, N, C]
-    means: Floats  # [N, C] weights of the images in the mean images of the classes
+    means: Floats  # [N + C, C] weights of the images and texts in the mean images of the classes
     bias: Floats  # [T, C] of the heads, relative to the zero-shot heads and the mean of all images
     shares: Floats  # [C]
 
@@ -161,8 +163,8 @@ class _Images:
     weights: Floats  # [T]
     given: Floats | None  # [C] shares
     centers: list[Floats]  # [D] mean image of each model
-    solved: list[Floats]  # [N, D] centered images, times the inverse covariance within classes
-    kernels: list[Floats]  # [N, N] inner products of centered images by that inverse
+    solved: list[Floats]  # [N + C, D] centered images and texts, times the inverse covariance within classes
+    kernels: list[Floats]  # [N + C, N + C] inner products of these by that inverse
     counts: Floats  # [E] effective number of each example
     start: _State  # after an EM without examples, from which all others start
 
@@ -192,11 +194,12 @@ class _Images:
         state = _State(pool, offsets, logits, pool, offsets, pool.mean(axis=0))
         images = cls(zero_shot, logits, information, weights, shares, centers, [], [], none, state)
         for _ in range(_ROUNDS):
+            both = [_with_texts(each, head, state.pool) for each, head in zip(centered, zero_shot, strict=True)]
             solved = [
                 _solve_within(each, scatter, state.pool, images.caution(0).pseudo_images)
-                for each, scatter in zip(centered, scatters, strict=True)
+                for each, scatter in zip(both, scatters, strict=True)
             ]
-            kernels = [each @ other.T for each, other in zip(centered, solved, strict=True)]
+            kernels = [each @ other.T for each, other in zip(both, solved, strict=True)]
             images = replace(images, solved=solved, kernels=kernels, start=state)
             state = images.em(images.default_strength)
         return replace(images, start=state)
@@ -241,12 +244,13 @@ class _Images:
             shares = self._shares(pool, counted, caution)
             weighted = pool * unlabeled_weight
             weighted[known] = examples
+            weighted = np.concatenate([weighted, text * caution.text_images * np.eye(weighted.shape[1])])
             means = weighted / (weighted.sum(axis=0) + caution.pseudo_images)
             logits, bias = text * self.logits, text * state.offsets + np.log(shares * len(shares))
             for each, own_bias, kernel in zip(logits, bias, self.kernels, strict=True):
                 products = kernel @ means
                 own_bias -= strength / 2 * (means * products).sum(axis=0)
-                each += strength * products + own_bias
+                each += strength * products[: len(each)] + own_bias
             probabilities = softmax(logits)
             pool = np.tensordot(self.weights, probabilities, axes=1)
             pool[known], pool[held_out] = examples, 0
@@ -290,14 +294,15 @@ class _Images:
         """[N, C] logits of a model on each image, from mean images without those in its fold."""
         text, strength = _parts(strength)
         logits = np.empty_like(self.logits[m])
-        folds = np.arange(len(logits)) % _FOLDS
+        folds = np.arange(len(state.means)) % FOLDS
+        folds[len(logits) :] = FOLDS  # texts are in none
         from_all = (state.means * (self.kernels[m] @ state.means)).sum(axis=0)
-        for fold in range(_FOLDS):
+        for fold in range(FOLDS):
             inside = folds == fold
             means = np.where(inside[:, None], 0, state.means)
             products = self.kernels[m] @ means
             bias = (means * products).sum(axis=0) - from_all
-            logits[inside] = strength * (products[inside] - bias / 2)
+            logits[inside[: len(logits)]] = strength * (products[inside] - bias / 2)
         return text * self.logits[m] + logits + (state.bias[m] if strength else 0)
 
 
@@ -306,16 +311,24 @@ def _parts(strength: float) -> tuple[float, float]:
     return (0.0, _ALONE) if strength == STRENGTHS[-1] else (1.0, strength)
 
 
-def _solve_within(centered: Floats, scatter: Floats, pool: Floats, pseudo_images: float) -> Floats:
-    """[N, D] centered images times the inverse of the shrunk covariance within classes, from probabilities [N, C]."""
-    n_images, n_dimensions = centered.shape
+def _with_texts(centered: Floats, head: Head, pool: Floats) -> Floats:
+    """[N + C, D] centered images, and where texts say that the images of classes are, by probabilities [N, C]."""
+    texts = (head.weights - head.weights.mean(axis=0)).astype(np.float64)
+    sums, counts = pool.T @ centered, pool.sum(axis=0)
+    length = max(0.0, float((sums * texts).sum() / max((counts @ texts**2).sum(), _MIN_SCALE)))
+    return np.concatenate([centered, length * texts])
+
+
+def _solve_within(both: Floats, scatter: Floats, pool: Floats, pseudo_images: float) -> Floats:
+    """[N + C, D] images and texts times the inverse of the shrunk covariance within classes, by probabilities."""
+    n_images, n_dimensions = len(pool), both.shape[1]
     counts = pool.sum(axis=0)
-    means = pool.T @ centered / (counts + pseudo_images)[:, None]
+    means = pool.T @ both[:n_images] / (counts + pseudo_images)[:, None]
     covariance = (scatter - (means.T * counts) @ means) / n_images
     ridge = max(float(np.trace(covariance)) / n_dimensions, _MIN_SCALE)
     covariance *= 1 - _RIDGE
     covariance[np.diag_indices(n_dimensions)] += _RIDGE * ridge
-    return np.asarray(np.linalg.solve(covariance, centered.T).T)
+    return np.asarray(np.linalg.solve(covariance, both.T).T)
 
 
 def _expected_shares(pool: Floats, examples: Floats) -> Floats:
@@ -341,19 +354,6 @@ def _pooled(weights: Floats, probabilities: Floats) -> Floats:
 # --- cross-validation -------------------------------------------------------------------------------------------------
 
 
-def _folds(embeddings: NDArray[np.float32], classes: Classes) -> Classes:
-    """[E] fold of each example; classes are spread over folds, and near-duplicates share one."""
-    folds = np.empty(len(classes), np.int64)
-    folds[np.argsort(classes, kind="stable")] = np.arange(len(classes)) % min(_FOLDS, len(classes))
-    centered = embeddings - embeddings.mean(axis=0)
-    centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), _MIN_SCALE)
-    twins = (centered @ centered.T > _DUPLICATE) | np.eye(len(classes), dtype=np.bool_)
-    first = np.arange(len(classes))
-    while (spread := np.where(twins, first, len(classes)).min(axis=1)).sum() < first.sum():
-        first = spread
-    return folds[first]
-
-
 def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[Floats, Floats]:
     """Predict each example from the others, with every strength.
 
@@ -370,12 +370,13 @@ def _cross_validate(images: _Images, classes: Classes, folds: Classes) -> tuple[
             predicted[s][:, held_out] = softmax(state.logits[:, held_out])
     true = predicted[:, :, np.arange(len(classes)), classes]
     losses = (predicted.argmax(axis=3) != classes) - _LOG_LOSS * np.log(np.maximum(true, _MIN_PROBABILITY))
-    return losses @ np.eye(_FOLDS)[folds], predicted
+    return losses @ np.eye(FOLDS)[folds], predicted
 
 
-def _best_strengths(losses: Floats) -> NDArray[np.intp]:
-    """[T] positions of the best strengths by losses [S, T]."""
-    return np.asarray(np.round(losses + _ADVANTAGE[:, None], DIGITS).argmin(axis=0))
+def _best_strengths(losses: Floats, n_examples: int) -> NDArray[np.intp]:
+    """[T] positions of the best strengths by losses [S, T] on some examples."""
+    advantage = _ADVANTAGE + _ALONE_ADVANTAGE * n_examples * (np.array(STRENGTHS) == 1)
+    return np.asarray(np.round(losses + advantage[:, None], DIGITS).argmin(axis=0))
 
 
 def _count_right(losses: Floats, predicted: Floats, folds: Classes, images: _Images, classes: Classes) -> Floats:
@@ -386,7 +387,7 @@ def _count_right(losses: Floats, predicted: Floats, folds: Classes, images: _Ima
     right = np.zeros((len(images.weights) + 1, 2))
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds == fold)
-        chosen = _best_strengths(losses.sum(axis=2) - losses[:, :, fold])
+        chosen = _best_strengths(losses.sum(axis=2) - losses[:, :, fold], len(classes) - len(rows))
         for column, strengths in enumerate((np.zeros_like(chosen), chosen)):
             probabilities = predicted[strengths, np.arange(len(strengths))][:, rows]
             every = np.concatenate([probabilities, _pooled(images.weights, probabilities)[None]])

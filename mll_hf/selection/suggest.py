@@ -1,4 +1,6 @@
-"""Which images to label: a random sample of those whose class tells most, with weights that make up for the choice.
+"""Examples: which images to label, what each counts, and their folds for cross-validation.
+
+Images to label are a random sample of those whose class tells most, with weights that make up for the choice.
 
 Images are drawn by systematic sampling with unequal probabilities (Madow, 1949), in the order of their predicted class
 and certainty, so that every class and level of certainty has about its share. An image's probability increases with the
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 # The probability of an image is proportional to this number plus the probability of its less probable classes. On
 # development data lower ones make the weights too unequal, higher ones gain nothing over equal probabilities.
 _CERTAIN = 0.3
+FOLDS = 5
+_DUPLICATE = 0.97  # cosine of images, relative to the mean image, that are kept in one fold
+_MIN_NORM = 1e-12
 
 
 def suggest(probabilities: Floats, count: int, seed: int = 0) -> tuple[NDArray[np.int64], Floats]:
@@ -67,3 +72,16 @@ def _chances(sizes: Floats, count: int) -> Floats:
 def effective_counts(weights: Floats) -> Floats:
     """Weights [E] of examples, scaled to sum to the number of equally weighted ones that tell as much."""
     return weights * (weights.sum() / (weights**2).sum())
+
+
+def folds_of(embeddings: NDArray[np.float32], classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[E] fold of each example; classes are spread over folds, and near-duplicates share one."""
+    folds = np.empty(len(classes), np.int64)
+    folds[np.argsort(classes, kind="stable")] = np.arange(len(classes)) % min(FOLDS, len(classes))
+    centered = embeddings - embeddings.mean(axis=0)
+    centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), _MIN_NORM)
+    twins = (centered @ centered.T > _DUPLICATE) | np.eye(len(classes), dtype=np.bool_)
+    first = np.arange(len(classes))
+    while (spread := np.where(twins, first, len(classes)).min(axis=1)).sum() < first.sum():
+        first = spread
+    return folds[first]
