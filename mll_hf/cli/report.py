@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from mll_hf.cli.output import recall_text
-from mll_hf.labels.branches import branch_recalls
 from mll_hf.selection import STRATEGIES, Figures, Selection, Strategy
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import gigaflops
@@ -134,13 +133,10 @@ def label_report(label: Label, graph: SemanticGraph, origin: Origin) -> str:
     for name, hits, support in zip(label.domain_names, label.domain_hits, label.domain_support, strict=True):
         tests = int(support.sum())
         facts.append([f"recall, {name}", f"{hits.sum() / max(tests, 1):.3f} in {tests} tests"])
-    branches = [[b.name, f"{b.recall:.3f}", str(b.concepts)] for b in _ends(branch_recalls(label, graph))]
     tested = np.flatnonzero((label.support > 0) & (graph.rival_counts > 0))  # without rivals it is always recognized
     ranked = _ends(tested[np.argsort(-label.node_precision[tested], kind="stable")].tolist())
     concepts = [[graph.concepts[v].name, f"{label.node_precision[v]:.3f}", str(label.support[v])] for v in ranked]
     parts = [table(["", ""], facts).lstrip("\n")]
-    if branches:
-        parts.append("Strongest and weakest branches\n" + table(["branch", "recall", "concepts"], branches))
     parts.append("Recognizes best and worst\n" + table(["concept", "recall", "images"], concepts))
     return "\n\n".join(parts)
 

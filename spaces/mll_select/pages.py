@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from huggingface_hub import constants
 
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_recalls
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.selection import Figures
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _MODELS_SHOWN = 10
 _CLASSES_SHOWN = 100
 _CONCEPTS_SHOWN = 3  # of a class
-_BRANCHES_SHOWN = 6  # best, and worst
 
 HEAD = (
     "<h1>Which vision model fits your images?</h1>"
@@ -287,13 +285,9 @@ def model_page(model: ListedModel) -> str:
         ["GFLOPs per image", gigaflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", _percent(model.imagenet)],
     ]
-    branches = []
     for graph, label in model.tests:
         recall = f"{_percent(label.mean_recall)} over {_counted(label.n_tested, 'concept')}"
         facts.append([f"mean recall on {escape(graph.name)}", recall])
-        found = branch_recalls(label, graph)
-        ends = found if len(found) <= 2 * _BRANCHES_SHOWN else [*found[:_BRANCHES_SHOWN], *found[-_BRANCHES_SHOWN:]]
-        branches += [[escape(b.name), _percent(b.recall), str(b.concepts), escape(b.definition)] for b in ends]
     published = [
         [escape(one.dataset), _percent(one.value), escape(one.metric), escape(one.domain or "general")]
         for one in model.published
@@ -302,7 +296,6 @@ def model_page(model: ListedModel) -> str:
         f"<h2>{_hub_link(model.name)}</h2>",
         table(f"About {model.name}", ("fact", "value"), facts),
         table("Published figures", ("data set", "figure", "metric", "domain"), published),
-        table("Strongest and weakest branches", ("branch", "recall", "concepts", "meaning"), branches),
     )
 
 
