@@ -173,7 +173,7 @@ def near_classes(classes: Sequence[str], domain: str | None, but: str = "") -> N
 
     ``but`` is a kin group of datasets to ignore.
     """
-    if mentions(domain or "", (*SPECIALIZED, *OTHER_STYLES)):
+    if is_specialized(domain) or mentions(domain or "", OTHER_STYLES):
         return None
     table = _data("class_recalls.json")["recalls"]
     found = []

@@ -194,12 +194,9 @@ class _Images:
         state = _State(pool, offsets, logits, pool, offsets, pool.mean(axis=0))
         images = cls(zero_shot, logits, information, weights, shares, centers, [], [], none, state)
         for _ in range(_ROUNDS):
-            both = [_with_texts(each, head, state.pool) for each, head in zip(centered, zero_shot, strict=True)]
-            solved = [
-                _solve_within(each, scatter, state.pool, images.caution(0).pseudo_images)
-                for each, scatter in zip(both, scatters, strict=True)
-            ]
-            kernels = [each @ other.T for each, other in zip(both, solved, strict=True)]
+            parts, pseudo_images = zip(centered, scatters, zero_shot, strict=True), images.caution(0).pseudo_images
+            by_model = [_solve_within(*part, state.pool, pseudo_images) for part in parts]
+            solved, kernels = map(list, zip(*by_model, strict=True))
             images = replace(images, solved=solved, kernels=kernels, start=state)
             state = images.em(images.default_strength)
         return replace(images, start=state)
@@ -311,24 +308,27 @@ def _parts(strength: float) -> tuple[float, float]:
     return (0.0, _ALONE) if strength == STRENGTHS[-1] else (1.0, strength)
 
 
-def _with_texts(centered: Floats, head: Head, pool: Floats) -> Floats:
-    """[N + C, D] centered images, and where texts say that the images of classes are, by probabilities [N, C]."""
-    texts = (head.weights - head.weights.mean(axis=0)).astype(np.float64)
+def _solve_within(
+    centered: Floats, scatter: Floats, head: Head, pool: Floats, pseudo_images: float
+) -> tuple[Floats, Floats]:
+    """Images and texts by the shrunk covariance within classes, from probabilities [N, C].
+
+    Returns:
+        [N + C, D] centered images, and where texts say that the images of classes are, times the inverse covariance;
+        [N + C, N + C] their inner products by it.
+    """
+    n_images, n_dimensions = centered.shape
     sums, counts = pool.T @ centered, pool.sum(axis=0)
+    texts = (head.weights - head.weights.mean(axis=0)).astype(np.float64)
     length = max(0.0, float((sums * texts).sum() / max((counts @ texts**2).sum(), _MIN_SCALE)))
-    return np.concatenate([centered, length * texts])
-
-
-def _solve_within(both: Floats, scatter: Floats, pool: Floats, pseudo_images: float) -> Floats:
-    """[N + C, D] images and texts times the inverse of the shrunk covariance within classes, by probabilities."""
-    n_images, n_dimensions = len(pool), both.shape[1]
-    counts = pool.sum(axis=0)
-    means = pool.T @ both[:n_images] / (counts + pseudo_images)[:, None]
+    both = np.concatenate([centered, length * texts])
+    means = sums / (counts + pseudo_images)[:, None]
     covariance = (scatter - (means.T * counts) @ means) / n_images
     ridge = max(float(np.trace(covariance)) / n_dimensions, _MIN_SCALE)
     covariance *= 1 - _RIDGE
     covariance[np.diag_indices(n_dimensions)] += _RIDGE * ridge
-    return np.asarray(np.linalg.solve(covariance, both.T).T)
+    solved = np.linalg.solve(covariance, both.T).T
+    return solved, both @ solved.T
 
 
 def _expected_shares(pool: Floats, examples: Floats) -> Floats:

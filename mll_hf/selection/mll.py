@@ -70,7 +70,7 @@ def estimated_recall(candidates: Candidates, class_weight: float) -> tuple[Float
     for g in graphs_in_use(labels, candidates.domain):
         rows, known = labels.union.rows[g, selected], labels.known[g]
         columns, mean = np.flatnonzero(rows >= 0), mean_recall_among(labels, g, n_candidates)
-        found, n_images = recall_on_graph(labels, g, rows[columns], n_candidates)
+        found, n_images = recall_on_graph(labels, g, rows[columns], n_candidates, mean)
         weights = np.where(known[:, None], n_images + PRIOR_IMAGES, 0)
         sums[:, columns] += weights * found
         images[:, columns] += weights
@@ -91,13 +91,13 @@ def estimated_recall(candidates: Candidates, class_weight: float) -> tuple[Float
 
 
 def recall_on_graph(
-    labels: JoinedLabels, g: int, rows: NDArray[np.int32], n_candidates: int
+    labels: JoinedLabels, g: int, rows: NDArray[np.int32], n_candidates: int, mean: Floats
 ) -> tuple[Floats, NDArray[np.float64]]:
     """[M, K] recall on concepts of a graph among this many candidates, shrunk toward the hypernyms; numbers of images.
 
     ``p_v = (n_v q_v + n0 prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected recall among that many
     candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v``. For roots the
-    prior is the model's mean over this graph, since recall is not comparable between graphs.
+    prior is the model's ``mean`` [M] over this graph, since recall is not comparable between graphs.
     """
     graph = labels.union.graphs[g]
     wanted = set(rows.tolist()).union(*(graph.ancestors[v].tolist() for v in rows))
@@ -108,10 +108,10 @@ def recall_on_graph(
     for m, label in enumerate(labels.on_graph(g)):
         if label is not None:
             won[m], images[m] = expected_wins(label.ranks[concepts], chances), label.support[concepts]
-    prior, shrunk = mean_recall_among(labels, g, n_candidates), np.empty_like(won)
+    shrunk = np.empty_like(won)
     for v, column in position.items():
         above = [position[parent] for parent in graph.parents[v]]
-        toward = shrunk[:, above].mean(axis=1) if above else prior
+        toward = shrunk[:, above].mean(axis=1) if above else mean
         shrunk[:, column] = (won[:, column] + PRIOR_IMAGES * toward) / (images[:, column] + PRIOR_IMAGES)
     selected = [position[v] for v in rows.tolist()]
     return shrunk[:, selected], images[:, selected]
