@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from mll_hf.cli.parser import Parser
     from mll_hf.matching.describe import Description
+    from mll_hf.selection.result import Selection
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -81,14 +82,20 @@ def _select(args: argparse.Namespace) -> int:
         print(
             f"To know better, fit these models to your images: mll-hf fit PHOTOS --classes {_again(classes)} -o choice"
         )
+    _note_on_matching(selection)
+    return 0
+
+
+def _note_on_matching(selection: Selection) -> None:
+    """Name classes that no concept matches, where that leaves the accuracy not known."""
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     uncovered = [name for name in uncovered if name.isascii()]  # others have a note on their language
-    if len(classes) > 1 and uncovered and selection.strategy is Strategy.MLL:
+    is_known = selection.estimate is not None and selection.estimate.known.any()
+    if len(selection.classes) > 1 and uncovered and selection.strategy is Strategy.MLL and not is_known:
         note(
-            f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
-            "level. Check their spelling (names are compared in English)"
+            f"no concept matches {abridged(uncovered, 5)}, so these names say nothing about accuracy; check that they "
+            "are English and spelled right"
         )
-    return 0
 
 
 def _again(classes: tuple[str, ...]) -> str:

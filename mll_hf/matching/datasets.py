@@ -31,12 +31,13 @@ HALF, NEARLY_ALL, MIN_OF_SUBSET = 0.5, 0.95, 10
 
 @dataclass(frozen=True, slots=True)
 class KnownDataset:
-    """The classes of a dataset, in all their spellings, and the source of these."""
+    """The classes of a dataset, in all their spellings, with their source, and its domain if models are made for it."""
 
     id: str  # as in the tables of published figures
     title: str
     source: str
     classes: tuple[tuple[str, ...], ...]
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,10 @@ from mll_hf.models.known import records
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from mll_hf.matching.datasets import Recognized
+
 _TOUCHED = 0.5  # mean weight of the words of a domain over the classes
+_MANY, _TOUCHED_BY_MANY = 12, 0.3  # in data sets of other domains no more than .16
 _BESIDE = 0.75  # of the strongest domain: weaker ones are not touched
 _IN_BRANCH = 0.8  # share of the classes
 _MOST_WORDS = 12  # of a class name
@@ -35,7 +38,7 @@ class DomainWords:
     Attributes:
         domain: The domain.
         kind: ``option`` (in the user's domain or task), ``inside`` (anywhere in a class name), ``heads`` (its last
-            word, after others) or ``instances`` (the whole name, in capitals).
+            word, after others), ``whole`` (the whole name) or ``instances`` (the whole name, in capitals).
         weight: 1, or less for words that everyday tasks have, too.
         words: The words.
     """
@@ -54,7 +57,11 @@ def domain_words(kind: str) -> tuple[tuple[str, float, frozenset[str]], ...]:
 
 
 def domains_of(
-    classes: Sequence[str], domain: str | None = None, task: str | None = None, branches: Sequence[Collection[str]] = ()
+    classes: Sequence[str],
+    domain: str | None = None,
+    task: str | None = None,
+    branches: Sequence[Collection[str]] = (),
+    dataset: Recognized | None = None,
 ) -> tuple[str, ...]:
     """The domains of specialists that a task touches, the strongest first; none for everyday classes."""
     scores: dict[str, float] = defaultdict(float)
@@ -67,20 +74,19 @@ def domains_of(
         scores[_SPECIES] = 1.0
     for text in filter(None, (domain, task)):
         scores |= dict.fromkeys(_found(stems(text), "option"), 1.0)
-    enough = max(_TOUCHED, _BESIDE * max(scores.values(), default=0.0))
+    if dataset:
+        scores |= {known.domain: 1.0 for known in dataset.datasets if known.domain}
+    enough = max(_TOUCHED_BY_MANY if len(named) >= _MANY else _TOUCHED, _BESIDE * max(scores.values(), default=0.0))
     return tuple(sorted((claim for claim, score in scores.items() if score >= enough), key=lambda c: (-scores[c], c)))
 
 
 def _weights_of(name: str) -> Mapping[str, float]:
     words = stems(name)[:_MOST_WORDS]
-    found = dict(_found(words, "inside"))
-    if len(words) > 1 and any(words[-1] in heads for _, _, heads in domain_words("heads")):
+    whole, kinds = " ".join(words), ("whole", "instances") if name[:1].isupper() else ("whole",)
+    found = {claim: weight for kind in kinds for claim, weight, names in domain_words(kind) if whole in names}
+    found |= _found(words, "inside")
+    if is_binomial(name) or (len(words) > 1 and any(words[-1] in heads for _, _, heads in domain_words("heads"))):
         found[_SPECIES] = 1.0
-    if is_binomial(name):
-        found[_SPECIES] = 1.0
-    if name[:1].isupper():
-        whole = " ".join(words)
-        found |= {claim: weight for claim, weight, names in domain_words("instances") if whole in names}
     return found
 
 

@@ -56,7 +56,9 @@ def language_of(classes: Sequence[str]) -> str:
     names = [name for name in classes if any(map(str.isalpha, name))][:_MOST_NAMES]
     if 2 * sum(map(is_binomial, names)) >= len(names):
         return ENGLISH
-    (script, _), *_ = Counter(script for script in scripts_of(names) if script).most_common()
+    scripts = scripts_of(names)
+    (script, _), *_ = Counter(filter(None, scripts)).most_common()
+    names = [name for name, each in zip(names, scripts, strict=True) if each == script]
     share = _english_share(names) if script == _LATIN else 0.0
     if share > _ENGLISH_SHARE:
         return ENGLISH
@@ -77,7 +79,7 @@ def _english_share(names: Sequence[str]) -> float:
 
 @cache
 def _named_in_english() -> frozenset[str]:
-    kinds = ("inside", "heads", "option")
+    kinds = ("inside", "heads", "whole", "option")
     words = {word for kind in kinds for _, _, names in domain_words(kind) for text in names for word in text.split()}
     return frozenset(words).union(*(stems(lemma) for each in published_graph().concepts for lemma in each.lemmas))
 

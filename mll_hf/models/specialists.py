@@ -21,6 +21,7 @@ from mll_hf.utils.text import parameter_count
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from mll_hf.matching.datasets import Recognized
     from mll_hf.models.figures import Figure
     from mll_hf.models.known import KnownModel
 
@@ -83,6 +84,7 @@ def nominate(
     task: str | None = None,
     branches: Sequence[Collection[str]] = (),
     language: str | None = None,
+    dataset: Recognized | None = None,
 ) -> tuple[Nominee, ...]:
     """The models that claim a domain or the language of a task, recommended ones first, then by their gain.
 
@@ -92,9 +94,11 @@ def nominate(
         task: What is recognized, as the user says it.
         branches: [C] names of the hypernyms of each class's concept, where there is one.
         language: Code of the language of the names, instead of detecting it.
+        dataset: The known dataset whose classes these are.
     """
     language = language_of(classes) if language is None else language
-    found = [nominee for claim in domains_of(classes, domain, task, branches) for nominee in _of_domain(claim)]
+    claims = domains_of(classes, domain, task, branches, dataset)
+    found = [nominee for claim in claims for nominee in _of_domain(claim)]
     found += _of_language(language) if language != ENGLISH else ()
     return tuple(sorted(found, key=_order))
 

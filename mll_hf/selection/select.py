@@ -76,7 +76,7 @@ def select(
     strategy, is_ours = STRATEGIES[config.strategy], config.strategy is Strategy.MLL
     classes, domain = candidates.match.classes, candidates.domain
     language, dataset = language_of(classes), recognize(classes)
-    nominees = nominate(classes, domain, task, _branches(candidates), language)
+    nominees = nominate(classes, domain, task, _branches(candidates), language, dataset)
     if is_ours:
         candidates = add_nominees(candidates, nominees)
     within = within_limits(candidates, config)

@@ -5,12 +5,14 @@
 The roots are in domain_roots.csv, with their sources: words, or synsets of WordNet 3.0. Kinds of words:
 
 - option: in --domain or --task;
-- inside: anywhere in a class name; ``below`` are the names of all synsets below a root;
+- inside: anywhere in a class name; ``below`` are names of synsets below a root;
 - heads: the last word of a longer class name ("blue jay"): names of synsets below a root that end the name of one of
   their hyponyms;
+- whole: the whole class name ("chaffinch"): names of synsets below a root with few synsets below them;
 - instances: the whole class name, in capitals: names of the instances below a root (countries, cities).
 
-Words are stems, as `mll_hf.matching.words.stems` makes them.
+Of names with several senses ``below`` only has those that mostly mean a synset below a root, as WordNet counts. Words
+are stems, as `mll_hf.matching.words.stems` makes them.
 """
 
 from __future__ import annotations
@@ -34,17 +36,20 @@ if TYPE_CHECKING:
 
 COLUMNS = ("domain", "kind", "weight", "words", "source")
 MIN_LETTERS = 3
+FEW = 5
 EVERYDAY = frozenset({
-    "almond", "anchovy", "apple", "apricot", "ash", "band", "bass", "belt", "block", "break", "brush", "bug", "bun",
-    "button", "campion", "canary", "cap", "chain", "char", "chat", "cherry", "chicken", "clam", "cock", "coffee",
-    "cold", "copper", "crab", "crane", "cricket", "cross", "crown", "dinosaur", "dory", "drum", "emperor",
-    "everlasting", "fell", "fig", "fish", "flicker", "flower", "fowl", "fruit", "growth", "grunt", "habit",
-    "hazelnut", "helmet", "hen", "hind", "jack", "kite", "lemon", "lime", "lobster", "mahogany", "martin", "mildew",
-    "mold", "mole", "monitor", "mule", "nut", "olive", "orange", "oyster", "pack", "palm", "peach", "pear", "pink",
-    "plant", "plum", "pout", "prawn", "pump", "python", "racer", "ray", "ring", "roller", "rust", "salmon",
-    "sardine", "sawyer", "screamer", "shrimp", "skate", "slip", "smelt", "smut", "sole", "squid", "stilt", "stock",
-    "stole", "sucker", "swallow", "swift", "tail", "tick", "tit", "train", "tree", "trumpeter", "tuna", "turkey",
-    "whiff", "whiting", "wrap", "yeast",
+    "almond", "anchovy", "apple", "apricot", "ash", "band", "bass", "bead", "belt", "block", "break", "brush", "bug",
+    "bun", "button", "campion", "canary", "cap", "chain", "char", "chat", "cherry", "chicken", "clam", "cock",
+    "coffee", "cold", "copper", "cord", "crab", "crane", "crash helmet", "cricket", "cross", "crown", "diamond",
+    "dinosaur", "dory", "drawer", "drum", "emperor", "everlasting", "fell", "fig", "fish", "flat", "flicker", "flower",
+    "foundation", "fowl", "fruit", "growth", "grunt", "habit", "hazelnut", "helmet", "hen", "hind", "jack", "kite",
+    "lemon", "life belt", "lime", "lobster", "mac", "mahogany", "martin", "mildew", "mini", "mold", "mole", "monitor",
+    "mule", "nut", "olive", "orange", "oyster", "pack", "palm", "peach", "pear", "pearl", "pin", "pink", "plant",
+    "plum", "pout", "prawn", "precious stone", "pump", "python", "racer", "ray", "ring", "roller", "ruby", "rust",
+    "safety belt", "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short",
+    "shrimp", "skate", "slack", "slip", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt",
+    "stock", "stole", "sucker", "swallow", "swift", "tail", "tick", "tit", "train", "trapping", "tree", "trumpeter",
+    "tuna", "turkey", "turtle", "washable", "weed", "whiff", "whiting", "wrap", "yeast",
 })  # fmt: skip
 """Stems that mostly mean something else."""
 
@@ -53,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wordnet", type=Path, default=DEBIAN, metavar="FOLDER", help="WordNet 3.0")
-    synsets = read_nouns(parser.parse_args(arguments).wordnet)
+    folder = parser.parse_args(arguments).wordnet
+    synsets, first = read_nouns(folder), _first_senses(folder)
     below: dict[str, list[str]] = defaultdict(list)
     for wnid, synset in synsets.items():
         for hypernym in synset.hypernyms:
@@ -61,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     for row in build.looked_up("domain_roots"):
         given = row["words"].split("|")
-        names = given if row["kind"] in ("option", "inside") else _names(row["kind"], given, synsets, below)
+        names = given if row["kind"] in ("option", "inside") else _names(row["kind"], given, synsets, below, first)
         words = sorted({" ".join(stems(name)) for name in names if len(name) >= MIN_LETTERS or row["kind"] == "option"})
         kind = "inside" if row["kind"] == "below" else row["kind"]
         rows.append(row | {"kind": kind, "words": "|".join(word for word in words if word not in EVERYDAY)})
@@ -69,15 +75,33 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _names(kind: str, roots: list[str], synsets: Mapping[str, Synset], below: Mapping[str, list[str]]) -> Iterator[str]:
-    for wnid in _descendants(roots, below):
+def _first_senses(folder: Path) -> Mapping[str, str]:
+    """Name -> wnid of what it means most often; ``index.noun`` is described in the man page wndb(5)."""
+    lines = (folder / "index.noun").read_text(encoding="utf-8").splitlines()
+    fields = [line.split() for line in lines if not line.startswith("  ")]
+    return {words[0].replace("_", " "): f"n{words[6 + int(words[3])]}" for words in fields}
+
+
+def _names(
+    kind: str,
+    roots: list[str],
+    synsets: Mapping[str, Synset],
+    below: Mapping[str, list[str]],
+    first: Mapping[str, str],
+) -> Iterator[str]:
+    found = _descendants(roots, below)
+    for wnid in found:
         lemmas = synsets[wnid].lemmas
         if kind == "heads":
             parts = {
                 stems(lemma)[-1:] for child in below.get(wnid, ()) for lemma in synsets[child].lemmas if " " in lemma
             }
             yield from (lemma for lemma in lemmas if stems(lemma) in parts)
-        elif kind == "below" or (wnid not in roots and lemmas[0][:1].isupper()):
+        elif kind == "instances":
+            yield from lemmas if wnid not in roots and lemmas[0][:1].isupper() else ()
+        elif kind == "below":
+            yield from (lemma for lemma in lemmas if first[lemma.lower()] in found)
+        elif len(_descendants([wnid], below)) <= FEW:
             yield from lemmas
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mll_hf.matching.datasets import KnownDataset, Recognized
 from mll_hf.models.domains import domains_of
 from mll_hf.models.language import language_of
 from mll_hf.models.specialists import language_figures, nominate, nomination_notes
@@ -16,7 +17,9 @@ LISTS = Path(__file__).resolve().parents[2] / "scripts" / "benchmark" / "data"
 SKIN = ("melanoma", "nevus", "basal cell carcinoma")
 
 
-@pytest.mark.parametrize(("name", "least"), [("nomination_lists", 19), ("nomination_lists_later", 29)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("nomination_lists", 19), ("nomination_lists_later", 31), ("nomination_lists_third", 45)]
+)
 def test_lists_get_their_domain_and_language(name, least):
     right: Counter[str] = Counter()
     with (LISTS / f"{name}.csv").open(encoding="utf-8") as file:
@@ -54,6 +57,17 @@ def test_the_users_words_and_branches_count():
     assert domains_of(["cat", "dog"]) == ()
     assert domains_of(["roof", "road"], domain="satellite image") == ("remote sensing",)
     assert domains_of(["a", "b"], task="chest X-ray triage") == ("radiology",)
+    airfields = [
+        "airport",
+        "beach",
+        "bridge",
+        "desert",
+        "park",
+        "port",
+    ]  # a list of places, if the data set is not known
+    assert domains_of(airfields) == ()
+    remote = KnownDataset("whu-rs19", "WHU-RS19", "", (), "remote sensing")
+    assert domains_of(places, dataset=Recognized((remote,), 6, 1, 1)) == ("remote sensing",)
     birds = [{"bird", "animal"}] * 3
     assert domains_of(["robin", "jay", "magpie"], branches=birds) == ("species",)
     assert domains_of(["robin", "jay", "cup"], branches=[*birds[:2], set()]) == ()
@@ -66,6 +80,8 @@ def test_models_of_a_language_are_ranked_by_its_table():
     assert nominees[0].accuracy == language_figures("de")["ViT-B-16-SigLIP-i18n-256/webli"]
     assert nominate(["Hund", "Katze"], language="en") == ()
     assert language_of(["Hund", "Katze"]) == "de"  # although two names may be Basque, too
+    assert language_of(["dog", "cat", "кошка", "корова"]) == "en"  # a note says that the scripts differ
+    assert language_of(["dog", "кошка", "корова"]) == "ru"
     swahili = nominate(["mbwa", "paka", "farasi", "ng'ombe"])
     assert swahili[0].model.name == "nllb-clip-large/v1"
     unknown = nominate(["ਕੁੱਤਾ", "ਬਿੱਲੀ"])  # Punjabi, without figures
