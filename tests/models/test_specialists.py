@@ -57,15 +57,8 @@ def test_the_users_words_and_branches_count():
     assert domains_of(["cat", "dog"]) == ()
     assert domains_of(["roof", "road"], domain="satellite image") == ("remote sensing",)
     assert domains_of(["a", "b"], task="chest X-ray triage") == ("radiology",)
-    airfields = [
-        "airport",
-        "beach",
-        "bridge",
-        "desert",
-        "park",
-        "port",
-    ]  # a list of places, if the data set is not known
-    assert domains_of(airfields) == ()
+    places = ["airport", "beach", "bridge", "desert", "park", "port"]
+    assert domains_of(places) == ()
     remote = KnownDataset("whu-rs19", "WHU-RS19", "", (), "remote sensing")
     assert domains_of(places, dataset=Recognized((remote,), 6, 1, 1)) == ("remote sensing",)
     birds = [{"bird", "animal"}] * 3
