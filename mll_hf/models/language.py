@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENGLISH = "en"
+_LATIN_NAMES = "la"  # of species and diseases, in English lists
 _LATIN = "LATIN"
 _AMBIGUOUS = ("LATIN", "CYRILLIC", "ARABIC")  # scripts in which the detector tells languages apart
 _ENGLISH_SHARE = 0.5  # of the words; more are English
@@ -53,7 +55,7 @@ def languages() -> tuple[Language, ...]:
 
 def language_of(classes: Sequence[str]) -> str:
     """Code of the language of class names; empty if it is none that figures are known for, or cannot be told."""
-    names = [name for name in classes if any(map(str.isalpha, name))][:_MOST_NAMES]
+    names = [name for name in classes if any(map(str.isalpha, name)) and not re.search(r"\d", name)][:_MOST_NAMES]
     if 2 * sum(map(is_binomial, names)) >= len(names):
         return ENGLISH
     scripts = scripts_of(names)
@@ -79,7 +81,7 @@ def _english_share(names: Sequence[str]) -> float:
 
 @cache
 def _named_in_english() -> frozenset[str]:
-    kinds = ("inside", "heads", "whole", "option")
+    kinds = ("inside", "heads", "whole", "instances", "option")
     words = {word for kind in kinds for _, _, names in domain_words(kind) for text in names for word in text.split()}
     return frozenset(words).union(*(stems(lemma) for each in published_graph().concepts for lemma in each.lemmas))
 
@@ -97,7 +99,7 @@ def _detect(names: Sequence[str], written: Sequence[Language], english_share: fl
     best, second = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
     least, per_share = _ENGLISH_MARGIN
     margin = scores[best] - scores.get(ENGLISH, -math.inf)
-    if margin < max(least, per_share * english_share):
+    if best == _LATIN_NAMES or margin < max(least, per_share * english_share):
         return ENGLISH
     is_sure = len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN
     return best if is_sure else next(each.code for each in written if each.code in (best, second))

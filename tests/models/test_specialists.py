@@ -75,6 +75,8 @@ def test_models_of_a_language_are_ranked_by_its_table():
     assert language_of(["Hund", "Katze"]) == "de"  # although two names may be Basque, too
     assert language_of(["dog", "cat", "кошка", "корова"]) == "en"  # a note says that the scripts differ
     assert language_of(["dog", "кошка", "корова"]) == "ru"
+    for classes in (["Bulgaria", "Iraq", "Belgium"], ["Quercus", "Larix", "Fagus"], ["Fokker 100", "BAE-125", "C-47"]):
+        assert language_of(classes) == "en"
     swahili = nominate(["mbwa", "paka", "farasi", "ng'ombe"])
     assert swahili[0].model.name == "nllb-clip-large/v1"
     unknown = nominate(["ਕੁੱਤਾ", "ਬਿੱਲੀ"])  # Punjabi, without figures
