@@ -23,8 +23,6 @@ from mll_hf.hub.connection import connect, download_listed, hub_errors, read_hea
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from huggingface_hub import HfApi
-
     from mll_hf.hub.connection import Head
 
 HUB = "hub"
@@ -128,12 +126,10 @@ def bytes_of_images(location: str | Path, images: str | Path | None = None) -> i
     source = _locate(location, images)[2]
     if not is_on_hub(source):
         return 0
-    dataset = parse_dataset(str(source))
-    with _images_errors(dataset):
-        head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
-    cached = partial(try_to_load_from_cache, head.repo_id, repo_type="dataset", revision=head.sha)
-    wanted = (path for path in head.files if fnmatchcase(path, IMAGE_FILES))
-    return sum(head.files[path].size for path in wanted if not isinstance(cached(path), str))
+    with _images_of(str(source)) as head:
+        cached = partial(try_to_load_from_cache, head.repo_id, repo_type="dataset", revision=head.sha)
+        wanted = (path for path in head.files if fnmatchcase(path, IMAGE_FILES))
+        return sum(head.files[path].size for path in wanted if not isinstance(cached(path), str))
 
 
 def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphWithImages:
@@ -143,20 +139,37 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     graph, or else at the location that the graph names.
     """
     graph, place, source = _locate(location, images)
-    if is_on_hub(source):
-        return GraphWithImages(graph, place, *_fetch_images(str(source)))
-    return GraphWithImages(graph, place, *_folder(source))
+    if not is_on_hub(source):
+        return GraphWithImages(graph, place, *_folder(source))
+    with _images_of(str(source)) as head:
+        folder = snapshot_download(
+            head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
+        )
+    return GraphWithImages(graph, place, Path(folder), str(DatasetLocation(head.repo_id, head.sha)))
+
+
+def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
+    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images."""
+    return _open_graph(location, token)[0]
+
+
+def _open_graph(location: str | Path, token: str | None = None) -> tuple[SemanticGraph, str, bool]:
+    """A graph, its location, and whether its images are beside it."""
+    if not is_on_hub(location):
+        folder, place = _folder(location)
+        return load_graph(folder), place, bool(image_files(folder))
+    api, dataset = connect(token), parse_dataset(str(location))
+    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    if GRAPH_FILE not in head.files:
+        raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
+    graph = load_graph(download_listed(api, head, GRAPH_FILE, MAX_GRAPH_BYTES), head.repo_id)
+    has_images = any(fnmatchcase(path, IMAGE_FILES) for path in head.files)
+    return graph, str(DatasetLocation(head.repo_id, head.sha)), has_images
 
 
 def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGraph, str, str | Path]:
     """A graph, its location, and that of its images."""
-    if is_on_hub(location):
-        head = _graph_head(connect(), parse_dataset(str(location)))
-        place = str(DatasetLocation(head.repo_id, head.sha))
-        graph, has_images = fetch_graph(place), any(fnmatchcase(path, IMAGE_FILES) for path in head.files)
-    else:
-        folder, place = _folder(location)
-        graph, has_images = load_graph(folder), bool(image_files(folder))
+    graph, place, has_images = _open_graph(location)
     named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # not a local folder
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
@@ -164,42 +177,17 @@ def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGr
     return graph, place, source
 
 
-def _fetch_images(location: str) -> tuple[Path, str]:
-    """The folder of the probe images of a dataset, and its location at the current commit."""
+@contextmanager
+def _images_of(location: str) -> Iterator[Head]:
+    """The commit of a dataset of probe images; errors in the block say what to do if they cannot be read."""
     dataset = parse_dataset(location)
-    with _images_errors(dataset):
+    try:
         head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
         with hub_errors(head.repo_id):
-            folder = snapshot_download(
-                head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
-            )
-    return Path(folder), str(DatasetLocation(head.repo_id, head.sha))
-
-
-@contextmanager
-def _images_errors(dataset: DatasetLocation) -> Iterator[None]:
-    """Say what to do if the probe images in a dataset cannot be read."""
-    try:
-        yield
+            yield head
     except HubError as error:
         if error.status not in _NO_ACCESS:
             raise
         page = f"{constants.ENDPOINT}/datasets/{dataset.repo_id}"
         reason = f"its probe images are private, gated or gone; ask for access at {page}, or give a copy with --images"
         raise HubError(dataset.repo_id, reason, error.status) from None
-
-
-def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
-    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images."""
-    if not is_on_hub(location):
-        return load_graph(_folder(location)[0])
-    api = connect(token)
-    head = _graph_head(api, parse_dataset(str(location)))
-    return load_graph(download_listed(api, head, GRAPH_FILE, MAX_GRAPH_BYTES), head.repo_id)
-
-
-def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
-    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
-    if GRAPH_FILE not in head.files:
-        raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
-    return head
