@@ -93,8 +93,7 @@ def _note_on_matching(selection: Selection) -> None:
     is_known = selection.estimate is not None and selection.estimate.known.any()
     if len(selection.classes) > 1 and uncovered and selection.strategy is Strategy.MLL and not is_known:
         note(
-            f"no concept matches {abridged(uncovered, 5)}, so these names say nothing about accuracy; check that they "
-            "are English and spelled right"
+            f"no concept matches {abridged(uncovered, 5)}: names, compared in English, say nothing about accuracy here"
         )
 
 

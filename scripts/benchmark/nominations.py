@@ -9,12 +9,15 @@ DIR has babel_imagenet_12models.csv and ostb.csv, which are for evaluation only.
   60 were right before anything was changed for them; some of each were changed since.
 - Languages: Babel-ImageNet, 76 languages besides English in which at least 200 classes have a name.
 - Remote sensing: 9 models on 10 data sets of OSTB, each left out in turn.
+- What five users see, without the Hub: the answers and notes of `mll-hf select`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
+import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -38,6 +41,14 @@ LISTS = ("nomination_lists", "nomination_lists_later", "nomination_lists_third")
 ENGLISH, EVERYWHERE = "en", "ViT-B-16-SigLIP-i18n-256@webli"
 PROMPTS = ("label", "nllb_dist13b_prompts")
 MIN_CLASSES = 200
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+USERS = {
+    "A dermatologist": "melanoma, nevus, basal cell carcinoma, seborrheic keratosis, dermatofibroma",
+    "A Japanese shop": "Tシャツ, スニーカー, 腕時計, ハンドバッグ, ワンピース",
+    "A drone operator": "building, road, car parking, football field, river, forest",
+    "A birder": "house sparrow, tree sparrow, chaffinch, robin, great tit, blue tit",
+    "A factory": "corroded pipe, intact pipe, weld",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +64,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("## Loss against the best model, in points\n")
         rows = [*languages(read(tables / "babel_imagenet_12models.csv")), *aerial(read(tables / "ostb.csv"))]
         print("\n".join(markdown_table(("choice", "judged on", "loss"), rows)))
+    print("\n## What five users see, without the Hub\n")
+    for user, classes in USERS.items():
+        print(f"{user}:\n\n```\n$ mll-hf select --classes '{classes}'\n{seen(classes)}```\n")
     return 0
+
+
+def seen(classes: str) -> str:
+    """Answer and notes of ``select`` from published figures."""
+    command = [sys.executable, "-m", "mll_hf", "select", "--labels", "published", "--classes", classes]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | OFFLINE)
+    return result.stdout + result.stderr
 
 
 def judged_lists(name: str) -> list[str]:
