@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,20 +20,19 @@ from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from mll_hf.models.batches import in_background, use_one_torch_thread
+from mll_hf.models.batches import encode, in_threads
 from mll_hf.selection.head import Head
 from mll_hf.utils.files import digest_of, write_atomically
-from mll_hf.utils.images import open_image, usable_cores
+from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.residents import Residents
     from mll_hf.labels.label import ModelRef
-    from mll_hf.models import VisionLanguageModel
     from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.images import ImageLike
 
@@ -78,31 +76,16 @@ def embed_images(
         except MemoryError:
             return None
 
-    with progress, closing(_in_threads(prepare, batches)) as prepared:
+    with progress, closing(in_threads(prepare, batches)) as prepared:
         for batch in prepared:
             progress.update(len(batch))
-            readable = np.array([inputs is not None for inputs in batch])
             found = [np.full((len(batch), model.embedding_size), np.nan, np.float32) for model in known]
-            by_model = list(zip(*(inputs for inputs in batch if inputs is not None), strict=True))
-            for row in sorted(range(len(by_model)), key=lambda row: models[row] not in residents):
-                work = partial(_encode, by_model[row], batch_size)
-                found[row][readable] = residents.use(models[row], work)
+            if any(batch):
+                for row in sorted(range(len(models)), key=lambda row: models[row] not in residents):
+                    inputs = [None if each is None else each[row] for each in batch]
+                    size = batch_size or known[row].batch_size
+                    found[row] = residents.use(models[row], partial(encode, inputs=inputs, batch_size=size))
             yield found
-
-
-def _encode(inputs: Sequence[torch.Tensor], batch_size: int | None, model: VisionLanguageModel) -> NDArray[np.float32]:
-    import torch
-
-    pixels, size = torch.stack(list(inputs)), batch_size or model.batch_size
-    return np.concatenate([model.encode_pixels(pixels[n : n + size]) for n in range(0, len(pixels), size)])
-
-
-def _in_threads(
-    prepare: Callable[[ImageLike], Inputs | None], batches: Iterable[Sequence[ImageLike]]
-) -> Generator[list[Inputs | None]]:
-    """Prepare the items of each batch in threads, two batches ahead."""
-    with ThreadPoolExecutor(usable_cores(), initializer=use_one_torch_thread) as pool:
-        yield from in_background(list(pool.map(prepare, batch)) for batch in batches)
 
 
 # --- kept embeddings --------------------------------------------------------------------------------------------------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import BrokenExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.errors import InputError, ModelError
-from mll_hf.models.batches import Decoders, in_background
+from mll_hf.errors import InputError
+from mll_hf.models.batches import encode, in_threads
 from mll_hf.utils.files import storage_errors
-from mll_hf.utils.images import decode_image, usable_cores
+from mll_hf.utils.images import decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -34,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def embedded_probes(
-    model: VisionLanguageModel, probes: ProbeSet, first: int, batch_size: int, processes: int | None = None
+    model: VisionLanguageModel, probes: ProbeSet, first: int, batch_size: int
 ) -> Generator[NDArray[np.float32]]:
     """Embed the probe images from a number on, with a progress bar that counts the others as done; see `embedded`."""
     images = probes.iter_image_bytes(batch_size, np.arange(first, len(probes)))
@@ -48,43 +47,28 @@ def embedded_probes(
             leave=False,
             disable=None,
         ) as progress,
-        closing(embedded(model, images, processes)) as parts,
+        closing(embedded(model, images)) as parts,
     ):
         for embeddings in parts:
             yield embeddings
             progress.update(len(embeddings))
 
 
-def embedded(
-    model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], processes: int | None = None
-) -> Generator[NDArray[np.float32]]:
+def embedded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]]) -> Generator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
 
-    Images are decoded by threads for a CPU, by ``processes`` for a GPU (default: one fewer than cores).
-
     Raises:
-        ModelError: The model cannot be run, or a process that decodes images died.
+        ModelError: The model cannot be run.
     """
-    on_gpu = model.device.startswith("cuda")
-    preprocess = model.compact if on_gpu else model.preprocess
+    preprocess = model.compact if model.device.startswith("cuda") else model.preprocess
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
         return None if image is None else preprocess(image)
 
-    with ExitStack() as stack:
-        n_processes = (processes or max(usable_cores() - 1, 1)) if on_gpu else 0
-        decoders = stack.enter_context(closing(Decoders(prepare, n_processes)))
-        prepared = stack.enter_context(closing(in_background(decoders.batches(batches, pinned=on_gpu))))
-        try:
-            for pixels, decodable in prepared:
-                embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
-                if pixels is not None:
-                    embeddings[decodable] = model.encode_pixels(pixels)
-                yield embeddings
-        except BrokenExecutor as error:
-            reason = "a process that decodes images was killed, most often for lack of memory; free some, and run again"
-            raise ModelError(model.ref.repo_id, reason) from error
+    with closing(in_threads(prepare, batches)) as prepared:
+        for batch in prepared:
+            yield encode(model, batch, len(batch))
 
 
 @dataclass(frozen=True, slots=True)

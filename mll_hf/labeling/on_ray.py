@@ -48,7 +48,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
     published = published_before(plan)
     with _connection(address) as ray:
         gpus, cpus = _share(ray.cluster_resources())
-        there = replace(plan, device=None if gpus else "cpu", decoders=cpus)
+        there = replace(plan, device=None if gpus else "cpu")
         shared = ray.put(there)
         task = ray.remote(num_gpus=gpus, num_cpus=cpus, max_retries=_RETRIES)(measure_there)
         running: dict[Any, tuple[str, ModelRef]] = {}

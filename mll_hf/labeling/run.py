@@ -45,7 +45,6 @@ class Plan:
             which must be the user's; None to publish nothing.
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; default: the best available device.
         batch_size: Images per batch; default: chosen for the device.
-        decoders: Processes that decode images for a GPU; default: one fewer than cores.
         keep_embeddings: Also store the embeddings, which make strategy ``paper`` exact. A label without them is
             measured again.
         overwrite: Measure labeled models again.
@@ -58,7 +57,6 @@ class Plan:
     push_to: str | None = None
     device: str | None = None
     batch_size: int | None = None
-    decoders: int | None = None
     keep_embeddings: bool = False
     overwrite: bool = False
     free_cache: bool = False
@@ -189,7 +187,7 @@ def _embed(model: VisionLanguageModel, plan: Plan, folder: Path) -> EmbeddingLog
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     log, batch_size = EmbeddingLog(folder / f"{name}.log", model.embedding_size), plan.batch_size or model.batch_size
-    parts = embedded_probes(model, plan.probes, len(log.embeddings()), batch_size, plan.decoders)
+    parts = embedded_probes(model, plan.probes, len(log.embeddings()), batch_size)
     with log.writing() as write, closing(parts):
         for embeddings in parts:
             if model.dtype != dtype:
