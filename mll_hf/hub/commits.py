@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mll_hf.errors import CardError, HubError
 from mll_hf.hub.access import Access, check_contents, ensure_repo
-from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, retried, status_of
+from mll_hf.hub.connection import Head, connect, download_listed, hub_errors, read_head, retried, status_of
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def publish_files(
     """
 
     def attempt() -> Published:
-        head = fetch_head(api, repo_id, repo_type)
+        head = read_head(api, repo_id, repo_type)
         operations = [
             CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
             for path, content in files(head).items()

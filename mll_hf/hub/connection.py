@@ -140,7 +140,7 @@ def _reason(error: Exception, repo_id: str) -> str:
     )
 
 
-def status_of(error: Exception) -> int | None:
+def status_of(error: BaseException | None) -> int | None:
     """HTTP status of the response behind an error; None if there was none."""
     if isinstance(error, LocalTokenNotFoundError):
         return 401  # raised before a request is sent
@@ -181,7 +181,7 @@ def is_transient(error: BaseException | None) -> bool:
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
 
 
-def is_unreachable(error: Exception) -> bool:
+def is_unreachable(error: BaseException | None) -> bool:
     """Whether the Hub cannot be reached now, so that cached listings must be used."""
     return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
 
@@ -230,8 +230,24 @@ class Head:
         return digest_of_files(self.model_files, backend)
 
 
-def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """Request the commit and the files of a revision: one request."""
+def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, fresh: bool = False) -> Head:
+    """The commit and the files of a revision: one request, none for a full sha that was listed before.
+
+    If the Hub cannot be reached, the cached listing is used; a HubError if there is none. With ``fresh``, the Hub is
+    always asked.
+    """
+    revision = revision or "main"
+    cached = None if fresh else _head_of(cached_listing(api, f"{repo_type}/{repo_id}@{revision}"))
+    if cached and FULL_SHA.fullmatch(revision):
+        return cached
+    with hub_errors(repo_id):
+        head = asked_or_cached(cached, lambda: _ask_head(api, repo_id, repo_type, revision))
+    for name in {revision, head.sha}:
+        cache_listing(api, f"{repo_type}/{repo_id}@{name}", asdict(head))
+    return head
+
+
+def _ask_head(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Head:
     request = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
     info = retried(partial(request, timeout=TIMEOUT_SECONDS))
     if not FULL_SHA.fullmatch(str(info.sha)):
@@ -245,22 +261,6 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
     except HFValidationError as error:
         raise unparsable(repo_id, error) from None
     return Head(info.id, repo_type, str(info.sha), files)
-
-
-def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """The commit and the files of a revision: one request, none for a full sha that was listed before.
-
-    If the Hub cannot be reached, the cached listing is used; a HubError if there is none.
-    """
-    revision = revision or "main"
-    cached = _head_of(cached_listing(api, f"{repo_type}/{repo_id}@{revision}"))
-    if cached and FULL_SHA.fullmatch(revision):
-        return cached
-    with hub_errors(repo_id):
-        head = asked_or_cached(cached, lambda: fetch_head(api, repo_id, repo_type, revision))
-    for name in {revision, head.sha}:
-        cache_listing(api, f"{repo_type}/{repo_id}@{name}", asdict(head))
-    return head
 
 
 def _head_of(document: Any) -> Head | None:  # noqa: ANN401 - parsed JSON

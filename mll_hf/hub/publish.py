@@ -16,7 +16,7 @@ from mll_hf.graph.probes import count_probes
 from mll_hf.hub.access import Access, access_of, check_contents, ensure_repo, hidden_models, own_names
 from mll_hf.hub.card import GRAPH_TAG, LABEL_PATH, add_label, collection_card, graph_card, graph_tag, images_card
 from mll_hf.hub.commits import README, Published, edited_card, publish_files
-from mll_hf.hub.connection import Head, connect, download_listed, fetch_head, hub_errors, read_head
+from mll_hf.hub.connection import Head, connect, download_listed, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_public, parse_dataset
 from mll_hf.hub.sources import is_collection, open_labels
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
@@ -257,8 +257,7 @@ def publish_graph(
         _log.warning(
             "%s is %s, so others cannot use labels on this graph; make it public in its settings", repo_id, found
         )
-    with hub_errors(repo_id):
-        head = fetch_head(api, repo_id, "dataset")
+    head = read_head(api, repo_id, "dataset")
     check_contents(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
         before = fetch_graph(str(DatasetLocation(repo_id, head.sha))).probes

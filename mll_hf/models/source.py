@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
@@ -23,7 +22,6 @@ from mll_hf.hub.connection import (
     cache_listing,
     cached_listing,
     connect,
-    fetch_head,
     hub_errors,
     is_unreachable,
     read_head,
@@ -61,20 +59,18 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     repo_id, _, revision = spec.partition("@")
     if "/" not in repo_id:
         raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
-    with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
+    try:
+        head = read_head(connect(token), repo_id, "model", revision or None, fresh=True)
+        repo_id, commit, files = head.repo_id, head.sha, head.model_files
+    except HubError as error:
+        cached = _newest_cached(repo_id, revision) if is_unreachable(error.__cause__) else None
+        if cached is None:
+            raise ModelError(spec, str(error).removeprefix(f"{repo_id}: ")) from error
+        commit, folder = cached
         try:
-            head = fetch_head(connect(token), repo_id, "model", revision or None)
-            repo_id, commit = head.repo_id, head.sha
-            files = head.model_files
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
-            if cached is None:
-                raise
-            commit, folder = cached
-            try:
-                files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
-            except HubError:
-                files = _content_ids(folder)
+            files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
+        except HubError:
+            files = _content_ids(folder)
     backend = _backend_for(spec, files)
     return ModelRef(repo_id, commit, backend, digest_of_files(files, backend))
 

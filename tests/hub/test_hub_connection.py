@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from hub_worlds import MODEL_FILES, READER, clock, complaint_of
 from mll_hf.errors import HubError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, map_parallel, read_head
+from mll_hf.hub.connection import connect, download, map_parallel, read_head
 
 __all__ = ["clock"]  # a fixture
 
@@ -106,7 +106,7 @@ def test_transient_statuses_are_retried(hub, sha, status, clock):
 
 def test_requests_beyond_the_rate_limit_go_on_in_the_next_window_with_a_note(hub, sha, clock, caplog):
     hub.limit(api=2)
-    heads = map_parallel(lambda _: fetch_head(connect(), MODEL, "model"), range(6))
+    heads = map_parallel(lambda _: read_head(connect(), MODEL, "model"), range(6))
     assert {head.sha for head in heads} == {sha}
     assert clock.waits
     assert all(295 < wait <= 300 for wait in clock.waits)

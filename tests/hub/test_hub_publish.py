@@ -257,7 +257,7 @@ def killed_writers(hub, pushes, at_once, seed=0):
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": "after"}])
-@pytest.mark.parametrize("step", ["models/alice/model$", "/preupload/", "/batch", "/_lfs/", COMMIT])
+@pytest.mark.parametrize("step", ["revision/main$", "/preupload/", "/batch", "/_lfs/", COMMIT])
 def test_faults_at_any_step_are_retried(hub, label, step, fault):
     hub.fail(step, **fault)
     publish_label(label, GRAPH)

@@ -289,7 +289,7 @@ def test_resolving_asks_once_and_touches_no_file(kind, folders, api, hub):
     ref = resolve_model("alice/tiny")
     assert (ref.repo_id, ref.revision, ref.backend) == ("alice/tiny", commit, backend)
     assert ref.digest == resolve_model(f"local-dir:{folders[kind]}").digest  # wherever it is
-    assert hub.requests == ["GET /api/models/alice/tiny"]
+    assert hub.requests == ["GET /api/models/alice/tiny/revision/main"]
 
 
 def test_identity_survives_other_commits_and_is_checked_before_loading(folders, api, hub, tmp_path):
@@ -384,7 +384,7 @@ def test_pickles_are_refused_before_any_download(name, folders, api, hub, tmp_pa
     for spec in ("alice/tiny", f"local-dir:{folder}"):
         with pytest.raises(ModelError, match=r"has only pickle weights.* ask its author for safetensors"):
             resolve_model(spec)
-    assert hub.requests == ["GET /api/models/alice/tiny"]
+    assert hub.requests == ["GET /api/models/alice/tiny/revision/main"]
 
 
 @pytest.mark.parametrize("module", [None, "", "0_Transformer"])  # of sentence-transformers
