@@ -45,30 +45,25 @@ class InputError(MLLError, ValueError):
     """Invalid input: no classes, an unknown strategy, a bad option."""
 
 
-class GraphError(MLLError, ValueError):
-    """A graph or its probe images cannot be used.
+class _FileError(MLLError, ValueError):
+    """Content that cannot be used.
 
     Attributes:
-        path: The folder or file, if the graph was read from disk.
-    """
-
-    def __init__(self, reason: str, path: Path | None = None) -> None:
-        self.path = path
-        super().__init__(f"{path}: {reason}" if path else reason)
-
-
-class LabelError(MLLError, ValueError):
-    """A label is invalid: unreadable, inconsistent, or of another graph.
-
-    Attributes:
-        path: The file, if the label was read from disk.
         reason: What is wrong with it.
+        place: The file or folder, or its location on the Hub, if it was read.
     """
 
-    def __init__(self, reason: str, path: Path | None = None) -> None:
-        self.path = path
-        self.reason = reason
-        super().__init__(f"{path}: {reason}" if path else reason)
+    def __init__(self, reason: str, place: Path | str = "") -> None:
+        self.reason, self.place = reason, place
+        super().__init__(f"{place}: {reason}" if place else reason)
+
+
+class GraphError(_FileError):
+    """A graph or its probe images cannot be used."""
+
+
+class LabelError(_FileError):
+    """A label is invalid: unreadable, inconsistent, or of another graph."""
 
 
 class CardError(MLLError, ValueError):

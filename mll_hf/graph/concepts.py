@@ -233,11 +233,11 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
     file = Path(path)
     if file.is_dir():
         file = file / GRAPH_FILE
-    where = Path(name) / GRAPH_FILE if name else file
+    where = name or file
     try:
         document = parse_json(file.read_bytes())
     except FileNotFoundError:
-        raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", Path(name or path)) from None
+        raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", name or path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", where) from None
     try:

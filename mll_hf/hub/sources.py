@@ -258,8 +258,8 @@ def _list_tagged(api: HfApi, owner: str | None = None) -> dict[str, tuple[str, l
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str) -> tuple[Path, Label]:
     """Fetch and validate one label in its model's own repo; returns its file, too."""
-    file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id, path)
-    label = read_label(file, name=name)
+    file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), f"{repo_id}/{path}"
+    label = read_label(file, name)
     if label.model.repo_id != repo_id and not _is_renamed(api, label, repo_id, sha):
         raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
     return file, label

@@ -58,20 +58,20 @@ def label_metadata(label: Label) -> dict[str, Any]:
     }
 
 
-def label_from_bytes(blob: bytes, path: Path | None = None) -> Label:
-    """Parse and validate the content of a label file; the path is used in messages."""
+def label_from_bytes(blob: bytes, name: Path | str = "") -> Label:
+    """Parse and validate the content of a label file; the name is used in messages."""
     try:
         metadata, tensors = read_metadata(blob), load(blob)
     except UNREADABLE as error:
         reason = f"not a readable label ({one_line(error)}); fetch it again or label the model again"
-        raise LabelError(reason, path) from None
+        raise LabelError(reason, name) from None
     try:
         check_metadata(metadata)
         check_label_tensors(tensors, len(metadata["domains"]), metadata["config"]["images_per_concept"])
         if metadata["sha256"] != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
             raise LabelError("the checksum does not match")
     except LabelError as error:
-        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model again", path) from None
+        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model again", name) from None
     return _assemble(metadata, tensors)
 
 
@@ -99,16 +99,16 @@ def rivals_to_bytes(rivals: Rivals) -> bytes:
     return save({"rivals": np.ascontiguousarray(rivals.rivals), "wins": np.ascontiguousarray(rivals.wins)})
 
 
-def rivals_from_bytes(blob: bytes, label: Label, path: Path | None = None) -> Rivals:
-    """Parse and validate the rivals of a label; the path is used in messages."""
+def rivals_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> Rivals:
+    """Parse and validate the rivals of a label; the name is used in messages."""
     try:
         _header_length(blob)
         tensors = load(blob)
         check_rivals(tensors, label.ranks)
     except LabelError as error:
-        raise LabelError(f"not the rivals of its label: {error.reason}; label the model again", path) from None
+        raise LabelError(f"not the rivals of its label: {error.reason}; label the model again", name) from None
     except UNREADABLE as error:
-        raise LabelError(f"not a readable file of rivals ({one_line(error)}); label the model again", path) from None
+        raise LabelError(f"not a readable file of rivals ({one_line(error)}); label the model again", name) from None
     return Rivals(tensors["rivals"], tensors["wins"])
 
 

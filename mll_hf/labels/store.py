@@ -19,7 +19,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -40,6 +39,7 @@ from mll_hf.utils.text import listed_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
 
@@ -128,8 +128,7 @@ class LabelStore:
         where = self._origin(path).location
         graph = load_graph(path, None if self.is_local else where)
         if graph_path(graph.digest) != f"graphs/{path.name}":
-            reason = f"its name does not match the graph ({graph.digest[:12]}); restore the file"
-            raise GraphError(reason, Path(where))
+            raise GraphError(f"its name does not match the graph ({graph.digest[:12]}); restore the file", where)
         return graph
 
     def labels(self) -> tuple[Label, ...]:
@@ -148,8 +147,8 @@ class LabelStore:
         return {id(label): path for path, label in self._found.items()}
 
     def _read(self, graphs: Mapping[str, SemanticGraph], path: Path) -> Label:
-        name = Path(self._origin(path).location)
-        label = read_label(path, name=name)
+        name = self._origin(path).location
+        label = read_label(path, name)
         if label.model.is_local and (self.files[path] if self.files else self).publisher:
             raise LabelError(f"is a label of a local model ({label.model.short_name})", name)
         if self.files is None and path != (expected := self.path_of(label)):
@@ -233,18 +232,18 @@ class LabelStore:
             self.__dict__.pop(name, None)
 
 
-def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = None) -> None:
+def check_label_fits(label: Label, graph: SemanticGraph, name: Path | str = "") -> None:
     """Check that a label is of a graph, and that its image counts are possible for the probe images that it names.
 
     The counts are compared with those in the graph, if it has counts for these probe images. This detects labels that
     were measured on other images, but not invented results with correct image counts; for that, use ``labels verify``.
-    A LabelError says what does not fit.
+    A LabelError, with ``name`` as the label's place, says what does not fit.
     """
     if label.graph_digest != graph.digest or len(label.support) != len(graph):
         raise LabelError(
             f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
             f"({graph.digest[:12]}); give the graph that it was measured on",
-            path,
+            name,
         )
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
@@ -259,14 +258,13 @@ def check_label_fits(label: Label, graph: SemanticGraph, path: Path | None = Non
     raise LabelError(
         f"was not measured on the probe images that it names ({label.probes_digest[:12]}): it {fault}; label the model "
         "again",
-        path,
+        name,
     )
 
 
-def read_label(path: Path, name: Path | None = None) -> Label:
+def read_label(path: Path, name: str = "") -> Label:
     """Read and validate a label file; a LabelError, with ``name`` instead of the path, if it is not a valid label."""
-    name = name or path
-    return label_from_bytes(_read_limited(path, MAX_LABEL_BYTES, name), name)
+    return label_from_bytes(_read_limited(path, MAX_LABEL_BYTES, name or path), name or path)
 
 
 def read_all(
@@ -286,7 +284,7 @@ def read_all(
     return {item: each for item, each in found.items() if not isinstance(each, MLLError)}, errors
 
 
-def _read_limited(path: Path, max_bytes: int, name: Path) -> bytes:
+def _read_limited(path: Path, max_bytes: int, name: Path | str) -> bytes:
     try:
         if path.stat().st_size > max_bytes:
             raise LabelError(f"is larger than {max_bytes // 2**20} MB; this is not a label", name)

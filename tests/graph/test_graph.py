@@ -125,7 +125,7 @@ def test_invalid_graphs(tmp_path, document, complaint):
         load_graph(tmp_path)
     assert str(caught.value).startswith(f"{file}: ")
     assert "\n" not in str(caught.value)
-    assert caught.value.path == file
+    assert caught.value.place == file
 
 
 @pytest.mark.parametrize(

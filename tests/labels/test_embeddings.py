@@ -71,7 +71,7 @@ def complaint_of(path, content):
     with pytest.raises(LabelError) as caught:
         read_embeddings(path)
     assert "\n" not in str(caught.value)
-    assert caught.value.path == path
+    assert caught.value.place == path
     return str(caught.value)
 
 

@@ -92,13 +92,19 @@ def test_other_files_are_no_labels(store):
     assert not LABEL_PATH.fullmatch(f"labels/a--b/{SHA}/{STEM}.rivals.safetensors")
 
 
-def test_a_snapshot_names_its_publisher_and_location(store):
+def test_a_snapshot_names_its_publisher_and_location(store, caplog):
     path = store.write(make_label(GRAPH))
     location = "hf://datasets/org/labels@" + SHA
     snapshot = LabelStore(store.folder, publisher="org", location=location)
     (label,) = snapshot.labels()
     assert snapshot.name == "hf://datasets/org/labels"
-    assert snapshot.origin_of(label) == Origin(f"{location}/{path.relative_to(store.folder).as_posix()}", "org")
+    found = f"{location}/{path.relative_to(store.folder).as_posix()}"
+    assert snapshot.origin_of(label) == Origin(found, "org")
+    for file in (path, store.folder / graph_path(GRAPH.digest)):
+        file.write_bytes(b"")
+    assert not replace(snapshot).labels()
+    assert f"{location}/{graph_path(GRAPH.digest)}: cannot be read" in caplog.messages[0]
+    assert caplog.messages[1].startswith(f"left out: {found}: not a readable label")
 
 
 # ---- labels that fail
