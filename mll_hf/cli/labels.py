@@ -173,7 +173,7 @@ def _label_files(path: Path) -> list[Path]:
 def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_public
     from mll_hf.hub.trust import remember_verified
-    from mll_hf.labeling.verification import Verdict, verify_label
+    from mll_hf.labeling.verification import verify_label
     from mll_hf.models import bytes_to_fetch
 
     _, label = _named_label(args)
@@ -187,18 +187,13 @@ def _verify(args: argparse.Namespace) -> int:
     agree_to_download(bytes_of_images(graph_location, images), weights, args.yes)
     location = fetch_graph_with_images(graph_location, images)
     graph = location.graph
-    verification = verify_label(
-        label,
-        graph,
-        location.probes(label.sampling),
-        n_concepts=args.concepts,
-        seed=secrets.randbits(32) if args.seed is None else args.seed,
-        device=args.device,
-    )
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    verification = verify_label(label, graph, location.probes(label.sampling), args.concepts, seed, args.device)
     print_row(args, verification.to_json(), verification_report(verification, graph))
-    if verification.verdict is Verdict.AGREES:
-        remember_verified(label)
-    return 0 if verification.verdict is Verdict.AGREES else 1
+    if verification.verdict != "agrees":
+        return 1
+    remember_verified(label)
+    return 0
 
 
 def _summary(args: argparse.Namespace) -> int:

@@ -152,22 +152,19 @@ def _ends(ranked: list[T]) -> list[T]:
 
 def verification_report(verification: Verification, graph: SemanticGraph) -> str:
     """Whether a label agrees with a new measurement, with what confidence, and the largest differences."""
-    from mll_hf.labeling.verification import Verdict  # loads the client of the Hub
-
-    lower, upper = verification.interval
-    worst = [at for at in np.argsort(-verification.moved, kind="stable")[:_ENDS_SHOWN] if verification.moved[at]]
-    counts = np.stack([verification.claimed, verification.measured, verification.moved, verification.support], axis=1)
+    (lower, upper), (claimed, measured), counts = verification.interval, verification.recalls, verification.counts
+    worst = [at for at in np.argsort(-counts[:, 2], kind="stable")[:_ENDS_SHOWN] if counts[at, 2]]
     rows = [[graph.concepts[verification.concepts[at]].name, *map(str, counts[at].tolist())] for at in worst]
     meaning = {
-        Verdict.AGREES: "the label agrees with the new measurement",
-        Verdict.DISAGREES: "the label DISAGREES with the new measurement; do not rely on it",
-        Verdict.UNDECIDED: "the sample is too small to tell; try again with more --concepts",
+        "agrees": "the label agrees with the new measurement",
+        "disagrees": "the label DISAGREES with the new measurement; do not rely on it",
+        "undecided": "the sample is too small to tell; try again with more --concepts",
     }[verification.verdict]
     parts = [
         f"{verification.model.repo_id}@{verification.model.revision[:12]}: {meaning}.",
         f"{verification.agreeing} of {len(counts)} sampled concepts agree (seed {verification.seed}), so between "
         f"{lower:.1%} and {upper:.1%} of all do (95 % confidence). Mean recall of the sample: "
-        f"{verification.claimed_recall:.3f} claimed, {verification.measured_recall:.3f} measured.",
+        f"{claimed:.3f} claimed, {measured:.3f} measured.",
     ]
     if rows:
         header = ["concept", "claimed", "measured", "rank changed", "images"]

@@ -146,11 +146,8 @@ def test_labels_of_little_evidence(support, n_concepts):
 
 
 def verification(measured, support=20, claimed=10):
-    n = len(measured)
-    model = make_label(GRAPH).model
-    full = np.full(n, support, np.int32)
-    counts = np.full(n, claimed, np.int32), np.array(measured, np.int32)
-    return Verification(model, np.arange(n) % 7, full, *counts, np.abs(counts[0] - counts[1]), 3)
+    counts = np.array([[claimed, now, abs(claimed - now), support] for now in measured])
+    return Verification(make_label(GRAPH).model, np.arange(len(measured)) % 7, counts, 3)
 
 
 def test_report_of_a_verification():
