@@ -346,7 +346,7 @@ class Client:
         is_trusted = not (self.known_models or config.licenses) and self.source.is_local
         if self._unreachable or not chosen or is_trusted:
             return selection, {}
-        from mll_hf.hub.access import licenses_of  # slow import
+        from mll_hf.hub.repos import licenses_of  # slow import
 
         try:
             licenses = licenses_of(list(chosen.values()), self._token)

@@ -11,7 +11,7 @@ from huggingface_hub.utils import _http
 import tiny_hub
 from mll_hf.errors import HubError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
-from mll_hf.hub import commits, connection
+from mll_hf.hub import connection
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import graph_path, label_path
@@ -45,7 +45,7 @@ class Clock:
 def clock(monkeypatch, tmp_path):
     """Waits take no time, ours and the client's; kept answers of the Hub are this test's only."""
     clock = Clock()
-    for module in (connection, commits, _http, file_download):
+    for module in (connection, _http, file_download):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return clock

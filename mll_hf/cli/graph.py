@@ -87,8 +87,8 @@ def _add_push(actions: Any) -> None:  # noqa: ANN401
 
 
 def _push(args: argparse.Namespace) -> int:
-    from mll_hf.hub.access import Access
     from mll_hf.hub.publish import publish_graph
+    from mll_hf.hub.repos import Access
 
     published = publish_graph(args.graph, args.to, args.images_to, Access(args.images_access), name=args.name)
     lines = [f"images {published.images}"] if published.images else []

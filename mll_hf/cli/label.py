@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from mll_hf.hub.commits import Published
+    from mll_hf.hub.repos import Published
     from mll_hf.labeling.many import ModelResult
     from mll_hf.labeling.run import Plan
     from mll_hf.labels.label import Label
@@ -251,7 +251,7 @@ def _check_owners(
         InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
-    from mll_hf.hub.access import not_writable
+    from mll_hf.hub.repos import not_writable
 
     others = not_writable(repos, repo_type)
     if others and not create_pr:

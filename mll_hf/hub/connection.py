@@ -38,7 +38,7 @@ from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -152,25 +152,6 @@ def status_of(error: BaseException | None) -> int | None:
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
-def retried(call: Callable[[], T]) -> T:
-    """Repeat a call on a transient error, up to four times; waits for a rate limit to end, with a warning.
-
-    For information about a repo and for commits. The client itself repeats listings, uploads and downloads.
-    """
-    for wait in _WAITS:
-        try:
-            return call()
-        except (HfHubHTTPError, httpx.TransportError) as error:
-            if not is_transient(error):
-                raise
-            limit = parse_ratelimit_headers(error.response.headers) if isinstance(error, HfHubHTTPError) else None
-            seconds = max(wait, min(limit.reset_in_seconds, _MAX_WAIT)) if limit else wait
-            if status_of(error) == 429:
-                _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
-            time.sleep(seconds)
-    return call()
-
-
 def is_transient(error: BaseException | None) -> bool:
     """Whether the same request may succeed later: status 408, 429 or 5xx, a timeout, a lost connection.
 
@@ -179,6 +160,27 @@ def is_transient(error: BaseException | None) -> bool:
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in _TRANSIENT
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
+
+
+def retried(
+    call: Callable[[], T], again: Callable[[Exception], bool] = is_transient, waits: Iterable[float] = _WAITS
+) -> T:
+    """Repeat a call on transient errors, up to four times; waits for a rate limit to end, with a warning.
+
+    For information about a repo and for commits. The client itself repeats listings, uploads and downloads.
+    """
+    for wait in waits:
+        try:
+            return call()
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            if not again(error):
+                raise
+            limit = parse_ratelimit_headers(error.response.headers) if isinstance(error, HfHubHTTPError) else None
+            seconds = max(wait, min(limit.reset_in_seconds, _MAX_WAIT)) if limit else wait
+            if status_of(error) == 429:
+                _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
+            time.sleep(seconds)
+    return call()
 
 
 def is_unreachable(error: BaseException | None) -> bool:

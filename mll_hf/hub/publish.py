@@ -9,18 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import constants
+
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
 from mll_hf.graph.probes import count_probes
-from mll_hf.hub.access import Access, access_of, check_contents, ensure_repo, hidden_models, own_names
 from mll_hf.hub.card import GRAPH_TAG, LABEL_PATH, add_label, collection_card, graph_card, graph_tag, images_card
-from mll_hf.hub.commits import README, Published, edited_card, publish_files
-from mll_hf.hub.connection import Head, connect, download_listed, hub_errors, read_head
+from mll_hf.hub.connection import connect, hub_errors, read_head
 from mll_hf.hub.locations import DatasetLocation, fetch_graph, is_public, parse_dataset
-from mll_hf.hub.sources import is_collection, open_labels
-from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
-from mll_hf.labels.store import graph_path, label_path, read_label, rivals_path
+from mll_hf.hub.repos import (
+    README,
+    Access,
+    Published,
+    access_of,
+    check_contents,
+    ensure_repo,
+    hidden_models,
+    not_writable,
+    own_names,
+    publish_files,
+)
+from mll_hf.hub.sources import fetch_from_model, is_collection, open_labels
+from mll_hf.labels.file_format import label_to_bytes, rivals_to_bytes
+from mll_hf.labels.store import graph_path, label_path, rivals_path
 from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
 from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
@@ -31,6 +43,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.hub.connection import Head
+    from mll_hf.hub.repos import Content
     from mll_hf.labels.label import Label, ModelRef, Rivals
 
 _BUILD_FILE = "build.json"
@@ -63,19 +77,12 @@ def publish_label(
             "others cannot use this label, since its graph is not public; publish the graph, and push the label again: "
             "mll-hf graph push GRAPH --to hf://datasets/%s/NAME", repo_id.partition("/")[0],
         )  # fmt: skip
-    blob = label_to_bytes(label)
 
-    def files(head: Head) -> Mapping[str, bytes | None]:
-        if not is_same_model(api, head, label.model):
-            raise HubError(
-                repo_id,
-                f"its files have changed since {label.model.revision[:12]}, where it was measured; label it again, or "
-                "publish to a collection with --to",
-            )
-        path = _path_in_repo(api, head, label.graph_digest)
-        card = edited_card(api, head, lambda text: add_label(text, label, path))
+    def files(head: Head) -> Mapping[str, Content]:
+        path = _label_in(api, head, label.model, label.graph_digest)[0]
         beside = rivals_path(Path(path)).as_posix()  # of an earlier label, unless it has new content
-        return {path: blob, README: card, beside: rivals_to_bytes(rivals) if rivals else None}
+        card = partial(add_label, label=label, path=path)
+        return {path: label_to_bytes(label), README: card, beside: rivals_to_bytes(rivals) if rivals else None}
 
     return publish_files(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
 
@@ -110,19 +117,43 @@ def _for_others(
     return label, replace(graph, name=name, probes=probes)
 
 
-def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
-    """Path of the label on a graph in a model's repo, whether or not it exists."""
+def published_label(model: ModelRef, digest: str) -> tuple[str, Label] | None:
+    """The page of the label on a graph in a model's own repo, and the label; None if there is none.
+
+    A HubError where :func:`publish_label` would be refused: no write access, or other weights.
+    """
+    api, repo_id = connect(), model.repo_id
+    if not_writable([repo_id]):
+        raise HubError(repo_id, "you or your token may not write to it, so its label cannot be published there", 403)
+    head = read_head(api, repo_id, "model")
+    path, label = _label_in(api, head, model, digest)
+    return (f"{constants.ENDPOINT}/{head.repo_id}/blob/{head.sha}/{path}", label) if label else None
+
+
+def _label_in(api: HfApi, head: Head, model: ModelRef, digest: str) -> tuple[str, Label | None]:
+    """Path of the label on a graph in a model's repo, and the label there, None if it is missing or damaged.
+
+    A HubError if the repo holds another model than the one that was measured, whatever else was committed since.
+    """
+    if head.sha != model.revision:
+        # without the digest of the model, the listing of the measured commit is asked for
+        measured = model.digest or read_head(api, head.repo_id, "model", model.revision).digest(model.backend)
+        if measured is None or head.digest(model.backend) != measured:
+            raise HubError(
+                head.repo_id,
+                f"its files have changed since {model.revision[:12]}, where it was measured; label it again, or "
+                "publish to a collection",
+            )
     own = f"mll/{digest[:12]}/label.safetensors"
-    if own in head.files:
-        return own
-    if LABEL_PATH in head.files:
-        try:
-            file = download_listed(api, head, LABEL_PATH, MAX_LABEL_BYTES)
-            if read_label(file).graph_digest != digest:
-                return own
-        except LabelError as error:
-            _log.warning("%s: %s is replaced: %s", head.repo_id, LABEL_PATH, error.reason)
-    return LABEL_PATH
+    path = own if own in head.files else LABEL_PATH
+    if path not in head.files:
+        return path, None
+    try:
+        label = fetch_from_model(api, head.repo_id, head.sha, path)[1]
+    except LabelError as error:
+        _log.warning("%s is replaced: %s", path, error)
+        return path, None
+    return (path, label) if label.graph_digest == digest else (own, None)
 
 
 def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -> None:
@@ -138,17 +169,6 @@ def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph])
         if label.graph_digest not in digests:
             names = abridged([graph.name for graph in graphs], 3)
             raise InputError(f"the label of {label.model.repo_id} is not of the graph {names}; give its own graph")
-
-
-def is_same_model(api: HfApi, head: Head, measured: ModelRef) -> bool:
-    """Whether a commit of a repo holds the model that was measured, whatever else was committed since.
-
-    Without the digest of the model, the listing of the measured commit is asked for.
-    """
-    if head.sha == measured.revision:
-        return True
-    digest = measured.digest or read_head(api, head.repo_id, "model", measured.revision).digest(measured.backend)
-    return digest is not None and head.digest(measured.backend) == digest
 
 
 def _describe(labels: Sequence[Label]) -> str:
@@ -189,7 +209,7 @@ def publish_to_collection(
     ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     by_digest = {graph.digest: graph for graph in graphs}
     public = {digest: own_graph(api, digest, token) for digest in {label.graph_digest for label in labels}}
-    blobs: dict[str, bytes | None] = {}
+    blobs: dict[str, Content] = {}
     for label in labels:
         path, digest = label_path(label.model, label.key), label.graph_digest
         shown, graph = _for_others(label, by_digest[digest], public[digest])
@@ -197,10 +217,10 @@ def publish_to_collection(
         rivals = rivals_of(label)
         blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals) if rivals else None
 
-    def files(head: Head) -> Mapping[str, bytes | None]:
+    def files(head: Head) -> Mapping[str, Content]:
         if not is_collection(head):
             check_contents(head, collection)
-        return {**blobs, README: edited_card(api, head, partial(collection_card, head.repo_id))}
+        return {**blobs, README: partial(collection_card, head.repo_id)}
 
     return publish_files(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
 
@@ -208,7 +228,7 @@ def publish_to_collection(
 def publish_summary(collection: str) -> Published:
     """Publish the table of a collection's labels, which the Hub's viewer opens."""
 
-    def files(head: Head) -> Mapping[str, bytes]:
+    def files(head: Head) -> Mapping[str, Content]:
         store = open_labels(str(DatasetLocation(head.repo_id, head.sha)))
         return {SUMMARY_PATH: summary_to_bytes(store.labels(), store.graphs)}
 
@@ -271,13 +291,8 @@ def publish_graph(
             probes = replace(probes, location=str(DatasetLocation(images_repo, images.revision)))
     graph = replace(graph, probes=probes)
 
-    def files_of_graph(head: Head) -> Mapping[str, bytes]:
-        return {
-            GRAPH_FILE: graph_to_bytes(graph),
-            README: edited_card(api, head, lambda text: graph_card(repo_id, graph, text)),
-        }
-
-    published = publish_files(api, repo_id, "dataset", "Add graph", files_of_graph, graph.digest)
+    content: dict[str, Content] = {GRAPH_FILE: graph_to_bytes(graph), README: partial(graph_card, repo_id, graph)}
+    published = publish_files(api, repo_id, "dataset", "Add graph", lambda _: content, graph.digest)
     return PublishedGraph(published, images, probes.location if probes else "")
 
 
@@ -288,16 +303,16 @@ def _publish_images(
     own = readme.read_text(encoding="utf-8") if readme.exists() else ""
     ensure_repo(api, repo_id, "dataset", access)
 
-    def files(head: Head) -> Mapping[str, bytes | Path | None]:
+    def files(head: Head) -> Mapping[str, Content]:
         check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
-        new: dict[str, bytes | Path | None] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
+        new: dict[str, Content] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         new |= {name: folder / name for name in names}
         for name in new.keys() & head.files & set(names):  # the client would hash them; ours are cached
             if head.files[name].oid == file_digest(folder / name).hex():
                 del new[name]
         if (folder / _BUILD_FILE).exists():
             new[_BUILD_FILE] = folder / _BUILD_FILE
-        return {**new, README: edited_card(api, head, lambda text: images_card(graph, graph_repo, text, own))}
+        return {**new, README: lambda text: images_card(graph, graph_repo, text, own)}
 
     return publish_files(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
 

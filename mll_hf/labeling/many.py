@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 from huggingface_hub import constants, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
-from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
-from mll_hf.hub.access import not_writable
-from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, hub_errors, read_head
-from mll_hf.hub.publish import publish_label, publish_to_collection, repo_of
-from mll_hf.hub.sources import fetch_from_model, open_labels
+from mll_hf.errors import HubError, InputError, MLLError, StorageError
+from mll_hf.hub.publish import publish_label, publish_to_collection, published_label, repo_of
+from mll_hf.hub.repos import not_writable
+from mll_hf.hub.sources import open_labels
 from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labels.label import LabelKey
 from mll_hf.models import pick_device, resolve_model
@@ -30,8 +28,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.hub.commits import Published
-    from mll_hf.hub.connection import Head
+    from mll_hf.hub.repos import Published
     from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import Label, ModelRef
 
@@ -155,7 +152,8 @@ def check(name: str, plan: Plan, published: Sequence[Label]) -> ModelRef | Model
     if model.is_local:
         raise InputError(f"{model.repo_id} is a local folder, so its label cannot be published; leave out --push-to")
     if plan.push_to == OWN_REPOS:
-        place = _in_own_repo(model, plan)
+        page, label = published_label(model, plan.graph.digest) or ("", None)
+        place = page if label and _is_of(label, model, plan) else None
     else:
         place = plan.push_to if any(_is_of(label, model, plan) for label in published) else None
     if place and not plan.overwrite:
@@ -203,38 +201,3 @@ def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:
         and label.key == plan.key
         and label.sampling.images_per_concept >= plan.probes.sampling.images_per_concept
     )
-
-
-def _in_own_repo(model: ModelRef, plan: Plan) -> str | None:
-    """URL of a model's label in its own repo."""
-    if not_writable([model.repo_id]):
-        raise HubError(
-            model.repo_id,
-            "you or your token may not write to it, so its label is not published there; publish in a collection "
-            "(--push-to)",
-        )
-    newest = resolve_model(model.repo_id)
-    if newest.key != model.key:
-        raise HubError(
-            model.repo_id,
-            f"its weights have changed since {model.revision[:12]}, so its label does not belong there; label the "
-            "newest revision, or publish in a collection (--push-to)",
-        )
-    with hub_errors(model.repo_id):
-        head = read_head(connect(), model.repo_id, "model", newest.revision)
-        for path in (LABEL_PATH, f"mll/{plan.graph.digest[:12]}/label.safetensors"):
-            label = _label_at(head, path)
-            if label and _is_of(label, model, plan):
-                return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
-    return None
-
-
-def _label_at(head: Head, path: str) -> Label | None:
-    """A label in a model's repo; None if it is missing or damaged."""
-    if path not in head.files:
-        return None
-    try:
-        return fetch_from_model(connect(), head.repo_id, head.sha, path)[1]
-    except LabelError as error:
-        _log.warning("it will be replaced: %s", error)
-        return None

@@ -15,7 +15,7 @@ import numpy as np
 
 from mll_hf import __version__
 from mll_hf.errors import GraphError, HubError, InputError, LabelError
-from mll_hf.hub.access import licenses_of
+from mll_hf.hub.repos import licenses_of
 from mll_hf.labeling.contest import Contest, in_blocks
 from mll_hf.labeling.encoding import EmbeddingLog, embedded_probes, locked
 from mll_hf.labels.embeddings import ProbeEmbeddings

@@ -17,10 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import CardError, HubError, InputError, StorageError
-from mll_hf.hub.access import Access, access_of, hidden_models, licenses_of
-from mll_hf.hub.commits import README, publish_repo
 from mll_hf.hub.connection import FULL_SHA, connect, download, read_head
 from mll_hf.hub.locations import REPO_ID
+from mll_hf.hub.repos import (
+    README,
+    Access,
+    access_of,
+    check_contents,
+    ensure_repo,
+    hidden_models,
+    licenses_of,
+    publish_files,
+)
 from mll_hf.selection.candidates import Figures
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.head import HEADS_FILE, heads_from_bytes, heads_to_bytes, max_heads_bytes
@@ -31,7 +39,8 @@ from mll_hf.utils.text import abridged, shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mll_hf.hub.commits import Published
+    from mll_hf.hub.connection import Head as RepoHead
+    from mll_hf.hub.repos import Content, Published
     from mll_hf.labels.label import ModelRef
     from mll_hf.selection.head import Head
 
@@ -81,16 +90,15 @@ def push_selection(
                 f"private models: {abridged(secret, 3)}; publish with --private, or select without their labels"
             )
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
-    return publish_repo(
-        repo_id,
-        {SELECTION_FILE: _to_bytes(selection), HEADS_FILE: _heads_of(selection)},
-        SELECTION_FILE,
-        card,
-        commit_message,
-        create_pr=create_pr,
-        private=private,
-        token=token,
-    )
+    api, content = connect(token), {SELECTION_FILE: _to_bytes(selection), HEADS_FILE: _heads_of(selection)}
+    ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
+
+    def files(head: RepoHead) -> Mapping[str, Content]:
+        if SELECTION_FILE not in head.files:
+            check_contents(head, repo_id)
+        return {**content, README: card}
+
+    return publish_files(api, repo_id, "model", commit_message, files, create_pr=create_pr)
 
 
 def _to_bytes(selection: Selection) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.hub.commits import Published
+    from mll_hf.hub.repos import Published
     from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.head import Head
     from mll_hf.selection.strategies import Strategy

@@ -36,10 +36,9 @@ from graph.wordnet import DEBIAN, LEAVES, ClassList, leaf_names, make_graph, rea
 from mll_hf.cli.options import add_images_destination, natural, positive
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
-from mll_hf.hub.access import Access, own_names
-from mll_hf.hub.commits import Published
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_graph
+from mll_hf.hub.repos import Access, Published, own_names
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

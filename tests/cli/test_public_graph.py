@@ -18,9 +18,9 @@ from mll_hf.cli.options import ACCESS
 from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, count_probes
-from mll_hf.hub.access import Access
 from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
+from mll_hf.hub.repos import Access
 from mll_hf.labels.store import LabelStore
 from selection_worlds import WordEncoder
 
