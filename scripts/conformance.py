@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLA
 
 import tiny_architectures as tiny
 from mll_hf.errors import ModelError
-from mll_hf.models import Link, load_model, resolve_model
+from mll_hf.models import load_model, resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,14 +66,12 @@ def outputs(model: VisionLanguageModel) -> Outputs:
     """Outputs of a model for the images and `TEXTS`: embeddings, logits, probabilities."""
     image_embeddings = np.concatenate([model.encode_pixels(model.preprocess(image)[None]) for image in images()])
     text_embeddings = model.encode_texts(TEXTS)
-    return _with_logits(image_embeddings, text_embeddings, model.logit_scale, model.logit_bias, model.link)
+    return _with_logits(image_embeddings, text_embeddings, model.logit_scale, model.logit_bias)
 
 
-def _with_logits(
-    images: NDArray[np.float32], texts: NDArray[np.float32], scale: float, bias: float, link: Link
-) -> Outputs:
+def _with_logits(images: NDArray[np.float32], texts: NDArray[np.float32], scale: float, bias: float) -> Outputs:
     logits = torch.from_numpy(scale * images @ texts.T + bias)
-    probabilities = logits.sigmoid() if link is Link.SIGMOID else logits.softmax(dim=1)
+    probabilities = logits.sigmoid() if bias else logits.softmax(dim=1)
     return {"images": images, "texts": texts, "logits": logits.numpy(), "probabilities": probabilities.numpy()}
 
 
@@ -90,9 +88,8 @@ def open_clip_outputs(folder: Path) -> Outputs:
         pixels = torch.stack([transform(image) for image in images()])
         image_embeddings = network.encode_image(pixels, normalize=True).numpy()
         text_embeddings = network.encode_text(tokens, normalize=True).numpy()
-        bias = None if network.logit_bias is None else float(network.logit_bias)
-        link = Link.SOFTMAX if bias is None else Link.SIGMOID
-        return _with_logits(image_embeddings, text_embeddings, float(network.logit_scale.exp()), bias or 0.0, link)
+        bias = 0.0 if network.logit_bias is None else float(network.logit_bias)
+        return _with_logits(image_embeddings, text_embeddings, float(network.logit_scale.exp()), bias)
 
 
 def pipeline_outputs(folder: Path) -> Outputs:

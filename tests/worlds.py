@@ -28,7 +28,6 @@ from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
-from mll_hf.models import Link
 from mll_hf.models.known import known_models
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
@@ -171,7 +170,7 @@ class FakeModel:
         closed: Whether it was closed.
     """
 
-    logit_scale, logit_bias, link, cost = 100.0, 0.0, Link.SOFTMAX, Cost(parameters=7, gflops=0.5)
+    logit_scale, logit_bias, cost = 100.0, 0.0, Cost(parameters=7, gflops=0.5)
     device, dtype, batch_size = "cpu", "float32", 128
 
     def __init__(self, graph, ref, batches_left=None):
@@ -276,7 +275,7 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 class ColorModel:
     """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
 
-    link, logit_bias, batch_size, embedding_size = Link.SOFTMAX, 0.0, 64, 3
+    logit_bias, batch_size, embedding_size = 0.0, 64, 3
 
     def __init__(self, ref, diary, has_texts=True, scale=10.0, fails=False):
         self.has_texts = has_texts

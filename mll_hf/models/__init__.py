@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.label import Environment
-from mll_hf.models.base import DTYPES, Backend, Link
 
 if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
     from mll_hf.models.torch_model import VisionLanguageModel as VisionLanguageModel
 
+_DTYPES = ("float32", "float16", "bfloat16")
+
 __all__ = [
-    "DTYPES",
-    "Backend",
-    "Link",
     "bytes_to_fetch",
     "environment_of",
     "load_model",
@@ -116,7 +114,8 @@ def load_model(
         ref: From `resolve_model` or a label.
         device: As for `pick_device`.
         token: Hub token; default: the saved one.
-        dtype: Precision of the image tower: one of `DTYPES`; default: half precision on CUDA, float32 elsewhere.
+        dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``; default: half precision on CUDA,
+            float32 elsewhere.
         texts: Load the text tower. Without it, of a few architectures (CoCa) the whole model is loaded all the same.
 
     Raises:
@@ -127,20 +126,20 @@ def load_model(
     from mll_hf.models import source
 
     chosen = pick_device(device)
-    if dtype not in (None, *DTYPES):
-        raise InputError(f"unknown precision '{dtype}'; choose one of: {', '.join(DTYPES)}")
+    if dtype not in (None, *_DTYPES):
+        raise InputError(f"unknown precision '{dtype}'; choose one of: {', '.join(_DTYPES)}")
     try:
         match source.backend_of(ref):
-            case Backend.OPEN_CLIP:
+            case source.Backend.OPEN_CLIP:
                 from mll_hf.models.open_clip import OpenClipModel
 
                 return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype, token, texts)
-            case Backend.TRANSFORMERS:
+            case source.Backend.TRANSFORMERS:
                 from mll_hf.models.transformers import TransformersModel, check_type
 
                 folder = source.fetch(ref, token, partial(check_type, ref))
                 return TransformersModel(ref, folder, chosen, dtype, texts)
-            case Backend.SENTENCE_TRANSFORMERS:
+            case source.Backend.SENTENCE_TRANSFORMERS:
                 from mll_hf.models.sentence_transformers import SentenceTransformersModel, check_first_module
 
                 folder = source.fetch(ref, token, partial(check_first_module, ref))

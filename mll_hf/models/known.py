@@ -26,7 +26,6 @@ from mll_hf.labels.label import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from importlib.resources.abc import Traversable
 
     from _typeshed import DataclassInstance
 
@@ -189,15 +188,13 @@ def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
     return tuple(best.values())
 
 
-def _file(name: str) -> Traversable:
-    return resources.files("mll_hf.models").joinpath("data", name)
-
-
-def _rows(name: str) -> csv.DictReader[str]:
-    return csv.DictReader(_file(name).read_text(encoding="utf-8").splitlines())
+def data_file(name: str) -> str:
+    """Text of a file that comes with this room."""
+    return resources.files("mll_hf.models").joinpath("data", name).read_text(encoding="utf-8")
 
 
 def records(kind: type[Record], name: str) -> tuple[Record, ...]:
     """A dataclass instance per row of a table; the columns are its fields."""
     parsers = {field.name: _PARSERS[str(field.type)] for field in fields(kind)}
-    return tuple(kind(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in _rows(name))
+    rows = csv.DictReader(data_file(name).splitlines())
+    return tuple(kind(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in rows)

@@ -19,8 +19,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from mll_hf.errors import ModelError
 from mll_hf.labels.identity import deciding_files
-from mll_hf.models.base import Backend
-from mll_hf.models.source import fetch_parts
+from mll_hf.models.source import Backend, fetch_parts
 from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from enum import StrEnum
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,6 @@ from mll_hf.hub.connection import (
 )
 from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files, is_model_file
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
-from mll_hf.models.base import Backend
 from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
@@ -50,6 +50,14 @@ _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _MAX_PART_BYTES = 100 * 10**6  # tokenizers of many languages have up to 40 MB
 _BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # errors of malformed settings
+
+
+class Backend(StrEnum):
+    """The library that runs a model."""
+
+    OPEN_CLIP = "open_clip"
+    TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
 
 
 def resolve(spec: str, token: str | None) -> ModelRef:

@@ -13,17 +13,17 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from mll_hf.models.domains import domains_of
-from mll_hf.models.figures import PROBE, figures, figures_by_language
 from mll_hf.models.known import MANY_LANGUAGES, NOT_CHECKED, PICKLE_ONLY, known_models
 from mll_hf.models.language import ENGLISH, language_of, languages
+from mll_hf.models.published import PROBE, figures, figures_by_language
 from mll_hf.utils.text import parameter_count
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from mll_hf.matching.datasets import Recognized
-    from mll_hf.models.figures import Figure
     from mll_hf.models.known import KnownModel
+    from mll_hf.models.published import Figure
 
 RARE = 10
 TRIAL_IMAGES = 64

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.errors import MLLError, ModelError
 from mll_hf.labels.label import Cost
-from mll_hf.models.base import TEXT_BATCH, Link
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
 
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
+_TEXT_BATCH = 256
 _GPU_BATCH = 512  # embedded in smaller ones where memory is full
 _BYTE_TOLERANCE = 1e-5  # libraries divide by 255, or multiply by its inverse
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
@@ -49,8 +49,7 @@ class VisionLanguageModel(ABC):
         ref: The model and its revision.
         embedding_size: D, the size of an embedding.
         logit_scale: Factor between cosines and logits (already exponentiated).
-        logit_bias: Constant added to every logit; 0.0 for softmax models.
-        link: Softmax or sigmoid over classes, as in training.
+        logit_bias: Constant added to every logit; 0.0 for models that were trained with a softmax, not a sigmoid.
         cost: Parameters and FLOPs, measured on the loaded model.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``.
@@ -62,7 +61,6 @@ class VisionLanguageModel(ABC):
     embedding_size: int
     logit_scale: float
     logit_bias: float
-    link: Link
     cost: Cost
     device: str
     dtype: str
@@ -81,7 +79,7 @@ class VisionLanguageModel(ABC):
         self._resized: Callable[[Image.Image], torch.Tensor] | None = None
         self._network = network.eval().requires_grad_(False)  # else FLOPs of attention pools are not counted
         self._place(device, dtype)
-        self._read_link()
+        self._read_scale()
         self._measure()
 
     @abstractmethod
@@ -180,8 +178,8 @@ class VisionLanguageModel(ABC):
             raise ValueError("the text tower is not loaded")
         parts = [np.empty((0, self.embedding_size), np.float32)]
         with torch.inference_mode(), self._running():
-            for start in range(0, len(texts), TEXT_BATCH):
-                tokens = self._tokenize(list(texts[start : start + TEXT_BATCH]))
+            for start in range(0, len(texts), _TEXT_BATCH):
+                tokens = self._tokenize(list(texts[start : start + _TEXT_BATCH]))
                 features = self._text_features({name: part.to(self._device) for name, part in tokens.items()})
                 parts.append(self._unit_norm(features, "texts"))
         return np.concatenate(parts)
@@ -228,14 +226,13 @@ class VisionLanguageModel(ABC):
         embeddings: NDArray[np.float32] = (features / norms).cpu().numpy()
         return embeddings
 
-    def _read_link(self) -> None:
+    def _read_scale(self) -> None:
         # sentence-transformers wraps the network that has the scale
         network = getattr(self._network, "transformers_model", self._network)
         # ALIGN and TIPSv2 have a temperature instead
         scale = network.logit_scale.exp() if hasattr(network, "logit_scale") else 1 / network.temperature
         self.logit_scale = float(scale.detach())
         bias = getattr(network, "logit_bias", None)
-        self.link = Link.SOFTMAX if bias is None else Link.SIGMOID
         self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:

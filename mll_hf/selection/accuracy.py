@@ -30,8 +30,8 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
 from mll_hf.matching.words import name_key
-from mll_hf.models.figures import figures_of_dataset
 from mll_hf.models.known import known_models
+from mll_hf.models.published import figures_of_dataset
 from mll_hf.selection.estimate import CERTAIN, Estimate
 from mll_hf.selection.probabilities import logit, sigmoid
 

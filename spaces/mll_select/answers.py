@@ -12,9 +12,8 @@ from mll_hf import Client, SelectionConfig
 from mll_hf.errors import InputError, MLLError
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import check_class_names, split_class_names
-from mll_hf.models.figures import figures
 from mll_hf.models.known import imagenet_accuracies, known_models, loadable_models
-from mll_hf.models.published import DEFAULT_LABELS
+from mll_hf.models.published import DEFAULT_LABELS, figures
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import shortened
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.label import Cost, Label
     from mll_hf.matching.text_encoder import TextEncoder
-    from mll_hf.models.figures import Figure
+    from mll_hf.models.published import Figure
 
 EXAMPLES = {  # classes and domain; the first is shown when the page opens
     "Land cover from space": (

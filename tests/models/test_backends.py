@@ -21,13 +21,13 @@ import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import (
-    Backend,
     bytes_to_fetch,
     environment_of,
     load_model,
     pick_device,
     resolve_model,
 )
+from mll_hf.models.source import Backend
 from tiny_hub import Hub
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from mll_hf.labels.label import Cost
-from mll_hf.models.figures import figures, figures_by_language, figures_of_dataset
 from mll_hf.models.known import (
     ids_of,
     imagenet_accuracies,
@@ -16,6 +15,7 @@ from mll_hf.models.known import (
     loadable_models,
     usable_models,
 )
+from mll_hf.models.published import figures, figures_by_language, figures_of_dataset
 
 # place in the paper's Table 6, architecture, tag, parameters in millions, GFLOPs, accuracy on ImageNet
 PAPER = [

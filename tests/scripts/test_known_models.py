@@ -7,8 +7,8 @@ import pytest
 from known_models import add, build, domain_words
 from known_models.figures import rows
 from mll_hf.models import known
-from mll_hf.models.figures import figures
 from mll_hf.models.known import known_models, usable_models
+from mll_hf.models.published import figures
 
 DATA, PAGES = build.DATA, build.LOOKED_UP / "pages.csv"
 
@@ -37,7 +37,7 @@ def data(tmp_path, monkeypatch):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(build, "LOOKED_UP", tmp_path)
     monkeypatch.setattr(build, "DATA", tmp_path)
-    monkeypatch.setattr(known, "_file", tmp_path.joinpath)
+    monkeypatch.setattr(known, "data_file", lambda name: (tmp_path / name).read_text(encoding="utf-8"))
     return tmp_path
 
 

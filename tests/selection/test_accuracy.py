@@ -12,7 +12,7 @@ import pytest
 
 from mll_hf.errors import InputError
 from mll_hf.matching.datasets import recognize
-from mll_hf.models.figures import figures_of_dataset
+from mll_hf.models.published import figures_of_dataset
 from mll_hf.selection.accuracy import (
     MIN_ACCURACY,
     AccuracyModel,
