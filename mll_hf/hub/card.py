@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData
 
-from mll_hf.hub.readme import edit_card, put_section, split_card
+from mll_hf.hub.readme import add_tags, put_section, split_card
 from mll_hf.labels.summary import SUMMARY_PATH
 from mll_hf.utils.package import library_in_markdown
-from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import abridged, escaped, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.graph.probe_counts import ProbeCounts
     from mll_hf.labels.label import Label
 
 LABEL_TAG = "mll-label"
@@ -30,77 +28,47 @@ COLLECTION_TAG = "mll-labels"
 GRAPH_TAG = "mll-graph"
 IMAGES_TAG = "mll-probe-images"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
-_SCHEMA = 4  # of the metadata block
 _MAX_NAME_LENGTH = 200
 _WORDNET = (
     "Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet "
     "license."
 )
+_NEEDED = "They are needed only to measure models: labels can be read, compared and used without access to them."
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 
 def graph_tag(digest: str) -> str:
-    """The tag of all repos that belong to a graph. The Hub can search tags, but not nested metadata."""
+    """The tag of all repos that belong to a graph, by which the Hub finds them."""
     return f"mll-graph-{digest[:12]}"
 
 
 def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
-    """Add a label, at ``path`` in the repo, to a model's card: two tags, an entry in the metadata, and a section.
+    """Add a label, at ``path`` in the repo, to a model's card: two tags and a section.
 
-    Replaces the texts of an earlier label on the same graph and keeps every other byte of the README, which may be
+    Replaces the section of an earlier label on the same graph and keeps every other byte of the README, which may be
     empty. Idempotent. A CardError if the card cannot be edited safely.
     """
     short = label.graph_digest[:12]
-    entry = {  # it serves search only; the facts are read from the label
-        "graph": _name(label.graph_name),
-        "digest": label.graph_digest,
-        "location": _name(label.graph_location),
-        "file": path,
-        "recall": round(label.mean_recall, 4),
-        "concepts": label.n_tested,
-    }
-
-    def block(old: object) -> dict[str, Any]:
-        entries = old.get("labels") if isinstance(old, dict) else None
-        others = entries if isinstance(entries, dict) else {}
-        kept = {str(key): other for key, other in others.items() if _has_types_of(entry, other)}
-        return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
-
-    tags = [LABEL_TAG, graph_tag(label.graph_digest)]
-    return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, path))
-
-
-def _has_types_of(entry: dict[str, Any], other: object) -> bool:
-    return isinstance(other, dict) and {k: type(v) for k, v in entry.items()} == {k: type(v) for k, v in other.items()}
-
-
-def _name(text: str) -> str:
-    return printable(text)[:_MAX_NAME_LENGTH]
-
-
-def _shown(text: str) -> str:
-    return escaped(_name(text))
-
-
-def _section(label: Label, path: str) -> list[str]:
-    # No link to the paper: the Hub would tag the model with it.
-    images = f"{_shown(label.probes_name)} (`{label.probes_digest[:12]}`)"
-    facts = [
-        ["graph", f"{_shown(label.graph_name)} (`{label.graph_digest[:12]}`)"],
-        ["graph from", _shown(label.graph_location)],
-        ["images", f"{images}: {_shown(abridged(label.domain_names, 10))}"],
-        ["revision of the model", f"`{label.model.revision[:12]}`"],
-        ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
-    ]
-    return _filled(
+    lines = _filled(  # no link to the paper: the Hub would tag the model with it
         "label",
-        title=_shown(label.graph_name),
+        graph=_shown(label.graph_name),
+        digest=short,
+        location=_shown(label.graph_location),
         concepts=f"{label.n_tested:,}",
-        facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
+        path=path,
+        images=f"{_shown(label.probes_name)} (`{label.probes_digest[:12]}`)",
+        domains=_shown(abridged(label.domain_names, 10)),
+        revision=label.model.revision[:12],
+        recall=f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}",
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
         owner=label.model.repo_id.partition("/")[0],
     )
+    return put_section(add_tags(readme, [LABEL_TAG, graph_tag(label.graph_digest)]), f"mll-label-{short}", lines)
+
+
+def _shown(text: str) -> str:
+    return escaped(printable(text)[:_MAX_NAME_LENGTH])
 
 
 def _filled(template: str, **values: str) -> list[str]:
@@ -120,25 +88,21 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
     """The README of a dataset repo of a graph; says where its images are. Errors as in :func:`put_section`."""
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
+    images = ""
+    if probes := graph.probes:
+        where = f"in {_shown(probes.location)}" if probes.location else "not on the Hub"
+        facts = f"{_shown(abridged(list(probes.by_domain), 10))}; digest `{probes.digest[:12]}`"
+        images = f"The {probes.total:,} probe images ({facts}) are {where}. {_NEEDED}\n\n"
     lines = _filled(
         "graph",
         concepts=f"{len(graph):,}",
         digest=graph.digest[:12],
         source=f"hf://datasets/{repo_id}",
-        images=_images_text(graph.probes) if graph.probes else "",
+        images=images,
         terms=_WORDNET if is_wordnet else "",
     )
-    title = f"{_name(graph.name)}: visual concepts"
+    title = f"{graph.name}: visual concepts"
     return _dataset_card(readme, GRAPH_TAG, [graph_tag(graph.digest)], title, lines, viewer=False, **terms)
-
-
-def _images_text(probes: ProbeCounts) -> str:
-    where = f"in {_shown(probes.location)}" if probes.location else "not on the Hub"
-    domains = _shown(abridged(list(probes.by_domain), 10))
-    return (
-        f"The {probes.total:,} probe images ({domains}; digest `{probes.digest[:12]}`) are {where}. They are needed "
-        "only to measure models: labels can be read, compared and used without access to them.\n\n"
-    )
 
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "", own: str = "") -> str:
@@ -152,7 +116,7 @@ def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "", own: st
     if metadata and not readme.strip():
         return put_section(metadata, IMAGES_TAG, lines)
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
-    title = f"{_name(graph.name)}: probe images"
+    title = f"{graph.name}: probe images"
     return _dataset_card(readme, IMAGES_TAG, [graph_tag(graph.digest)], title, lines, configs=files)
 
 
