@@ -36,10 +36,10 @@ if importlib.util.find_spec("mll_hf") is None:  # in a job without it
 
 from command_line import script_parser
 from mll_hf.cli.label import labeled_text
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, positive
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, GRAPH_HELP, SAMPLE_HELP, positive
 from mll_hf.cli.output import discard_stdout, summary
 from mll_hf.errors import InputError, MLLError
-from mll_hf.graph.probes import SamplingConfig
+from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, fetch_graph_with_images
 from mll_hf.labeling.many import Outcome, label_many, working_folder
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResult]:
     """Label the models as the arguments say."""
     location = fetch_graph_with_images(args.graph)
-    probes = location.probes(SamplingConfig(args.sample))
+    probes = location.probes(args.sample)
     plan = Plan(
         graph=location.graph,
         probes=probes,
@@ -188,7 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of these")
     parser.add_argument("--list", type=Path, metavar="FILE", help="text with one model per line")
     parser.add_argument("--graph", required=True, metavar="GRAPH", help=f"graph to measure on: {GRAPH_HELP}")
-    parser.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
+    parser.add_argument("--sample", type=positive, default=IMAGES_PER_CONCEPT, metavar="N", help=SAMPLE_HELP)
     parser.add_argument("--labels", type=Path, metavar="DIR", help="folder for labels (default: in the cache)")
     parser.add_argument(
         "--push-to", metavar="REPO",

@@ -25,7 +25,7 @@ from PIL import Image
 from mll_hf.errors import ModelError
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
 from mll_hf.graph.probe_counts import ProbeCounts
-from mll_hf.graph.probes import ProbeSet, SamplingConfig
+from mll_hf.graph.probes import IMAGES_PER_CONCEPT, ProbeSet
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
 from mll_hf.models.known import known_models
@@ -139,7 +139,7 @@ def probe_set(members, nodes, domains=None, domain_names=("photo",)):
     return ProbeSet(
         graph_location="none",
         counts=ProbeCounts("none", (), (), {}),
-        sampling=SamplingConfig(),
+        images_per_concept=IMAGES_PER_CONCEPT,
         files=(),
         rows=np.arange(len(nodes)),
         nodes=np.array(nodes, np.int32),
@@ -239,7 +239,7 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         graph_location="",
         probes_digest=SHA,
         probes_location="",
-        sampling=SamplingConfig(max(75, int(support.max()))),
+        images_per_concept=max(IMAGES_PER_CONCEPT, int(support.max())),
         domain_names=tuple(domain_names),
         package_version="0.0",
         environment=ENVIRONMENT,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
     DEVICE_HELP,
-    FULL_SAMPLE,
     GRAPH_HELP,
     IMAGES_HELP,
     SAMPLE_HELP,
@@ -28,6 +27,7 @@ from mll_hf.cli.output import (
     summary,
 )
 from mll_hf.errors import InputError, MLLError
+from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import abridged
@@ -65,7 +65,7 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     )
     command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
-    command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
+    command.add_argument("--sample", type=positive, default=IMAGES_PER_CONCEPT, metavar="N", help=SAMPLE_HELP)
     command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     command.add_argument(
         "--keep-embeddings", action="store_true", help="also store embeddings; they make strategy 'paper' exact"
@@ -77,7 +77,6 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 
 def _label(args: argparse.Namespace) -> int:
-    from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import PACKAGE_GRAPH, bytes_of_images, default_graph, fetch_graph_with_images
     from mll_hf.labeling.many import label_many
     from mll_hf.labeling.run import Plan
@@ -99,7 +98,7 @@ def _label(args: argparse.Namespace) -> int:
     plans = [  # fails before a model is loaded
         Plan(
             location.graph,
-            location.probes(SamplingConfig(args.sample)),
+            location.probes(args.sample),
             LabelStore(args.labels),
             device=args.device,
             keep_embeddings=args.keep_embeddings,

@@ -188,7 +188,8 @@ def _verify(args: argparse.Namespace) -> int:
     location = fetch_graph_with_images(graph_location, images)
     graph = location.graph
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    verification = verify_label(label, graph, location.probes(label.sampling), args.concepts, seed, args.device)
+    probes = location.probes(label.images_per_concept)
+    verification = verify_label(label, graph, probes, args.concepts, seed, args.device)
     print_row(args, verification.to_json(), verification_report(verification, graph))
     if verification.verdict != "agrees":
         return 1

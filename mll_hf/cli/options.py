@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from mll_hf.errors import InputError
-from mll_hf.graph.probes import SamplingConfig
+from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.utils.text import parse_count
 
@@ -23,8 +23,7 @@ _SOURCE_HELP = (
     "'published' (published figures of known models); or several, separated by commas: SOURCE,SOURCE,published"
 )
 ACCESS = ("public", "gated", "private")
-FULL_SAMPLE = SamplingConfig().images_per_concept
-SAMPLE_HELP = f"maximum probe images per concept (default: {FULL_SAMPLE})"
+SAMPLE_HELP = f"maximum probe images per concept (default: {IMAGES_PER_CONCEPT})"
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or $ORG/NAME[@REVISION] on the Hub"

@@ -31,14 +31,8 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
 
+IMAGES_PER_CONCEPT = 75  # at most; as in the paper
 _MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingConfig:
-    """How to sample probe images."""
-
-    images_per_concept: int = 75  # at most; as in the paper
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class ProbeSet:
     Attributes:
         graph_location: Location of the graph: ``hf://datasets/org/name@commit``, or the name of a folder.
         counts: Digest, counts and location of all images that the sample is from.
-        sampling: How the images were sampled.
+        images_per_concept: Maximum number of images that test a concept.
         files: The parquet files, in name order.
         rows: [N] row of each image, over all files; ascending.
         nodes: [N] index of the concept that each image is filed under.
@@ -60,7 +54,7 @@ class ProbeSet:
 
     graph_location: str
     counts: ProbeCounts
-    sampling: SamplingConfig
+    images_per_concept: int
     files: tuple[Path, ...]
     rows: NDArray[np.int64]
     nodes: NDArray[np.int32]
@@ -81,10 +75,6 @@ class ProbeSet:
     def location(self) -> str:
         """Location of the images: ``hf://datasets/org/name@commit``, or the name of a folder."""
         return self.counts.location
-
-    def moved_to(self, location: str) -> ProbeSet:
-        """The same images at another location."""
-        return replace(self, counts=replace(self.counts, location=location))
 
     def images_of(self, v: int) -> NDArray[np.int64]:
         """Ascending numbers (0 to N - 1) of the images that test concept ``v``."""
@@ -137,7 +127,7 @@ class ProbeSet:
 def load_probes(
     graph: SemanticGraph,
     folder: str | Path,
-    config: SamplingConfig | None = None,
+    images_per_concept: int = IMAGES_PER_CONCEPT,
     *,
     location: str | None = None,
     graph_location: str | None = None,
@@ -148,8 +138,7 @@ def load_probes(
     concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (the source). Labels
     name the locations of images and graph; by default the folder's name.
     """
-    config = config or SamplingConfig()
-    if not 1 <= config.images_per_concept <= _MAX_IMAGES_PER_CONCEPT:
+    if not 1 <= images_per_concept <= _MAX_IMAGES_PER_CONCEPT:
         raise GraphError(f"images_per_concept is not between 1 and {_MAX_IMAGES_PER_CONCEPT}; choose another number")
     files, columns = read_columns(Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
@@ -160,14 +149,14 @@ def load_probes(
         raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MAX_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
-        _sample(pool, sources[pool], config, concept.id) if tested else pool[:0]
+        _sample(pool, sources[pool], images_per_concept, concept.id) if tested else pool[:0]
         for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), graph.has_tests, strict=True)
     ]
     rows, offsets, members = _renumbered(samples)
     return ProbeSet(
         graph_location=graph_location or location,
         counts=counts,
-        sampling=config,
+        images_per_concept=images_per_concept,
         files=files,
         rows=rows,
         nodes=nodes[rows],
@@ -215,7 +204,7 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
         yield np.concatenate([own[v], *(own[d] for d in graph.descendants[v])])
 
 
-def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, id: str) -> NDArray[np.int64]:
+def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], size: int, id: str) -> NDArray[np.int64]:
     """Draw a concept's images from its sources in turn, in a fixed random order. Returns ascending rows."""
     salt = int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
     draw = scramble(pool.astype(np.uint64), salt)
@@ -224,7 +213,7 @@ def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: Samplin
     starts = np.flatnonzero(np.diff(sources[by_source], prepend=-1))
     rank = np.arange(len(pool)) - np.repeat(starts, np.diff(np.append(starts, len(pool))))
     in_turn = np.lexsort((turn_of_source[by_source], rank))
-    return np.sort(pool[by_source[in_turn[: config.images_per_concept]]])
+    return np.sort(pool[by_source[in_turn[:size]]])
 
 
 def _renumbered(

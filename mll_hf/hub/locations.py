@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
 from mll_hf.graph.files import IMAGE_FILES, image_files
-from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
+from mll_hf.graph.probes import IMAGES_PER_CONCEPT, ProbeSet, load_probes
 from mll_hf.hub.connection import connect, download_listed, hub_errors, read_head
 
 if TYPE_CHECKING:
@@ -104,15 +104,15 @@ class GraphWithImages:
     folder: Path  # of images*.parquet
     images: str  # where they are from
 
-    def probes(self, sampling: SamplingConfig) -> ProbeSet:
+    def probes(self, images_per_concept: int = IMAGES_PER_CONCEPT) -> ProbeSet:
         """A sample of the probe images; its location is the one that the graph names, if these are the same images.
 
         A GraphError if the images are not those that the graph says are at this location.
         """
         named, found = self.graph.probes, self.images
-        probes = load_probes(self.graph, self.folder, sampling, location=found, graph_location=self.location)
+        probes = load_probes(self.graph, self.folder, images_per_concept, location=found, graph_location=self.location)
         if named and named.location and probes.digest == named.digest:
-            return probes.moved_to(named.location)
+            return replace(probes, counts=replace(probes.counts, location=named.location))
         if named and named.location == found:
             raise GraphError(
                 f"the images in {found} ({probes.digest[:12]}) are not those that {self.location} names "

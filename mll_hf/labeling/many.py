@@ -199,5 +199,5 @@ def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:
     return (
         (label.model.key == model.key if model.digest else label.model == model)
         and label.key == plan.key
-        and label.sampling.images_per_concept >= plan.probes.sampling.images_per_concept
+        and label.images_per_concept >= plan.probes.images_per_concept
     )

@@ -121,7 +121,7 @@ def label_model(ref: ModelRef, plan: Plan) -> LabelingResult:
                 graph_location=probes.graph_location,
                 probes_digest=probes.digest,
                 probes_location=probes.location,
-                sampling=probes.sampling,
+                images_per_concept=probes.images_per_concept,
                 domain_names=probes.domain_names,
                 package_version=__version__,
                 environment=environment_of(model),
@@ -147,10 +147,10 @@ def label_model(ref: ModelRef, plan: Plan) -> LabelingResult:
 
 def _existing_label(ref: ModelRef, plan: Plan, path: Path) -> Label | None:
     """The label at a path; None if it must be measured: missing, damaged, of fewer images, or without embeddings."""
-    store, sampling = plan.store, plan.probes.sampling
+    store, wanted = plan.store, plan.probes.images_per_concept
     try:
         label = read_label(path)
-        if label.sampling.images_per_concept < sampling.images_per_concept:
+        if label.images_per_concept < wanted:
             return None
         if label.model.repo_id != ref.repo_id:  # a folder that was moved; the path has the model's digest
             label = replace(label, model=ref)
@@ -158,10 +158,10 @@ def _existing_label(ref: ModelRef, plan: Plan, path: Path) -> Label | None:
     except LabelError:
         return None
     if plan.keep_embeddings and not _has_embeddings(label, store):
-        if label.sampling == sampling:
+        if label.images_per_concept == wanted:
             return None
         raise InputError(
-            f"{path} was measured on {label.sampling.images_per_concept} images per concept and has no embeddings; use "
+            f"{path} was measured on {label.images_per_concept} images per concept and has no embeddings; use "
             "the same number (--sample), or another folder of labels"
         )
     return label

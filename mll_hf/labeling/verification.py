@@ -96,10 +96,10 @@ def verify_label(
         InputError: The label is of other images, or of none.
         ModelError: The model cannot be loaded or run.
     """
-    if (label.probes_digest, label.sampling) != (probes.digest, probes.sampling):
+    if (label.probes_digest, label.images_per_concept) != (probes.digest, probes.images_per_concept):
         raise InputError(
-            f"the label was measured on {label.sampling.images_per_concept} images per concept of "
-            f"{label.probes_location} ({label.probes_digest[:12]}), not on {probes.sampling.images_per_concept} of "
+            f"the label was measured on {label.images_per_concept} images per concept of "
+            f"{label.probes_location} ({label.probes_digest[:12]}), not on {probes.images_per_concept} of "
             f"{probes.location} ({probes.digest[:12]}); give its images with --images"
         )
     check_label_fits(label, graph.with_probes(probes.counts), label.model.repo_id)

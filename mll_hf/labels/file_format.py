@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mll_hf.errors import LabelError
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.fields import SCHEMA, TENSORS, check_label_tensors, check_metadata, check_rivals
 from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
 from mll_hf.utils.files import canonical_json
@@ -50,7 +49,7 @@ def label_metadata(label: Label) -> dict[str, Any]:
         "cost": asdict(label.cost),
         "graph": {"name": label.graph_name, "digest": label.graph_digest, "location": label.graph_location},
         "probes": {"digest": label.probes_digest, "location": label.probes_location},
-        "config": asdict(label.sampling),
+        "config": {"images_per_concept": label.images_per_concept},
         "domains": list(label.domain_names),
         "package_version": label.package_version,
         "environment": asdict(label.environment),
@@ -85,7 +84,7 @@ def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
         graph_location=graph["location"],
         probes_digest=probes["digest"],
         probes_location=probes["location"],
-        sampling=SamplingConfig(**metadata["config"]),
+        images_per_concept=metadata["config"]["images_per_concept"],
         domain_names=tuple(metadata["domains"]),
         package_version=metadata["package_version"],
         environment=Environment(**metadata["environment"]),

@@ -15,7 +15,6 @@ from mll_hf.utils.arrays import ArrayFields, read_only
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.graph.probes import SamplingConfig
 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model without a label; must be resolved before the model is loaded
@@ -98,6 +97,7 @@ class Label(ArrayFields):
     Attributes:
         probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
         probes_location: Their location, which may be private.
+        images_per_concept: Maximum number of probe images of a concept.
         domain_names: The S domains.
         license: License of the model according to its repo, in lower case; None if unknown.
         ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
@@ -115,7 +115,7 @@ class Label(ArrayFields):
     graph_location: str
     probes_digest: str
     probes_location: str
-    sampling: SamplingConfig
+    images_per_concept: int
     domain_names: tuple[str, ...]
     package_version: str
     environment: Environment

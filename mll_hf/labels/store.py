@@ -247,7 +247,7 @@ def check_label_fits(label: Label, graph: SemanticGraph, name: Path | str = "") 
         )
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
-    expected, by_domain = graph.max_tests(label.sampling.images_per_concept)
+    expected, by_domain = graph.max_tests(label.images_per_concept)
     claimed = dict(zip(label.domain_names, label.domain_ranks.sum(axis=1, dtype=np.int64).tolist(), strict=True))
     if (label.support > expected).any() or label.support.sum() < _MIN_DECODED * expected.sum():
         fault = f"has {int(label.support.sum()):,} tests instead of {int(expected.sum()):,}"

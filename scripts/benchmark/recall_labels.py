@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from known_models.figures import imagenet_synsets
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.label import UNPINNED, Cost, Environment, Label, ModelRef
 from mll_hf.models.published import PUBLISHED, published_graph
@@ -60,7 +59,7 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[Label, ...
             graph_location=PUBLISHED,
             probes_digest=prompts,
             probes_location=recalls.source,
-            sampling=SamplingConfig(sum(SOURCES.values())),
+            images_per_concept=sum(SOURCES.values()),
             domain_names=DOMAINS,
             package_version="",
             environment=Environment("", "", "", "", ""),

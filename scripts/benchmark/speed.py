@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark.synthetic import IMAGES_PER_CONCEPT, RandomEncoder, make_descriptions, make_graph, make_labels
-from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
+from mll_hf.graph.probes import ProbeSet, load_probes
 from mll_hf.labels.join import join_labels
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
@@ -244,7 +244,7 @@ def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGr
     nodes = [graph.concepts[v].id for v in rng.integers(n_concepts // 2, n_concepts, n_images)]
     rows = {"image": images, "node": nodes, "style": ["photo"] * n_images}
     pq.write_table(pa.table(rows), folder / "images.parquet", row_group_size=100)
-    return graph, load_probes(graph, folder, SamplingConfig(IMAGES_PER_CONCEPT)), images
+    return graph, load_probes(graph, folder, IMAGES_PER_CONCEPT), images
 
 
 def unit(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.label import Cost, Environment, Label, ModelRef
 from mll_hf.matching.describe import Description
@@ -77,7 +76,7 @@ def make_labels(graph: SemanticGraph, n_models: int, seed: int = 0) -> tuple[Lab
                 graph_location="synthetic",
                 probes_digest="0" * 40,
                 probes_location="synthetic",
-                sampling=SamplingConfig(IMAGES_PER_CONCEPT),
+                images_per_concept=IMAGES_PER_CONCEPT,
                 domain_names=("photo",),
                 package_version="0",
                 environment=Environment("cpu", "float32", "0", "0", "0"),

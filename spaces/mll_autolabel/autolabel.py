@@ -16,7 +16,6 @@ from huggingface_hub import WebhookPayload, get_token
 from pydantic import ValidationError
 
 from mll_hf.errors import InputError
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images, parse_dataset
 from mll_hf.labeling.many import OWN_REPOS, label_many, working_folder
 from mll_hf.labeling.run import Plan
@@ -163,7 +162,7 @@ def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     read.
     """
     location = fetch_graph_with_images(settings.graph)
-    graph, probes = location.graph, location.probes(SamplingConfig())
+    graph, probes = location.graph, location.probes()
     plan = Plan(graph, probes, LabelStore(working_folder(graph, probes)), settings.to, free_cache=True)
 
     def work(event: Event) -> tuple[str, str]:

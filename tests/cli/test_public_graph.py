@@ -17,7 +17,7 @@ from mll_hf.cli import main
 from mll_hf.cli.options import ACCESS
 from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import SamplingConfig, count_probes
+from mll_hf.graph.probes import count_probes
 from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.repos import Access
@@ -190,7 +190,7 @@ def test_a_graph_that_names_other_images_than_are_there(hub, published, folder):
     document["probes"]["files"] = ["0" * 64]
     hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
     with pytest.raises(GraphError, match=r"are not those that .* names .*; publish the graph again: mll-hf graph push"):
-        fetch_graph_with_images(GRAPH).probes(SamplingConfig())
+        fetch_graph_with_images(GRAPH).probes()
 
 
 def test_a_graph_cannot_name_a_folder_of_its_reader(hub, published, folder):

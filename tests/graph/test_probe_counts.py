@@ -8,7 +8,7 @@ import pytest
 
 from mll_hf.errors import GraphError, LabelError
 from mll_hf.graph.concepts import graph_from_json, graph_to_bytes, graph_to_json, load_graph
-from mll_hf.graph.probes import SamplingConfig, count_probes, load_probes
+from mll_hf.graph.probes import count_probes, load_probes
 from mll_hf.labels.store import check_label_fits
 from worlds import CAR, CAT, CORGI, Probe, make_graph, make_label, write_graph_folder
 
@@ -30,12 +30,12 @@ def counted(folder):
 
 def label_of(graph, folder, most=75, **changes):
     """A label as it is measured on the images of a folder."""
-    probes = load_probes(graph, folder, SamplingConfig(most))
+    probes = load_probes(graph, folder, most)
     images, concepts = probes.pairs_by_image
     support = np.zeros((len(probes.domain_names), len(graph)), int)
     np.add.at(support, (probes.domains[images], concepts), 1)
     settings = {"domain_names": probes.domain_names, "domain_support": support, "domain_hits": support}
-    given = {"probes_digest": probes.digest, "sampling": probes.sampling}
+    given = {"probes_digest": probes.digest, "images_per_concept": probes.images_per_concept}
     return make_label(graph, **settings | given | changes)
 
 
@@ -100,10 +100,10 @@ def test_honest_labels_pass(counted, folder):
         check_label_fits(label_of(GRAPH, folder, most), counted)
     many = GRAPH.with_probes(replace(counted.probes, images={"car": ((0, 100),)}))
     undecodable = make_label(GRAPH, support=[0, 58, 0, 0, 0, 0, 58], probes_digest=many.probes.digest)
-    check_label_fits(replace(undecodable, sampling=SamplingConfig(60)), many)
+    check_label_fits(replace(undecodable, images_per_concept=60), many)
     few = make_label(GRAPH, support=[0, 56, 0, 0, 0, 0, 56], probes_digest=many.probes.digest)
     with pytest.raises(LabelError, match="has 112 tests instead of 120"):
-        check_label_fits(replace(few, sampling=SamplingConfig(60)), many)
+        check_label_fits(replace(few, images_per_concept=60), many)
 
 
 def test_a_label_that_lies_about_its_probe_images(counted, folder):

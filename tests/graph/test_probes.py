@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.graph.probes import load_probes
 from mll_hf.utils import files
 from worlds import (
     CAR,
@@ -43,7 +43,7 @@ PROBES = [
 
 
 def load(folder, images_per_concept=75):
-    return load_probes(load_graph(folder), folder, SamplingConfig(images_per_concept))
+    return load_probes(load_graph(folder), folder, images_per_concept)
 
 
 def write_table(folder, name="images.parquet", **columns):
@@ -196,8 +196,8 @@ def test_batches_contain_all_images_in_order(data):
 MEASURE = """
 import sys
 from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import SamplingConfig, load_probes
-probes = load_probes(load_graph(sys.argv[1]), sys.argv[1], SamplingConfig(65535))
+from mll_hf.graph.probes import load_probes
+probes = load_probes(load_graph(sys.argv[1]), sys.argv[1], 65535)
 total = sum(len(content) for batch in probes.iter_image_bytes(64) for content in batch)
 print(len(probes), total, peak_memory())
 """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mll_hf.errors import GraphError, InputError, StorageError
-from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.graph.probes import load_probes
 from mll_hf.labeling import run
 from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labels.embeddings import read_embeddings
@@ -17,7 +17,6 @@ from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph,
 
 GRAPH = make_graph()
 REF = ModelRef("org/model", SHA, "open_clip")
-SAMPLING = SamplingConfig()
 
 
 class World:
@@ -34,8 +33,8 @@ class World:
         self.models.append(FakeModel(GRAPH, ref, self.batches_left))
         return self.models[-1]
 
-    def label(self, ref=REF, sampling=SAMPLING, store=None, **options):
-        probes = load_probes(GRAPH, self.folder, sampling)
+    def label(self, ref=REF, images_per_concept=75, store=None, **options):
+        probes = load_probes(GRAPH, self.folder, images_per_concept)
         return label_model(ref, Plan(GRAPH, probes, store or self.store, **{"batch_size": 4, **options}))
 
     @property
@@ -114,7 +113,7 @@ def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
     path = world.label().path
     content = path.read_bytes()
     with pytest.raises(InputError, match="was measured on 75 images per concept and has no embeddings"):
-        world.label(sampling=SamplingConfig(2), keep_embeddings=True)
+        world.label(images_per_concept=2, keep_embeddings=True)
     assert path.read_bytes() == content
 
 
@@ -241,5 +240,5 @@ def test_embeddings_are_kept_on_request(world):
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert world.label(keep_embeddings=True).measured
     assert not world.label(keep_embeddings=True).measured
-    world.label(sampling=SamplingConfig(2), overwrite=True)
+    world.label(images_per_concept=2, overwrite=True)
     assert read_embeddings(embeddings_path(again.path)) is None

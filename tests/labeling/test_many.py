@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from mll_hf.errors import GraphError, HubError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
-from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.graph.probes import load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import many, on_ray, run
 from mll_hf.labeling.many import OWN_REPOS, Outcome, label_many
@@ -49,7 +49,7 @@ class World:
         return names
 
     def plan(self, push_to=None, store="labels", images_per_concept=75, **options):
-        probes = load_probes(GRAPH, self.folder, SamplingConfig(images_per_concept))
+        probes = load_probes(GRAPH, self.folder, images_per_concept)
         return Plan(GRAPH, probes, LabelStore(self.root / store), push_to, **options)
 
     def run(self, models, *args, **options):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mll_hf.errors import InputError, LabelError
-from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.graph.probes import load_probes
 from mll_hf.labeling import contest
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import Plan, label_model
@@ -82,7 +82,7 @@ def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
 
 def test_a_label_that_boasts_disagrees(world):
     graph, probes, label, _ = world
-    perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_digest=probes.digest)
+    perfect = make_label(graph, support=label.support, probes_digest=probes.digest)
     result = verify_label(perfect, graph, probes, 42, seed=0)
     claimed, measured = result.recalls
     assert claimed == 1
@@ -96,10 +96,10 @@ def test_other_images_or_graphs_are_no_check(world):
     with pytest.raises(InputError, match="give its images with --images"):
         verify_label(replace(label, probes_digest="f" * 40), graph, probes, 36, seed=0)
     with pytest.raises(InputError, match="give its images with --images"):
-        verify_label(replace(label, sampling=SamplingConfig(11)), graph, probes, 36, seed=0)
+        verify_label(replace(label, images_per_concept=11), graph, probes, 36, seed=0)
     with pytest.raises(LabelError, match="give the graph that it was measured on"):
         verify_label(replace(label, graph_digest="f" * 64), graph, probes, 36, seed=0)
-    empty = replace(make_label(graph, support=0), probes_digest=probes.digest, sampling=label.sampling)
+    empty = make_label(graph, support=0, probes_digest=probes.digest)
     with pytest.raises(LabelError, match="was not measured on the probe images that it names"):
         verify_label(empty, graph, probes, 36, seed=0)
 
