@@ -4,7 +4,7 @@
     scripts/conformance.py > scripts/benchmark/results/conformance.md
 
 Builds a tiny model of each architecture, with random weights, in the Hub's file layout; embeds images and texts with
-mll_hf and with open_clip itself, transformers' pipeline for zero-shot image classification, or sentence-transformers.
+mll_hf and with open_clip itself, or transformers' pipeline for zero-shot image classification.
 Prints a Markdown table with the largest difference of each architecture, or the reason why it is refused. Needs
 no network and no GPU; takes a minute.
 """
@@ -108,15 +108,6 @@ def pipeline_outputs(folder: Path) -> Outputs:
     return {"logits": np.stack(logits), "probabilities": np.array(probabilities, np.float32)}
 
 
-def sentence_outputs(folder: Path) -> Outputs:
-    """Embeddings of sentence-transformers itself."""
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder), device="cpu")
-    encode = {"images": images(), "texts": TEXTS}
-    return {what: model.encode(inputs, normalize_embeddings=True) for what, inputs in encode.items()}
-
-
 def difference(model: VisionLanguageModel, expected: Outputs) -> float:
     """Largest difference between our outputs and those of a library; logits are compared in units of the largest."""
     ours = outputs(model)
@@ -141,13 +132,12 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
-    libraries = ("open_clip_torch", "timm", "transformers", "sentence-transformers", "torch")
+    libraries = ("open_clip_torch", "timm", "transformers", "torch")
     print("# Conformance\n\nOutput of `scripts/conformance.py` with", end=" ")
     print(", ".join(f"{name} {version(name)}" for name in libraries) + ".")
     with tempfile.TemporaryDirectory() as folder:
         _report_open_clip(Path(folder))
         _report_transformers(Path(folder))
-        _report_sentence_transformers(Path(folder))
 
 
 def _report_open_clip(folder: Path) -> None:
@@ -171,12 +161,6 @@ def _report_transformers(folder: Path) -> None:
         rows.append([name, classes[kind], _result(path, pipeline_outputs)])
     print("\n## transformers\n")
     _print_table(["type", "class", "largest difference"], rows)
-
-
-def _report_sentence_transformers(folder: Path) -> None:
-    paths = {layout: tiny.write_sentence_transformers(folder / layout, layout) for layout in tiny.SENTENCE_LAYOUTS}
-    print("\n## sentence-transformers\n")
-    _print_table(["modules", "largest difference"], [[name, _result(paths[name], sentence_outputs)] for name in paths])
 
 
 def _result(folder: Path, run: Callable[[Path], Outputs]) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import string
 import tempfile
 from copy import deepcopy
@@ -222,32 +221,6 @@ def _transformers_config(kind: str) -> dict[str, Any]:
 def _size() -> dict[str, int]:
     heads = {"num_hidden_layers": 1, "num_attention_heads": HEADS}
     return {"hidden_size": WIDTH, "intermediate_size": WIDTH, **heads}
-
-
-# ---- sentence-transformers
-
-
-def write_sentence_transformers(folder: Path, layout: str) -> Path:
-    """Write a tiny CLIP in one of the layouts that sentence-transformers has had."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
-
-    if layout == "0_CLIPModel":  # before version 5.4
-        write_transformers(folder / layout, "clip")
-        module = {"idx": 0, "name": "0", "path": layout, "type": "sentence_transformers.models.CLIPModel"}
-        (folder / "modules.json").write_text(json.dumps([module]))
-        return folder
-    source = write_transformers(folder / "source", "siglip" if layout == "Transformer of SigLIP" else "clip")
-    model = SentenceTransformer(str(source), device="cpu")
-    shutil.rmtree(source)
-    if layout == "Transformer, Dense, Normalize":
-        dense = _random(lambda: Dense(WIDTH, 24))
-        model = SentenceTransformer(modules=[model[0], dense, Normalize()], device="cpu")
-    model.save_pretrained(str(folder))
-    return folder
-
-
-SENTENCE_LAYOUTS = ("0_CLIPModel", "Transformer", "Transformer of SigLIP", "Transformer, Dense, Normalize")
 
 
 # ---- tokenizers

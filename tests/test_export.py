@@ -44,7 +44,7 @@ def selection_of(*folders):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A model of each backend; the first two resize the shorter side and crop, and round differently."""
+    """A model of each backend; they resize the shorter side and crop, and round differently."""
     root = tmp_path_factory.mktemp("models")
     open_clip = make_open_clip(root / "open_clip")
     config = json.loads((open_clip / "open_clip_config.json").read_text())
@@ -54,8 +54,7 @@ def folders(tmp_path_factory):
     processor = json.loads((clip / "preprocessor_config.json").read_text())
     processor |= {"size": {"shortest_edge": 32}, "do_center_crop": True}
     (clip / "preprocessor_config.json").write_text(json.dumps(processor))
-    sentences = tiny_architectures.write_sentence_transformers(root / "sentences", "Transformer, Dense, Normalize")
-    return open_clip, clip, sentences
+    return open_clip, clip
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def exported(folders, images, tmp_path_factory):
 
 def test_the_readme_predicts_without_torch_as_the_ensemble_does(folders, images, exported):
     folder, models = exported
-    assert [model["max_difference"] < 1e-3 for model in models] == [True] * 3
+    assert [model["max_difference"] < 1e-3 for model in models] == [True, True]
     program = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
     paths = sorted(images.rglob("*.png"))
     expected = Ensemble(selection_of(*folders)).predict(paths).probabilities
@@ -108,7 +107,7 @@ def test_a_graph_names_its_classes_and_takes_any_number_of_images(exported):
 
 def test_preprocessing_crops_as_each_library_does(folders):
     """The two round half a pixel differently."""
-    for folder in folders[:2]:
+    for folder in folders:
         model = load_model(resolve_model(f"local-dir:{folder}"), "cpu")
         for size in ((97, 61), (35, 32), (32, 35), (33, 200)):
             image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))

@@ -32,7 +32,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, MLLError, StorageError
-from mll_hf.labels.identity import digest_of_files, is_model_file
+from mll_hf.labels.identity import digest_of_files
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import one_line
@@ -224,8 +224,8 @@ class Head:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Content ids of the files that models load, empty where the Hub lists none."""
-        return {path: file.oid for path, file in self.files.items() if is_model_file(path)}
+        """Content ids of the files at the root, which models load; empty where the Hub lists none."""
+        return {path: file.oid for path, file in self.files.items() if "/" not in path}
 
     def digest(self, backend: str) -> str | None:
         """The digest of the model that a backend loads from this commit, see :func:`digest_of_files`."""

@@ -7,7 +7,6 @@ model. One repo may serve two architectures (ViT-B-32, ViT-B-32-quickgelu), whic
 from __future__ import annotations
 
 import hashlib
-import re
 from fnmatch import fnmatchcase as fnmatch
 from typing import TYPE_CHECKING
 
@@ -20,38 +19,25 @@ if TYPE_CHECKING:
 _WEIGHTS = {
     "open_clip": ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors"),
     "transformers": ("model.safetensors", "model-*-of-*.safetensors"),
-    "sentence-transformers": ("model.safetensors", "model-*-of-*.safetensors"),
 }
 SETTINGS = ("*.json", "*.txt", "*.model", "*.vocab", "*.merges")
 _NOT_DECIDING = ("README*", "LICENSE*", "requirements.txt", "*.index.json", "mll_*.json")
-_IN_MODULE = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
-
-
-def is_model_file(path: str) -> bool:
-    """Whether models load files at this path: at the root, and in the modules of sentence-transformers."""
-    return "/" not in path or bool(_IN_MODULE.fullmatch(path))
 
 
 def deciding_files(paths: Collection[str], backend: str) -> tuple[str, ...]:
     """The files among a repo's that decide a model's outputs, sorted: weights in safetensors, settings, tokenizer.
 
-    Only files at the root count, and those in the modules of sentence-transformers; and only the weights that the
-    backend loads: open_clip reads one file, even where those of transformers lie beside it. Empty without weights.
+    Only files at the root count, and only the weights that the backend loads: open_clip reads one file, even where
+    those of transformers lie beside it. Empty without weights.
     """
-    names = {path: _name(path, backend) for path in paths}
+    names = [path for path in paths if "/" not in path]
     weights: list[str] = []
     for pattern in _WEIGHTS.get(backend, ()):
-        weights += [path for path, name in names.items() if fnmatch(name, pattern)]
+        weights += [name for name in names if fnmatch(name, pattern)]
         if weights and backend == "open_clip":
             break
-    settings = [path for path, name in names.items() if _matches(name, SETTINGS) and not _matches(name, _NOT_DECIDING)]
+    settings = [name for name in names if _matches(name, SETTINGS) and not _matches(name, _NOT_DECIDING)]
     return tuple(sorted([*weights, *settings])) if weights else ()
-
-
-def _name(path: str, backend: str) -> str:
-    """The name of a file that may count; empty for others."""
-    in_module = backend == "sentence-transformers" and is_model_file(path)
-    return path.rpartition("/")[2] if in_module or "/" not in path else ""
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -30,7 +30,7 @@ class ModelRef:
 
     repo_id: str  # org/name on the Hub, or local-dir:/absolute/path
     revision: str  # full commit sha; for a local folder a digest of its content of the same length
-    backend: str  # library that runs it: open_clip, transformers or sentence-transformers
+    backend: str  # library that runs it: open_clip or transformers
     digest: str | None = None
 
     @property

@@ -139,11 +139,5 @@ def load_model(
 
                 folder = source.fetch(ref, token, partial(check_type, ref))
                 return TransformersModel(ref, folder, chosen, dtype, texts)
-            case source.Backend.SENTENCE_TRANSFORMERS:
-                from mll_hf.models.sentence_transformers import SentenceTransformersModel, check_first_module
-
-                folder = source.fetch(ref, token, partial(check_first_module, ref))
-                return SentenceTransformersModel(ref, folder, chosen, dtype, texts)
     except ModuleNotFoundError as error:
-        extra = "match" if error.name == "sentence_transformers" else "models"
-        raise MissingExtraError(error.name or ref.backend, extra) from error
+        raise MissingExtraError(error.name or ref.backend, "models") from error

@@ -58,8 +58,8 @@ class KnownModel:
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
         backend: Library that loads ``hub_id``: ``open_clip``, ``transformers``, or ``other`` for custom code and
             libraries that we do not use.
-        loadable: A Hub repo exists, and open_clip, transformers or sentence-transformers loads it without custom
-            code, once its weights are in safetensors.
+        loadable: A Hub repo exists, and open_clip or transformers loads it without custom code, once its weights are in
+            safetensors.
         weights: How they come: ``safetensors``, ``safetensors at refs/pr/12`` (only in that pull request, see
             `spec`), ``pickle only`` (never loaded) or ``not checked``.
         gated: Whether the Hub asks to accept conditions first; None if not checked.

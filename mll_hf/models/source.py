@@ -27,7 +27,7 @@ from mll_hf.hub.connection import (
     is_unreachable,
     read_head,
 )
-from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files, is_model_file
+from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
@@ -41,7 +41,7 @@ _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
 _SENTENCE_CONFIG = "modules.json"
-_WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
+_WEIGHTS = "model.safetensors"
 _SHARD_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -57,7 +57,6 @@ class Backend(StrEnum):
 
     OPEN_CLIP = "open_clip"
     TRANSFORMERS = "transformers"
-    SENTENCE_TRANSFORMERS = "sentence-transformers"
 
 
 def resolve(spec: str, token: str | None) -> ModelRef:
@@ -123,9 +122,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
 
 def _needed(files: Collection[str], backend: Backend) -> list[str]:
     """The files among a repo's that :func:`fetch` downloads."""
-    deciding = deciding_files(files, backend)
-    folders = {os.path.dirname(name) for name in deciding}
-    return [*deciding, *(name for folder in folders if (name := os.path.join(folder, _SHARD_INDEX)) in files)]
+    return [*deciding_files(files, backend), *({_SHARD_INDEX} & set(files))]
 
 
 def _compare(ref: ModelRef, digest: str | None) -> None:
@@ -238,25 +235,21 @@ def _loadable(names: Collection[str]) -> list[Backend]:
         unambiguous = _WEIGHTS in found and not found & {"config.json", *_OPEN_CLIP_PICKLES}
         if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
             backends.append(Backend.OPEN_CLIP)
-    if _SENTENCE_CONFIG in found:
-        # not for transformers, which would ignore all modules but the first
-        safe = {os.path.dirname(name) for name in found if os.path.basename(name) in (_WEIGHTS, _SHARD_INDEX)}
-        pickled = {os.path.dirname(name) for name in found if os.path.basename(name) == _PICKLE}
-        if safe and pickled <= safe:
-            backends.append(Backend.SENTENCE_TRANSFORMERS)
-    elif "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX}:
+    if "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX} and _SENTENCE_CONFIG not in found:
         backends.append(Backend.TRANSFORMERS)
     return backends
 
 
 def _why_unusable(names: Collection[str]) -> str:
-    configs = (_OPEN_CLIP_CONFIG, "config.json", _SENTENCE_CONFIG)
+    if _SENTENCE_CONFIG in names:  # transformers would ignore all modules but the first
+        return "is a model of sentence-transformers; choose one of open_clip or transformers"
+    configs = (_OPEN_CLIP_CONFIG, "config.json")
     if any(name.endswith(".safetensors") for name in names) and not set(configs) & set(names):
         return f"has weights but no {', '.join(configs)}; choose a model of one of these layouts"
     if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
         return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
     files = abridged(sorted(names), 4) or "none"
-    reason = f"is not a model that open_clip, transformers or sentence-transformers can load (files: {files})"
+    reason = f"is not a model that open_clip or transformers can load (files: {files})"
     return f"{reason}; choose one with a config and weights in safetensors"
 
 
@@ -277,9 +270,7 @@ def _resolve_folder(spec: str) -> ModelRef:
 
 
 def _file_names(folder: Path) -> list[str]:
-    """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
-    paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
-    return [name for path in paths if is_model_file(name := path.relative_to(folder).as_posix())]
+    return [path.name for path in folder.iterdir() if path.is_file()]
 
 
 def _content_ids(folder: Path) -> dict[str, str]:

@@ -198,7 +198,7 @@ class VisionLanguageModel(ABC):
 
     def close(self) -> None:
         """Free the model's memory. It can still preprocess images, but not embed them."""
-        self._network = self._network.to("meta")  # keeps what preprocesses, in sentence-transformers a part of it
+        self._network = self._network.to("meta")
         self._free_memory(collect=False)
 
     def _free_memory(self, *, collect: bool = True) -> None:
@@ -227,8 +227,7 @@ class VisionLanguageModel(ABC):
         return embeddings
 
     def _read_scale(self) -> None:
-        # sentence-transformers wraps the network that has the scale
-        network = getattr(self._network, "transformers_model", self._network)
+        network = self._network
         # ALIGN and TIPSv2 have a temperature instead
         scale = network.logit_scale.exp() if hasattr(network, "logit_scale") else 1 / network.temperature
         self.logit_scale = float(scale.detach())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # a config may name a repo of attention kernels, which transformers runs regardless of trust_remote_code
 _KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
 # settings with which a network is built without a text tower, but for one token and the positions
-NO_TEXTS = {"text_config": {"num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": 0}}
+_NO_TEXTS = {"text_config": {"num_hidden_layers": 0, "vocab_size": 1, "pad_token_id": 0}}
 _TEXT_PARTS = ("text_model", "text_projection")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -46,8 +46,8 @@ class TransformersModel(VisionLanguageModel):
     """
 
     def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None, texts: bool) -> None:
-        with one_line_errors(ref), quiet():
-            network = load_network(ref, folder, texts)
+        with one_line_errors(ref), _quiet():
+            network = _load_network(ref, folder, texts)
             # PIL, as in training, gives the same pixels as open_clip
             self._processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
             if texts:
@@ -79,7 +79,19 @@ class TransformersModel(VisionLanguageModel):
 
     def preprocessing(self) -> dict[str, Any] | None:
         """See `VisionLanguageModel`."""
-        return described(self._processor)
+        processor = self._processor  # of many classes
+        size, crop = processor.size or {}, getattr(processor, "do_center_crop", False) and processor.crop_size
+        shape = [size["shortest_edge"]] if size.get("shortest_edge") else [size.get("height"), size.get("width")]
+        if not (all(shape) and processor.do_resize and processor.do_normalize):
+            return None
+        return {
+            "size": shape,
+            "crop": [crop["height"], crop["width"]] if crop else shape,
+            "crop_offset": "floor",
+            "interpolation": Image.Resampling(int(processor.resample)).name,
+            "mean": list(processor.image_mean),
+            "std": list(processor.image_std),
+        }
 
     def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
         mean, std = (getattr(self._processor, name, None) for name in ("image_mean", "image_std"))
@@ -126,7 +138,7 @@ def check_type(ref: ModelRef, folder: Path) -> str:
     return kind
 
 
-def load_network(ref: ModelRef, folder: Path, texts: bool = True) -> PreTrainedModel:
+def _load_network(ref: ModelRef, folder: Path, texts: bool) -> PreTrainedModel:
     """Load a complete network that embeds images and texts, or only images.
 
     Raises:
@@ -140,13 +152,15 @@ def load_network(ref: ModelRef, folder: Path, texts: bool = True) -> PreTrainedM
         dtype=torch.float32,
         ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
-        **({} if texts else NO_TEXTS),
+        **({} if texts else _NO_TEXTS),
     )
     # transformers initializes missing weights at random and only prints a report
     unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if not texts:
         unfit = [name for name in unfit if not name.startswith(_TEXT_PARTS)]
-        drop_texts(network)
+        for name, _ in list(network.named_children()):
+            if name.startswith(_TEXT_PARTS):
+                delattr(network, name)
     if unfit:
         reason = f"lacks weights for {len(unfit)} tensors, such as {unfit[0]}; use a complete model"
         raise ModelError(ref.repo_id, reason)
@@ -154,29 +168,6 @@ def load_network(ref: ModelRef, folder: Path, texts: bool = True) -> PreTrainedM
         reason = f"is of type '{kind}', which has no single embedding of an image; use a CLIP or SigLIP model"
         raise ModelError(ref.repo_id, reason)
     return network
-
-
-def drop_texts(network: torch.nn.Module) -> None:
-    """Remove what :data:`NO_TEXTS` leaves of a text tower."""
-    for name, _ in list(network.named_children()):
-        if name.startswith(_TEXT_PARTS):
-            delattr(network, name)
-
-
-def described(processor: Any) -> dict[str, Any] | None:  # noqa: ANN401 - of many classes
-    """What :meth:`VisionLanguageModel.preprocessing` returns, of an image processor that does as its fields say."""
-    size, crop = processor.size or {}, getattr(processor, "do_center_crop", False) and processor.crop_size
-    shape = [size["shortest_edge"]] if size.get("shortest_edge") else [size.get("height"), size.get("width")]
-    if not (all(shape) and processor.do_resize and processor.do_normalize):
-        return None
-    return {
-        "size": shape,
-        "crop": [crop["height"], crop["width"]] if crop else shape,
-        "crop_offset": "floor",
-        "interpolation": Image.Resampling(int(processor.resample)).name,
-        "mean": list(processor.image_mean),
-        "std": list(processor.image_std),
-    }
 
 
 def _text_inputs(network: PreTrainedModel) -> list[str]:
@@ -213,7 +204,7 @@ def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Suppress progress bars and reports; problems are raised as errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

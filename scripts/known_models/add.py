@@ -5,7 +5,7 @@
 
 Specialists and models of other languages may lack an ImageNet accuracy; --domain, --language and --prompt say what they
 are for. Writes the model's line of pages.csv, and rebuilds mll_hf/models/data/known_models.csv. The weights must be in
-safetensors, and open_clip, transformers or sentence-transformers must load them without custom code.
+safetensors, and open_clip or transformers must load them without custom code.
 """
 
 from __future__ import annotations

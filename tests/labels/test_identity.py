@@ -38,8 +38,6 @@ def test_files_that_decide_by_backend():
     settings = {"config.json", "open_clip_config.json", "vocab.json", "merges.txt"}
     assert set(deciding_files(REPO, "open_clip")) == settings | {"open_clip_model.safetensors"}
     assert set(deciding_files(REPO, "transformers")) == settings | {"model.safetensors"}
-    modules = {"modules.json", "0_CLIPModel/model.safetensors", "0_CLIPModel/config.json", "README.md"}
-    assert set(deciding_files(modules, "sentence-transformers")) == modules - {"README.md"}
     assert deciding_files(["config.json", "pytorch_model.bin"], "transformers") == ()  # nothing that can be read
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     assert deciding_files([*shards, "model.safetensors.index.json"], "transformers") == tuple(shards)

@@ -68,13 +68,6 @@ def transformers_model(tmp_path_factory):
     return build
 
 
-@pytest.fixture(scope="session")
-def sentence_models(tmp_path_factory):
-    """{layout: folder}; do not write to them."""
-    root = tmp_path_factory.mktemp("sentences")
-    return {layout: tiny.write_sentence_transformers(root / layout, layout) for layout in tiny.SENTENCE_LAYOUTS}
-
-
 def copy_of(folder, tmp_path):
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
@@ -122,17 +115,6 @@ def test_transformers_types(variant, transformers_model):
     assert conformance.difference(model, conformance.pipeline_outputs(folder)) < conformance.TOLERANCE
     assert model.ref.backend == Backend.TRANSFORMERS
     assert bool(model.logit_bias) == ("siglip" in variant[0])
-    check_image_tower(model)
-
-
-@pytest.mark.parametrize("layout", tiny.SENTENCE_LAYOUTS)
-def test_layouts_of_sentence_transformers(layout, sentence_models):
-    model = conformance.load(sentence_models[layout])
-    expected = conformance.sentence_outputs(sentence_models[layout])
-    assert conformance.difference(model, expected) < conformance.TOLERANCE
-    assert model.ref.backend == Backend.SENTENCE_TRANSFORMERS
-    assert bool(model.logit_bias) == ("SigLIP" in layout)
-    assert model.embedding_size == (24 if "Dense" in layout else tiny.WIDTH)
     check_image_tower(model)
 
 
@@ -194,12 +176,11 @@ def test_a_text_has_one_embedding_whatever_its_batch(variant, transformers_model
 
 
 @pytest.mark.parametrize("backend", Backend)
-def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model, sentence_models, tmp_path):
+def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model, tmp_path):
     """An ensemble prepares images with a model that it evicted, then loads the model again."""
     folders = {
         Backend.OPEN_CLIP: tiny_models.make_open_clip(tmp_path / "open_clip"),
         Backend.TRANSFORMERS: transformers_model("siglip")[0],
-        Backend.SENTENCE_TRANSFORMERS: sentence_models["Transformer, Dense, Normalize"],
     }
     refs = [resolve_model(f"local-dir:{folder}") for folder in (folders[backend], transformers_model("clip")[0])]
     assert refs[0].backend == backend
@@ -224,16 +205,6 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
 # ---- what is refused
 
 
-@pytest.mark.parametrize(
-    ("layout", "module"), [("0_CLIPModel", "0_CLIPModel"), ("Transformer, Dense, Normalize", "1_Dense")]
-)
-def test_a_module_with_pickles_only(layout, module, sentence_models, tmp_path):
-    folder = copy_of(sentence_models[layout], tmp_path)
-    (folder / module / "model.safetensors").rename(folder / module / "pytorch_model.bin")
-    reason = refusal(folder)
-    assert reason == "has only pickle weights, which can run code when loaded; ask its author for safetensors"
-
-
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -246,41 +217,18 @@ KERNEL = {"attn_implementation": "alice/kernel"}  # transformers would run it, i
 
 
 @pytest.mark.parametrize("change", [CODE, KERNEL], ids=["code", "kernel"])
-@pytest.mark.parametrize("library", ["transformers", "sentence-transformers", "open_clip"])
-def test_a_model_that_needs_code_of_a_repository(library, change, transformers_model, sentence_models, tmp_path):
+@pytest.mark.parametrize("library", ["transformers", "open_clip"])
+def test_a_model_that_needs_code_of_a_repository(library, change, transformers_model, tmp_path):
     if library == "open_clip":
         folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES["roberta-ViT-B-32"]))
         place = folder / "text"
-    elif library == "transformers":
-        place = folder = copy_of(transformers_model("clip")[0], tmp_path)
     else:
-        folder = copy_of(sentence_models["0_CLIPModel"], tmp_path)
-        place = folder / "0_CLIPModel"
+        place = folder = copy_of(transformers_model("clip")[0], tmp_path)
     ran = tmp_path / "ran"
     (place / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
     edit(place / "config.json", **change)
     assert refusal(folder) == NEEDS_CODE
     assert not ran.exists()
-
-
-def test_modules_and_settings_of_a_repository_run_no_code(sentence_models, tmp_path):
-    folder = copy_of(sentence_models["Transformer"], tmp_path)
-    edit(folder / "sentence_bert_config.json", model_kwargs=KERNEL | {"trust_remote_code": True})
-    conformance.load(folder)
-    modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(
-        json.dumps([*modules, {"idx": 1, "name": "1", "path": "", "type": "evil.Evil"}])
-    )
-    assert refusal(folder) == NEEDS_CODE
-
-
-def test_texts_get_the_default_prompt(sentence_models, tmp_path):
-    folder = copy_of(sentence_models["Transformer"], tmp_path)
-    edit(folder / "config_sentence_transformers.json", prompts={"photo": "a photo of "}, default_prompt_name="photo")
-    model = conformance.load(folder)
-    assert conformance.difference(model, conformance.sentence_outputs(folder)) < conformance.TOLERANCE
-    plain = conformance.load(sentence_models["Transformer"])
-    np.testing.assert_allclose(model.encode_texts(["a cat"]), plain.encode_texts(["a photo of a cat"]), atol=1e-6)
 
 
 # ---- tokenizers
