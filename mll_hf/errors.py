@@ -87,11 +87,13 @@ class HubError(MLLError):
 
     Attributes:
         repo_id: The repo.
+        reason: What is wrong, and how to solve it.
         status: HTTP status of the response, if there was one.
     """
 
     def __init__(self, repo_id: str, reason: str, status: int | None = None) -> None:
         self.repo_id = repo_id
+        self.reason = reason
         self.status = status
         super().__init__(f"{repo_id}: {reason}")
 

@@ -8,13 +8,12 @@ import json
 import logging
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, parse_ratelimit_headers, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map  # type: ignore[import-untyped]
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, MLLError, StorageError
@@ -64,7 +64,7 @@ def connect(token: str | bool | None = None) -> HfApi:
 _UNPARSABLE = "the Hub's answer cannot be parsed ({detail}); try later, or update huggingface_hub"
 _LOG_IN = "check the name, or log in with: hf auth login"
 _TRANSFER_FAILED = "the transfer failed ({detail}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
-_REFUSALS: tuple[tuple[type[Exception], str], ...] = (  # the first kind that an error is of decides
+_REASONS: tuple[tuple[type[Exception] | int, str], ...] = (  # the first kind or status that an error has decides
     (HFValidationError, f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH"),
     (GatedRepoError, "is gated; accept its terms at {page} and log in with: hf auth login"),
     (DisabledRepoError, "is disabled by the Hub; use another repo"),
@@ -73,13 +73,10 @@ _REFUSALS: tuple[tuple[type[Exception], str], ...] = (  # the first kind that an
     (OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and a file is not in the local cache; unset it"),
     (LocalEntryNotFoundError, "is not in the local cache, and the Hub cannot be reached; go online once"),
     (EntryNotFoundError, "lacks a required file; check that it is the repo you mean"),
-)
-_REASONS_BY_STATUS = {
-    401: "you are not logged in, or your token is invalid; log in with: hf auth login",
-    403: "your token may not do this; log in with one that can write: hf auth login",
-    429: "too many requests; try again in a few minutes",
-}
-_FAULTS: tuple[tuple[type[Exception], str], ...] = (  # without an answer of the Hub
+    (401, "you are not logged in, or your token is invalid; log in with: hf auth login"),
+    (403, "your token may not do this; log in with one that can write: hf auth login"),
+    (429, "too many requests; try again in a few minutes"),
+    (HfHubHTTPError, "the Hub answered with status {status}; try later"),
     (httpx.HTTPError, "the Hub cannot be reached ({detail}), and no copy is cached; go online once"),
     (RecursionError, _UNPARSABLE),
     *((kind, _TRANSFER_FAILED) for kind in (RuntimeError, ConnectionError, TimeoutError)),  # from hf_xet
@@ -89,8 +86,8 @@ _FAULTS: tuple[tuple[type[Exception], str], ...] = (  # without an answer of the
 
 
 @contextlib.contextmanager
-def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Convert errors of the client and the network to a HubError with a one-line message, or with ``error_of``.
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Convert errors of the client and the network to a HubError with a one-line message.
 
     On malformed responses the client raises anything from a KeyError to a RecursionError. The same exceptions from our
     own code are bugs and are not converted.
@@ -105,8 +102,18 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
         wrapped = {RuntimeError: (OSError, httpx.HTTPError), LocalEntryNotFoundError: (HfHubHTTPError,)}
         if isinstance(error.__cause__, wrapped.get(type(error), ())):
             error = error.__cause__  # wrapped by the client
-        reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
+        status = status_of(error)
+        reason = next(text for kind, text in _REASONS if kind == status or _is_a(error, kind)).format(
+            page=f"{constants.ENDPOINT}/{repo_id}",
+            advice=f"for the local folder write {LOCAL_PREFIX}{repo_id}" if Path(repo_id).is_dir() else _LOG_IN,
+            status=status,
+            detail=one_line(error),
+        )
+        raise HubError(repo_id, reason, status) from error
+
+
+def _is_a(error: Exception, kind: type[Exception] | int) -> bool:
+    return isinstance(kind, type) and isinstance(error, kind)
 
 
 def _is_from_client(error: BaseException) -> bool:
@@ -117,27 +124,6 @@ def _is_from_client(error: BaseException) -> bool:
             return True
         step = step.tb_next
     return False
-
-
-def unparsable(repo_id: str, detail: Exception | str) -> HubError:
-    """The error for a malformed response."""
-    return HubError(repo_id, _UNPARSABLE.format(detail=one_line(detail)))
-
-
-def _reason(error: Exception, repo_id: str) -> str:
-    status = status_of(error)
-    answer = _REASONS_BY_STATUS.get(status or 0, f"the Hub answered with status {status}; try later")
-    reasons: tuple[tuple[type[Exception], str], ...] = (
-        *_REFUSALS,
-        *([(Exception, answer)] if status else []),
-        *_FAULTS,
-    )
-    is_folder = Path(repo_id).is_dir()
-    return next(reason for kind, reason in reasons if isinstance(error, kind)).format(
-        page=f"{constants.ENDPOINT}/{repo_id}",
-        advice=f"for the local folder write {LOCAL_PREFIX}{repo_id}" if is_folder else _LOG_IN,
-        detail=one_line(error),
-    )
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -190,13 +176,11 @@ def is_unreachable(error: BaseException | None) -> bool:
 
 def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
     """Apply a function to items in parallel threads, up to its first error; ``name`` is the title of a progress bar."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = pool.map(function, items)
-        bar = tqdm(  # type: ignore[no-untyped-call]
-            results, total=len(items), unit="label", desc=name, name="mll_hf.fetch", leave=False,
-            disable=not name or len(items) <= _FEW or None,
-        )  # fmt: skip
-        return list(bar)
+    found: list[T] = thread_map(
+        function, items, max_workers=_THREADS, tqdm_class=tqdm, unit="label", desc=name, name="mll_hf.fetch",
+        leave=False, disable=not name or len(items) <= _FEW or None,
+    )  # fmt: skip
+    return found
 
 
 # --- repos ------------------------------------------------------------------------------------------------------------
@@ -243,25 +227,25 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
     if cached and FULL_SHA.fullmatch(revision):
         return cached
     with hub_errors(repo_id):
-        head = asked_or_cached(cached, lambda: _ask_head(api, repo_id, repo_type, revision))
+        head = asked_or_cached(cached, lambda: _head_from_hub(api, repo_id, repo_type, revision))
     for name in {revision, head.sha}:
         cache_listing(api, f"{repo_type}/{repo_id}@{name}", asdict(head))
     return head
 
 
-def _ask_head(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Head:
-    request = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
-    info = retried(partial(request, timeout=TIMEOUT_SECONDS))
+def _head_from_hub(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Head:
+    info = retried(
+        lambda: api.repo_info(
+            repo_id, repo_type=repo_type, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+        )
+    )
     if not FULL_SHA.fullmatch(str(info.sha)):
         raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
+    validate_repo_id(info.id)
     files = {
         sibling.rfilename: RepoFile(sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or "")
         for sibling in getattr(info, "siblings", None) or ()
     }
-    try:
-        validate_repo_id(info.id)
-    except HFValidationError as error:
-        raise unparsable(repo_id, error) from None
     return Head(info.id, repo_type, str(info.sha), files)
 
 
@@ -317,10 +301,7 @@ def download(
 
     ``size`` is the size that the Hub lists; asked for if unknown.
     """
-    fetch = partial(
-        hf_hub_download, repo_id, path, repo_type=repo_type, revision=revision, token=api.token, endpoint=api.endpoint,
-        library_name=api.library_name, library_version=api.library_version,
-    )  # fmt: skip
+    fetch = partial(api.hf_hub_download, repo_id, path, repo_type=repo_type, revision=revision)
     with hub_errors(repo_id):
         if size is None:
             size = fetch(dry_run=True).file_size  # type: ignore[attr-defined]  # an overload

@@ -72,7 +72,7 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     except HubError as error:
         cached = _newest_cached(repo_id, revision) if is_unreachable(error.__cause__) else None
         if cached is None:
-            raise ModelError(spec, str(error).removeprefix(f"{repo_id}: ")) from error
+            raise ModelError(spec, error.reason) from error
         commit, folder = cached
         try:
             files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
@@ -106,7 +106,7 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
     except HubError as error:
         if cached := _newest_cached(ref.repo_id, ref.revision):
             return cached[1]
-        raise ModelError(ref.repo_id, str(error).removeprefix(f"{ref.repo_id}: ")) from error
+        raise ModelError(ref.repo_id, error.reason) from error
     files = head.model_files
     _backend_for(ref.repo_id, files, backend)
     listed, names = digest_of_files(files, backend), _needed(files, backend)
@@ -304,5 +304,8 @@ def _newest_cached(repo_id: str, revision: str) -> tuple[str, Path] | None:
 
 
 def _download(ref: ModelRef, names: Collection[str], token: str | None) -> Path:
-    with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
-        return Path(snapshot_download(ref.repo_id, revision=ref.revision, allow_patterns=list(names), token=token))
+    try:
+        with hub_errors(ref.repo_id):
+            return Path(snapshot_download(ref.repo_id, revision=ref.revision, allow_patterns=list(names), token=token))
+    except HubError as error:
+        raise ModelError(ref.repo_id, error.reason) from error
