@@ -42,10 +42,12 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, fetch_graph_with_images
-from mll_hf.labeling.many import Outcome, label_many, working_folder
+from mll_hf.labeling.many import Outcome, label_many
 from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labeling.run import Plan
+from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import LabelStore
+from mll_hf.utils.files import asset_path
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResu
     plan = Plan(
         graph=location.graph,
         probes=probes,
-        store=LabelStore(args.labels or working_folder(location.graph, probes)),
+        store=LabelStore(args.labels or asset_path("labels", LabelKey(location.graph.digest, probes.digest).stem)),
         push_to=args.push_to,
         device=args.device,
         batch_size=args.batch_size,

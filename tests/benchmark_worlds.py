@@ -83,7 +83,7 @@ def make_hub(n_models=N_MODELS):
     labels = random_labels(graph, n_models)
     costs = [Cost(m + 1, 1.0 + m) for m in range(n_models)]
     labels = [replace(label, cost=cost) for label, cost in zip(labels, costs, strict=True)]
-    return Hub(join_by_hand((graph, labels)).with_rivals(make_rivals))
+    return Hub(join_by_hand((graph, labels)).read_rivals(make_rivals))
 
 
 def make_suite(n_models=N_MODELS, broken=0):

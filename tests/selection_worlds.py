@@ -129,7 +129,7 @@ worlds = st.builds(
 def join_by_hand(*columns):
     """Labels [M] on each graph, with rivals, from (graph, labels) pairs; the first graph is the reference."""
     graphs, labels = zip(*columns, strict=True)
-    return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True))).with_rivals(make_rivals)
+    return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True))).read_rivals(make_rivals)
 
 
 def with_twins(candidates):
@@ -141,7 +141,7 @@ def with_twins(candidates):
 
     twins = [as_model(row, replace(row[0].model, repo_id=f"{row[0].model.repo_id}-twin")) for row in rows]
     revisions = [as_model(row, replace(row[0].model, revision="f" * 40)) for row in rows[:2]]
-    labels = replace(candidates.labels, labels=(*rows, *twins, *revisions)).with_rivals(make_rivals)
+    labels = replace(candidates.labels, labels=(*rows, *twins, *revisions), rivals=()).read_rivals(make_rivals)
     return replace(candidates, labels=labels)
 
 

@@ -16,7 +16,7 @@ from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.ensemble import embedding, residents
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
-from mll_hf.graph.concepts import save_graph
+from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
@@ -478,8 +478,8 @@ def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(
         store = LabelStore(folder / "labels")
         store.add_graph(graph)
         store.write(make_label(graph, hits=[900] * n_concepts, support=1000, repo_id="org/mine"))
-        save_graph(graph, folder / "graph")
-        client = Client(f"{store.folder},published", graph=folder / "graph", encoder=WordEncoder())
+        (folder / "graph.json").write_bytes(graph_to_bytes(graph))
+        client = Client(f"{store.folder},published", graph=folder, encoder=WordEncoder())
         evidence = {model.name: model.figures for model in client.select(["cat", "car"]).models}
         assert (evidence.get("org/mine") is Figures.LABEL) == competes
         assert Figures.PUBLISHED in evidence.values()

@@ -23,7 +23,7 @@ import numpy as np
 from mll_hf.errors import GraphError
 from mll_hf.graph.probe_counts import ProbeCounts, probe_counts_from_json
 from mll_hf.utils.arrays import read_only
-from mll_hf.utils.files import canonical_json, parse_json, write_atomically
+from mll_hf.utils.files import canonical_json, parse_json
 from mll_hf.utils.text import abridged, printable
 
 if TYPE_CHECKING:
@@ -270,11 +270,6 @@ def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
 def graph_to_bytes(graph: SemanticGraph) -> bytes:
     """The content of ``graph.json``; equal graphs with equal counts give equal bytes."""
     return canonical_json(graph_to_json(graph)).encode()
-
-
-def save_graph(graph: SemanticGraph, folder: Path) -> None:
-    """Write ``graph.json`` into a folder atomically; a StorageError if it cannot be written."""
-    write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
 
 
 def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - parsed JSON

@@ -17,17 +17,13 @@ from mll_hf.hub.publish import publish_label, publish_to_collection, published_l
 from mll_hf.hub.repos import not_writable
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling.run import Plan, label_model
-from mll_hf.labels.label import LabelKey
 from mll_hf.models import pick_device, resolve_model
-from mll_hf.utils.files import asset_path
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.graph.probes import ProbeSet
     from mll_hf.hub.repos import Published
     from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import Label, ModelRef
@@ -187,11 +183,6 @@ def finish(name: str, result: LabelingResult, plan: Plan) -> ModelResult:
         published=published,
         undecodable=result.undecodable,
     )
-
-
-def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
-    """Default folder of labels: in the assets cache of Hugging Face, by graph and probe images."""
-    return asset_path("labels", LabelKey(graph.digest, probes.digest).stem)
 
 
 def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:

@@ -123,11 +123,6 @@ class JoinedLabels:
         rivals = tuple(self.rivals[m] for m in rows) if self.rivals else ()
         return replace(self, labels=tuple(self.labels[m] for m in rows), rivals=rivals)
 
-    def with_rivals(self, rivals_of: Callable[[Label], Rivals | None]) -> JoinedLabels:
-        """The same labels with their rivals, where available."""
-        rivals = tuple(tuple(None if label is None else rivals_of(label) for label in row) for row in self.labels)
-        return replace(self, rivals=rivals)
-
     def read_rivals(self, rivals_of: Callable[[Label], Rivals | None]) -> JoinedLabels:
         """The models whose rivals can be read, with them; others are left out with a warning.
 

@@ -43,7 +43,7 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
         return np.stack([embeddings.restricted_precision(selected) for embeddings in candidates.embeddings])
     labels = candidates.labels
     if not labels.rivals:
-        raise InputError("strategy 'paper' needs the rivals of the labels; read them with JoinedLabels.with_rivals")
+        raise InputError("strategy 'paper' needs the rivals of the labels; read them with JoinedLabels.read_rivals")
     return np.stack([_estimate(labels, m, labels.union.rows[:, selected]) for m in range(len(labels))])
 
 
@@ -55,13 +55,8 @@ def _estimate(labels: JoinedLabels, m: int, rows: NDArray[np.int32]) -> NDArray[
     """
     won, images = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for g, (label, rivals) in enumerate(zip(labels.labels[m], labels.rivals[m], strict=True)):
-        if label is None:
+        if label is None or rivals is None:
             continue
-        if rivals is None:
-            raise InputError(
-                f"strategy 'paper' needs the rivals of {label.model.short_name}, which are not published; use another "
-                "strategy, or label the model again"
-            )
         columns = np.flatnonzero(rows[g] >= 0)
         concepts = rows[g, columns].astype(np.int64)
         n_rivals = labels.union.graphs[g].rival_counts

@@ -89,7 +89,7 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
     labels = labels_from_recalls(recalls, prompts)
     return RealWorld(
         prompts,
-        JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)).with_rivals(no_rivals),
+        JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)).read_rivals(no_rivals),
         tuple(_task(recalls, name, index, prompts) for name in targets),
         recalls.of("imagenet-1k", prompts)[1].mean(axis=1),
         tuple(model.name for model in recalls.models),

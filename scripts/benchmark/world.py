@@ -116,7 +116,7 @@ def read_hub(source: LabelStore) -> Hub:
         _log.warning("left out: %s", left_out)
     sidecars = joined.embeddings(source.embeddings_of)
     cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
-    return Hub(joined.with_rivals(source.rivals_of), cached)
+    return Hub(joined.read_rivals(source.rivals_of), cached)
 
 
 # --- texts of a task --------------------------------------------------------------------------------------------------

@@ -33,8 +33,9 @@ from graph.wordnet import DEBIAN, NOUN_FILE, make_graph, read_nouns
 from mll_hf.errors import MLLError
 from mll_hf.graph import authoring
 from mll_hf.graph.authoring import NewConcept, NewImage
-from mll_hf.graph.concepts import SemanticGraph, save_graph
+from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, graph_to_bytes
 from mll_hf.hub.locations import PACKAGE_GRAPH
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def build(folder: Path, packages: Path) -> SemanticGraph:
     new = (NewConcept(each, tuple(images_of(named[each.id], icons)) if each.id in named else ()) for each in concepts)
     graph = authoring.make_graph(folder, new)
     graph = graph.with_probes(replace(graph.probes, location=PACKAGE_GRAPH))
-    save_graph(graph, folder)
+    write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
     (folder / "README.md").write_text(credits(icons), encoding="utf-8")
     return graph
 

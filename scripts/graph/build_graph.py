@@ -35,10 +35,11 @@ from graph.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, p
 from graph.wordnet import DEBIAN, LEAVES, ClassList, leaf_names, make_graph, read_nouns
 from mll_hf.cli.options import add_images_destination, natural, positive
 from mll_hf.errors import InputError, MLLError
-from mll_hf.graph.concepts import GRAPH_FILE, save_graph
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.repos import Access, Published, own_names
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     if args.text_only:
         check_same_graph(args.out, graph)
         if not args.dry_run:
-            save_graph(graph, args.out)
+            write_atomically(args.out / GRAPH_FILE, graph_to_bytes(graph))
             report["out"] = str(args.out)
         return report
     if args.push_to and not args.dry_run:

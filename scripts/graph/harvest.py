@@ -20,7 +20,7 @@ from graph.dataset import (
 )
 from graph.gathering import gather, source_key
 from mll_hf.errors import GraphError, InputError
-from mll_hf.graph.concepts import load_graph, save_graph
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
 from mll_hf.graph.files import image_files
 from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
 from mll_hf.utils.text import abridged
@@ -90,7 +90,7 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     with storage_errors(folder):
         for name in names:
             os.replace(finished / name, folder / name)
-    save_graph(graph, folder)
+    write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
     write_atomically(folder / "README.md", dataset_card(build).encode())
     write_atomically(folder / BUILD_FILE, build_to_bytes(build))
     shutil.rmtree(working, ignore_errors=True)

@@ -17,9 +17,11 @@ from pydantic import ValidationError
 
 from mll_hf.errors import InputError
 from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images, parse_dataset
-from mll_hf.labeling.many import OWN_REPOS, label_many, working_folder
+from mll_hf.labeling.many import OWN_REPOS, label_many
 from mll_hf.labeling.run import Plan
+from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import LabelStore
+from mll_hf.utils.files import asset_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -163,7 +165,8 @@ def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     """
     location = fetch_graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes()
-    plan = Plan(graph, probes, LabelStore(working_folder(graph, probes)), settings.to, free_cache=True)
+    store = LabelStore(asset_path("labels", LabelKey(graph.digest, probes.digest).stem))
+    plan = Plan(graph, probes, store, settings.to, free_cache=True)
 
     def work(event: Event) -> tuple[str, str]:
         if event.private and settings.to != OWN_REPOS:

@@ -26,7 +26,7 @@ from hub_worlds import (
     some_labels,
 )
 from mll_hf.errors import HubError, InputError
-from mll_hf.graph.concepts import save_graph
+from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import join_source, open_labels
@@ -159,7 +159,7 @@ def test_labels_on_several_graphs_and_a_graph_from_elsewhere(hub, tmp_path, capl
     source = open_labels(COLLECTION)
     assert digests_of(source) == {GRAPH.digest}
     assert [each.models for each in join_source(source).left_out] == [("org/other",)]
-    save_graph(OTHER_GRAPH, tmp_path)
+    (tmp_path / "graph.json").write_bytes(graph_to_bytes(OTHER_GRAPH))
     assert digests_of(open_labels(COLLECTION, graph=tmp_path)) == {GRAPH.digest, OTHER_GRAPH.digest}
 
 
@@ -283,7 +283,7 @@ def test_the_graph_of_labels_must_be_theirs(hub, tagged, tmp_path, caplog):
     hub.repos.pop(("dataset", "alice/graph"))
     hub.put("dataset", "alice/graph", graph_file(OTHER_GRAPH))
     assert digests_of(open_labels("hub")) == {GRAPH.digest}  # the named commit is cached
-    save_graph(OTHER_GRAPH, tmp_path)
+    (tmp_path / "graph.json").write_bytes(graph_to_bytes(OTHER_GRAPH))
     assert digests_of(open_labels("hub", graph=tmp_path)) >= {OTHER_GRAPH.digest}
 
 

@@ -28,7 +28,7 @@ def test_the_paper_from_labels_on_two_graphs_by_hand():
     first, second = make_graph({"a": (), "b": ()}, "first"), make_graph({"b": (), "c": ()}, "second")
     on_first = [make_label(first, [8, 8], 10, repo_id=f"org/{name}") for name in "xy"]
     on_second = [make_label(second, [12, 6], 30, repo_id="org/x"), None]
-    joined = join_by_hand((first, on_first), (second, on_second)).with_rivals(lambda label: make_rivals(label, {}))
+    joined = join_by_hand((first, on_first), (second, on_second)).read_rivals(lambda label: make_rivals(label, {}))
     candidates = Candidates(joined, make_match([[0, 1, 2]], [[1, 1, 1]]))
     np.testing.assert_allclose(restricted_precision(candidates), [[0.8, 0.5, 0.2], [0.8, 0.8, 0.8]])
 

@@ -60,7 +60,7 @@ def test_eq_6_and_7_by_hand():
     rivals = make_rivals(label, {CAR: {CAT: 5}, CAT: {CAR: 2}, DOG: {CAT: 8}})
     match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.7], [0.6, 0.1]], ["pet", "taxi"])
     candidates = candidates_on(GRAPH, (label,), match)
-    candidates = replace(candidates, labels=candidates.labels.with_rivals(lambda _: rivals))
+    candidates = replace(candidates, labels=candidates.labels.read_rivals(lambda _: rivals))
     np.testing.assert_allclose(restricted_precision(candidates), [[0.5, 0.8, 0.2]])
     np.testing.assert_allclose(paper_scores(candidates, 0.7), [[0.779, 0.401]])
     np.testing.assert_allclose(paper_scores(candidates, 1), [[0.86, 0.32]], atol=1e-7)
