@@ -14,7 +14,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.estimate import Basis, Estimate
-from mll_hf.selection.fit import fit
+from mll_hf.selection.fit import STRENGTHS, fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.selection.strategies import STRATEGIES
 from mll_hf.selection.trial import QUANTILES, Trial, resemblance
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.selection.estimate import Floats
+    from mll_hf.selection.fit import Fit
     from mll_hf.selection.head import Head
     from mll_hf.selection.result import Selection
     from mll_hf.selection.strategies import SelectionConfig
@@ -45,6 +46,9 @@ _OWN = 3.0
 _TREND = 1.0
 _FIT_ERROR = 1.7  # standard error of what fitting changes, in logits, which names do not tell; common to all models
 _SHARED_CHANCE = 0.5  # of the variance of several models' results on the same examples
+# Value of an example where the names are left out: which classes have examples then decides, and is the same chance for
+# all models. Measured on WHU-RS19 with exchanged names, where results of 25 examples were off by up to .3.
+_WORTH_WITHOUT_NAMES = 1 / 3
 _PRIOR_EXAMPLES = 25  # examples that agreement with the pool is worth, when models are ranked
 _MAX_COMBINED = 5
 _CLOSE = 0.05  # a model is combined with the best one if its score is at most this much lower
@@ -149,12 +153,10 @@ def choose_with_images(
         raise ValueError("the shortlist has no estimate")
     shown, overall, results = shortlist.estimate.subset(rows), found.scores, found.agreement
     if found.right is not None:
-        n_effective = found.n_effective
-        results, right = found.right[:-1] / n_effective, found.right[:-1, 1]
-        overall = (right + _PRIOR_EXAMPLES * overall) / (n_effective + _PRIOR_EXAMPLES)
+        results = found.right[:-1] / found.n_effective
+        overall = (found.right[:-1, 1] + _PRIOR_EXAMPLES * overall) / (found.n_effective + _PRIOR_EXAMPLES)
         if n_classes > 1:
-            widened = Estimate(shown.mean, shown.covariance + _FIT_ERROR**2, shown.basis)
-            shown = update_with_examples(widened, range(n_models), right, n_effective)
+            shown = after_fit(Estimate(shown.mean, shown.covariance + _FIT_ERROR**2, shown.basis), found)
     order = np.lexsort(np.stack([rows, -np.round(overall, DIGITS)]))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
@@ -178,8 +180,20 @@ def choose_with_images(
     )
 
 
-def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: float) -> Estimate:
-    """The estimate after N examples, of which the models at these positions predicted ``right`` [T] correctly."""
+def after_fit(estimate: Estimate, found: Fit) -> Estimate:
+    """The estimate of the fitted models after their results in cross-validation."""
+    if found.right is None:
+        return estimate
+    worth = np.where(found.strengths == STRENGTHS[-1], _WORTH_WITHOUT_NAMES, 1.0)
+    right = found.right[:-1, 1] * worth
+    return update_with_examples(estimate, range(len(right)), right, found.n_effective * worth)
+
+
+def update_with_examples(estimate: Estimate, models: Sequence[int], right: Floats, n: float | Floats) -> Estimate:
+    """The estimate after N examples, of which the models at these positions predicted ``right`` [T] correctly.
+
+    The number may differ between models, [T].
+    """
     rows = list(models)
     logits = estimate.mean[rows]
     for _ in range(_MAX_STEPS):

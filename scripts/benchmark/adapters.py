@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _GDA_STRENGTH, _GDA_RIDGE, _GDA_PSEUDO_IMAGES, _GDA_ROUNDS = 0.05, 0.9, 4.0, 3
 _PROBE_PENALTY = 0.1
 _TIP_ALPHA, _TIP_BETA = 1.0, 5.5  # residual ratio and sharpness
+_CLAP_EPOCHS, _CLAP_RATE, _CLAP_WARMUP_RATE, _CLAP_MOMENTUM = 300, 0.1, 1e-5, 0.9
 _TRANSCLIP_ITERATIONS, _TRANSCLIP_INNER, _NEIGHBORS, _CONFIDENT, _TRANSCLIP_TEMPERATURE = 10, 5, 3, 8, 50.0
 
 
@@ -77,6 +78,30 @@ def tip_adapter(examples: Floats, classes: Classes, head: Head, scored: Floats) 
     """Tip-Adapter without training (Zhang et al., ECCV 2022): the examples are a cache of keys and values."""
     affinity = np.exp(-_TIP_BETA * (1 - scored @ examples.T))
     return head.logits(scored) + _TIP_ALPHA * affinity @ np.eye(len(head.bias))[classes]
+
+
+def clap(examples: Floats, classes: Classes, head: Head, scored: Floats) -> Floats:
+    """CLAP (Silva-Rodriguez et al., CVPR 2024): a probe from the zero-shot head, held near it for classes it knows.
+
+    As in the authors' code: gradient descent with momentum and a cosine schedule. Not so: no augmented images, and
+    classes without examples, which the authors never have, are held as the mean of the others.
+    """
+    scale = np.linalg.norm(head.weights, axis=1).mean()
+    texts = head.weights / np.linalg.norm(head.weights, axis=1, keepdims=True)
+    truth = np.eye(len(texts))[classes]
+    known, counts = (softmax(head.logits(examples)) * truth).sum(axis=0), truth.sum(axis=0)
+    held = np.where(counts > 0, known / np.maximum(counts, 1), known.sum() / counts.sum())
+    weights, velocity = texts.astype(np.float64), np.zeros(texts.shape)
+    for epoch in range(_CLAP_EPOCHS):
+        norms = np.linalg.norm(weights, axis=1, keepdims=True)
+        unit = weights / norms
+        errors = softmax(scale * examples @ unit.T) - truth
+        slope = scale * errors.T @ examples / len(examples)
+        slope = (slope - (slope * unit).sum(axis=1, keepdims=True) * unit) / norms
+        velocity = _CLAP_MOMENTUM * velocity + slope + 2 * held[:, None] * (weights - texts) / len(texts)
+        rate = _CLAP_RATE * (1 + np.cos(np.pi * epoch / _CLAP_EPOCHS)) / 2 if epoch else _CLAP_WARMUP_RATE
+        weights = weights - rate * velocity
+    return scale * scored @ (weights / np.linalg.norm(weights, axis=1, keepdims=True)).T
 
 
 def transclip(images: Floats, head: Head) -> Floats:

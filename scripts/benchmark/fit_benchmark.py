@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmark.adapters import gda, linear_probe, tip_adapter, transclip
+from benchmark.adapters import clap, gda, linear_probe, tip_adapter, transclip
 from benchmark.fit_data import SCALE, read_food, read_whu, unit, zoo_tasks
 from benchmark.fit_tables import BALANCED, TEXT, Results, tables
 from benchmark.metrics import accuracy, mean_per_class_recall
@@ -26,10 +26,10 @@ from benchmark.tables import Report
 from mll_hf.cli.options import positive
 from mll_hf.cli.output import note
 from mll_hf.selection.estimate import Estimate
-from mll_hf.selection.fit import fit
+from mll_hf.selection.fit import STRENGTHS, _Images, fit
 from mll_hf.selection.head import Head
 from mll_hf.selection.probabilities import softmax
-from mll_hf.selection.with_images import update_with_examples
+from mll_hf.selection.with_images import after_fit
 from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from benchmark.fit_data import Data
     from benchmark.fit_tables import Case, Figures
+    from mll_hf.selection.fit import Fit
 
     Rows = NDArray[np.int64]
 
@@ -52,7 +53,7 @@ WAYS: dict[str, Callable[[Rows, np.random.Generator], Rows]] = {
 }
 COUNTS = ((256, 0), (64, 0), (16, 0), (206, 50), (231, 25), (0, 50), (0, 100), (0, 10), (0, 25))
 UNEVEN_COUNTS = ((256, 0), (231, 25))
-PRIOR_MEAN, PRIOR_COMMON, PRIOR_OWN = 1.0, 2.0, 0.5  # in logits, of the wide prior of the accuracy that is shown
+PRIOR_MEAN, PRIOR_COMMON, PRIOR_OWN = 0.0, 3.0, 1.0  # in logits, of the wide prior of the accuracy that is shown
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -93,9 +94,9 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
             yield Job(
                 half, "together", everything, args.draws, ((256, 0), (64, 0), (206, 50), (0, 50)), ways=(), seed=p
             )
-        yield Job(one.exchanged(), "together", everything, args.draws, ((231, 25), (206, 50)), ways=(), seed=p)
+        yield Job(one.exchanged(), "together", everything, 2 * args.draws, ((231, 25), (206, 50)), ways=(), seed=p)
     one, equal = replace(whu, heads=whu.heads[:1]), np.full(n_classes, 1 / n_classes)
-    yield Job(one, "alone", alone, 1)
+    yield Job(one, "alone", alone, args.draws)
     yield Job(one, "alone, equal shares", alone, 1, ((256, 0), (64, 0), (16, 0)), ways=(), shares=equal)
     yield Job(one, "in pairs", [(m, (m + 1) % n_models) for m in range(n_models)], 1, ((256, 0), (231, 25)), ways=())
     yield Job(read_food(real / "food10_clip_vitb32.npz"), "alone", [(0,)], 4 * args.draws, baselines=True)
@@ -181,8 +182,10 @@ def outcome(
     score["pool of all"] = np.array([accuracy(pool.argmax(axis=1), truth)])
     first = int((found.scores if found.right is None else found.right[:-1, 1] / e + 1e-3 * found.scores).argmax())
     score["ranked first"], score["best zero-shot"] = score["fitted"][[first]], score["zero-shot"].max(keepdims=True)
-    if found.right is not None and e > 10:
-        score |= shown(found.right[:-1, 1], e, score["fitted"])
+    if e > 10:
+        alike = scored if data.fixed is None else np.setdiff1d(data.usable, seen)
+        own = [head.logits(data.images[m][alike]) for m, head in zip(models, found.heads, strict=True)]
+        score |= shown(found, by_model(accuracy, np.stack(own), data.labels[alike]))
     if baselines:
         fitted = [partial(gda, x, classes, head) for x, head in zip(images, heads, strict=True)]
         score["GDA"] = others_by_model(fitted, others, truth)
@@ -191,6 +194,9 @@ def outcome(
             score["linear probe"] = others_by_model(probes, others, truth)
             tips = [partial(tip_adapter, x[:e], classes, head) for x, head in zip(images, heads, strict=True)]
             score["Tip-Adapter"] = others_by_model(tips, others, truth)
+            claps = [partial(clap, x[:e], classes, head) for x, head in zip(images, heads, strict=True)]
+            score["CLAP"] = others_by_model(claps, others, truth)
+            score["best strength, in hindsight"] = in_hindsight(images, heads, classes, others, truth)
         else:
             every = np.union1d(seen, scored)
             assigned = [transclip(data.images[m][every], head) for m, head in zip(models, heads, strict=True)]
@@ -213,11 +219,28 @@ def others_by_model(
     return by_model(accuracy, np.stack([way(x) for way, x in zip(ways, images, strict=True)]), truth)
 
 
-def shown(right: NDArray[np.float64], n: int, truth: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Error of the accuracies that are shown after N examples from a wide prior, and which intervals hold."""
-    covariance = PRIOR_OWN**2 * np.eye(len(right)) + PRIOR_COMMON**2
-    prior = Estimate(np.full(len(right), PRIOR_MEAN), covariance)
-    estimate = update_with_examples(prior, range(len(right)), right, n)
+def in_hindsight(
+    images: Sequence[NDArray[np.float32]],
+    heads: Sequence[Head],
+    classes: Rows,
+    others: Sequence[NDArray[np.float32]],
+    truth: Rows,
+) -> NDArray[np.float64]:
+    """[M] accuracy with the strength for each model that is best on the scored images."""
+    data = replace(_Images.of(images, heads, None), counts=np.ones(len(classes)))
+    found = []
+    for strength in STRENGTHS:
+        state = data.em(strength, np.arange(len(classes)), classes)
+        fitted = data.fitted([state] * len(heads), np.full(len(heads), strength), None).heads
+        logits = [head.logits(x) for head, x in zip(fitted, others, strict=True)]
+        found.append(by_model(accuracy, np.stack(logits), truth))
+    return np.max(found, axis=0)
+
+
+def shown(found: Fit, truth: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Error of the accuracies that are shown after a fit with examples, and which intervals hold."""
+    covariance = PRIOR_OWN**2 * np.eye(len(truth)) + PRIOR_COMMON**2
+    estimate = after_fit(Estimate(np.full(len(truth), PRIOR_MEAN), covariance), found)
     low, high = estimate.interval
     return {
         "error": np.abs(estimate.accuracy - truth),

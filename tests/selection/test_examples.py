@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from mll_hf.selection import Basis, Estimate
 from mll_hf.selection.probabilities import logit, sigmoid
-from mll_hf.selection.with_images import update_with_examples
+from mll_hf.selection.with_images import after_fit, update_with_examples
 
 
 def learned(prior, right, n, models=None):
@@ -38,3 +40,11 @@ def test_examples_join_what_was_known_and_more_of_them_count_more():
     assert few.basis is Basis.EXAMPLES
     assert 0.5 < few.accuracy[0] < more.accuracy[0] < many.accuracy[0] == pytest.approx(0.8, abs=1e-3)
     assert (np.diff([estimate.errors[0] for estimate in (prior, few, more, many)]) < 0).all()
+
+
+def test_results_tell_less_where_the_names_are_left_out():
+    found = SimpleNamespace(right=np.full((3, 2), 20.0), strengths=np.array([0.1, 1.0]), n_effective=25.0)
+    after = after_fit(Estimate.independent(np.zeros(2), np.full(2, 2.0)), found)
+    assert after.errors[1] > 1.4 * after.errors[0]
+    unlabeled = SimpleNamespace(right=None)
+    assert after_fit(after, unlabeled) is after
