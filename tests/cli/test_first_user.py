@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_first_label_on_the_graph_in_the_package(model, hub, capsys, monkeypat
     assert f"labeled: {model} on emoji (mean recall" in said
     assert "recognizes drawings of everyday things, animals and food, which says little about photos" in said
     assert "others cannot use" not in done(capsys, "push", model, "--labels", tmp_path / "labels")
-    assert "package:emoji" in hub.files("model", model)["README.md"].decode()
+    assert "package:emoji" in unescape(hub.files("model", model)["README.md"].decode())
     as_another_user(monkeypatch, tmp_path)
     assert select(capsys, "--trust", "alice") == [model]
     assert "agree" in run(capsys, "labels", "verify", model, "--labels", "hub")[1]
