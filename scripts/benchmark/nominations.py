@@ -60,10 +60,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in LISTS:
         print(f"## {name}.csv\n")
         print("\n".join(judged_lists(name)))
-    if tables:
-        print("## Loss against the best model, in points\n")
-        rows = [*languages(read(tables / "babel_imagenet_12models.csv")), *aerial(read(tables / "ostb.csv"))]
-        print("\n".join(markdown_table(("choice", "judged on", "loss"), rows)))
+    if not tables:
+        return 0
+    print("## Loss against the best model, in points\n")
+    rows = [*languages(read(tables / "babel_imagenet_12models.csv")), *aerial(read(tables / "ostb.csv"))]
+    print("\n".join(markdown_table(("choice", "judged on", "loss"), rows)))
     print("\n## What five users see, without the Hub\n")
     for user, classes in USERS.items():
         print(f"{user}:\n\n```\n$ mll-hf select --classes '{classes}'\n{seen(classes)}```\n")
