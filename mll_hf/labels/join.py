@@ -14,7 +14,6 @@ publishers.
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,14 +22,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, LabelError, MLLError
+from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
-from mll_hf.labels.store import check_label_fits
+from mll_hf.labels.store import check_label_fits, read_all
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -41,23 +40,10 @@ if TYPE_CHECKING:
 
 _THREADS = 16  # that fetch rivals
 _NO_GRAPH = "the graph cannot be read; its publisher must make it public, or give it with --graph"
-_log = logging.getLogger(__name__)
 
 
 class NoLabelsError(InputError):
     """There are no labels to select from."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Labels of some models (ids, sorted) on a graph that are left out of a selection, and why."""
-
-    models: tuple[str, ...]
-    graph_name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{abridged(self.models, 3)} on graph {self.graph_name}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -67,13 +53,13 @@ class JoinedLabels:
     Attributes:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
-        left_out: Labels that were left out, with the reasons.
+        left_out: Which labels were left out, and why.
         rivals: [M][G] rivals of the labels, None where missing; empty unless they were read.
     """
 
     union: GraphUnion
     labels: tuple[tuple[Label | None, ...], ...]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[str, ...] = ()
     rivals: tuple[tuple[Rivals | None, ...], ...] = ()
 
     def __len__(self) -> int:
@@ -116,7 +102,13 @@ class JoinedLabels:
 
     def domains_of(self, g: int) -> frozenset[str]:
         """Domains of the probe images of one graph."""
-        return frozenset().union(*(label.domains_tested for label in self.on_graph(g) if label is not None))
+        return frozenset(
+            name
+            for label in self.on_graph(g)
+            if label is not None
+            for name, images in zip(label.domain_names, label.domain_ranks.sum(axis=1).tolist(), strict=True)
+            if images
+        )
 
     def subset(self, rows: Sequence[int]) -> JoinedLabels:
         """The labels of the models in the given rows."""
@@ -129,24 +121,20 @@ class JoinedLabels:
         An InputError if no model is left.
         """
 
-        def read(row: tuple[Label | None, ...]) -> tuple[Rivals | None, ...] | str:
-            try:
-                rivals = tuple(None if label is None else rivals_of(label) for label in row)
-            except MLLError as error:
-                return str(error)
-            missing = [label for label, each in zip(row, rivals, strict=True) if label and not each]
-            return f"{missing[0].model.short_name}: its rivals are not published" if missing else rivals
+        def read(m: int) -> tuple[Rivals | None, ...]:
+            rivals = tuple(None if label is None else rivals_of(label) for label in self.labels[m])
+            for label, found in zip(self.labels[m], rivals, strict=True):
+                if label and not found:
+                    raise LabelError("its rivals are not published", label.model.short_name)
+            return rivals
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(read, self.labels))
-        kept = [m for m, rivals in enumerate(found) if not isinstance(rivals, str)]
-        if left_out := [reason for reason in found if isinstance(reason, str)]:
-            _log.warning("left out: %d models without rivals (%s)", len(left_out), abridged(left_out, 3))
-        if not kept:
+            found, errors = read_all(read, range(len(self)), pool.map)
+        if not found:
             raise InputError(
-                f"strategy 'paper' needs the rivals of the labels ({left_out[0]}); use another strategy, or label again"
+                f"strategy 'paper' needs the rivals of the labels ({errors[0]}); use another strategy, or label again"
             )
-        return replace(self.subset(kept), rivals=tuple(each for each in found if not isinstance(each, str)))
+        return replace(self.subset([*found]), rivals=tuple(found.values()))
 
     def embeddings(self, embeddings_of: Callable[[Label], ProbeEmbeddings | None]) -> tuple[ProbeEmbeddings, ...]:
         """[M] probe embeddings of the models; empty if a model has none, or if there are several graphs."""
@@ -170,78 +158,74 @@ def join_labels(
     and concepts; graphs without hypernyms in other graphs are preferred. ``publisher_of`` returns None if unknown. A
     NoLabelsError if no label is usable, an InputError if none is on the reference graph.
     """
-    order, left_out = _Order(default, publisher_of), list[LeftOut]()
-    by_digest = {graph.digest: graph for graph in graphs}
-    columns = {
-        digest: _on_same_images(of_graph, order, left_out)
-        for digest, of_graph in sorted(_usable(labels, by_digest, left_out).items())
-    }
+
+    def publishers(some: Iterable[Label]) -> int:
+        return len({publisher_of(label) for label in some} - {None})
+
+    def order_of_images(key: LabelKey) -> tuple[object, ...]:
+        """Of each graph: the default images, most publishers, labels and images."""
+        is_default = default is not None and default.probes is not None and default.probes.digest == key.probes_digest
+        tests = max(int(label.support.sum()) for label in usable[key])
+        return key.graph_digest, not is_default, -publishers(usable[key]), -len(usable[key]), -tests, key
+
+    def order_of_references(digest: str) -> tuple[object, ...]:
+        """The default graph, no hypernyms elsewhere, most publishers, labels and concepts."""
+        graph, column = by_digest[digest], columns[digest]
+        is_default = default is not None and default.digest == digest
+        n_publishers = publishers(column.values())
+        return not is_default, bool(graph.external), -n_publishers, -len(column), -len(graph), digest
+
+    left_out, by_digest = list[str](), {graph.digest: graph for graph in graphs}
+    usable = _usable(labels, by_digest, left_out)
+    columns: dict[str, dict[str, Label]] = {}  # by graph and model
+    for key in sorted(usable, key=order_of_images):
+        if key.graph_digest not in columns:
+            preferred = sorted(usable[key], key=_order_of_labels)
+            columns[key.graph_digest] = {label.model.key: label for label in reversed(preferred)}
+        else:
+            images = min(label.probes_name for label in usable[key])
+            _leave_out(left_out, usable[key], f"measured on other probe images ({images}) than the rest")
     if not columns:
         raise NoLabelsError(
             f"no label can be used: {left_out[0]}"
             if left_out
             else "there are no labels to select from; label models first: mll-hf label MODEL --labels DIR"
         )
-    reference = reference or min(columns, key=lambda digest: order.of_reference(by_digest[digest], columns[digest]))
+    reference = reference or min(columns, key=order_of_references)
     if reference not in columns:
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
 
-    tables = {digest: {label.model.key: label for label in column} for digest, column in columns.items()}
-    rows = tables[reference]
-    compared = [reference]
+    rows, compared = columns[reference], [by_digest[reference]]
     for digest in sorted(columns.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest)):
-        without = [label for key, label in tables[digest].items() if key not in rows]
+        without = [label for key, label in columns[digest].items() if key not in rows]
         _leave_out(left_out, without, f"the model has no label on the reference graph {by_digest[reference].name}")
-        compared += [digest] if len(without) < len(columns[digest]) else []
-    union, cyclic = _union([by_digest[digest] for digest in compared])
+        compared += [by_digest[digest]] if len(without) < len(columns[digest]) else []
+    union, cyclic = _union(compared)
     for graph in cyclic:
         reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
-        _leave_out(left_out, [label for key, label in tables[graph.digest].items() if key in rows], reason)
+        _leave_out(left_out, [label for key, label in columns[graph.digest].items() if key in rows], reason)
     keys = sorted(rows, key=lambda key: (rows[key].model.repo_id, key))
-    joined = tuple(tuple(tables[graph.digest].get(key) for graph in union.graphs) for key in keys)
+    joined = tuple(tuple(columns[graph.digest].get(key) for graph in union.graphs) for key in keys)
     return JoinedLabels(union, joined, tuple(left_out))
 
 
-@dataclass(frozen=True)
-class _Order:
-    """Which labels are preferred where not all can be compared; the lowest comes first."""
-
-    default: SemanticGraph | None
-    publisher_of: Callable[[Label], str | None]
-
-    def of_key(self, key: LabelKey, labels: list[Label]) -> tuple[object, ...]:
-        """Default images, most publishers, labels and images."""
-        default = self.default.probes if self.default else None
-        is_default = default is not None and default.digest == key.probes_digest
-        tests = max(int(label.support.sum()) for label in labels)
-        return not is_default, -self._publishers(labels), -len(labels), -tests, key
-
-    def of_reference(self, graph: SemanticGraph, labels: Sequence[Label]) -> tuple[object, ...]:
-        """Default graph, no hypernyms elsewhere, most publishers, labels and concepts."""
-        is_default = self.default is not None and self.default.digest == graph.digest
-        publishers = self._publishers(labels)
-        return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
-
-    def of_label(self, label: Label) -> tuple[object, ...]:
-        """Of one model on the same images: the most tests; the commit and the id break ties."""
-        return -int(label.support.sum()), label.model.repo_id, label.model.revision
-
-    def _publishers(self, labels: Iterable[Label]) -> int:
-        """Number of distinct known publishers."""
-        return len({publisher for label in labels if (publisher := self.publisher_of(label))})
+def _order_of_labels(label: Label) -> tuple[object, ...]:
+    """Of one model on the same images: the most tests; the commit and the id break ties."""
+    return -int(label.support.sum()), label.model.repo_id, label.model.revision
 
 
-def _leave_out(left_out: list[LeftOut], labels: Sequence[Label], reason: str) -> None:
+def _leave_out(left_out: list[str], labels: Sequence[Label], reason: str) -> None:
     if labels:
-        ids = tuple(sorted({label.model.repo_id for label in labels}))
-        left_out.append(LeftOut(ids, min(label.graph_name for label in labels), reason))
+        names = {label.model.short_name if label.model.is_local else label.model.repo_id for label in labels}
+        graph = min(label.graph_name for label in labels)
+        left_out.append(f"{abridged(sorted(names), 3)} on graph {graph}: {reason}")
 
 
 def _usable(
-    labels: Iterable[Label], graphs: dict[str, SemanticGraph], left_out: list[LeftOut]
-) -> dict[str, dict[LabelKey, list[Label]]]:
-    """By graph and key, the labels whose graph is there and that fit it."""
-    usable: dict[str, dict[LabelKey, list[Label]]] = defaultdict(lambda: defaultdict(list))
+    labels: Iterable[Label], graphs: Mapping[str, SemanticGraph], left_out: list[str]
+) -> dict[LabelKey, list[Label]]:
+    """By key, the labels whose graph is there and that fit it."""
+    usable: dict[LabelKey, list[Label]] = defaultdict(list)
     unusable: dict[tuple[str, str], list[Label]] = defaultdict(list)
     for label in labels:
         if not (graph := graphs.get(label.graph_digest)):
@@ -252,23 +236,10 @@ def _usable(
         except LabelError as error:
             unusable[error.reason, ""].append(label)
         else:
-            usable[label.graph_digest][label.key].append(label)
+            usable[label.key].append(label)
     for (reason, _), group in sorted(unusable.items()):
         _leave_out(left_out, group, reason)
     return usable
-
-
-def _on_same_images(by_key: dict[LabelKey, list[Label]], order: _Order, left_out: list[LeftOut]) -> tuple[Label, ...]:
-    """The labels of the preferred key, one per model."""
-    best = min(by_key, key=lambda key: order.of_key(key, by_key[key]))
-    for key, others in sorted(by_key.items()):
-        if key != best:
-            images = min(label.probes_name for label in others)
-            _leave_out(left_out, others, f"measured on other probe images ({images}) than the rest")
-    of_model: dict[str, Label] = {}
-    for label in sorted(by_key[best], key=order.of_label):
-        of_model.setdefault(label.model.key, label)
-    return tuple(of_model.values())
 
 
 def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[SemanticGraph]]:

@@ -142,12 +142,6 @@ class Label(ArrayFields):
         return self.cost.gflops, self.cost.parameters, self.model.repo_id, self.model.revision
 
     @cached_property
-    def domains_tested(self) -> frozenset[str]:
-        """Names of the domains that have probe images."""
-        images = self.domain_ranks.sum(axis=1).tolist()
-        return frozenset(name for name, count in zip(self.domain_names, images, strict=True) if count)
-
-    @cached_property
     def hits(self) -> NDArray[np.int32]:
         """[V] number of probe images on which the concept beat all rivals."""
         return read_only(self.ranks[:, 0].astype(np.int32))

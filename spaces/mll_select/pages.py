@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from huggingface_hub import constants
 
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.selection import Figures
 from mll_hf.selection.task import MIN_IMAGES
@@ -268,10 +267,7 @@ def leaderboard(models: Sequence[ListedModel]) -> list[list[str | float | None]]
 
 def about_models(labels: Labels) -> str:
     """What the columns mean, and the labels that are left out."""
-    items = []
-    for one in labels.client.labels.left_out:
-        names = [id.rsplit("/", 1)[-1] if id.startswith(LOCAL_PREFIX) else id for id in one.models]
-        items.append(f"<li>{escape(f'{abridged(names, 5)} on {one.graph_name}: {one.reason}')}</li>")
+    items = [f"<li>{escape(text)}</li>" for text in labels.client.labels.left_out]
     left_out = f"<details><summary>Labels that are left out</summary><ul>{''.join(items)}</ul></details>"
     return wrap(ABOUT_MODELS, left_out if items else "")
 

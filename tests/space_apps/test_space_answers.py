@@ -192,8 +192,8 @@ def joined(tmp_path_factory):
 
 def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
     html = pages.about_models(joined)
-    assert "org/only-signs on signs: the model has no label on the reference graph tiny" in html
-    assert f"mine on tiny: measured on other probe images (old {SAYS_HARM}" in html
+    assert "org/only-signs on graph signs: the model has no label on the reference graph tiny" in html
+    assert f"mine on graph tiny: measured on other probe images (old {SAYS_HARM}" in html
     assert "somebody" not in html
     assert HARM not in html
     tested = {model.name: [graph.name for graph, _ in model.tests] for model in joined.models}
