@@ -228,8 +228,7 @@ def test_the_reference_graph_can_be_chosen(on_three_graphs, own, tiny_open_clip,
     assert status == 0
     assert [model["id"] for model in json.loads(out)["models"]] == [f"local-dir:{tiny_open_clip}"]
     assert [line for line in err.splitlines() if "left out" in line] == [
-        f"mll-hf: note: left out: local-dir:{tiny_siglip} on graph graph: the model has no label on the reference "
-        "graph apes"
+        f"mll-hf: note: left out: {tiny_siglip.name} on graph graph: the model has no label on the reference graph apes"
     ]
     show = ["labels", "show", tiny_open_clip.name, "--labels", on_three_graphs, "--json"]
     assert json.loads(run(capsys, *show)[1])["graph"]["name"] == "graph"
