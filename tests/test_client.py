@@ -231,9 +231,6 @@ class TriedModel:
 
         return torch.tensor([float(image.getpixel((0, 0))[0])])
 
-    def compact(self, image):
-        return self.preprocess(image)
-
     def encode_pixels(self, pixels):
         serials = pixels[:, 0].numpy().astype(int)
         self.seen.extend(serials.tolist())

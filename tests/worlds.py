@@ -288,9 +288,6 @@ class ColorModel:
         assert image.mode == "RGB"
         return torch.from_numpy(np.asarray(image, np.float32).mean(axis=(0, 1)) + 1)
 
-    def compact(self, image):
-        return self.preprocess(image)
-
     def encode_pixels(self, pixels):
         if self.fails:
             raise ModelError(self.ref.repo_id, "is broken")

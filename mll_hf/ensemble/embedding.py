@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
-_EVICTION_BATCH = 512  # images per batch if models evict each other from memory
+_EVICTION_BATCH = 128  # images per batch if models evict each other from memory
 
 
 def embed_images(
@@ -72,7 +72,7 @@ def embed_images(
     def prepare(item: ImageLike) -> Inputs | None:
         try:
             image = open_image(item)
-            return None if image is None else tuple(model.compact(image) for model in known)
+            return None if image is None else tuple(model.preprocess(image) for model in known)
         except MemoryError:
             return None
 

@@ -60,11 +60,10 @@ def embedded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None
     Raises:
         ModelError: The model cannot be run.
     """
-    preprocess = model.compact if model.device.startswith("cuda") else model.preprocess
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
-        return None if image is None else preprocess(image)
+        return None if image is None else model.preprocess(image)
 
     with closing(in_threads(prepare, batches)) as prepared:
         for batch in prepared:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
@@ -14,8 +13,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from safetensors import safe_open
-from torchvision.transforms import CenterCrop, Compose, Resize
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms import CenterCrop, Resize
 
 from mll_hf.errors import ModelError
 from mll_hf.labels.identity import deciding_files
@@ -70,10 +68,6 @@ class OpenClipModel(VisionLanguageModel):
             "std": list(normalize.std),
         }
 
-    def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
-        *steps, _, normalize = self._transform.transforms
-        return partial(_resized, Compose(steps)), normalize.mean, normalize.std
-
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._network.encode_image(pixels)
         return features
@@ -84,12 +78,6 @@ class OpenClipModel(VisionLanguageModel):
     def _text_features(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
         features: torch.Tensor = self._network.encode_text(**tokens)
         return features
-
-
-def _resized(resize: Compose, image: Image.Image) -> torch.Tensor:
-    """At module level, since models are pickled for other processes."""
-    pixels: torch.Tensor = pil_to_tensor(resize(to_rgb(image)))
-    return pixels
 
 
 def _load(ref: ModelRef, folder: Path, token: str | None) -> tuple[torch.nn.Module, Any, Any]:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _TEXT_BATCH = 256
 _GPU_BATCH = 512  # embedded in smaller ones where memory is full
-_BYTE_TOLERANCE = 1e-5  # libraries divide by 255, or multiply by its inverse
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
 # torch has an exception for a full GPU, but none for full main memory
@@ -66,8 +65,6 @@ class VisionLanguageModel(ABC):
     dtype: str
     batch_size: int
     has_texts: bool
-    _mean: torch.Tensor  # [3, 1, 1] on the device, and so is _std
-    _std: torch.Tensor
     _half: torch.dtype | None  # of the image tower, None for float32
     _max_images: int  # per batch; halved when memory runs out
     _network: Any  # libraries name the towers differently
@@ -76,7 +73,6 @@ class VisionLanguageModel(ABC):
         self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None, has_texts: bool
     ) -> None:
         self.ref, self.has_texts = ref, has_texts
-        self._resized: Callable[[Image.Image], torch.Tensor] | None = None
         self._network = network.eval().requires_grad_(False)  # else FLOPs of attention pools are not counted
         self._place(device, dtype)
         self._read_scale()
@@ -88,19 +84,8 @@ class VisionLanguageModel(ABC):
 
         Models without a fixed image size (SigLIP 2 NaFlex) have two dimensions instead of three, also of a fixed size.
 
-        Safe to call from threads and forked processes.
+        Safe to call from threads.
         """
-
-    def compact(self, image: Image.Image) -> torch.Tensor:
-        """Like :meth:`preprocess`, to be normalized on the GPU: uint8 [3, H, W], a quarter of the bytes.
-
-        The same as `preprocess` for models whose preprocessing does not end in resizing, cropping and normalizing.
-        """
-        return self.preprocess(image) if self._resized is None else self._resized(image)
-
-    def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
-        """`preprocess` up to the normalization, with mean and standard deviation; None if it has no such steps."""
-        return None
 
     def preprocessing(self) -> dict[str, Any] | None:
         """`preprocess` as data for :func:`mll_hf.export.preprocess`; None if it does more than resize and crop."""
@@ -123,7 +108,7 @@ class VisionLanguageModel(ABC):
         """Run the text tower; returns [T, D], not normalized."""
 
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Embed images [N, 3, H, W] from :meth:`preprocess` or :meth:`compact`; returns unit-norm float32 [N, D].
+        """Embed images [N, 3, H, W] from :meth:`preprocess`; returns unit-norm float32 [N, D].
 
         A batch that does not fit into memory is embedded in smaller batches.
 
@@ -157,9 +142,7 @@ class VisionLanguageModel(ABC):
         return None
 
     def _encode_batch(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        pixels = pixels.to(self._device, non_blocking=True)
-        if pixels.dtype == torch.uint8:
-            pixels = (pixels.float() / 255 - self._mean) / self._std
+        pixels = pixels.to(self._device)
         with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
             features = self._image_features(pixels)
         if self._half is not None and not torch.isfinite(features).all():
@@ -245,27 +228,12 @@ class VisionLanguageModel(ABC):
         )
         self._max_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
-        self._normalize_on_device()
         on_cpu = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
         self.batch_size = _GPU_BATCH if self._device.type == "cuda" else on_cpu
         text_size = self.encode_texts(["a photo"]).shape[1] if self.has_texts else self.embedding_size
         if text_size != self.embedding_size:
             reason = f"embeds images in {self.embedding_size} and texts in {text_size} dimensions; use another model"
             raise ModelError(self.ref.repo_id, reason)
-
-    def _normalize_on_device(self) -> None:
-        """Let :meth:`compact` return bytes if normalizing them reproduces the result of `preprocess`."""
-        found = self._resizing()
-        if found is None:
-            return
-        resized, *statistics = found
-        picture = _noise(97, 61)
-        pixels, expected = resized(picture), self.preprocess(picture)
-        if pixels.dtype != torch.uint8 or pixels.shape != expected.shape or pixels.ndim != 3:
-            return
-        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in statistics)
-        if torch.allclose((pixels.float() / 255 - mean) / std, expected, atol=_BYTE_TOLERANCE):
-            self._resized, self._mean, self._std = resized, mean.to(self._device), std.to(self._device)
 
 
 class _Classifier(torch.nn.Module):

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 import string
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -92,12 +91,6 @@ class TransformersModel(VisionLanguageModel):
             "mean": list(processor.image_mean),
             "std": list(processor.image_std),
         }
-
-    def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
-        mean, std = (getattr(self._processor, name, None) for name in ("image_mean", "image_std"))
-        if not (isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple))):
-            return None
-        return partial(_resized, self._processor), mean, std
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim == 4:
@@ -188,13 +181,6 @@ def _positions(network: PreTrainedModel) -> int:
 def _canonical(text: str) -> str:
     """Text as SigLIP's authors prepare it: big_vision, ``prompt_engineering.canonicalize_text``."""
     return " ".join(text.replace("_", " ").translate(_PUNCTUATION).lower().split())
-
-
-def _resized(processor: Any, image: Image.Image) -> torch.Tensor:  # noqa: ANN401 - of many classes
-    """At module level, since models are pickled for other processes."""
-    steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-    pixels: torch.Tensor = processor(images=to_rgb(image), **steps)["pixel_values"][0]
-    return pixels
 
 
 def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:

@@ -162,21 +162,6 @@ def test_out_of_memory_at_loading_is_not_taken_for_damaged_files(kind, folders, 
         load_local(folders[kind])
 
 
-# ---- images
-
-
-@pytest.mark.parametrize("size", [(40, 50), (97, 31), (20, 300)])
-def test_images_may_travel_as_bytes_and_be_normalized_on_the_device(kind, folders, size):
-    model = load_local(folders[kind])
-    model._normalize_on_device()
-    image = random_image(*size)
-    compact = model.compact(image)
-    assert compact.dtype == torch.uint8
-    assert compact.shape == (3, 32, 32)
-    expected = model.encode_pixels(model.preprocess(image)[None])
-    np.testing.assert_allclose(model.encode_pixels(compact[None]), expected, atol=1e-6)
-
-
 # ---- local folders
 
 

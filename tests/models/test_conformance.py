@@ -83,8 +83,8 @@ def check_image_tower(model, has_texts=False):
     """Loaded without its text tower, a model embeds images the same, with fewer parameters."""
     tower = load_model(model.ref, "cpu", texts=False)
     for image in conformance.images():
-        pixels = model.compact(image)
-        assert torch.equal(tower.compact(image), pixels)
+        pixels = model.preprocess(image)
+        assert torch.equal(tower.preprocess(image), pixels)
         np.testing.assert_array_equal(tower.encode_pixels(pixels[None]), model.encode_pixels(pixels[None]))
     for name in ("logit_scale", "logit_bias", "embedding_size", "batch_size"):
         assert getattr(tower, name) == getattr(model, name)
@@ -193,11 +193,11 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
         return residents.use(models[m], lambda model: head.logits(model.encode_pixels(pixels[None])))
 
     first = residents.use(models[0], lambda model: model)
-    before = predicted(0, first.compact(picture))
+    before = predicted(0, first.preprocess(picture))
     residents.use(models[1], lambda model: None)
     assert models[0] not in residents
     assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
-    np.testing.assert_array_equal(predicted(0, first.compact(picture)), before)
+    np.testing.assert_array_equal(predicted(0, first.preprocess(picture)), before)
     with pytest.raises(ModelError, match="cannot be run"):
         first.encode_pixels(first.preprocess(picture)[None])
 
