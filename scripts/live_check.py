@@ -50,7 +50,8 @@ from live_others import expect
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
-from mll_hf.graph.authoring import NewConcept, NewImage, make_graph, new_concept
+from mll_hf.graph.authoring import NewConcept, NewImage, make_graph
+from mll_hf.graph.concepts import Concept
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.models.known import known_models, usable_models
@@ -136,14 +137,14 @@ class Check:
 
     def draw(self) -> str:
         def concepts() -> Iterator[NewConcept]:
-            yield new_concept("check-shape", "shape", (), "", ())
+            yield Concept("check-shape", ("shape",), "", ()), ()
             for shape in SHAPES:
-                yield new_concept(f"check-{shape}", shape, (), "", ["check-shape"])
+                yield Concept(f"check-{shape}", (shape,), "", ("check-shape",)), ()
                 for color in COLORS:
                     name = f"{color} {shape}"
                     drawn = (picture(name, serial) for serial in range(IMAGES_PER_CONCEPT))
-                    images = (NewImage(each, name, "drawing", "live_check") for each in drawn)
-                    yield new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"], images)
+                    images = tuple(NewImage(each, name, "drawing", "live_check") for each in drawn)
+                    yield Concept(f"check-{color}-{shape}", (name,), "", (f"check-{shape}",)), images
 
         graph = make_graph(self.folder / "graph", concepts())
         return f"{len(graph)} concepts, {graph.probes.total} images, {megabytes(size_of(self.folder / 'graph'))}"

@@ -49,9 +49,7 @@ def forest(n_concepts, seed=0):
     for v in range(n_concepts):
         hypernyms = rng.choice(v, min(v, int(rng.integers(0, 3))), replace=False) if v else []
         lemmas = tuple(f"name{v}x{i}" for i in range(int(rng.integers(1, 5))))
-        concepts.append(
-            Concept(f"c{v:04d}", lemmas[0], lemmas, f"meaning {v} of {v % 3}", tuple(f"c{h:04d}" for h in hypernyms))
-        )
+        concepts.append(Concept(f"c{v:04d}", lemmas, f"meaning {v} of {v % 3}", tuple(f"c{h:04d}" for h in hypernyms)))
     return SemanticGraph("forest", tuple(concepts))
 
 

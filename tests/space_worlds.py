@@ -39,7 +39,7 @@ def harmful_graph():
     """The tiny graph, with markup in a definition and in a name."""
     concepts = list(make_graph().concepts)
     concepts[CAT] = replace(concepts[CAT], definition=f"a pet {HARM}")
-    concepts[CAR] = replace(concepts[CAR], name=f"car {HARM}", lemmas=(f"car {HARM}", "car"))
+    concepts[CAR] = replace(concepts[CAR], lemmas=(f"car {HARM}", "car"))
     return SemanticGraph("tiny <b>graph</b>", tuple(concepts))
 
 

@@ -64,7 +64,7 @@ def make_known(name, accuracy, parameters=10**8, gflops=9.0):
 
 def make_graph(hypernyms=HYPERNYMS, name="tiny"):
     """A graph from {id: ids of its hypernyms}; a concept's name is its id."""
-    return SemanticGraph(name, tuple(Concept(c, c, (c,), f"the kind {c}", tuple(h)) for c, h in hypernyms.items()))
+    return SemanticGraph(name, tuple(Concept(c, (c,), f"the kind {c}", tuple(h)) for c, h in hypernyms.items()))
 
 
 @st.composite

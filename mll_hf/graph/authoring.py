@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_bytes
-from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_filed_images
+from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_images, read_columns
 from mll_hf.graph.probes import count_probes
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import write_atomically
@@ -40,12 +40,7 @@ class NewImage:
     source: str  # its origin and license; samples are balanced over sources
 
 
-@dataclass(frozen=True, slots=True)
-class NewConcept:
-    """A concept with its own images."""
-
-    concept: Concept
-    images: tuple[NewImage, ...]
+NewConcept: TypeAlias = tuple[Concept, tuple[NewImage, ...]]
 
 
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
@@ -62,7 +57,7 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[N
 def read_folders(
     root: Path, parents: Sequence[str], domain: str = "photo", source: str | None = None
 ) -> tuple[NewConcept, ...]:
-    """One concept for each subfolder of a folder: its name is id and, with spaces for ``_``, name of the concept."""
+    """A concept for each subfolder of a folder: its name is id and, with spaces for ``_``, name of the concept."""
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
@@ -70,17 +65,9 @@ def read_folders(
     if not folders:
         raise InputError(f"{root} has no subfolders; give a folder with a folder of images for each concept")
     return tuple(
-        new_concept(path.name, path.name.replace("_", " "), (), "", parents, read_images(path, domain, source))
+        (Concept(path.name, (path.name.replace("_", " "),), "", tuple(parents)), read_images(path, domain, source))
         for path in folders
     )
-
-
-def new_concept(
-    id: str, name: str, lemmas: Iterable[str], description: str, parents: Iterable[str], images: Iterable[NewImage] = ()
-) -> NewConcept:
-    """A concept with images; its name is added to the lemmas."""
-    concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
-    return NewConcept(concept, tuple(images))
 
 
 def make_graph(folder: Path, concepts: Iterable[NewConcept], base: SemanticGraph | None = None) -> SemanticGraph:
@@ -90,13 +77,10 @@ def make_graph(folder: Path, concepts: Iterable[NewConcept], base: SemanticGraph
     folder holds another graph.
     """
     concepts = tuple(concepts)
-    images = {(each.concept.id, image.content): image for each in concepts for image in each.images}
-    try:
-        graph = SemanticGraph(folder.absolute().name, tuple(each.concept for each in concepts))
-        check_hypernyms(graph, base)
-        _check_images(graph, [(id, image.name, content) for (id, content), image in images.items()])
-    except GraphError as error:
-        raise GraphError(str(error), folder) from None
+    images = {(concept.id, image.content): image for concept, of_concept in concepts for image in of_concept}
+    graph = SemanticGraph(folder.absolute().name, tuple(concept for concept, _ in concepts))
+    _check_hypernyms(graph, base)
+    _check_images(graph, ((id, image.name, content) for (id, content), image in images.items()))
     files = {
         IMAGE_FILES.replace("*", ""): _parquet([(id, image) for (id, _), image in images.items()]),
         GRAPH_FILE: graph_to_bytes(graph),
@@ -133,16 +117,15 @@ def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None =
     A GraphError if an image cannot be decoded, a concept has too few images, no concept has rivals, or, with ``base``,
     hypernyms are in neither graph or form a cycle.
     """
-    try:
-        _check_images(graph, ((node, f"one of {node}", content) for node, content in iter_filed_images(folder)))
-    except GraphError as error:
-        raise GraphError(str(error), folder) from None
+    files, columns = read_columns(folder)
+    nodes = columns["node"].to_pylist()
+    contents = iter_images(files, np.arange(len(nodes)))
+    _check_images(graph, ((node, f"one of {node}", content) for node, content in zip(nodes, contents, strict=True)))
     if base:
-        check_hypernyms(graph, base)
+        _check_hypernyms(graph, base)
 
 
-def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None) -> None:
-    """Raise a GraphError if hypernyms are neither in the graph nor in ``base``, or form a cycle."""
+def _check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None) -> None:
     if missing := graph.external - (base.index.keys() if base else set()):
         where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
         named = abridged(sorted(missing), 3)
@@ -175,4 +158,4 @@ def _check_images(graph: SemanticGraph, images: Iterable[tuple[str, str, bytes |
             "add images, or leave them out"
         )
     if not graph.rival_counts.any():
-        raise GraphError("has no concepts that can be confused; add more concepts")
+        raise GraphError("the graph has no concepts that can be confused; add more concepts")

@@ -42,20 +42,23 @@ class Concept:
 
     Attributes:
         id: WordNet 3.0 id (``n02084071``), or any other unique id.
-        name: The most common name.
-        lemmas: All names of the concept, ``name`` first.
+        lemmas: All names of the concept, the most common one first.
         definition: The gloss.
         hypernyms: Ids of the direct hypernyms, sorted and distinct.
     """
 
     id: str
-    name: str
     lemmas: tuple[str, ...]
     definition: str
     hypernyms: tuple[str, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hypernyms", tuple(sorted(set(self.hypernyms))))
+
+    @property
+    def name(self) -> str:
+        """The most common name."""
+        return self.lemmas[0]
 
     @property
     def caption(self) -> str:
@@ -84,8 +87,6 @@ class SemanticGraph:
         if len(self.index) < len(self.concepts):
             repeated = [id for id, count in Counter(c.id for c in self.concepts).items() if count > 1]
             raise GraphError(f"the graph has duplicate ids: {_listed(repeated)}")
-        if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
-            raise GraphError(f"concepts whose name is not their first lemma: {_listed(misnamed)}; put the name first")
         try:
             _ = self.topological_order, self.digest
         except CycleError:
@@ -151,10 +152,6 @@ class SemanticGraph:
             for ancestor in above:
                 below[ancestor].append(v)
         return tuple(_sorted_indices(indices) for indices in below)
-
-    def relatives(self, v: int) -> NDArray[np.int32]:
-        """Sorted indices of the ancestors and descendants of concept ``v``, none of which is wrong for ``v``."""
-        return np.sort(np.concatenate([self.ancestors[v], self.descendants[v]]))
 
     @cached_property
     def rival_counts(self) -> NDArray[np.int32]:
@@ -280,7 +277,7 @@ def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - p
         raise GraphError(f"node {id} has no names; give a list with at least one")
     if not _is_string_list(hypernyms) or not isinstance(gloss, str):
         raise GraphError(f"node {id}: 'gloss' must be a text, and 'hypernyms' a list of ids")
-    return Concept(id, names[0], tuple(names), gloss, tuple(hypernyms))
+    return Concept(id, tuple(names), gloss, tuple(hypernyms))
 
 
 def _is_string_list(value: Any) -> bool:  # noqa: ANN401 - parsed JSON

@@ -9,14 +9,13 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mll_hf.errors import GraphError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
@@ -62,37 +61,33 @@ def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedAr
     return files, {column: table[column] for column in table.column_names}
 
 
-def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield node and content of every image in a graph's folder."""
-    for path in image_files(folder):
-        nodes, file = _read_texts(path)["node"].fill_null(UNKNOWN).to_pylist(), open_parquet(path)
-        with parquet_errors(path):
-            yield from zip(nodes, iter_rows(file, np.arange(len(nodes))), strict=True)
+def iter_images(files: Sequence[Path], rows: NDArray[np.int64]) -> Iterator[bytes | None]:
+    """Yield the images of some rows (ascending, over all files); row groups without wanted rows are skipped."""
+    end = 0
+    for path in files:
+        file = _open(path)
+        for group in range(file.metadata.num_row_groups):
+            first, end = end, end + file.metadata.row_group(group).num_rows
+            wanted = rows[(rows >= first) & (rows < end)]
+            if not len(wanted):
+                continue
+            with _parquet_errors(path):
+                batches = file.iter_batches(_BATCH, row_groups=[group], columns=["image"], use_threads=False)
+                for batch in batches:
+                    in_batch = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
+                    yield from map(_content, batch.column("image").take(in_batch).to_pylist())
+                    first += batch.num_rows
+                    if first > wanted[-1]:
+                        break
 
 
-def open_parquet(path: Path, coded: Sequence[str] = ()) -> Any:  # noqa: ANN401 - pyarrow has no types
+def _open(path: Path, coded: Sequence[str] = ()) -> Any:  # noqa: ANN401 - pyarrow has no types
     """Open a Parquet file; some text columns are read as numbers of distinct texts."""
-    with parquet_errors(path):
+    with _parquet_errors(path):
         import pyarrow.parquet as pq
 
         # A small buffer instead of whole column chunks limits memory for files with one large row group.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, read_dictionary=coded)
-
-
-def iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
-    """Yield the images of some rows (ascending) of a Parquet file."""
-    end = 0
-    for group in range(file.metadata.num_row_groups):
-        first, end = end, end + file.metadata.row_group(group).num_rows
-        wanted = rows[(rows >= first) & (rows < end)]
-        if not len(wanted):
-            continue
-        for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=[group]):
-            in_batch = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
-            yield from map(_content, table.column("image").take(in_batch).to_pylist())
-            first += table.num_rows
-            if first > wanted[-1]:
-                break
 
 
 def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes
@@ -100,8 +95,8 @@ def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct
 
 
 def _read_texts(path: Path) -> pa.Table:
-    """Read node, domain and source of each image of one file; null for missing domains and sources."""
-    file = open_parquet(path)
+    """Read node, domain and source of each image of one file; UNKNOWN where missing."""
+    file = _open(path)
     import pyarrow as pa
 
     if (rows := file.metadata.num_rows) > max(_FEW_ROWS, path.stat().st_size // _MIN_IMAGE_BYTES):
@@ -113,13 +108,14 @@ def _read_texts(path: Path) -> pa.Table:
         raise GraphError("has no encoded images in column 'image'; store the bytes of the image files", path)
     source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
     wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
-    with parquet_errors(path):
+    with _parquet_errors(path):
         names = [column for column in wanted.values() if column and column in schema.names]
-        table = open_parquet(path, names).read(columns=names)
+        table = _open(path, names).read(columns=names)
         if any(_longest(column) > _MAX_TEXT for column in table.columns):
             raise GraphError(f"has texts of over {_MAX_TEXT:,} bytes besides its images", path)
+        missing = pa.nulls(len(table), pa.string())
         texts = {
-            name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
+            name: (table[column].cast(pa.string()) if column in schema.names else missing).fill_null(UNKNOWN)
             for name, column in wanted.items()
         }
         columns = pa.table(texts)
@@ -147,7 +143,7 @@ def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
 
 
 @contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
+def _parquet_errors(path: Path) -> Iterator[None]:
     """Convert errors of pyarrow to a GraphError that names the file."""
     try:
         import pyarrow as pa

@@ -18,8 +18,7 @@ from mll_hf.utils.files import canonical_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DIGEST_LENGTH = 40  # length of a commit sha
-MAX_DOMAINS = 255
+MAX_DOMAINS = 100
 _MAX_IMAGES = 2**31
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -45,7 +44,7 @@ class ProbeCounts:
         """Digest of the files and counts (40 hex digits)."""
         document = self.to_json()
         del document["location"]
-        return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:DIGEST_LENGTH]
+        return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:40]
 
     @cached_property
     def by_domain(self) -> Mapping[str, int]:

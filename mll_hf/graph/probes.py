@@ -14,22 +14,24 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from mll_hf.errors import GraphError
-from mll_hf.graph.files import DOMAIN_COLUMN, UNKNOWN, iter_rows, open_parquet, parquet_errors, read_columns
+from mll_hf.graph.files import DOMAIN_COLUMN, iter_images, read_columns
 from mll_hf.graph.probe_counts import MAX_DOMAINS, ProbeCounts
 from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
+
+    _Categories: TypeAlias = tuple[tuple[str, ...], NDArray[np.int32]]
 
 IMAGES_PER_CONCEPT = 75  # at most; as in the paper
 _MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
@@ -104,24 +106,13 @@ class ProbeSet:
     def iter_image_bytes(
         self, batch_size: int, images: NDArray[np.int64] | None = None
     ) -> Iterator[list[bytes | None]]:
-        """Yield encoded images in batches, None for missing ones; row groups without wanted images are skipped.
+        """Yield encoded images in batches, None for missing ones.
 
         ``images`` are ascending numbers of the images; by default all.
         """
-        contents = self._iter_bytes(self.rows if images is None else self.rows[images])
+        contents = iter_images(self.files, self.rows if images is None else self.rows[images])
         while batch := list(islice(contents, batch_size)):
             yield batch
-
-    def _iter_bytes(self, wanted: NDArray[np.int64]) -> Iterator[bytes | None]:
-        first_row = 0
-        for path in self.files:
-            file = open_parquet(path)
-            end_row = first_row + file.metadata.num_rows
-            in_file = wanted[(wanted >= first_row) & (wanted < end_row)]
-            if len(in_file):
-                with parquet_errors(path):
-                    yield from iter_rows(file, in_file - first_row)
-            first_row = end_row
 
 
 def load_probes(
@@ -140,14 +131,8 @@ def load_probes(
     """
     if not 1 <= images_per_concept <= _MAX_IMAGES_PER_CONCEPT:
         raise GraphError(f"images_per_concept is not between 1 and {_MAX_IMAGES_PER_CONCEPT}; choose another number")
-    files, columns = read_columns(Path(folder))
-    nodes = _node_indices(graph, columns["node"], Path(folder))
     location = location or Path(folder).absolute().name
-    counts = _count(graph, nodes, columns, files, location)
-    domain_names, domains = _categories(columns[DOMAIN_COLUMN])
-    if len(domain_names) > MAX_DOMAINS:
-        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MAX_DOMAINS} values; merge some", Path(folder))
-    _, sources = _categories(columns["source"])
+    counts, files, nodes, (domain_names, domains), (_, sources) = _read(graph, Path(folder), location)
     samples = [
         _sample(pool, sources[pool], images_per_concept, concept.id) if tested else pool[:0]
         for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), graph.has_tests, strict=True)
@@ -169,30 +154,35 @@ def load_probes(
 
 def count_probes(graph: SemanticGraph, folder: Path, location: str = "") -> ProbeCounts:
     """Digest and counts of the probe images in a folder; ``location`` is their original location."""
+    return _read(graph, folder, location)[0]
+
+
+def _read(
+    graph: SemanticGraph, folder: Path, location: str
+) -> tuple[ProbeCounts, tuple[Path, ...], NDArray[np.int32], _Categories, _Categories]:
+    """The images in a folder: counts, files, and for each image the index of its concept, its domain and source."""
     files, columns = read_columns(folder)
-    return _count(graph, _node_indices(graph, columns["node"], folder), columns, files, location)
-
-
-def _count(
-    graph: SemanticGraph,
-    nodes: NDArray[np.int32],
-    columns: Mapping[str, pa.ChunkedArray],
-    files: tuple[Path, ...],
-    location: str,
-) -> ProbeCounts:
-    (domain_names, domains), (source_names, sources) = (_categories(columns[c]) for c in (DOMAIN_COLUMN, "source"))
+    (ids, codes), of_domain, of_source = (_categories(columns[c]) for c in ("node", DOMAIN_COLUMN, "source"))
+    if unknown := sorted(set(ids) - set(graph.index)):
+        reason = f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}"
+        raise GraphError(f"{reason}; use the images of this graph", folder)
+    nodes = np.array([graph.index[id] for id in ids], dtype=np.int32)[codes]
+    (domain_names, domains), (source_names, sources) = of_domain, of_source
+    if len(domain_names) > MAX_DOMAINS:
+        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MAX_DOMAINS} values; merge some", folder)
     pairs, kinds = np.unique(domains.astype(np.int64) * len(source_names) + sources, return_inverse=True)
     cells, totals = np.unique(nodes.astype(np.int64) * len(pairs) + kinds, return_counts=True)
     images: dict[str, list[tuple[int, int]]] = {}
     for cell, total in zip(cells.tolist(), totals.tolist(), strict=True):
         node, kind = divmod(cell, len(pairs))
         images.setdefault(graph.concepts[node].id, []).append((kind, total))
-    return ProbeCounts(
+    counts = ProbeCounts(
         location=location,
         files=tuple(file_digest(file).hex() for file in files),
         kinds=tuple((domain_names[p // len(source_names)], source_names[p % len(source_names)]) for p in pairs),
-        images={concept: tuple(counts) for concept, counts in images.items()},
+        images={concept: tuple(of_concept) for concept, of_concept in images.items()},
     )
+    return counts, files, nodes, of_domain, of_source
 
 
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
@@ -236,16 +226,8 @@ def scramble(values: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:
-    names, codes = _categories(column)
-    if unknown := sorted(set(names) - set(graph.index)):
-        reason = f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}"
-        raise GraphError(f"{reason}; use the images of this graph", folder)
-    return np.array([graph.index[name] for name in names], dtype=np.int32)[codes]
-
-
-def _categories(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def _categories(column: pa.ChunkedArray) -> _Categories:
     """Sorted distinct values of a text column, and for each row the position of its value."""
-    encoded = column.fill_null(UNKNOWN).combine_chunks().dictionary_encode()
+    encoded = column.combine_chunks().dictionary_encode()
     names, position = np.unique(encoded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
     return tuple(names.tolist()), position.astype(np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]

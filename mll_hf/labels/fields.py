@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import LabelError
+from mll_hf.graph.probe_counts import MAX_DOMAINS
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS, recall_of
 from mll_hf.labels.label import LOCAL_PREFIX
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 SCHEMA = 4
 MAX_CONCEPTS = NO_RIVAL - 1
 _MAX_TEXT = 500
-_MAX_DOMAINS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def _model_id(value: str) -> bool:
 
 def _domains(value: list[Any]) -> bool:
     texts = [name for name in value if isinstance(name, str) and _text(name)]
-    return 0 < len(texts) == len(value) == len(set(texts)) <= _MAX_DOMAINS
+    return 0 < len(texts) == len(value) == len(set(texts)) <= MAX_DOMAINS
 
 
 _NUMBER = (int, float)
@@ -80,7 +80,7 @@ FIELDS = (
     Field("probes.digest", (str,), _hex(40), "40 hex digits"),
     Field("probes.location", (str,), _line, "a line of text"),
     Field("config.images_per_concept", (int,), _between(1, 65535), "1 to 65,535"),
-    Field("domains", (list,), _domains, f"1 to {_MAX_DOMAINS} different texts"),
+    Field("domains", (list,), _domains, f"1 to {MAX_DOMAINS} different texts"),
     Field("package_version", (str,), _text, "a text"),
     *(
         Field(f"environment.{name}", (str,), _text, "a text")

@@ -163,7 +163,7 @@ def imagenet_gold(wordnet: Path | None = None) -> Gold:
         glosses |= {id: info.label_name_to_description(id, True).split(": ", 1)[-1] for id in info.label_names()}
     synsets = read_nouns(wordnet) if wordnet else {}
     edges = _nearest_kept({id: synset.hypernyms for id, synset in synsets.items()}, lemmas)
-    concepts = tuple(Concept(id, names[0], names, glosses[id], edges[id]) for id, names in lemmas.items())
+    concepts = tuple(Concept(id, names, glosses[id], edges[id]) for id, names in lemmas.items())
     graph = SemanticGraph("imagenet-12k", concepts)
     classes = np.array([graph.index[id] for id in class_wnids(ClassList.IMAGENET_1K)])
     return Gold(graph, tuple(IMAGENET_CLASSNAMES), classes)
@@ -191,7 +191,11 @@ def leave_concepts_out(
     coverage, right = np.empty((2, len(order)), np.float32), np.empty(len(order), np.bool_)
     for at in range(0, len(order), _TASK_SIZE):
         classes = order[at : at + _TASK_SIZE]
-        lost = {r for v in gold.concepts[classes].tolist() for r in (v, *gold.graph.relatives(v).tolist())}
+        lost = {
+            relative
+            for v in gold.concepts[classes].tolist()
+            for relative in (v, *gold.graph.ancestors[v].tolist(), *gold.graph.descendants[v].tolist())
+        }
         rest = ConceptIndex.build(without(gold.graph, lost), encoder)
         names, rows = [gold.names[y] for y in classes], slice(at, at + _TASK_SIZE)
         match = whole.match(from_templates(names, whole.graph))

@@ -46,7 +46,6 @@ def make_graph(n_concepts: int) -> SemanticGraph:
     concepts = [
         Concept(
             id=id,
-            name=f"thing {v}",
             lemmas=(f"thing {v}", f"object {v}"),
             definition=f"the thing numbered {v}",
             hypernyms=(ids[(v - 1) // _BRANCHING],) if v else (),

@@ -32,7 +32,7 @@ from command_line import script_parser
 from graph.wordnet import DEBIAN, NOUN_FILE, make_graph, read_nouns
 from mll_hf.errors import MLLError
 from mll_hf.graph import authoring
-from mll_hf.graph.authoring import NewConcept, NewImage
+from mll_hf.graph.authoring import NewImage
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, graph_to_bytes
 from mll_hf.hub.locations import PACKAGE_GRAPH
 from mll_hf.utils.files import write_atomically
@@ -91,7 +91,7 @@ def build(folder: Path, packages: Path) -> SemanticGraph:
     emoji = read_emoji()
     concepts = make_graph("emoji", {wnid: nouns[wnid].lemmas for wnid in emoji.values()}, nouns).graph.concepts
     named = {wnid: name for name, wnid in emoji.items()}
-    new = (NewConcept(each, tuple(images_of(named[each.id], icons)) if each.id in named else ()) for each in concepts)
+    new = ((each, tuple(images_of(named[each.id], icons)) if each.id in named else ()) for each in concepts)
     graph = authoring.make_graph(folder, new)
     graph = graph.with_probes(replace(graph.probes, location=PACKAGE_GRAPH))
     write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))

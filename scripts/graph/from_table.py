@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_line import script_parser
 from mll_hf.errors import InputError, MLLError
-from mll_hf.graph.authoring import make_graph, new_concept, read_images
+from mll_hf.graph.authoring import make_graph, read_images
+from mll_hf.graph.concepts import Concept
 from mll_hf.hub.locations import fetch_graph
 from mll_hf.utils.text import abridged, one_line
 
@@ -89,7 +90,8 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
     else:
         raise InputError(f"{where}: has no folder of images; give the field images, or --images-root and a plain id")
     lemmas, parents = (_texts(row, field, where) for field in ("lemmas", "parents"))
-    return new_concept(id, name, lemmas, description or "", parents, read_images(images, style or domain, source))
+    concept = Concept(id, tuple(dict.fromkeys([name, *lemmas])), description or "", tuple(parents))
+    return concept, read_images(images, style or domain, source)
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:

@@ -172,7 +172,7 @@ def make_graph(name: str, leaves: Mapping[str, Sequence[str]], nouns: Mapping[st
         synset = nouns.get(wnid)
         if synset is None:
             raise InputError(f"WordNet is incomplete: the hypernym {wnid} is missing; reinstall it")
-        concepts[wnid] = Concept(wnid, synset.lemmas[0], synset.lemmas, synset.definition, synset.hypernyms)
+        concepts[wnid] = Concept(wnid, synset.lemmas, synset.definition, synset.hypernyms)
         waiting += [hypernym for hypernym in concepts[wnid].hypernyms if hypernym not in concepts]
     missing = tuple(sorted(leaves.keys() - matching))
     return VisualGraph(SemanticGraph(name, tuple(concepts.values())), tuple(sorted(matching)), missing)

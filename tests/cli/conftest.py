@@ -8,8 +8,8 @@ from PIL import Image
 from cli_worlds import COLORS, encoded, write_graph
 from mll_hf import client
 from mll_hf.cli import main
-from mll_hf.graph.authoring import make_graph, new_concept, read_images
-from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.authoring import make_graph, read_images
+from mll_hf.graph.concepts import Concept, load_graph
 from mll_hf.matching.text_encoder import CachedEncoder
 from selection_worlds import WordEncoder
 
@@ -71,7 +71,7 @@ def own(world):
     concepts = []
     for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
         images = read_images(write_images(root / "pictures" / id, (grey, grey, grey)), "sketch")
-        concepts.append(new_concept(id, id, [f"the {id}"], f"a clever {id}", [parent], images))
+        concepts.append((Concept(id, (id, f"the {id}"), f"a clever {id}", (parent,)), images))
     make_graph(root / "apes", concepts, load_graph(world / "graph"))
     write_images(root / "roads" / "bus", (220, 30, 30), 50)
     write_images(root / "roads" / "tram", (30, 30, 220), 60)

@@ -10,15 +10,13 @@ import pytest
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph import authoring
 from mll_hf.graph.authoring import (
-    NewConcept,
     NewImage,
     check_graph,
     make_graph,
-    new_concept,
     read_folders,
     read_images,
 )
-from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.concepts import Concept, load_graph
 from worlds import make_graph as graph_of
 from worlds import picture, write_graph_folder, write_pictures
 
@@ -27,7 +25,7 @@ BASE = graph_of()
 
 def new(id, parents, count=5, first=0, domain="icon"):
     images = tuple(NewImage(picture(7, first + n), f"{id}-{n}.png", domain, "a set, MIT") for n in range(count))
-    return new_concept(id, id, [f"the {id}"], "a kind", parents, images)
+    return Concept(id, (id, f"the {id}"), "a kind", tuple(parents)), images
 
 
 BIRDS = [new("bird", ["animal"], 0), new("duck", ["bird"]), new("eagle", ["bird"], 6, first=50)]
@@ -39,8 +37,8 @@ def state(folder):
 
 def test_a_graph_with_images_as_they_are(tmp_path):
     folder = tmp_path / "birds"
-    duck = BIRDS[1]
-    graph = make_graph(folder, [BIRDS[0], NewConcept(duck.concept, duck.images * 2), BIRDS[2]], BASE)
+    duck, images = BIRDS[1]
+    graph = make_graph(folder, [BIRDS[0], (duck, images * 2), BIRDS[2]], BASE)
     assert (graph.name, len(graph), graph.probes.total, graph.external) == ("birds", 3, 11, {"animal"})
     assert load_graph(folder) == graph
     check_graph(graph, folder, BASE)
@@ -61,8 +59,8 @@ def test_a_graph_with_images_as_they_are(tmp_path):
         ([*BIRDS, new("animal", ["cat"], first=90)], "tiny and .* cannot be used together: the hypernyms form a cycle"),
         ([new("a", ["b", "animal"]), new("b", ["a"])], "form a cycle"),
         ([*BIRDS, new("emu", ["bird"], 4, first=90)], r"1 concepts have fewer than 5 images, such as emu \(4\)"),
-        ([new_concept("x", "x", (), "", [], [NewImage(b"x", "x.png", "", "")])], "1 images cannot be decoded: x.png"),
-        ([new("duck", ["animal"])], "has no concepts that can be confused"),
+        ([(Concept("x", ("x",), "", ()), (NewImage(b"x", "x.png", "", ""),))], "1 images cannot be decoded: x.png"),
+        ([new("duck", ["animal"])], "the graph has no concepts that can be confused"),
         ([], "has no concepts"),
     ],
     ids=["unknown parent", "cycle through the base", "cycle", "too few images", "no image", "no rivals", "nothing"],
@@ -139,8 +137,8 @@ def test_a_folder_per_concept(tmp_path):
     write_pictures(tmp_path / "root" / "eagle", 6, first=40)
     (tmp_path / "root" / ".cache").mkdir()
     eagle, duck = read_folders(tmp_path / "root", ["animal"], "sketch")
-    assert (duck.concept.id, duck.concept.name, duck.concept.hypernyms) == ("sea_duck", "sea duck", ("animal",))
-    assert [(i.domain, i.source) for i in eagle.images] == [("sketch", "unknown")] * 6
+    assert (duck[0].id, duck[0].name, duck[0].hypernyms) == ("sea_duck", "sea duck", ("animal",))
+    assert [(i.domain, i.source) for i in eagle[1]] == [("sketch", "unknown")] * 6
     assert make_graph(tmp_path / "p", [eagle, duck], BASE).probes.total == 11
     with pytest.raises(InputError, match="has no subfolders"):
         read_folders(tmp_path / "root" / "eagle", [])

@@ -26,7 +26,6 @@ def test_relatives_agree_with_a_naive_search(hypernyms):
         below = {other for other in ids if concept in above[other]}
         assert [ids[u] for u in graph.ancestors[v]] == sorted(above[concept])
         assert [ids[u] for u in graph.descendants[v]] == sorted(below)
-        assert [ids[u] for u in graph.relatives(v)] == sorted(above[concept] | below)
         assert graph.rival_counts[v] == len(ids) - 1 - len(above[concept] | below)
         assert [ids[u] for u in graph.parents[v]] == sorted(set(hypernyms[concept]))
 
@@ -86,7 +85,7 @@ def test_digest_stays_the_same_across_versions():
 @examples
 @given(dags(), st.text("aé愛 \n\u202e😀", min_size=1))
 def test_round_trip_through_json(hypernyms, text):
-    graph = SemanticGraph(text, (*make_graph(hypernyms).concepts, Concept("x", text, (text, "x"), text, ())))
+    graph = SemanticGraph(text, (*make_graph(hypernyms).concepts, Concept("x", (text, "x"), text, ())))
     again = graph_from_json(json.loads(json.dumps(graph_to_json(graph))))
     assert again.concepts == graph.concepts
     assert again.name == printable(text)[:100]

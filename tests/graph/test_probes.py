@@ -249,7 +249,7 @@ def test_no_images(tmp_path):
         ({"image": ["a.png"], "node": ["car"]}, "no encoded images"),
         ({"image": [1], "node": ["car"]}, "no encoded images"),
         ({"image": [{"path": "a.png"}], "node": ["car"]}, "no encoded images"),
-        ({"image": [b"a"] * 256, "node": ["car"] * 256, "style": [str(i) for i in range(256)]}, "more than 255"),
+        ({"image": [b"a"] * 101, "node": ["car"] * 101, "style": [str(i) for i in range(101)]}, "more than 100"),
     ],
 )
 def test_invalid_image_files(tmp_path, columns, complaint):

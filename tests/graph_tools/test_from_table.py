@@ -26,13 +26,13 @@ def test_a_table(tmp_path):
         writer = csv.DictWriter(out, list(ROWS[0]))
         writer.writeheader()
         writer.writerows(ROWS)
-    bird, duck = from_table.read_table(file, tmp_path / "root", "sketch")
-    assert bird.concept.lemmas == ("bird", "fowl")
-    assert bird.concept.hypernyms == ("animal", "pet")
-    assert bird.concept.caption == "bird which is it flies"
-    assert [(i.domain, i.source) for i in bird.images] == [("icon", "mine")] * 3
-    assert duck.concept.lemmas == ("duck",)
-    assert [(i.domain, i.source) for i in duck.images] == [("sketch", "unknown")] * 5
+    (bird, birds), (duck, ducks) = from_table.read_table(file, tmp_path / "root", "sketch")
+    assert bird.lemmas == ("bird", "fowl")
+    assert bird.hypernyms == ("animal", "pet")
+    assert bird.caption == "bird which is it flies"
+    assert [(i.domain, i.source) for i in birds] == [("icon", "mine")] * 3
+    assert duck.lemmas == ("duck",)
+    assert [(i.domain, i.source) for i in ducks] == [("sketch", "unknown")] * 5
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ DOG, CORGI, CAT, CAR = "n00000001", "n00000002", "n00000003", "n00000004"
 GRAPH = SemanticGraph(
     "small",
     (
-        Concept(DOG, "dog", ("dog", "hound"), "it barks", ()),
-        Concept(CORGI, "corgi", ("corgi", "Welsh corgi"), "a low dog", (DOG,)),
-        Concept(CAT, "cat", ("cat",), "it purrs", ()),
-        Concept(CAR, "car", ("car",), "it hums", ()),
+        Concept(DOG, ("dog", "hound"), "it barks", ()),
+        Concept(CORGI, ("corgi", "Welsh corgi"), "a low dog", (DOG,)),
+        Concept(CAT, ("cat",), "it purrs", ()),
+        Concept(CAR, ("car",), "it hums", ()),
     ),
 )
 BY_WNID = ImageSource("birds", "org/birds", "wnid", "photo")

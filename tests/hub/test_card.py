@@ -134,7 +134,7 @@ def test_unpaired_markers_are_refused(body):
 
 def test_names_are_escaped():
     name = "<b>x</b> | [y](z) `q` \n# h"
-    graph = SemanticGraph(name, tuple(Concept(f"c{i}", name, (name,), name, ()) for i in range(3)))
+    graph = SemanticGraph(name, tuple(Concept(f"c{i}", (name,), name, ()) for i in range(3)))
     edited = add_label("", replace(make_label(graph), graph_name=name, graph_location=name))
     _, body = hub_view(edited)
     assert "<b>" not in body

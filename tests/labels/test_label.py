@@ -41,9 +41,7 @@ def changed(label, metadata=None, tensors=None):
 
 def test_a_label_of_9000_concepts_and_5_domains_has_at_most_half_a_megabyte():
     rng = np.random.default_rng(0)
-    graph = SemanticGraph(
-        "large", tuple(Concept(f"c{v:05d}", f"concept {v}", (f"concept {v}",), "", ()) for v in range(9000))
-    )
+    graph = SemanticGraph("large", tuple(Concept(f"c{v:05d}", (f"concept {v}",), "", ()) for v in range(9000)))
     support = rng.integers(1, 15, (5, 9000))
     hits = rng.binomial(support, 0.7)
     label = make_label(graph, domain_hits=hits, domain_support=support, domain_names=list("abcde"))

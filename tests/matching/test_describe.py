@@ -18,16 +18,16 @@ from mll_hf.matching.describe import (
 GRAPH = SemanticGraph(
     "toy",
     (
-        Concept("n1", "crane", ("crane",), "lifts heavy objects", ()),
-        Concept("n2", "crane", ("crane",), "large long-necked wading bird", ()),
-        Concept("n0", "Crane family", ("Crane family", "crane"), "a family of birds", ()),
-        Concept("n3", "crane fly", ("crane fly", "daddy longlegs", "crane"), "long-legged slender flies", ()),
-        Concept("n4", "bell_pepper", ("bell_pepper",), "large sweet pepper", ()),
-        Concept("n5", "flag", ("flag",), "piece of cloth", ()),
-        Concept("n7", "leaf", ("leaf", "leafage"), "green organ of plants", ()),
-        Concept("n8", "person", ("person",), "a human being", ()),
-        Concept("n9", "untold", ("untold",), "", ()),
-        Concept("lens", "lens", ("lens",), "piece of glass", ()),
+        Concept("n1", ("crane",), "lifts heavy objects", ()),
+        Concept("n2", ("crane",), "large long-necked wading bird", ()),
+        Concept("n0", ("Crane family", "crane"), "a family of birds", ()),
+        Concept("n3", ("crane fly", "daddy longlegs", "crane"), "long-legged slender flies", ()),
+        Concept("n4", ("bell_pepper",), "large sweet pepper", ()),
+        Concept("n5", ("flag",), "piece of cloth", ()),
+        Concept("n7", ("leaf", "leafage"), "green organ of plants", ()),
+        Concept("n8", ("person",), "a human being", ()),
+        Concept("n9", ("untold",), "", ()),
+        Concept("lens", ("lens",), "piece of glass", ()),
     ),
 )
 

@@ -22,12 +22,12 @@ from worlds import examples
 GRAPH = SemanticGraph(
     "matching",
     (
-        Concept("a", "animal", ("animal", "beast"), "a living thing that moves", ()),
-        Concept("b", "dog", ("dog", "domestic dog", "Canis familiaris"), "an animal that barks", ("a",)),
-        Concept("c", "corgi", ("corgi",), "a dog with short legs", ("b",)),
-        Concept("d", "cat", ("cat", "true cat"), "an animal that meows", ("a",)),
-        Concept("e", "car", ("car", "motor-car"), "a machine with four wheels", ()),
-        Concept("f", "truck", ("truck", "lorry"), "a machine that carries loads", ()),
+        Concept("a", ("animal", "beast"), "a living thing that moves", ()),
+        Concept("b", ("dog", "domestic dog", "Canis familiaris"), "an animal that barks", ("a",)),
+        Concept("c", ("corgi",), "a dog with short legs", ("b",)),
+        Concept("d", ("cat", "true cat"), "an animal that meows", ("a",)),
+        Concept("e", ("car", "motor-car"), "a machine with four wheels", ()),
+        Concept("f", ("truck", "lorry"), "a machine that carries loads", ()),
     ),
 )
 NAMED = np.float32(0.85)  # minimum for a class named like a concept, in its usual sense
@@ -70,8 +70,8 @@ def test_a_user_description_decides_between_senses():
     graph = SemanticGraph(
         "cranes",
         (
-            Concept("a", "crane", ("crane",), "a machine that lifts heavy loads", ()),
-            Concept("b", "crane", ("crane",), "a large long-necked wading bird", ()),
+            Concept("a", ("crane",), "a machine that lifts heavy loads", ()),
+            Concept("b", ("crane",), "a large long-necked wading bird", ()),
         ),
     )
     index = ConceptIndex.build(graph, WordEncoder())

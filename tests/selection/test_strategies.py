@@ -69,7 +69,7 @@ def test_eq_6_and_7_by_hand():
 
 def rivals_in(graph):
     """[V] concepts that are neither the concept itself nor above or below it."""
-    return np.array([len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))])
+    return np.array([len(graph) - 1 - len(graph.ancestors[v]) - len(graph.descendants[v]) for v in range(len(graph))])
 
 
 def test_precision_from_the_label_by_hand():

@@ -319,7 +319,7 @@ def test_models_and_concepts_have_addresses(visit):
     page.goto(f"{page.url.partition('?')[0]}?explore")
     page.get_by_role("link", name="org/cats").first.wait_for()
     page.get_by_text("Labels that are left out").click()
-    page.get_by_text("org/only-signs on signs: the model has no label on the reference graph").wait_for()
+    page.get_by_text("org/only-signs on graph signs: the model has no label on the reference graph").wait_for()
     check_page(page, "explore")
     page.goto(f"{page.url.partition('?')[0]}?model={quote(HARM)}")
     page.get_by_role("alert").filter(has_text="is not among the known models").wait_for()
