@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, parse_ratelimit_headers, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import httpx, parse_ratelimit_headers  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map  # type: ignore[import-untyped]
 
@@ -241,7 +241,6 @@ def _head_from_hub(api: HfApi, repo_id: str, repo_type: str, revision: str) -> H
     )
     if not FULL_SHA.fullmatch(str(info.sha)):
         raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
-    validate_repo_id(info.id)
     files = {
         sibling.rfilename: RepoFile(sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or "")
         for sibling in getattr(info, "siblings", None) or ()

@@ -285,26 +285,25 @@ def publish_graph(
         if before and same_place and before.digest == probes.digest:
             probes = replace(probes, location=before.location)
     images = None
-    if images_repo and images_to and probes:
-        images = _publish_images(api, graph, folder, images_repo, images_to, repo_id, access)
-        if not probes.location:
-            probes = replace(probes, location=str(DatasetLocation(images_repo, images.revision)))
+    if images_repo and probes:
+        images = _publish_images(api, graph, folder, images_repo, repo_id, access)
+        location = probes.location or str(DatasetLocation(images_repo, images.revision))
+        probes = replace(probes, location=location)
     graph = replace(graph, probes=probes)
-
     content: dict[str, Content] = {GRAPH_FILE: graph_to_bytes(graph), README: partial(graph_card, repo_id, graph)}
     published = publish_files(api, repo_id, "dataset", "Add graph", lambda _: content, graph.digest)
     return PublishedGraph(published, images, probes.location if probes else "")
 
 
 def _publish_images(
-    api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, location: str, graph_repo: str, access: Access
+    api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, graph_repo: str, access: Access
 ) -> Published:
     names, readme = [path.name for path in image_files(folder)], folder / README
     own = readme.read_text(encoding="utf-8") if readme.exists() else ""
     ensure_repo(api, repo_id, "dataset", access)
 
     def files(head: Head) -> Mapping[str, Content]:
-        check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
+        check_contents(head, f"hf://datasets/{repo_id}", (IMAGE_FILES, _BUILD_FILE))
         new: dict[str, Content] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         new |= {name: folder / name for name in names}
         for name in new.keys() & head.files & set(names):  # the client would hash them; ours are cached

@@ -12,10 +12,9 @@ import re
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
-from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
@@ -35,6 +34,7 @@ from mll_hf.hub.locations import (
     MAX_GRAPH_BYTES,
     REPO_ID,
     DatasetLocation,
+    default_graph,
     fetch_default_graph,
     fetch_graph,
     is_on_hub,
@@ -51,7 +51,7 @@ from mll_hf.utils.text import abridged, listed_reasons
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, ModelInfo
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
@@ -76,7 +76,7 @@ def open_labels(
     """
     parts = [part.strip() for part in str(location).split(",")]
     if len(parts) > 1 and not Path(location).is_dir():
-        return _joined([partial(open_labels, part, graph, token, trust) for part in parts])
+        return _joined(parts, partial(open_labels, graph=graph, token=token, trust=trust))
     if location != HUB and not is_on_hub(location):
         return LabelStore(Path(location))
     given = (fetch_graph(graph, token),) if graph else ()
@@ -85,15 +85,15 @@ def open_labels(
     return _fetch_collection(parse_dataset(str(location)), given, token)
 
 
-def _joined(openers: Sequence[Callable[[], LabelStore]]) -> LabelStore:
+def _joined(parts: Sequence[str], open_part: Callable[[str], LabelStore]) -> LabelStore:
     """The labels of several sources as one."""
     files: dict[Path, Origin] = {}
     fetches: dict[Path, Callable[[Path], None] | None] = {}
     stores: list[LabelStore] = []
     errors: list[MLLError] = []
-    for opener in openers:
+    for part in parts:
         try:
-            store = opener()
+            store = open_part(part)
             found = {store.path_of(label): store.origin_of(label) for label in store.labels()}
         except (HubError, InputError) as error:
             errors.append(error)
@@ -170,6 +170,14 @@ def _owner(repo_id: str) -> str:
 # --- labels in models' own repos --------------------------------------------------------------------------------------
 
 
+class _Place(NamedTuple):
+    """A label in its model's own repo."""
+
+    repo_id: str
+    sha: str
+    path: str
+
+
 def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Sequence[str]) -> LabelStore:
     """Labels on the Hub that are in their model's own repo.
 
@@ -177,28 +185,26 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
     first, each of another publisher, which are only listed.
     """
     api, named, verified = connect(token), named_owners(trust), verified_repos()
-    known: dict[str, tuple[str, list[str]]] = {}
-    for owner in sorted(named | {_owner(repo_id) for repo_id in verified if REPO_ID.fullmatch(repo_id)}):
-        known |= _list_tagged(api, owner)
-    known = {repo_id: found for repo_id, found in known.items() if _is_named(repo_id, named) or repo_id in verified}
-    places = [(repo_id, sha, path) for repo_id, (sha, paths) in known.items() for path in paths][:_MAX_LABELS]
-    others = {repo_id: found for repo_id, found in _list_tagged(api).items() if not _is_named(repo_id, named)}
-    first = {_owner(repo_id): repo_id for repo_id in reversed(others) if repo_id not in known}
-    claims = sorted(first.values(), key=list(others).index)[:_MAX_CLAIMS]
-    places += [(repo_id, others[repo_id][0], others[repo_id][1][0]) for repo_id in claims]
-    if unread := len(others.keys() - known.keys()) - len(claims):
-        more = "or more " if len(others) == _LISTED_CLAIMS else ""
-        _log.warning("not read: %d %smodels of publishers whom you have not named (--trust OWNER)", unread, more)
-    labels: dict[Path, Label] = {}
 
-    def fetch(place: tuple[str, str, str]) -> Path:
-        file, labels[file] = fetch_from_model(api, *place)
-        return file
+    def is_named(repo_id: str) -> bool:
+        return _owner(repo_id).lower() in named
 
-    found, _ = read_all(fetch, places, partial(map_parallel, name=HUB))
-    place_of = {file: place for place, file in found.items()}
+    def is_known(place: _Place) -> bool:
+        return is_named(place.repo_id) or place.repo_id in verified
+
+    owners = sorted(named | {_owner(repo_id) for repo_id in verified})
+    known = [place for owner in owners for place in _list_tagged(api, owner) if is_known(place)]
+    others = [place for place in _list_tagged(api) if not is_known(place)]
+    first = {_owner(place.repo_id): place for place in reversed(others)}
+    claims = sorted(first.values(), key=others.index)[:_MAX_CLAIMS]
+    if unread := len({place.repo_id for place in others}) - len(claims):
+        message = "not read: %d of the most downloaded models of publishers whom you have not named (--trust OWNER)"
+        _log.warning(message, unread)
+    places = [*known[:_MAX_LABELS], *claims]
+    found, _ = read_all(lambda place: fetch_from_model(api, *place), places, partial(map_parallel, name=HUB))
+    place_of = {file: place for place, (file, _) in found.items()}
     files = {
-        file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id), _is_named(repo_id, named))
+        file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id), is_named(repo_id))
         for file, (repo_id, sha, path) in place_of.items()
     }
 
@@ -209,10 +215,8 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
             download_listed(api, head, path, MAX_RIVALS_BYTES)
 
     missing: dict[str, list[Label]] = defaultdict(list)
-    for file in sorted(labels):
-        label = labels[file]
-        is_given = label.graph_digest in {graph.digest for graph in given}
-        if place_of[file][0] in known and not label.model.is_local and not is_given:
+    for place, (_, label) in found.items():
+        if is_known(place) and label.graph_digest not in {graph.digest for graph in given}:
             missing[label.graph_digest].append(label)
     order = sorted(missing, key=lambda digest: (-len(missing[digest]), digest))
     if more_graphs := order[_MAX_FETCHED_GRAPHS:]:
@@ -221,54 +225,41 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
     return LabelStore(Path(HUB), location=HUB, files=files, given_graphs=(*given, *graphs), fetch=fetch_beside)
 
 
-def _is_named(repo_id: str, named: frozenset[str]) -> bool:
-    return _owner(repo_id).lower() in named
-
-
-def _list_tagged(api: HfApi, owner: str | None = None) -> dict[str, tuple[str, list[str]]]:
-    """Commit and paths of labels by id of the tagged models of an owner, or of the most downloaded of anyone.
+def _list_tagged(api: HfApi, owner: str | None = None) -> list[_Place]:
+    """The labels in the tagged models of an owner, or in the most downloaded of anyone.
 
     From the cached listing if the Hub cannot be reached.
     """
-    question = f"models tagged {LABEL_TAG} by {owner or 'anyone'}"
+    question = f"labels in models by {owner or 'anyone'}"
     cached = cached_listing(api, question)
     limit = _MAX_LABELS if owner else _LISTED_CLAIMS
 
-    def ask() -> dict[str, tuple[str, list[str]]]:
-        found = {}
-        for model in api.list_models(
+    def ask() -> list[_Place]:
+        models = api.list_models(
             filter=LABEL_TAG, author=owner, sort="downloads", limit=limit, expand=["sha", "siblings"]
-        ):
-            names = [file.rfilename for file in model.siblings or ()]
-            labels = sorted(
-                (name for name in names if REPO_LABEL_PATH.fullmatch(name)), key=lambda name: (name != REPO_LABEL, name)
-            )
-            found[model.id] = (model.sha or "", labels[:_MAX_LABELS_PER_REPO])
-        return found
+        )
+        return [_Place(model.id, model.sha or "", path) for model in models for path in paths(model)]
+
+    def paths(model: ModelInfo) -> list[str]:  # the main label first
+        names = [file.rfilename for file in model.siblings or () if REPO_LABEL_PATH.fullmatch(file.rfilename)]
+        return sorted(names, reverse=True)[:_MAX_LABELS_PER_REPO]
 
     with hub_errors(HUB):
         found = cached if cached and hub_error() else asked_or_cached(cached, ask)
     cache_listing(api, question, found)
-    return {
-        repo_id: (sha, paths)
-        for repo_id, (sha, paths) in found.items()
-        if REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha) and paths
-    }
+    places = [_Place(*each) for each in found]
+    return [place for place in places if REPO_ID.fullmatch(place.repo_id) and FULL_SHA.fullmatch(place.sha)]
 
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str) -> tuple[Path, Label]:
     """Fetch and validate one label in its model's own repo; returns its file, too."""
     file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), f"{repo_id}/{path}"
-    label = read_label(file, name)
-    if label.model.repo_id != repo_id and not _is_renamed(api, label, repo_id, sha):
-        raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
+    label = read_label(file, name=name)
+    if label.model.repo_id != repo_id:  # unless the repo was renamed: its files have the label's digest
+        digest = label.model.digest
+        if not digest or read_head(api, repo_id, "model", sha).digest(label.model.backend) != digest:
+            raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
     return file, label
-
-
-def _is_renamed(api: HfApi, label: Label, repo_id: str, sha: str) -> bool:
-    """Whether a label under another name is of the model in a repo: the repo's files have the label's digest."""
-    digest = label.model.digest
-    return digest is not None and read_head(api, repo_id, "model", sha).digest(label.model.backend) == digest
 
 
 def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | None:
@@ -277,12 +268,9 @@ def _find_graph(labels: Sequence[Label], token: str | None) -> SemanticGraph | N
     The graph must have the digest that the labels name, so nobody can replace it by another one.
     """
     digest = labels[0].graph_digest
-    default = fetch_default_graph(token)
-    if default and default.digest == digest:
-        return default
     named = Counter(label.graph_location for label in labels if is_public(label.graph_location))
-    locations = sorted(named, key=lambda location: (-named[location], location))
-    for location in locations[:_MAX_LOCATIONS]:
+    locations = sorted(named, key=lambda location: (-named[location], location))[:_MAX_LOCATIONS]
+    for location in filter(None, [default_graph(), *locations]):
         try:
             graph = fetch_graph(location, token)
         except MLLError as error:

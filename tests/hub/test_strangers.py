@@ -104,7 +104,7 @@ def test_junk_paths_and_many_publishers_cost_few_requests(hub, honest, place, cl
     assert requests <= quiet + 50
     assert not clock.waits
     assert "carol/model" in caplog.text  # more downloaded than the others
-    assert "not read: 54 models of publishers whom you have not named" in caplog.text
+    assert "not read: 54 of the most downloaded models of publishers whom you have not named" in caplog.text
     assert len(caplog.records) <= 3
 
 
