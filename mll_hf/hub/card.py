@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData
 
-from mll_hf.hub.readme import add_tags, put_section, split_card
+from mll_hf.hub.readme import add_tags, put_entry, put_section, split_card
 from mll_hf.labels.summary import SUMMARY_PATH
 from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.text import abridged, escaped, printable
@@ -27,6 +27,7 @@ LABEL_TAG = "mll-label"
 COLLECTION_TAG = "mll-labels"
 GRAPH_TAG = "mll-graph"
 IMAGES_TAG = "mll-probe-images"
+METADATA_KEY = "mll"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 _MAX_NAME_LENGTH = 200
 _WORDNET = (
@@ -43,10 +44,10 @@ def graph_tag(digest: str) -> str:
 
 
 def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
-    """Add a label, at ``path`` in the repo, to a model's card: two tags and a section.
+    """Add a label, at ``path`` in the repo, to a model's card: two tags, an entry of the metadata, and a section.
 
-    Replaces the section of an earlier label on the same graph and keeps every other byte of the README, which may be
-    empty. Idempotent. A CardError if the card cannot be edited safely.
+    Replaces those of an earlier label on the same graph and keeps every other byte of the README, which may be empty.
+    Idempotent. A CardError if the card cannot be edited safely.
     """
     short = label.graph_digest[:12]
     lines = _filled(  # no link to the paper: the Hub would tag the model with it
@@ -64,7 +65,9 @@ def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
         repo_id=label.model.repo_id,
         owner=label.model.repo_id.partition("/")[0],
     )
-    return put_section(add_tags(readme, [LABEL_TAG, graph_tag(label.graph_digest)]), f"mll-label-{short}", lines)
+    tagged = add_tags(readme, [LABEL_TAG, graph_tag(label.graph_digest)])
+    entry = {"file": path, "concepts": label.n_tested, "recall": round(label.mean_recall, 4)}
+    return put_section(put_entry(tagged, METADATA_KEY, short, entry), f"mll-label-{short}", lines)
 
 
 def _shown(text: str) -> str:

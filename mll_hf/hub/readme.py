@@ -7,6 +7,7 @@ into false. An edit that would change anything else of the metadata is refused.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from mll_hf.errors import CardError
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _FRONT = re.compile(r"(\ufeff?\s*---[ \t]*\r?\n)((?:.*?\n)??)(---[ \t]*(?:\r?\n|\Z))", re.DOTALL)
 _OPENING = re.compile(r"\ufeff?\s*---[ \t]*(?:[\r\n]|\Z)")
@@ -25,16 +26,15 @@ _INVALID = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # the la
 
 def add_tags(readme: str, tags: Sequence[str]) -> str:
     """Put those tags first that a README does not have; it may be empty. A CardError if it cannot be edited safely."""
-    head, front, fence, body = _split(readme)
-    old, end = _parse(front), _line_break(readme)
+    front, end = _split(readme)[1], _line_break(readme)
+    old = _parse(front)
     present = old.get("tags") or []
     if not isinstance(present, list):
         raise CardError("the card's tags are not a list; write them as a list")
     missing = [tag for tag in tags if tag not in present]
     if not missing:
         return readme
-    fields = yaml.compose(front, Loader=yaml.SafeLoader).value if old else []
-    node = next((value for key, value in fields if key.value == "tags"), None)
+    _, node = _field(front, "tags")
     at, flow = node.start_mark.index if node else len(front), ", ".join(missing)
     if node is None:
         new = end.join(["tags:", *(f"- {tag}" for tag in missing), ""])
@@ -44,12 +44,42 @@ def add_tags(readme: str, tags: Sequence[str]) -> str:
         at, new = at + 1, f"{flow}, " if present else flow
     else:
         new = "".join(f"- {tag}{end}{' ' * node.start_mark.column}" for tag in missing)
-    edited = front[:at] + new + front[at:]
+    return _with_front(readme, front[:at] + new + front[at:], {**old, "tags": [*missing, *present]})
+
+
+def put_entry(readme: str, key: str, name: str, entry: Mapping[str, object]) -> str:
+    """Set an entry of the mapping ``key`` of the metadata, which is written as JSON on one line. Errors as above."""
+    front, end = _split(readme)[1], _line_break(readme)
+    old = _parse(front)
+    earlier = old.get(key) or {}
+    first, node = _field(front, key)
+    if not isinstance(earlier, dict) or (isinstance(node, yaml.MappingNode) and not node.flow_style):
+        raise CardError(f"the card's '{key}' was written by others; give it another name")
+    entries = dict(sorted({**{str(known): value for known, value in earlier.items()}, name: dict(entry)}.items()))
+    with contextlib.suppress(TypeError):  # dates
+        line = f"{key}: {json.dumps(entries, ensure_ascii=False)}"
+        edited = (
+            front + line + end
+            if node is None
+            else front[: first.start_mark.index] + line + front[node.end_mark.index :]
+        )
+        return _with_front(readme, edited, {**old, key: entries})
+    raise CardError(f"the card's '{key}' was written by others; give it another name")
+
+
+def _field(front: str, key: str) -> tuple[Any, Any]:
+    """Key and value of a field as nodes of the YAML, which know where they are; None for both if there is none."""
+    fields = yaml.compose(front, Loader=yaml.SafeLoader).value if _parse(front) else []
+    return next((field for field in fields if field[0].value == key), (None, None))
+
+
+def _with_front(readme: str, edited: str, expected: Mapping[Any, Any]) -> str:
+    """The README with an edited front matter, if that has the expected content."""
+    head, _, fence, body = _split(readme)
     with contextlib.suppress(CardError, TypeError, *_INVALID):
-        # compared as text, since 1 == True and nan != nan
-        if yaml.safe_dump(_parse(edited)) == yaml.safe_dump({**old, "tags": [*missing, *present]}):
+        if yaml.safe_dump(_parse(edited)) == yaml.safe_dump(expected):  # as text, since 1 == True and nan != nan
             return head + edited + fence + body
-    raise CardError(f"the card cannot be edited safely; add the tags by hand: {', '.join(tags)}")
+    raise CardError("the card cannot be edited safely; add the tags and the entry of the label by hand")
 
 
 def put_section(readme: str, name: str, lines: Sequence[str]) -> str:

@@ -20,6 +20,8 @@ SHORT = GRAPH.digest[:12]
 START, END = f"<!-- mll-label-{SHORT}:start -->", f"<!-- mll-label-{SHORT}:end -->"
 OURS = f"- {LABEL_TAG}\n- {TAG}\n"
 PAIR = f"{LABEL_TAG}, {TAG}"
+LINE = f'mll: {{"{SHORT}": {{"file": "mll/label.safetensors", "concepts": 7, "recall": 0.7857}}}}\n'
+BESIDE = LINE.replace("{", '{"0": {"x": 1}, ', 1)
 
 
 def added(readme, label=LABEL):
@@ -36,9 +38,9 @@ def hub_view(readme):
 # ---- what is added
 
 
-def test_two_tags_and_a_section():
+def test_two_tags_an_entry_and_a_section():
     head, section = added("---\nlicense: mit\ntags:\n- clip\n---\n# My model\n").split(START)
-    assert head == f"---\nlicense: mit\ntags:\n- {LABEL_TAG}\n- {TAG}\n- clip\n---\n# My model\n\n"
+    assert head == f"---\nlicense: mit\ntags:\n- {LABEL_TAG}\n- {TAG}\n- clip\n{LINE}---\n# My model\n\n"
     assert section.endswith(f"{END}\n")
     assert "7 visual concepts" in section
     assert "| mean recall | 78.6% ± " in section
@@ -49,24 +51,27 @@ def test_two_tags_and_a_section():
 @pytest.mark.parametrize(
     ("readme", "expected"),
     [
-        ("", f"---\ntags:\n{OURS}---\n\n"),
-        ("# Title", f"---\ntags:\n{OURS}---\n# Title\n\n"),
-        ("# Title\n---\nText\n", f"---\ntags:\n{OURS}---\n# Title\n---\nText\n\n"),
-        ("\ufeff# Title\n", f"\ufeff---\ntags:\n{OURS}---\n# Title\n\n"),
-        ("---\n---\n", f"---\ntags:\n{OURS}---\n\n"),
-        ("---\na: b\n---", f"---\na: b\ntags:\n{OURS}---\n\n"),
-        ("---\n# only a comment\n---\nText", f"---\n# only a comment\ntags:\n{OURS}---\nText\n\n"),
-        ("---\na: |+\n  text\n\n---\n", f"---\na: |+\n  text\n\ntags:\n{OURS}---\n\n"),
-        ("---\nlanguage: [no] # Norwegian\n---\n", f"---\nlanguage: [no] # Norwegian\ntags:\n{OURS}---\n\n"),
-        ("---\ntags: [a, 'b']  # why\n---\n", f"---\ntags: [{PAIR}, a, 'b']  # why\n---\n\n"),
-        ("---\ntags: []\nx: 1.10\n---\n", f"---\ntags: [{PAIR}]\nx: 1.10\n---\n\n"),
-        ("---\ntags:  # none yet\n---\n", f"---\ntags: [{PAIR}]  # none yet\n---\n\n"),
+        ("", f"---\ntags:\n{OURS}{LINE}---\n\n"),
+        ("# Title", f"---\ntags:\n{OURS}{LINE}---\n# Title\n\n"),
+        ("# Title\n---\nText\n", f"---\ntags:\n{OURS}{LINE}---\n# Title\n---\nText\n\n"),
+        ("\ufeff# Title\n", f"\ufeff---\ntags:\n{OURS}{LINE}---\n# Title\n\n"),
+        ("---\n---\n", f"---\ntags:\n{OURS}{LINE}---\n\n"),
+        ("---\na: b\n---", f"---\na: b\ntags:\n{OURS}{LINE}---\n\n"),
+        ("---\n# only a comment\n---\nText", f"---\n# only a comment\ntags:\n{OURS}{LINE}---\nText\n\n"),
+        ("---\na: |+\n  text\n\n---\n", f"---\na: |+\n  text\n\ntags:\n{OURS}{LINE}---\n\n"),
+        ("---\nlanguage: [no] # Norwegian\n---\n", f"---\nlanguage: [no] # Norwegian\ntags:\n{OURS}{LINE}---\n\n"),
+        ("---\ntags: [a, 'b']  # why\n---\n", f"---\ntags: [{PAIR}, a, 'b']  # why\n{LINE}---\n\n"),
+        ("---\ntags: []\nx: 1.10\n---\n", f"---\ntags: [{PAIR}]\nx: 1.10\n{LINE}---\n\n"),
+        ("---\ntags:  # none yet\n---\n", f"---\ntags: [{PAIR}]  # none yet\n{LINE}---\n\n"),
         (
             "---\ntags:\n# y\n  - a  # z\n---\n",
-            f"---\ntags:\n# y\n  - {LABEL_TAG}\n  - {TAG}\n  - a  # z\n---\n\n",
+            f"---\ntags:\n# y\n  - {LABEL_TAG}\n  - {TAG}\n  - a  # z\n{LINE}---\n\n",
         ),
-        (f"---\ntags: [{TAG}]\n---\n", f"---\ntags: [{LABEL_TAG}, {TAG}]\n---\n\n"),
-        ("---\nx: y # z\ntags: [a]\n---\n", f"---\nx: y # z\ntags: [{PAIR}, a]\n---\n\n"),
+        (f"---\ntags: [{TAG}]\n---\n", f"---\ntags: [{LABEL_TAG}, {TAG}]\n{LINE}---\n\n"),
+        ("---\nx: y # z\ntags: [a]\n---\n", f"---\nx: y # z\ntags: [{PAIR}, a]\n{LINE}---\n\n"),
+        (f"---\n{LINE}x: y # z\ntags: [a]\n---\n", f"---\n{LINE}x: y # z\ntags: [{PAIR}, a]\n---\n\n"),
+        ("---\nmll:  # ours\nx: y\n---\n", f"---\n{LINE[:-1]}  # ours\nx: y\ntags:\n{OURS}---\n\n"),
+        ("---\nmll: {0: {x: 1}}\n---\n", f"---\n{BESIDE}tags:\n{OURS}---\n\n"),
     ],
 )
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
@@ -106,6 +111,9 @@ def test_a_new_label_replaces_the_old_one_in_place():
         ("  license: mit", "by hand"),
         ("tags: clip", "tags are not a list"),
         ("tags: ~", "by hand"),
+        ("mll:\n- 1", "by others"),
+        ("mll:\n  a: b", "by others"),
+        ("mll: {a: 2024-02-03}", "by others"),
     ],
 )
 def test_unsafe_front_matter_is_refused(front, reason):
