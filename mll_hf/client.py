@@ -18,7 +18,6 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
-from mll_hf.models import resolve_model
 from mll_hf.models.known import ids_of, spec_of, usable_models
 from mll_hf.models.published import (
     DEFAULT_LABELS,
@@ -369,6 +368,8 @@ class Client:
         models = list(selection.models)
         ids = {m: models[m].ref.repo_id for m in selection.chosen_models if models[m].ref.revision == UNPINNED}
         failed = {m: ModelError(id, reason) for m, id in ids.items() if (reason := why_unreachable(id))}
+
+        from mll_hf.models.source import resolve_model  # takes a quarter of a second
 
         def resolved(m: int) -> ModelRef | ModelError:
             try:

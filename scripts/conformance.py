@@ -31,7 +31,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLA
 
 import tiny_architectures as tiny
 from mll_hf.errors import ModelError
-from mll_hf.models import load_model, resolve_model
+from mll_hf.models import load_model
+from mll_hf.models.source import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -266,7 +266,7 @@ def models(monkeypatch):
 
     monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(
-        "mll_hf.ensemble.trial.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
+        "mll_hf.models.source.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )
     return models
 
@@ -369,7 +369,7 @@ def test_images_help_without_any_label(tmp_path, models, monkeypatch):
     table = [make_known(f"org/{name}", accuracy) for name, accuracy in (("cats", 0.6), ("cars", 0.5), ("all", 0.55))]
     for module in ("mll_hf.client", "mll_hf.selection.select"):
         monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
-    monkeypatch.setattr("mll_hf.client.resolve_model", lambda id, token: ModelRef(id, "e" * 40, "open_clip"))
+    monkeypatch.setattr("mll_hf.models.source.resolve_model", lambda id, token: ModelRef(id, "e" * 40, "open_clip"))
     LabelStore(tmp_path).add_graph(GRAPH)
     client = client_of(f"{tmp_path},published")
     selection = client.fit(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
@@ -389,7 +389,7 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
             raise ModelError(repo_id, "is gone")
         return ModelRef(repo_id, "e" * 40, "open_clip")
 
-    monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
+    monkeypatch.setattr("mll_hf.models.source.resolve_model", resolve)
     client = client_of(f"{store.folder},published")
     selection = client.fit(SHOWN, k=2, images=PHOTOS)
     found = selection.models[names(selection).index("unheard")]

@@ -19,7 +19,8 @@ from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.export import export_onnx, preprocess
 from mll_hf.labels.label import Cost
-from mll_hf.models import load_model, resolve_model
+from mll_hf.models import load_model
+from mll_hf.models.source import resolve_model
 from mll_hf.models.torch_model import VisionLanguageModel
 from mll_hf.selection import Selection, Strategy
 from mll_hf.selection.head import Head

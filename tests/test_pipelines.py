@@ -20,7 +20,7 @@ from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
-from mll_hf.models import resolve_model
+from mll_hf.models.source import resolve_model
 from mll_hf.pipelines import Pipeline, pipeline
 from mll_hf.selection import choose_with_images, select
 from mll_hf.selection.head import Head, heads_to_bytes

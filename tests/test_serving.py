@@ -30,7 +30,7 @@ from mll_hf.cli import main
 from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import ModelError
-from mll_hf.models import resolve_model
+from mll_hf.models.source import resolve_model
 from mll_hf.pipelines import Pipeline
 from mll_hf.selection import select
 from mll_hf.serving import Limits, make_app, serve

@@ -112,7 +112,7 @@ def _label(args: argparse.Namespace) -> int:
 
 def _weights(model: str) -> int:
     """Bytes that a model would download; 0 for one that cannot be found, which labeling reports."""
-    from mll_hf.models import bytes_to_fetch, resolve_model
+    from mll_hf.models.source import bytes_to_fetch, resolve_model
 
     try:
         return bytes_to_fetch(resolve_model(model), 0)

@@ -174,7 +174,7 @@ def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_public
     from mll_hf.hub.trust import remember_verified
     from mll_hf.labeling.verification import verify_label
-    from mll_hf.models import bytes_to_fetch
+    from mll_hf.models.source import bytes_to_fetch
 
     _, label = _named_label(args)
     if not args.graph and not is_public(label.graph_location):

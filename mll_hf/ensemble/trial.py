@@ -12,7 +12,6 @@ from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.label import UNPINNED
-from mll_hf.models import bytes_to_fetch
 from mll_hf.selection.budget import first_to_try, plan_trial, run_trial
 from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
@@ -111,6 +110,7 @@ def try_models(
 
 def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[int]:
     from mll_hf.hub.connection import map_parallel
+    from mll_hf.models.source import bytes_to_fetch
 
     def size(model: SelectedModel) -> int:
         if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget

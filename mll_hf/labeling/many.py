@@ -17,7 +17,8 @@ from mll_hf.hub.publish import publish_label, publish_to_collection, published_l
 from mll_hf.hub.repos import not_writable
 from mll_hf.hub.sources import open_labels
 from mll_hf.labeling.run import Plan, label_model
-from mll_hf.models import pick_device, resolve_model
+from mll_hf.models import pick_device
+from mll_hf.models.source import resolve_model
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:

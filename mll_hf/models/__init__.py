@@ -1,7 +1,6 @@
-"""Vision-language models: resolve, load, embed images and texts.
+"""Vision-language models: load, embed images and texts.
 
-Importing this package is cheap: torch is imported with the first model or device, huggingface_hub with the first
-model name.
+Importing this package is cheap: torch is imported with the first model or device.
 """
 
 from __future__ import annotations
@@ -18,13 +17,7 @@ if TYPE_CHECKING:
 
 _DTYPES = ("float32", "float16", "bfloat16")
 
-__all__ = [
-    "bytes_to_fetch",
-    "environment_of",
-    "load_model",
-    "pick_device",
-    "resolve_model",
-]
+__all__ = ["environment_of", "load_model", "pick_device"]
 
 
 def environment_of(model: VisionLanguageModel) -> Environment:
@@ -45,36 +38,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def resolve_model(spec: str, token: str | None = None) -> ModelRef:
-    """Pin a model to a commit and choose its backend.
-
-    Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
-
-    ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used.
-
-    Raises:
-        ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
-    """
-    from mll_hf.models import source
-
-    return source.resolve(spec, token)
-
-
-def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
-    """Bytes that `load_model` would download; cached files and local folders count as 0.
-
-    Sends one request to the Hub (none for a commit whose files are known) and downloads nothing. If the Hub cannot be
-    reached, 4 bytes per parameter are assumed. The tokenizer of another repo that an open_clip config names (at most
-    100 MB) counts once the config is cached.
-
-    Raises:
-        ModelError: The backend is unknown.
-    """
-    from mll_hf.models import source
-
-    return source.bytes_to_fetch(ref, parameters, token)
 
 
 def pick_device(device: str | None = None) -> str:
@@ -111,7 +74,7 @@ def load_model(
     """Download and load a model at its pinned revision, in evaluation mode.
 
     Args:
-        ref: From `resolve_model` or a label.
+        ref: From :func:`~mll_hf.models.source.resolve_model` or a label.
         device: As for `pick_device`.
         token: Hub token; default: the saved one.
         dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``; default: half precision on CUDA,

@@ -59,8 +59,16 @@ class Backend(StrEnum):
     TRANSFORMERS = "transformers"
 
 
-def resolve(spec: str, token: str | None) -> ModelRef:
-    """See `mll_hf.models.resolve_model`."""
+def resolve_model(spec: str, token: str | None = None) -> ModelRef:
+    """Pin a model to a commit and choose its backend.
+
+    Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
+
+    ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used.
+
+    Raises:
+        ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
+    """
     if spec.startswith(LOCAL_PREFIX):
         return _resolve_folder(spec)
     repo_id, _, revision = spec.partition("@")
@@ -132,7 +140,14 @@ def _compare(ref: ModelRef, digest: str | None) -> None:
 
 
 def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
-    """See `mll_hf.models.bytes_to_fetch`."""
+    """Bytes that :func:`fetch` and `fetch_parts` would download; cached files and local folders count as 0.
+
+    Sends one request to the Hub, none for a commit whose files are known. If the Hub cannot be reached, 4 bytes per
+    parameter are assumed. The tokenizer of another repo, which an open_clip config names, counts once that is cached.
+
+    Raises:
+        ModelError: The backend is unknown.
+    """
     backend = backend_of(ref)
     if ref.is_local:
         return 0

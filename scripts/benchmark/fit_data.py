@@ -10,7 +10,7 @@ import numpy as np
 from benchmark.cache import EmbeddingCache
 from benchmark.suites import load_tasks
 from benchmark.world import flat, prompts_of, read_embeddings
-from mll_hf.models import resolve_model
+from mll_hf.models.source import resolve_model
 from mll_hf.selection.head import Head
 
 if TYPE_CHECKING:

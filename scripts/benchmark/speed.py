@@ -216,7 +216,8 @@ def random_model(name: str, folder: Path, device: str, seed: int = 0) -> VisionL
     import safetensors.torch
     import torch
 
-    from mll_hf.models import load_model, resolve_model
+    from mll_hf.models import load_model
+    from mll_hf.models.source import resolve_model
 
     config: Any = _TINY if name == "tiny" else open_clip.get_model_config(name)
     torch.manual_seed(seed)

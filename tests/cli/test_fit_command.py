@@ -107,7 +107,7 @@ def test_class_shares(command, task_images, tmp_path, capsys):
 
 
 def test_a_download_is_asked_for(command, task_images, capsys, monkeypatch):
-    monkeypatch.setattr("mll_hf.ensemble.trial.bytes_to_fetch", lambda ref, parameters, token: 2 * 10**9)
+    monkeypatch.setattr("mll_hf.models.source.bytes_to_fetch", lambda ref, parameters, token: 2 * 10**9)
     command = [*command, task_images]
     monkeypatch.setattr("sys.stdin", io.StringIO())
     status, _, err = run(capsys, *command)

@@ -24,7 +24,8 @@ from mll_hf.hub.connection import hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_labels
-from mll_hf.models import load_model, resolve_model
+from mll_hf.models import load_model
+from mll_hf.models.source import resolve_model
 from worlds import write_graph_folder
 
 __all__ = ["clock"]  # a fixture

@@ -18,14 +18,8 @@ import tiny_hub
 import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
-from mll_hf.models import (
-    bytes_to_fetch,
-    environment_of,
-    load_model,
-    pick_device,
-    resolve_model,
-)
-from mll_hf.models.source import Backend
+from mll_hf.models import environment_of, load_model, pick_device
+from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
 from tiny_hub import Hub
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")

@@ -25,8 +25,8 @@ import tiny_models
 from mll_hf.ensemble.residents import Residents, zero_shot_head
 from mll_hf.errors import ModelError
 from mll_hf.labels.label import Cost
-from mll_hf.models import bytes_to_fetch, load_model, resolve_model, source
-from mll_hf.models.source import Backend
+from mll_hf.models import load_model, source
+from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")

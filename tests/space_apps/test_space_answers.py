@@ -16,7 +16,7 @@ from PIL import Image
 import mll_hf.client
 from mll_hf import Client
 from mll_hf.errors import InputError
-from mll_hf.models import resolve_model
+from mll_hf.models.source import resolve_model
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,

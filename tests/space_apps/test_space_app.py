@@ -17,7 +17,7 @@ from PIL import Image
 
 import tiny_hub
 from mll_hf import Client, Selection
-from mll_hf.models import resolve_model
+from mll_hf.models.source import resolve_model
 from space_worlds import HARM, free_port, harmful_graph, load_app, make_labels, make_library, make_store, signs_graph
 from worlds import CAT, make_label
 

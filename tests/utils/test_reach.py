@@ -61,7 +61,7 @@ def test_where_something_else_may_answer_the_client_finds_out(lookups, monkeypat
 
 
 def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeypatch, caplog):
-    monkeypatch.setattr("mll_hf.client.resolve_model", lambda *_: pytest.fail("asked the Hub"))
+    monkeypatch.setattr("mll_hf.models.source.resolve_model", lambda *_: pytest.fail("asked the Hub"))
     selection = Client().select(["golden retriever", "tabby cat"], k=2)
     assert len(selection.chosen_models) == 2
     assert lookups == ["nowhere"]
