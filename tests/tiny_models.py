@@ -1,6 +1,6 @@
 """Tiny untrained models in the layouts of open_clip and transformers: real files, a few kilobytes, made in an instant.
 
-All share one vocabulary of words and one shape: 32 px, patch 8, 2 layers of width 32, 24 dimensions, 16 tokens.
+All share one vocabulary of words and one shape: 32 px, patch 8, 1 layer of width 32, 24 dimensions, 16 tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from pathlib import Path
 
-IMAGE_SIZE, PATCH, WIDTH, LAYERS, HEADS, DIMENSIONS, CONTEXT = 32, 8, 32, 2, 2, 24, 16
+IMAGE_SIZE, PATCH, WIDTH, LAYERS, HEADS, DIMENSIONS, CONTEXT = 32, 8, 32, 1, 2, 24, 16
 SIGMOID_DIMENSIONS = 64  # the width of timm's smallest ViT
 WORDS = ["a", "an", "the", "photo", "of", "drawing", "icon", "this", "is", ".", ",", "cat", "dog", "car", "tree", "red"]
 WORDS += ["blue", "round", "which", "small", "large"]
