@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
@@ -32,11 +33,13 @@ class WordEncoder:
 
     def encode(self, texts):
         self.texts.extend(texts)
-        vectors = np.stack([sum(self._word(word) for word in (text.lower().split() or [""])) for text in texts])
+        vectors = np.stack([sum(_of_word(word, self.size) for word in text.lower().split() or [""]) for text in texts])
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    def _word(self, word):
-        return np.random.default_rng(zlib.crc32(word.strip(".,").encode())).standard_normal(self.size)
+
+@cache
+def _of_word(word, size):
+    return np.random.default_rng(zlib.crc32(word.strip(".,").encode())).standard_normal(size)
 
 
 LABEL_STRATEGIES = [strategy for strategy in Strategy if strategy is not Strategy.IMAGENET]  # which needs no label

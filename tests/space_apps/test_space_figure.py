@@ -10,10 +10,9 @@ import pytest
 
 from mll_hf.selection import Basis, Estimate, SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
-from space_worlds import HARM, load_app
+from space_worlds import HARM
 
-load_app()
-from figure import accuracy_by_cost, plain  # noqa: E402
+from figure import accuracy_by_cost, plain  # isort: skip
 
 
 def make_selection(n_models=4, k=1):
