@@ -9,8 +9,8 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import ModelCard
 
 from mll_hf.errors import CardError
+from mll_hf.hub.card import put_section
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.hub.readme import put_section
 from mll_hf.utils.tables import MISSING, markdown_table
 from mll_hf.utils.text import abridged, escaped, gigaflops, one_line, shortened
 
