@@ -138,63 +138,60 @@ def plan(tmp_path):
     return Plan(graph, load_probes(graph, folder), LabelStore(tmp_path / "labels"), device="cpu")
 
 
-def on_one_thread(models, plan):
+def on_one_thread(model, plan):
     """As a task of Ray, which has one core."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {result.name: result for result in label_many(models, plan)}
+        (result,) = label_many([model], plan)
+        return result
     finally:
         torch.set_num_threads(threads)
 
 
-def test_ray_writes_the_same_bytes(ray_here, plan, tmp_path, tiny_open_clip, tiny_transformers_clip):
-    models = [f"local-dir:{tiny_open_clip}", "local-dir:/no/such", f"local-dir:{tiny_transformers_clip}"]
-    here = on_one_thread(models, replace(plan, store=LabelStore(tmp_path / "here")))
-    there = {result.name: result for result in label_on_ray(models, plan)}
-    assert set(here) == set(there) == set(models)
-    for name in (models[0], models[2]):
-        assert there[name].path.read_bytes() == here[name].path.read_bytes()
-        assert there[name].outcome is Outcome.LABELED
-    assert there[models[1]].reason == here[models[1]].reason
-    assert [result.outcome for result in label_on_ray(models[:1], plan)] == [Outcome.SKIPPED]
+def test_ray_writes_the_same_bytes(ray_here, plan, tmp_path, tiny_open_clip):
+    model, missing = f"local-dir:{tiny_open_clip}", "local-dir:/no/such"
+    here = on_one_thread(model, replace(plan, store=LabelStore(tmp_path / "here")))
+    there = {result.name: result for result in label_on_ray([model, missing], plan)}
+    assert there[model].path.read_bytes() == here.path.read_bytes()
+    assert there[model].outcome is Outcome.LABELED
+    assert "there is no folder /no/such" in there[missing].reason
+    assert [result.outcome for result in label_on_ray([model], plan)] == [Outcome.SKIPPED]
 
 
 def test_a_killed_worker_loses_only_what_is_in_flight(ray_here, plan, tmp_path, tiny_open_clip, monkeypatch):
     model, embedded, died = f"local-dir:{tiny_open_clip}", tmp_path / "embedded", tmp_path / "died"
     plan = replace(plan, batch_size=4)
-    here = on_one_thread([model], replace(plan, store=LabelStore(tmp_path / "here")))[model]
 
-    def dies_once(model, plan, _token=None, embedded=embedded, died=died):
-        """Sent to the worker as it is."""
-        import os
-        import signal
+    class Dies(FakeModel):
+        def encode_pixels(self, pixels):
+            import os
+            import signal
 
-        from mll_hf.labeling.on_ray import measure_there
-        from mll_hf.models.open_clip import OpenClipModel
-
-        plain = OpenClipModel.encode_pixels
-
-        def encode(self, pixels):
             if embedded.exists() and embedded.stat().st_size > 20 and not died.exists():
                 died.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             with embedded.open("a") as file:
                 file.write("x" * len(pixels))
-            return plain(self, pixels)
+            return super().encode_pixels(pixels)
 
-        OpenClipModel.encode_pixels = encode
-        try:
-            return measure_there(model, plan)
-        finally:
-            OpenClipModel.encode_pixels = plain
+    def dies_once(ref, plan, _token=None):
+        """Sent to the worker as it is."""
+        from unittest.mock import patch
 
+        from mll_hf.labeling.on_ray import measure_there
+
+        with patch("mll_hf.labeling.run.load_model", lambda ref, _device: Dies(plan.graph, ref)):
+            return measure_there(ref, plan)
+
+    monkeypatch.setattr(run, "load_model", lambda ref, _device: FakeModel(plan.graph, ref))
+    here = on_one_thread(model, replace(plan, store=LabelStore(tmp_path / "here")))
     monkeypatch.setattr(on_ray, "measure_there", dies_once)
     (result,) = label_on_ray([model], plan)
     assert died.exists()
-    assert embedded.stat().st_size < 63 + 8  # a model is tried with an image when it is loaded
+    assert embedded.stat().st_size < 63 + 8
     assert result.path.read_bytes() == here.path.read_bytes()
 
 
