@@ -250,7 +250,7 @@ class Client:
         )  # fmt: skip
         if not given.has_images:
             raise InputError("there are no images to fit to; give images or examples, or use select")
-        ensemble, kept = self.load(self.shortlist(given, config)), EmbeddingCache(Path(cache) if cache else None)
+        ensemble, kept = self.load(self.shortlist(given, config)), EmbeddingCache(Path(cache)) if cache else None
         selection = try_models(ensemble, config, given, approve=approve, cache=kept)
         self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]

@@ -16,7 +16,6 @@ import mll_hf
 from mll_hf import SelectionConfig
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
-from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
@@ -55,7 +54,7 @@ def selection(api, tmp_path, tiny_open_clip):
         models.append(replace(model, ref=ModelRef(f"alice/{name}", revision, "open_clip")))
     chosen = replace(chosen, classes=CLASSES, models=tuple(models))
     prompts = ("a {}", "this {}")
-    runner = run.Ensemble(chosen, "cpu", prompts, keeps_heads=False).model_runner(PICTURES, EmbeddingCache(None))
+    runner = run.Ensemble(chosen, "cpu", prompts, keeps_heads=False).model_runner(PICTURES)
     classes, embedded = np.arange(60) % 3, []
     for images, head in map(runner, (0, 1)):
         own = images - images.mean(axis=0)
@@ -86,7 +85,7 @@ def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
     # other classes: the weights and temperatures, without the fit
     others = ("dog", "blue car")
     plain = replace(selection, classes=others, trial=None, heads=(), templates=selection.prompt_templates)
-    runner = run.Ensemble(plain, "cpu", keeps_heads=False).model_runner(PICTURES[:2], EmbeddingCache(None))
+    runner = run.Ensemble(plain, "cpu", keeps_heads=False).model_runner(PICTURES[:2])
     logits = np.stack([head.logits(images) for images, head in map(runner, selection.chosen_models)])
     union = list(selection.chosen_models)
     weights = selection.weights[union] / selection.weights[union].sum()

@@ -101,14 +101,12 @@ class Kept:
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """A folder with a file per model; None keeps nothing."""
+    """A folder with a file per model."""
 
-    folder: Path | None
+    folder: Path
 
     def read(self, model: ModelRef, dtype: str | None) -> Kept:
         """What is kept of a model; nothing if its file is missing or damaged."""
-        if self.folder is None:
-            return Kept()
         try:
             tensors = load_file(self._path(model, dtype))
         except (OSError, SafetensorError):
@@ -123,16 +121,13 @@ class EmbeddingCache:
         Raises:
             StorageError: The folder cannot be written.
         """
-        if self.folder is None:
-            return
         tensors = dict(kept.images)
         for name, head in kept.heads.items():
             tensors |= {f"{name}.weights": head.weights, f"{name}.bias": head.bias}
         write_atomically(self._path(model, dtype), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
 
     def _path(self, model: ModelRef, dtype: str | None) -> Path:
-        name = digest_of([model.key, model.revision, model.backend, dtype])
-        return Path(self.folder or "", f"{name}.safetensors")
+        return self.folder / f"{digest_of([model.key, model.revision, model.backend, dtype])}.safetensors"
 
 
 def image_digest(image: ImageLike) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.embedding import embed_images, image_digest
+from mll_hf.ensemble.embedding import Kept, embed_images, image_digest
 from mll_hf.ensemble.residents import Residents, zero_shot_head
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
@@ -130,13 +130,13 @@ class Ensemble:
             yield self._pooled(logits, rule, threshold)
 
     def model_runner(
-        self, images: Sequence[ImageLike], cache: EmbeddingCache
+        self, images: Sequence[ImageLike], cache: EmbeddingCache | None = None
     ) -> Callable[[int], tuple[NDArray[np.float32], Head]]:
         """Return a function that runs one model at a time on these images.
 
         It takes the position of a model in the selection, and returns embeddings [N, D] at unit norm, NaN for
         unreadable images, and the zero-shot head. It raises ModelError or MissingExtraError if the model cannot be
-        loaded or run. The model is freed afterwards. Embeddings and heads are kept in the cache.
+        loaded or run. The model is freed afterwards. A cache keeps embeddings and heads.
 
         Raises:
             InputError: There are no images, or a template is invalid.
@@ -146,7 +146,7 @@ class Ensemble:
 
         def run(m: int) -> tuple[NDArray[np.float32], Head]:
             model = self.selection.models[m]
-            kept = cache.read(model.ref, self.dtype)
+            kept = cache.read(model.ref, self.dtype) if cache else Kept()
             missing = [n for n, digest in enumerate(digests) if digest not in kept.images]
             try:
                 is_new = bool(missing) or texts not in kept.heads
@@ -158,7 +158,7 @@ class Ensemble:
                     kept.images.update(zip((digests[n] for n in missing), found, strict=True))
             finally:
                 self.close()
-            if is_new:
+            if cache and is_new:
                 cache.write(model.ref, self.dtype, kept)
             return np.stack([kept.images[digest] for digest in digests]), kept.heads[texts]
 

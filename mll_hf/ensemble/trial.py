@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.label import UNPINNED
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mll_hf.ensemble.embedding import EmbeddingCache
     from mll_hf.ensemble.run import Ensemble
     from mll_hf.selection import Estimate, Selection, SelectionConfig, Task
     from mll_hf.selection.budget import TrialPlan
@@ -61,7 +61,7 @@ def try_models(
     if shortlist.estimate is None:
         raise ValueError("the shortlist has no estimate")
     images = [*task.examples.images, *task.images]
-    run = ensemble.model_runner(images, cache or EmbeddingCache(None))
+    run = ensemble.model_runner(images, cache)
     models = [shortlist.models[m] for m in shortlist.chosen_models]
     sizes = sizes or _download_sizes(models, ensemble.token)
     prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
@@ -71,13 +71,13 @@ def try_models(
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
     found: dict[int, tuple[NDArray[np.float32], Head]] = {}
-    failures: dict[int, ModelError | MissingExtraError] = {}
+    failures: list[ModelError | MissingExtraError] = []
 
     def attempt(position: int) -> bool:
         try:
             found[position] = run(shortlist.chosen_models[position])
         except (ModelError, MissingExtraError) as error:
-            failures[position] = error
+            failures.append(error)
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
@@ -95,7 +95,7 @@ def try_models(
 
     tried = run_trial(prior, sizes, config.max_download, attempt, estimated, first)
     if not tried:
-        raise list(failures.values())[-1]
+        raise failures[-1]
     warn_of_unreadable([images[n] for n in np.flatnonzero(~np.isfinite(found[tried[0]][0]).all(axis=1))])
     pairs, classes, weights = embedded(tried)
     check_image_count(len(pairs[0][0]))

@@ -19,7 +19,7 @@ from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_images, 
 from mll_hf.graph.probes import count_probes
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import write_atomically
-from mll_hf.utils.images import decode_image
+from mll_hf.utils.images import open_image
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _check_images(graph: SemanticGraph, images: Iterable[tuple[str, str, bytes |
     own, undecodable = Counter[str](), list[str]()
     for id, name, content in images:
         own[id] += 1
-        if content is None or decode_image(content) is None:
+        if open_image(content) is None:
             undecodable.append(name)
     if undecodable:
         raise GraphError(f"{len(undecodable)} images cannot be decoded: {abridged(undecodable, 3)}; leave them out")

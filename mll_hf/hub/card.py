@@ -20,7 +20,6 @@ from huggingface_hub import DatasetCardData
 
 from mll_hf.errors import CardError
 from mll_hf.labels.summary import SUMMARY_PATH
-from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.text import abridged, escaped, one_line, printable
 
 if TYPE_CHECKING:
@@ -70,7 +69,6 @@ def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
         domains=_shown(abridged(label.domain_names, 10)),
         revision=label.model.revision[:12],
         recall=f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}",
-        library=library_in_markdown(),
         repo_id=label.model.repo_id,
         owner=label.model.repo_id.partition("/")[0],
     )
@@ -91,7 +89,7 @@ def _filled(template: str, **values: str) -> list[str]:
 
 def collection_card(repo_id: str, readme: str = "") -> str:
     """The README of a dataset repo of labels; the Hub's viewer shows its summary. Errors as in :func:`put_section`."""
-    lines = _filled("collection", library=library_in_markdown(), source=f"hf://datasets/{repo_id}")
+    lines = _filled("collection", source=f"hf://datasets/{repo_id}")
     configs = [{"config_name": "default", "data_files": SUMMARY_PATH}]
     return _dataset_card(readme, COLLECTION_TAG, [], "Model labels", lines, license="apache-2.0", configs=configs)
 

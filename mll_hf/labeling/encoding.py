@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.errors import InputError
 from mll_hf.models.batches import encode, in_threads
 from mll_hf.utils.files import storage_errors
-from mll_hf.utils.images import decode_image
+from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -62,7 +62,7 @@ def embedded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None
     """
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
-        image = decode_image(content)
+        image = open_image(content)
         return None if image is None else model.preprocess(image)
 
     with closing(in_threads(prepare, batches)) as prepared:

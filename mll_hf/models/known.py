@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mll_hf.labels.label import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from _typeshed import DataclassInstance
 
@@ -134,8 +134,9 @@ def usable_models() -> tuple[KnownModel, ...]:
 
     They are general models: those of `loadable_models` whose ImageNet accuracy and cost are known.
     """
-    usable = (model for model in loadable_models() if model.imagenet and model.parameters and model.image_gflops)
-    return _best_entries(usable)
+    usable = [model for model in loadable_models() if model.imagenet and model.parameters and model.image_gflops]
+    best = {model.hub_id: model for model in sorted(usable, key=lambda model: -model.accuracy)[::-1]}
+    return tuple(model for model in usable if best[model.hub_id] is model)
 
 
 def loadable_models() -> tuple[KnownModel, ...]:
@@ -178,14 +179,6 @@ def imagenet_accuracies() -> dict[str, float]:
             if id and model.imagenet is not None:
                 found[id] = max(model.imagenet, found.get(id, 0.0))
     return found
-
-
-def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
-    best: dict[str, KnownModel] = {}
-    for model in models:
-        if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
-            best[model.hub_id] = model
-    return tuple(best.values())
 
 
 def data_file(name: str) -> str:

@@ -6,7 +6,6 @@ chosen by file names.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from enum import StrEnum
@@ -49,7 +48,6 @@ _LARGE_SUFFIXES = (".safetensors", ".model", *_PICKLE_SUFFIXES)  # those of ever
 _LARGE_BYTES = 10 * 10**6  # from which the Hub stores any file by its sha256
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _MAX_PART_BYTES = 100 * 10**6  # tokenizers of many languages have up to 40 MB
-_BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError)  # errors of malformed settings
 
 
 class Backend(StrEnum):
@@ -140,10 +138,10 @@ def _compare(ref: ModelRef, digest: str | None) -> None:
 
 
 def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
-    """Bytes that :func:`fetch` and `fetch_parts` would download; cached files and local folders count as 0.
+    """Bytes that :func:`fetch` would download; cached files and local folders count as 0.
 
     Sends one request to the Hub, none for a commit whose files are known. If the Hub cannot be reached, 4 bytes per
-    parameter are assumed. The tokenizer of another repo, which an open_clip config names, counts once that is cached.
+    parameter are assumed. What :func:`fetch_parts` downloads, at most 100 MB, does not count.
 
     Raises:
         ModelError: The backend is unknown.
@@ -155,18 +153,8 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    size = _missing_bytes(head, _needed(head.model_files, backend))
-    config = try_to_load_from_cache(ref.repo_id, _OPEN_CLIP_CONFIG, revision=head.sha)
-    if backend is Backend.OPEN_CLIP and isinstance(config, str):
-        with contextlib.suppress(*_BROKEN, HubError):  # loading says what is wrong
-            parts = [(_head_of_part(ref, name, token), patterns) for name, patterns in _parts(Path(config).parent)]
-            size += sum(_missing_bytes(part, _matching(part, patterns)) for part, patterns in parts)
-    return size
-
-
-def _missing_bytes(head: Head, names: Collection[str]) -> int:
-    """Size of those of a repo's files that are not in the cache."""
-    missing = (n for n in names if not isinstance(try_to_load_from_cache(head.repo_id, n, revision=head.sha), str))
+    needed = _needed(head.model_files, backend)
+    missing = (n for n in needed if not isinstance(try_to_load_from_cache(head.repo_id, n, revision=head.sha), str))
     return sum(head.files[name].size for name in missing)
 
 
@@ -199,7 +187,8 @@ def fetch_parts(ref: ModelRef, folder: Path, token: str | None) -> dict[str, Pat
         try:
             with hub_errors(name):
                 head = _head_of_part(ref, name, token)
-                files = _matching(head, patterns)
+                at_root = [file for file in head.files if "/" not in file]
+                files = [file for file in at_root if any(fnmatch(file, pattern) for pattern in patterns)]
                 if sum(head.files[file].size for file in files) > _MAX_PART_BYTES:
                     raise HubError(name, f"is a tokenizer of over {_MAX_PART_BYTES:,} bytes")
                 path = snapshot_download(head.repo_id, revision=head.sha, allow_patterns=files, token=token)
@@ -224,10 +213,6 @@ def _head_of_part(ref: ModelRef, name: str, token: str | None) -> Head:
     head = read_head(api, name, "model", cached_listing(api, question))
     cache_listing(api, question, head.sha)
     return head
-
-
-def _matching(head: Head, patterns: tuple[str, ...]) -> list[str]:
-    return [name for name in head.files if "/" not in name and any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 # ---- backend, by file names

@@ -56,7 +56,10 @@ def read_examples(location: Path) -> list[tuple[Path, str, float]]:
             weight is no positive number.
     """
     try:
-        pairs = _read_folder(location) if location.is_dir() else _read_table(location)
+        if location.is_dir():
+            pairs = [(file, name, 1.0) for name, files in images_by_class(location).items() for file in files]
+        else:
+            pairs = _read_table(location)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"the examples in {location} cannot be read ({one_line(error)}); check the path") from None
     if not pairs:
@@ -65,10 +68,6 @@ def read_examples(location: Path) -> list[tuple[Path, str, float]]:
             "columns path and class"
         )
     return pairs
-
-
-def _read_folder(folder: Path) -> list[tuple[Path, str, float]]:
-    return [(file, name, 1.0) for name, files in images_by_class(folder).items() for file in files]
 
 
 def _read_table(path: Path) -> list[tuple[Path, str, float]]:

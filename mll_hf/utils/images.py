@@ -107,17 +107,15 @@ class _UnreadableError(Exception):
     """Why an image cannot be read."""
 
 
-def open_image(source: ImageLike) -> Image.Image | None:
-    """Read and decode an image (a path, encoded bytes, or a PIL image); None if it cannot be read or decoded."""
+def open_image(source: ImageLike | None) -> Image.Image | None:
+    """Read an image (a path, encoded bytes, or a PIL image), decode it to RGB and rotate it by EXIF.
+
+    None if there is none, or it cannot be read or decoded, or is too elongated.
+    """
     try:
-        return _decoded(_content(source))
+        return _decoded(_content(source or b""))
     except _UnreadableError:
         return None
-
-
-def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
-    """Decode an image (bytes, or a PIL image) to RGB and rotate it by EXIF; None if not decodable or too elongated."""
-    return open_image(content or b"")
 
 
 def why_unreadable(source: ImageLike) -> str:

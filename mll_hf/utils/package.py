@@ -12,14 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
-PROJECT_URL = ""  # [project.urls] Repository in pyproject.toml; empty until the code has a public home
 PACKAGE_VARIABLE = "MLL_HF_PACKAGE"
 _CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-def library_in_markdown() -> str:
-    """The library's name for cards, with a link if the project has a URL."""
-    return f"[`{DISTRIBUTION}`]({PROJECT_URL})" if PROJECT_URL else f"`{DISTRIBUTION}`"
 
 
 def package_source() -> str | None:
@@ -63,4 +57,4 @@ def install_command(extra: str) -> str:
     """The command that installs an extra of this package."""
     if source := package_source():
         return f"pip install '{requirement(source, extra)}'"
-    return f"pip install '.[{extra}]' in a clone of {PROJECT_URL or 'the project'}"
+    return f"pip install '.[{extra}]' in a clone of the project"

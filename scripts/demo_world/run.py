@@ -25,7 +25,6 @@ if __name__ == "__main__":  # both are read when huggingface_hub is imported
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
 from mll_hf.client import Client
-from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.errors import MLLError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
@@ -149,7 +148,7 @@ def evaluate(client: Client, task: Task, cache: Path) -> Outcome:
     truth = np.array(task.labels)[rest]
 
     everything = client.select(task.classes, strategy=Strategy.GENERAL, k=10**6, domain=task.domain, task=task.task)
-    run = client.load(everything).model_runner([task.images[n] for n in rest], EmbeddingCache(None))
+    run = client.load(everything).model_runner([task.images[n] for n in rest])
     found = [run(m) for m in everything.chosen_models]
     correct = np.array([(head.logits(images).argmax(axis=1) == truth).mean() for images, head in found])
     singles = dict(zip([model.name for model in everything.models], map(float, correct), strict=True))

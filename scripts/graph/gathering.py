@@ -32,7 +32,7 @@ from graph.sources import ImageSource, PinnedSource, wnids_of_labels
 from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
-from mll_hf.utils.images import decode_image, usable_cores
+from mll_hf.utils.images import open_image, usable_cores
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -429,7 +429,7 @@ def draw_of(seed: int, concept: str, text: str) -> bytes:
 
 def prepared(content: bytes, max_side: int | None) -> bytes | None:
     """An image as it is stored: unchanged, or resized; None if it cannot be decoded."""
-    image = decode_image(content)
+    image = open_image(content)
     if image is None or max_side is None or max(image.size) <= max_side:
         return None if image is None else content
     image.thumbnail((max_side, max_side))

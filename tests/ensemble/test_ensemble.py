@@ -12,7 +12,6 @@ import pytest
 from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, embedding, residents
-from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import Cost
@@ -206,9 +205,7 @@ def test_unreadable_images_get_no_answer(diary, tmp_path):
 
 def test_a_trial_runs_one_model_at_a_time(diary):
     selection = make_selection()
-    answer = Ensemble(selection, device="somewhere").model_runner(
-        [png(COLORS[color]) for color in COLORS], EmbeddingCache(None)
-    )
+    answer = Ensemble(selection, device="somewhere").model_runner([png(COLORS[color]) for color in COLORS])
     for m in (2, 0, 1):
         embeddings, head = answer(m)
         assert head.logits(embeddings).argmax(axis=1).tolist() == [0, 1, 2]
@@ -245,7 +242,7 @@ def test_prompts_of_a_class_are_averaged(diary):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ColorModel, "encode_texts", encode_texts)
-        embeddings, head = ensemble.model_runner([png((254, 254, 254))], EmbeddingCache(None))(0)
+        embeddings, head = ensemble.model_runner([png((254, 254, 254))])(0)
     # the image is gray, (1, 1, 1) / sqrt 3; a class is (1 + a, a, a) with a = 1 / sqrt 3, of length sqrt(2 + 2a)
     a = 1 / math.sqrt(3)
     np.testing.assert_allclose(head.logits(embeddings), [[10 * (1 + 3 * a) * a / math.sqrt(2 + 2 * a)] * 3], rtol=1e-5)

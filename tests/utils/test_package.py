@@ -12,7 +12,6 @@ from mll_hf.utils import package
 from mll_hf.utils.package import (
     DISTRIBUTION,
     PACKAGE_VARIABLE,
-    PROJECT_URL,
     install_command,
     package_source,
     requirement,
@@ -31,10 +30,9 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_name_and_address_are_those_of_the_project():
+def test_name_is_that_of_the_project():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == DISTRIBUTION
-    assert project["urls"] == ({"Repository": PROJECT_URL} if PROJECT_URL else {})
 
 
 NAME = rf"{DISTRIBUTION}(\[[\w,]*\])?"
