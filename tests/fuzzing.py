@@ -13,7 +13,7 @@ from hub_worlds import COLLECTION, GRAPH, REPO, graph_file, graph_files, label_f
 from mll_hf import Client
 from mll_hf.cli.report import label_report, selection_report
 from mll_hf.errors import MLLError
-from mll_hf.graph.concepts import graph_to_json
+from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labels.fields import TENSORS
 from mll_hf.labels.file_format import METADATA_KEY, _checksum, label_to_bytes
@@ -183,7 +183,7 @@ class Attack:
 
     def round(self):
         """One question to each source, with new hostile files."""
-        rng, graph = self.rng, graph_to_json(GRAPH)
+        rng, graph = self.rng, json.loads(graph_to_bytes(GRAPH))
         for owner in ("alice", "mallory"):  # one is named by the user
             bad_graph = self.hub.put("dataset", f"{owner}/bad-graph", {"graph.json": changed_graph(rng, graph)})
             label = put_labeled_model(f"{owner}/bad", graph_location=f"hf://datasets/{owner}/bad-graph@{bad_graph}")

@@ -12,7 +12,6 @@ Concepts are indexed in the order of their ids: animal 0, car 1, cat 2, corgi 3,
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mll_hf.errors import ModelError
-from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
+from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_bytes
 from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT, ProbeSet
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
@@ -123,7 +122,7 @@ def write_graph_folder(folder, probes=None, graph=None):
     """Write graph.json and images.parquet; image i has serial number i. Returns the folder."""
     probes = probes_of_all() if probes is None else probes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "graph.json").write_text(json.dumps(graph_to_json(graph or make_graph())))
+    (folder / "graph.json").write_bytes(graph_to_bytes(graph or make_graph()))
     columns = {
         "image": pa.array([p.content or picture(p.looks, serial) for serial, p in enumerate(probes)], pa.binary()),
         "node": pa.array([p.node for p in probes], pa.string()),

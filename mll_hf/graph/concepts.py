@@ -255,18 +255,14 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
     return graph
 
 
-def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
-    """The graph as JSON; :func:`graph_from_json` is the inverse."""
+def graph_to_bytes(graph: SemanticGraph) -> bytes:
+    """The content of ``graph.json``, which :func:`graph_from_json` parses; equal graphs and counts give equal bytes."""
     nodes = [
         {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
         for c in graph.concepts
     ]
-    return {"name": graph.name, "nodes": nodes, **({"probes": graph.probes.to_json()} if graph.probes else {})}
-
-
-def graph_to_bytes(graph: SemanticGraph) -> bytes:
-    """The content of ``graph.json``; equal graphs with equal counts give equal bytes."""
-    return canonical_json(graph_to_json(graph)).encode()
+    document = {"name": graph.name, "nodes": nodes, **({"probes": graph.probes.to_json()} if graph.probes else {})}
+    return canonical_json(document).encode()
 
 
 def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - parsed JSON

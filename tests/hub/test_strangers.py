@@ -14,7 +14,7 @@ from fuzzing import Attack, with_metadata
 from hub_worlds import GRAPH, clock, graph_file, put_labeled_model
 from mll_hf import Client, client
 from mll_hf.errors import GraphError, InputError, LabelError
-from mll_hf.graph.concepts import graph_to_json, load_graph
+from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.graph.files import read_columns
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.trust import remember_verified
@@ -159,7 +159,7 @@ def test_a_number_out_of_range_leaves_its_label_out(hub, honest, place, caplog):
 
 
 def test_no_escape_code_reaches_the_terminal(hub, honest, tmp_path, capsys):
-    document = graph_to_json(make_graph())
+    document = json.loads(graph_to_bytes(make_graph()))
     document["name"] = f"graph{ESCAPE}"
     for node in document["nodes"]:
         node["names"] = [f"{name}{ESCAPE}" for name in node["names"]]
