@@ -87,9 +87,11 @@ def compare(
     for images, tolerance in ((own, TOLERANCES[model.dtype]), (expected, SAME_EMBEDDINGS)):
         found = Contest(graph, probes, concepts, model.logit_scale, model.device).count([(0, images)])
         ties = near_ties(graph, probes, expected, concepts, tolerance)
-        changed = np.abs(right.hits - found.hits)
-        beyond = np.maximum(changed - ties, 0).sum() + np.abs(right.support - found.support).sum()
-        sums = (int(values.sum()) for values in (right.support, right.hits, ties, changed, beyond))
+        hits, found_hits = (counts.ranks[:, 0].astype(int) for counts in (right, found))
+        support, found_support = (counts.ranks.sum(axis=1).astype(int) for counts in (right, found))
+        changed = np.abs(hits - found_hits)
+        beyond = np.maximum(changed - ties, 0).sum() + np.abs(support - found_support).sum()
+        sums = (int(values.sum()) for values in (support, hits, ties, changed, beyond))
         rows.append((model.dtype, model.batch_size, *sums))
     return rows
 

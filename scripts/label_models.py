@@ -42,9 +42,9 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, fetch_graph_with_images
-from mll_hf.labeling.many import Outcome, label_many
+from mll_hf.labeling.many import label_many
 from mll_hf.labeling.on_ray import label_on_ray
-from mll_hf.labeling.run import Plan
+from mll_hf.labeling.run import Outcome, Plan
 from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.files import asset_path
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Sequence
 
-    from mll_hf.labeling.many import ModelResult
+    from mll_hf.labeling.run import ModelResult
 
 _INTERRUPTED = 130
 

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mll_hf.hub.repos import Published
-    from mll_hf.labeling.many import ModelResult
-    from mll_hf.labeling.run import Plan
+    from mll_hf.labeling.run import ModelResult, Plan
     from mll_hf.labels.label import Label
 
 

@@ -136,8 +136,6 @@ class Contest:
         hit = bins == 0
         domains = self._probes.domains[numbers]
 
-        np.add.at(counts.support, concepts, 1)
-        np.add.at(counts.hits, concepts[hit], 1)
         np.add.at(counts.ranks, (concepts, bins), 1)
         np.add.at(counts.domain_ranks, (domains, bins), 1)
         np.add.at(counts.domain_support, (domains, concepts), 1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,54 +15,20 @@ from mll_hf.errors import HubError, InputError, MLLError, StorageError
 from mll_hf.hub.publish import publish_label, publish_to_collection, published_label, repo_of
 from mll_hf.hub.repos import not_writable
 from mll_hf.hub.sources import open_labels
-from mll_hf.labeling.run import Plan, label_model
+from mll_hf.labeling.run import ModelResult, Outcome, Plan, label_model
 from mll_hf.models import pick_device
 from mll_hf.models.source import resolve_model
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
-    from mll_hf.hub.repos import Published
-    from mll_hf.labeling.run import LabelingResult
     from mll_hf.labels.label import Label, ModelRef
 
 T = TypeVar("T")
 OWN_REPOS = "own"  # in place of a collection: each model's own repo
 _MISSING = (401, 404)  # the Hub also answers 401 for missing repos
 _log = logging.getLogger(__name__)
-
-
-class Outcome(StrEnum):
-    """Outcome for one model."""
-
-    LABELED = "labeled"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelResult:
-    """Result for one model.
-
-    Attributes:
-        name: The model as the user named it.
-        outcome: Labeled, skipped or failed.
-        reason: Why it was skipped or failed, in one line.
-        label: Its label, if it was labeled, or found in the folder.
-        path: File of the label.
-        published: The publication of the label, if any.
-        undecodable: Probe images that could not be decoded; they do not count.
-    """
-
-    name: str
-    outcome: Outcome
-    reason: str = ""
-    label: Label | None = None
-    path: Path | None = None
-    published: Published | None = None
-    undecodable: int = 0
 
 
 def label_many(
@@ -158,7 +123,7 @@ def check(name: str, plan: Plan, published: Sequence[Label]) -> ModelRef | Model
     return model
 
 
-def measure(model: ModelRef, plan: Plan) -> LabelingResult:
+def measure(model: ModelRef, plan: Plan) -> ModelResult:
     """Label a model, unless its label is in the store; see `label_model`."""
     try:
         return label_model(model, plan)
@@ -168,22 +133,16 @@ def measure(model: ModelRef, plan: Plan) -> LabelingResult:
                 scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
 
 
-def finish(name: str, result: LabelingResult, plan: Plan) -> ModelResult:
+def finish(name: str, result: ModelResult, plan: Plan) -> ModelResult:
     """Publish a label, if the plan says so; an MLLError if the Hub refuses."""
-    label, graph, published = result.label, plan.graph.with_probes(plan.probes.counts), None
+    result, label, graph = replace(result, name=name), result.label, plan.graph.with_probes(plan.probes.counts)
+    if not plan.push_to or label is None:
+        return result
     if plan.push_to == OWN_REPOS:
         published = publish_label(label, graph, rivals=plan.store.rivals_of(label))
-    elif plan.push_to:
+    else:
         published = publish_to_collection([label], [graph], plan.push_to, rivals_of=plan.store.rivals_of)
-    return ModelResult(
-        name,
-        Outcome.LABELED if result.measured or published else Outcome.SKIPPED,
-        "" if result.measured or published else f"labeled already: {result.path}",
-        label=label,
-        path=result.path,
-        published=published,
-        undecodable=result.undecodable,
-    )
+    return replace(result, outcome=Outcome.LABELED, reason="", published=published)
 
 
 def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import get_token
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.labeling.many import ModelResult, attempt, check, finish, measure, published_before
+from mll_hf.labeling.many import attempt, check, finish, measure, published_before
+from mll_hf.labeling.run import ModelResult
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mll_hf.labeling.run import LabelingResult, Plan
+    from mll_hf.labeling.run import Plan
     from mll_hf.labels.label import ModelRef
 
 _RETRIES = 3
@@ -64,7 +65,7 @@ def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) 
             yield attempt(name, partial(_finish, ray, done, name, model, plan))
 
 
-def measure_there(model: ModelRef, plan: Plan, token: str | None = None) -> LabelingResult:
+def measure_there(model: ModelRef, plan: Plan, token: str | None = None) -> ModelResult:
     """In a worker: label a model, with the token of the user who started the run."""
     if token:
         os.environ["HF_TOKEN"] = token
@@ -84,7 +85,7 @@ def _finish(ray: Any, done: object, name: str, model: ModelRef, plan: Plan) -> M
     except RayError as error:
         reason = f"its workers were lost {_RETRIES + 1} times ({one_line(error)}); see Ray's logs"
         raise ModelError(model.repo_id, reason) from error
-    if not result.path.exists():
+    if not (result.path and result.path.exists()):
         raise InputError(f"{result.path} is on another machine; {_SHARED}")
     return finish(name, result, plan)
 

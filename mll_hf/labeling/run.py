@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from mll_hf.labeling.contest import Contest, in_blocks
 from mll_hf.labeling.encoding import EmbeddingLog, embedded_probes, locked
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Label, LabelKey, Rivals
-from mll_hf.labels.store import check_label_fits, read_label
+from mll_hf.labels.store import check_label_fits, label_path, read_label
 from mll_hf.models import environment_of, load_model
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
+    from mll_hf.hub.repos import Published
     from mll_hf.labels.label import ModelRef
     from mll_hf.labels.store import LabelStore
     from mll_hf.models import VisionLanguageModel
@@ -67,24 +69,38 @@ class Plan:
         return LabelKey(self.graph.digest, self.probes.digest)
 
 
+class Outcome(StrEnum):
+    """Outcome for one model."""
+
+    LABELED = "labeled"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
-class LabelingResult:
-    """A label in a store.
+class ModelResult:
+    """Result for one model.
 
     Attributes:
-        label: The label.
-        path: Its file.
-        measured: False if the label existed already.
+        name: The model as the user named it.
+        outcome: Labeled, skipped or failed.
+        reason: Why it was skipped or failed, in one line.
+        label: Its label, if it was labeled, or found in the folder.
+        path: File of the label.
+        published: The publication of the label, if any.
         undecodable: Probe images that could not be decoded; they do not count.
     """
 
-    label: Label
-    path: Path
-    measured: bool
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    label: Label | None = None
+    path: Path | None = None
+    published: Published | None = None
     undecodable: int = 0
 
 
-def label_model(ref: ModelRef, plan: Plan) -> LabelingResult:
+def label_model(ref: ModelRef, plan: Plan) -> ModelResult:
     """Measure a model and add its label to the store, unless it is there; nothing is published.
 
     An interrupted run resumes where it stopped, in the same environment only, and writes the same bytes as a run
@@ -100,11 +116,11 @@ def label_model(ref: ModelRef, plan: Plan) -> LabelingResult:
     probes, store = plan.probes, plan.store
     graph = plan.graph.with_probes(probes.counts)
     store.add_graph(graph)
-    path = store.path_for(ref, plan.key)
+    path = store.folder / label_path(ref, plan.key)
     folder = store.folder / ".partial" / f"{ref.slug}--{(ref.digest or ref.revision)[:12]}--{probes.digest[:12]}"
     with locked(folder):
         if existing := None if plan.overwrite else _existing_label(ref, plan, path):
-            return LabelingResult(existing, path, measured=False)
+            return ModelResult(ref.repo_id, Outcome.SKIPPED, f"labeled already: {path}", existing, path)
         with closing(load_model(ref, plan.device)) as model:
             log = None
             while log is None:  # again, in float32, if the model overflows in half precision
@@ -142,7 +158,7 @@ def label_model(ref: ModelRef, plan: Plan) -> LabelingResult:
         embeddings = ProbeEmbeddings.quantize(images, concepts, probes) if plan.keep_embeddings else None
         store.write(label, Rivals(*counts.rivals()), embeddings)
         log.file.unlink()
-        return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
+        return ModelResult(ref.repo_id, Outcome.LABELED, "", label, path, undecodable=counts.undecodable)
 
 
 def _existing_label(ref: ModelRef, plan: Plan, path: Path) -> Label | None:
@@ -157,21 +173,17 @@ def _existing_label(ref: ModelRef, plan: Plan, path: Path) -> Label | None:
             store.write(label, store.rivals_of(label), store.embeddings_of(label))
     except LabelError:
         return None
-    if plan.keep_embeddings and not _has_embeddings(label, store):
-        if label.images_per_concept == wanted:
-            return None
-        raise InputError(
-            f"{path} was measured on {label.images_per_concept} images per concept and has no embeddings; use "
-            "the same number (--sample), or another folder of labels"
-        )
-    return label
-
-
-def _has_embeddings(label: Label, store: LabelStore) -> bool:
-    try:
-        return store.embeddings_of(label) is not None
-    except LabelError:
-        return False
+    if not plan.keep_embeddings:
+        return label
+    with suppress(LabelError):
+        if store.embeddings_of(label):
+            return label
+    if label.images_per_concept == wanted:
+        return None
+    raise InputError(
+        f"{path} was measured on {label.images_per_concept} images per concept and has no embeddings; use the same "
+        "number (--sample), or another folder of labels"
+    )
 
 
 def _embed(model: VisionLanguageModel, plan: Plan, folder: Path) -> EmbeddingLog | None:

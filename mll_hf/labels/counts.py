@@ -1,12 +1,9 @@
-"""Counts from measuring a model, and statistics of the counts.
-
-The counts of disjoint shards of images add up exactly to the counts of all images.
-"""
+"""Counts from measuring a model, and statistics of the counts."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +19,19 @@ NO_RIVAL = 65535
 RANK_BINS = 14
 TEMPERATURES = np.geomspace(0.05, 20.0, 41)
 Z_95 = 1.959964  # quantile of the normal distribution for a two-sided 95 % interval
-_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up exactly
+_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that the order of the images does not matter
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Results of one model on some probe images. Counts of disjoint sets of images are added with ``+``.
+    """Results of one model on some probe images.
 
     A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
     the image does not show.
 
     Attributes:
-        hits: [V] contests for ``v`` that ``v`` won.
-        support: [V] contests for ``v``.
-        domain_hits: [S, V] ``hits`` by domain.
-        domain_support: [S, V] ``support`` by domain.
+        domain_hits: [S, V] contests for ``v`` that ``v`` won, by domain.
+        domain_support: [S, V] contests for ``v`` by domain.
         outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
         ranks: [V, RANK_BINS] contests for ``v`` by how many rivals beat it: none, 1, 2 to 3, 4 to 7, and so on.
         domain_ranks: [S, RANK_BINS] all contests by domain and by number of rivals that beat the concept.
@@ -44,8 +39,6 @@ class LabelCounts:
         undecodable: Images that could not be decoded and are not counted.
     """
 
-    hits: NDArray[np.int32]
-    support: NDArray[np.int32]
     domain_hits: NDArray[np.uint16]
     domain_support: NDArray[np.uint16]
     outscored: NDArray[np.uint16]
@@ -58,8 +51,6 @@ class LabelCounts:
     def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:
         """Counts without any images."""
         return cls(
-            hits=np.zeros(n_concepts, np.int32),
-            support=np.zeros(n_concepts, np.int32),
             domain_hits=np.zeros((n_domains, n_concepts), np.uint16),
             domain_support=np.zeros((n_domains, n_concepts), np.uint16),
             outscored=np.zeros((n_concepts, n_concepts), np.uint16),
@@ -68,9 +59,6 @@ class LabelCounts:
             nll=np.zeros((n_concepts, len(TEMPERATURES)), np.int64),
         )
 
-    def __add__(self, other: LabelCounts) -> LabelCounts:
-        return LabelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
     @property
     def temperature(self) -> float:
         """The temperature with the lowest log-loss: the best on the grid, refined by a parabola in log T.
@@ -78,7 +66,7 @@ class LabelCounts:
         The loss of each concept is weighted by recall: a specialist is chosen for concepts that it recognizes, so it
         must be calibrated on these.
         """
-        weights = recall_of(self.hits, self.support).astype(np.float64)
+        weights = recall_of(self.ranks[:, 0], self.ranks.sum(axis=1)).astype(np.float64)
         if not (self.nll * (weights > 0)[:, None]).any():
             weights = np.ones_like(weights)
         losses = weights @ self.nll
@@ -96,7 +84,7 @@ class LabelCounts:
 
         Sorted by wins, descending; empty slots have NO_RIVAL.
         """
-        n_concepts = len(self.hits)
+        n_concepts = len(self.ranks)
         slots = min(RIVALS, n_concepts)
         indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
         wins = np.zeros((n_concepts, RIVALS), np.uint16)

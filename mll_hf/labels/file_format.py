@@ -71,10 +71,6 @@ def label_from_bytes(blob: bytes, name: Path | str = "") -> Label:
             raise LabelError("the checksum does not match")
     except LabelError as error:
         raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model again", name) from None
-    return _assemble(metadata, tensors)
-
-
-def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Label:
     graph, probes = metadata["graph"], metadata["probes"]
     return Label(
         model=ModelRef(**metadata["model"]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import Z_95, chances_to_win, expected_wins, recall_of
+from mll_hf.labels.counts import Z_95, recall_of
 from mll_hf.utils.arrays import ArrayFields, read_only
 
 if TYPE_CHECKING:
@@ -189,16 +189,6 @@ class Label(ArrayFields):
             return 1.0
         recall = (self.hits[tested] + self.mean_recall) / (images + 1)
         return float(Z_95 * np.sqrt((recall * (1 - recall) / images).sum()) / len(images))
-
-    def recall_among(
-        self, n_candidates: int, concepts: NDArray[np.int64], n_rivals: NDArray[np.int32]
-    ) -> NDArray[np.float64]:
-        """[K] expected recall of K concepts among ``n_candidates``, one of them correct and the others random.
-
-        ``n_rivals`` are the [V] :attr:`~mll_hf.graph.concepts.SemanticGraph.rival_counts`; 0 without images.
-        """
-        wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
-        return wins / np.maximum(self.support[concepts], 1)
 
 
 @dataclass(frozen=True, eq=False)

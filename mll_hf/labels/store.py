@@ -164,13 +164,11 @@ class LabelStore:
         found = self.folder.glob("labels/*/*/*.safetensors")
         return tuple(sorted(path for path in found if _LABEL_FILE.fullmatch(path.name)))
 
-    def path_for(self, model: ModelRef, key: LabelKey) -> Path:
-        """Path of the label of a model; the file may not exist."""
-        return self.folder / label_path(model, key)
-
     def path_of(self, label: Label) -> Path:
         """Path of a label."""
-        return self.path_for(label.model, label.key) if self.files is None else self._path_by_label[id(label)]
+        return (
+            self.folder / label_path(label.model, label.key) if self.files is None else self._path_by_label[id(label)]
+        )
 
     def origin_of(self, label: Label) -> Origin:
         """Location and publisher of a label."""

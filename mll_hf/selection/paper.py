@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labels.counts import NO_RIVAL
+from mll_hf.labels.counts import NO_RIVAL, chances_to_win, expected_wins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,7 +80,7 @@ def precision_from_label(
     """Estimate Eq. 5 from the counts in a label, which are over all concepts of its graph.
 
     The estimate [K] is the smaller of two values: the share of images not lost to the strongest selected rival, and the
-    expected recall among as many random candidates (:meth:`~mll_hf.labels.label.Label.recall_among`).
+    expected recall among as many random candidates.
 
     Args:
         label: The label.
@@ -93,5 +93,5 @@ def precision_from_label(
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # False for empty slots
     competes[selected] = True
     lost = (rivals.wins[selected] * competes[rivals.rivals[selected]]).max(axis=1, initial=0) / support
-    expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)
-    return np.minimum(expected, 1 - lost)
+    chances = chances_to_win(n_rivals[selected], n_candidates or len(selected))
+    return np.minimum(expected_wins(label.ranks[selected], chances) / support, 1 - lost)

@@ -58,7 +58,7 @@ def test_a_label_by_hand(tmp_path, monkeypatch):
     ]
     result = World(tmp_path, monkeypatch, probes).label()
     label = result.label
-    assert result.measured
+    assert result.outcome == "labeled"
     assert result.undecodable == 0
     #                                 animal car cat corgi dog pet vehicle
     assert label.support.tolist() == [5, 0, 2, 2, 3, 4, 0]
@@ -80,7 +80,7 @@ def test_a_second_run_does_nothing(world):
     first = world.label()
     content, stamp = first.path.read_bytes(), first.path.stat().st_mtime_ns
     second = world.label()
-    assert not second.measured
+    assert second.outcome == "skipped"
     assert len(world.models) == 1
     assert second.path.read_bytes() == content
     assert second.path.stat().st_mtime_ns == stamp
@@ -95,17 +95,17 @@ def test_another_commit_of_the_same_model_changes_nothing(world):
     path = world.label(moved).path  # goes on where the first stopped
     assert sorted(world.encoded) == list(range(21))
     content = path.read_bytes()
-    assert not world.label(first).measured  # else each label published in the model's repo would need a new one
+    assert world.label(first).outcome == "skipped"  # else each label published in the model's repo would need a new one
     assert path.read_bytes() == content
 
 
 def test_a_label_is_measured_again_on_request_or_if_it_is_damaged(world):
     path = world.label().path
     content = path.read_bytes()
-    assert world.label(overwrite=True).measured
+    assert world.label(overwrite=True).outcome == "labeled"
     assert path.read_bytes() == content
     path.write_bytes(content[:-1])
-    assert world.label().measured
+    assert world.label().outcome == "labeled"
     assert path.read_bytes() == content
 
 
@@ -206,7 +206,7 @@ def test_another_run_in_the_same_folder_is_refused_before_it_loads_the_model(wor
 
     plain = FakeModel.encode_pixels
     monkeypatch.setattr(FakeModel, "encode_pixels", label_too)
-    assert world.label().measured
+    assert world.label().outcome == "labeled"
     assert len(world.models) == 1
 
 
@@ -230,15 +230,15 @@ def test_embeddings_are_kept_on_request(world):
     result = world.label()
     assert read_embeddings(embeddings_path(result.path)) is None
     again = world.label(keep_embeddings=True)
-    assert again.measured
+    assert again.outcome == "labeled"
     embeddings = read_embeddings(embeddings_path(again.path))
     assert embeddings.images.shape == (21, 7)
     selected = np.array([CAR, CAT, CORGI])
     np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
-    assert not world.label(keep_embeddings=True).measured
+    assert world.label(keep_embeddings=True).outcome == "skipped"
     damaged = embeddings_path(again.path)
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert world.label(keep_embeddings=True).measured
-    assert not world.label(keep_embeddings=True).measured
+    assert world.label(keep_embeddings=True).outcome == "labeled"
+    assert world.label(keep_embeddings=True).outcome == "skipped"
     world.label(images_per_concept=2, overwrite=True)
     assert read_embeddings(embeddings_path(again.path)) is None

@@ -11,9 +11,9 @@ from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import many, on_ray, run
-from mll_hf.labeling.many import OWN_REPOS, Outcome, label_many
+from mll_hf.labeling.many import OWN_REPOS, label_many
 from mll_hf.labeling.on_ray import label_on_ray
-from mll_hf.labeling.run import Plan
+from mll_hf.labeling.run import Outcome, Plan
 from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
-from functools import reduce
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mll_hf.labeling.contest import Contest
 from mll_hf.labels.counts import (
     RANK_BINS,
     TEMPERATURES,
@@ -20,36 +16,6 @@ from mll_hf.labels.counts import (
     rank_bin,
     wilson_interval,
 )
-from worlds import examples, make_graph, pools_of, probe_set
-
-# ---- adding up
-
-
-def assert_same_counts(left, right):
-    for f in fields(LabelCounts):
-        ours, theirs = getattr(left, f.name), getattr(right, f.name)
-        np.testing.assert_array_equal(ours, theirs, err_msg=f.name)
-        assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
-
-
-@examples
-@given(st.data())
-def test_counts_of_disjoint_images_add_up_to_those_of_the_whole(data):
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    graph, n_images = make_graph(), 16
-    nodes = rng.integers(0, 7, n_images)
-    probes = probe_set(pools_of(graph, nodes), nodes, rng.integers(0, 2, n_images), ("a", "b"))
-    concepts, images = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (7, n_images))
-    images[rng.integers(n_images)] = np.nan
-    shards = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n_images, max_size=n_images)))
-    contest = Contest(graph, probes, concepts, 5.0)
-    parts = [contest.count((x, images[x : x + 1]) for x in np.flatnonzero(shards == shard)) for shard in range(4)]
-    assert_same_counts(reduce(LabelCounts.__add__, parts), contest.count([(0, images)]))
-
-
-def counts_with(n_concepts=5, **arrays):
-    return replace(LabelCounts.zeros(n_concepts, 1), **arrays)
-
 
 # ---- temperature
 
@@ -60,10 +26,10 @@ def losses_with_minimum_at(temperature):
 
 def test_temperature_counts_what_the_model_knows():
     nll = np.stack([losses_with_minimum_at(0.5), losses_with_minimum_at(4.0)])
-    support = np.array([10, 10], np.int32)
-    known = counts_with(2, nll=nll, support=support, hits=np.array([10, 0], np.int32))
-    assert known.temperature == pytest.approx(0.5, rel=1e-4)
-    nothing = counts_with(2, nll=nll, support=support)  # then all concepts count alike
+    counts = replace(LabelCounts.zeros(2, 1), nll=nll)
+    counts.ranks[:] = 10 * np.eye(2, RANK_BINS)  # knows the first concept alone
+    assert counts.temperature == pytest.approx(0.5, rel=1e-4)
+    nothing = replace(LabelCounts.zeros(2, 1), nll=nll)  # then all concepts count alike
     assert nothing.temperature == pytest.approx(np.sqrt(0.5 * 4.0), rel=1e-4)
 
 
