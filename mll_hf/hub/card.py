@@ -166,21 +166,18 @@ def add_tags(readme: str, tags: Sequence[str]) -> str:
 
 def put_entry(readme: str, key: str, name: str, entry: Mapping[str, object]) -> str:
     """Set an entry of the mapping ``key`` of the metadata, which is written as JSON on one line. Errors as above."""
-    front, end = _split(readme)[1], _line_break(readme)
-    old = _parse(front)
+    front = _split(readme)[1]
+    old, (first, node) = _parse(front), _field(front, key)
     earlier = old.get(key) or {}
-    first, node = _field(front, key)
-    if not isinstance(earlier, dict) or (isinstance(node, yaml.MappingNode) and not node.flow_style):
-        raise CardError(f"the card's '{key}' was written by others; give it another name")
-    entries = dict(sorted({**{str(known): value for known, value in earlier.items()}, name: dict(entry)}.items()))
     with contextlib.suppress(TypeError):  # dates
-        line = f"{key}: {json.dumps(entries, ensure_ascii=False)}"
-        edited = (
-            front + line + end
-            if node is None
-            else front[: first.start_mark.index] + line + front[node.end_mark.index :]
-        )
-        return _with_front(readme, edited, {**old, key: entries})
+        if isinstance(earlier, dict) and (not isinstance(node, yaml.MappingNode) or node.flow_style):
+            entries = dict(sorted({**{str(known): each for known, each in earlier.items()}, name: dict(entry)}.items()))
+            line = f"{key}: {json.dumps(entries, ensure_ascii=False)}"
+            if node is None:
+                edited = front + line + _line_break(readme)
+            else:
+                edited = front[: first.start_mark.index] + line + front[node.end_mark.index :]
+            return _with_front(readme, edited, {**old, key: entries})
     raise CardError(f"the card's '{key}' was written by others; give it another name")
 
 

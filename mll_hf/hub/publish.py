@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label, ModelRef, Rivals
 
 _BUILD_FILE = "build.json"
-_DESCRIBED = 20  # labels in the description of a commit
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +83,8 @@ def publish_label(
         card = partial(add_label, label=label, path=path)
         return {path: label_to_bytes(label), README: card, beside: rivals_to_bytes(rivals) if rivals else None}
 
-    return publish_files(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
+    description = f"Mean recall {label.mean_recall:.3f} on {label.n_tested} concepts of {label.graph_name}."
+    return publish_files(api, repo_id, "model", "Add MLL label", files, description, create_pr)
 
 
 def own_graph(api: HfApi, digest: str, token: str | None = None) -> tuple[SemanticGraph, str] | None:
@@ -171,15 +171,6 @@ def _check_publishable(labels: Sequence[Label], graphs: Sequence[SemanticGraph])
             raise InputError(f"the label of {label.model.repo_id} is not of the graph {names}; give its own graph")
 
 
-def _describe(labels: Sequence[Label]) -> str:
-    """The description of a commit."""
-    return "\n".join(
-        f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_recall:.3f} on "
-        f"{label.n_tested} concepts of {label.graph_name}"
-        for label in labels[:_DESCRIBED]
-    )
-
-
 # --- collections ------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +213,7 @@ def publish_to_collection(
             check_contents(head, collection)
         return {**blobs, README: partial(collection_card, head.repo_id)}
 
-    return publish_files(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
+    return publish_files(api, repo_id, "dataset", "Add MLL labels", files, create_pr=create_pr)
 
 
 def publish_summary(collection: str) -> Published:
@@ -291,7 +282,7 @@ def publish_graph(
         probes = replace(probes, location=location)
     graph = replace(graph, probes=probes)
     content: dict[str, Content] = {GRAPH_FILE: graph_to_bytes(graph), README: partial(graph_card, repo_id, graph)}
-    published = publish_files(api, repo_id, "dataset", "Add graph", lambda _: content, graph.digest)
+    published = publish_files(api, repo_id, "dataset", "Add graph", lambda _: content)
     return PublishedGraph(published, images, probes.location if probes else "")
 
 
@@ -313,7 +304,7 @@ def _publish_images(
             new[_BUILD_FILE] = folder / _BUILD_FILE
         return {**new, README: lambda text: images_card(graph, graph_repo, text, own)}
 
-    return publish_files(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
+    return publish_files(api, repo_id, "dataset", "Add probe images", files)
 
 
 def repo_of(dataset: str) -> str:
