@@ -82,10 +82,10 @@ def compare(
     )
     on_cpu.close()
     concepts = concepts_near(expected, probes, len(graph))
-    right = Contest(graph, probes, concepts, model.logit_scale).count([(0, expected)])
+    right = Contest(graph, probes, concepts, model.logit_scale).count(expected)
     rows = []
     for images, tolerance in ((own, TOLERANCES[model.dtype]), (expected, SAME_EMBEDDINGS)):
-        found = Contest(graph, probes, concepts, model.logit_scale, model.device).count([(0, images)])
+        found = Contest(graph, probes, concepts, model.logit_scale, model.device).count(images)
         ties = near_ties(graph, probes, expected, concepts, tolerance)
         hits, found_hits = (counts.ranks[:, 0].astype(int) for counts in (right, found))
         support, found_support = (counts.ranks.sum(axis=1).astype(int) for counts in (right, found))

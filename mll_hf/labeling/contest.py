@@ -19,15 +19,13 @@ from mll_hf.graph.probes import scramble
 from mll_hf.labels.counts import TEMPERATURES, LabelCounts, log_loss_units, rank_bin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     import torch
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
 
-CONTEST_BLOCK = 1024  # images; the last bit of a score depends on the block, so all labels use the same blocks
+_BLOCK = 1024  # images; the last bit of a score depends on the block, so all labels use the same blocks
 _CONTESTS_AT_ONCE = 512
 _CALIBRATION_IMAGES = 4096
 _MAX_CANDIDATES = 200
@@ -63,12 +61,8 @@ class Contest:
         self._shown = [np.append(above, np.int64(v)) for v, above in enumerate(graph.ancestors)]
         self._related = [np.append(*both) for both in zip(self._shown, graph.descendants, strict=True)]
 
-    def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
-        """Count the contests over some images.
-
-        A block is the number of its first image, and unit-norm embeddings [B, D] of the images from there on; NaN for
-        undecodable images.
-        """
+    def count(self, images: NDArray[np.float32]) -> LabelCounts:
+        """Count the contests over the probe images: unit-norm embeddings [N, D], NaN for undecodable images."""
         import torch
 
         n_concepts = len(self._concepts)
@@ -77,10 +71,11 @@ class Contest:
         outscored = torch.zeros((n_concepts, n_concepts), dtype=torch.int16, device=self._device)
         undecodable = 0
         with torch.inference_mode():
-            for start, images in blocks:
-                decodable: NDArray[np.bool_] = np.isfinite(images[:, 0])
+            for start in range(0, len(images), _BLOCK):
+                block = images[start : start + _BLOCK]
+                decodable: NDArray[np.bool_] = np.isfinite(block[:, 0])
                 undecodable += int((~decodable).sum())
-                scores = self._to_device(np.where(decodable[:, None], images, np.float32(0))) @ self._concepts.T
+                scores = self._to_device(np.where(decodable[:, None], block, np.float32(0))) @ self._concepts.T
                 pair_images, pair_concepts = self._pairs(start, decodable)
                 for first in range(0, len(pair_images), _CONTESTS_AT_ONCE):
                     part = slice(first, first + _CONTESTS_AT_ONCE)
@@ -172,11 +167,6 @@ class Contest:
         margins[absent] = -np.inf
         losses = [np.logaddexp.reduce(margins / temperature, axis=1, initial=0.0) for temperature in TEMPERATURES]
         np.add.at(counts.nll, nodes, log_loss_units(np.stack(losses, axis=1)))
-
-
-def in_blocks(images: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Cut embeddings of all images into blocks for :meth:`Contest.count`."""
-    return ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
 
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ import numpy as np
 from mll_hf import __version__
 from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.hub.repos import licenses_of
-from mll_hf.labeling.contest import Contest, in_blocks
+from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import EmbeddingLog, embedded_probes, locked
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Label, LabelKey, Rivals
@@ -128,7 +128,7 @@ def label_model(ref: ModelRef, plan: Plan) -> ModelResult:
                 log = _embed(model, plan, folder)
             images = log.embeddings()
             contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
-            counts = contest.count(in_blocks(images))
+            counts = contest.count(images)
             label = Label(
                 model=ref,
                 cost=model.cost,

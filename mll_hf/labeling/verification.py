@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.contest import Contest, in_blocks
+from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import embedded_probes
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.labels.store import check_label_fits
@@ -110,7 +110,7 @@ def verify_label(
     with closing(load_model(label.model, device)) as model:
         texts = model.encode_texts([concept.caption for concept in graph.concepts])
         images = np.concatenate(list(embedded_probes(model, sample, 0, model.batch_size)))
-        measured = Contest(graph, sample, texts, model.logit_scale, model.device).count(in_blocks(images))
+        measured = Contest(graph, sample, texts, model.logit_scale, model.device).count(images)
     claimed, ranks = label.ranks[concepts].astype(np.int64), measured.ranks[concepts].astype(np.int64)
     moved = np.maximum(claimed - ranks, 0).sum(axis=1)  # images that left one bin are now in others
     counts = np.stack([claimed[:, 0], ranks[:, 0], moved, claimed.sum(axis=1)], axis=1)

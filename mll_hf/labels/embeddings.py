@@ -86,14 +86,14 @@ def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
     write_atomically(path, save(tensors))
 
 
-def read_embeddings(path: Path) -> ProbeEmbeddings | None:
-    """Read the sidecar of a label; None if there is none, a LabelError if it is damaged."""
+def read_embeddings(path: Path, n_concepts: int) -> ProbeEmbeddings | None:
+    """Read the sidecar of a label of V concepts; None if there is none, a LabelError if it is damaged or another's."""
     if not path.exists():
         return None
     try:
         tensors = load_file(path)
-        (n, d), v, m = tensors["images"].shape, len(tensors["concepts"]), len(tensors["members"])
-        check_tensors(tensors, _TENSORS, {"N": n, "D": d, "V": v, "O": v + 1, "M": m})
+        (n, d), m = tensors["images"].shape, len(tensors["members"])
+        check_tensors(tensors, _TENSORS, {"N": n, "D": d, "V": n_concepts, "O": n_concepts + 1, "M": m})
     except (SafetensorError, OSError, LabelError, LookupError, TypeError, ValueError, OverflowError) as error:
         reason = f"not a readable embeddings file ({one_line(error)}); delete it or label the model again"
         raise LabelError(reason, path) from None

@@ -130,7 +130,7 @@ def labeling_speed(
     model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, repeats: int
 ) -> tuple[float, float]:
     """Images per second of the image tower alone, and of labeling from files to counts."""
-    from mll_hf.labeling.contest import Contest, in_blocks
+    from mll_hf.labeling.contest import Contest
     from mll_hf.labeling.encoding import embedded
 
     concepts = unit(np.random.default_rng(0).standard_normal((len(graph), model.embedding_size)))
@@ -138,7 +138,7 @@ def labeling_speed(
 
     def ours() -> None:
         images = np.concatenate(list(embedded(model, probes.iter_image_bytes(batch_size))))
-        Contest(graph, probes, concepts, model.logit_scale, model.device).count(in_blocks(images))
+        Contest(graph, probes, concepts, model.logit_scale, model.device).count(images)
 
     bare_seconds, seconds = medians([bare_tower(model, batch_size, len(probes)), ours], repeats)
     return len(probes) / bare_seconds, len(probes) / seconds

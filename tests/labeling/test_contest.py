@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,11 +20,10 @@ from worlds import (
 )
 
 
-def count(graph, probes, concepts, images, scale=1.0, cuts=()):
+def count(graph, probes, concepts, images, scale=1.0, block=1024):
     """Count the contests, with the images cut into blocks."""
-    bounds = [0, *cuts, len(images)]
-    blocks = [(start, images[start:end]) for start, end in pairwise(bounds)]
-    return Contest(graph, probes, np.asarray(concepts, np.float32), scale).count(blocks)
+    with patch("mll_hf.labeling.contest._BLOCK", block):
+        return Contest(graph, probes, np.asarray(concepts, np.float32), scale).count(images)
 
 
 def naive(hypernyms, probes, concepts, images):
@@ -72,8 +71,8 @@ def worlds(draw):
     concepts = np.array(draw(st.lists(vectors, min_size=len(graph), max_size=len(graph))), np.float32)
     images = np.array(draw(st.lists(vectors, min_size=len(nodes), max_size=len(nodes))), np.float32) / 4
     images[draw(st.lists(st.integers(0, len(nodes) - 1), max_size=2))] = np.nan
-    cuts = sorted(draw(st.lists(st.integers(0, len(nodes)), max_size=3)))
-    return hypernyms, graph, probe_set(members, nodes, domains, ("icon", "photo")), concepts, images, cuts
+    block = draw(st.integers(1, len(nodes)))
+    return hypernyms, graph, probe_set(members, nodes, domains, ("icon", "photo")), concepts, images, block
 
 
 # ---- against the definition
@@ -82,8 +81,8 @@ def worlds(draw):
 @examples
 @given(worlds())
 def test_counts_are_those_of_the_definition(world):
-    hypernyms, graph, probes, concepts, images, cuts = world
-    counts = count(graph, probes, concepts, images, cuts=cuts)
+    hypernyms, graph, probes, concepts, images, block = world
+    counts = count(graph, probes, concepts, images, block=block)
     expected = naive(hypernyms, probes, concepts, images)
     names = ("domain_hits", "domain_support", "outscored", "ranks", "domain_ranks")
     for name, array in zip(names, expected, strict=True):

@@ -228,10 +228,10 @@ def test_a_full_disk_loses_nothing(world, tmp_path):
 
 def test_embeddings_are_kept_on_request(world):
     result = world.label()
-    assert read_embeddings(embeddings_path(result.path)) is None
+    assert read_embeddings(embeddings_path(result.path), 7) is None
     again = world.label(keep_embeddings=True)
     assert again.outcome == "labeled"
-    embeddings = read_embeddings(embeddings_path(again.path))
+    embeddings = read_embeddings(embeddings_path(again.path), 7)
     assert embeddings.images.shape == (21, 7)
     selected = np.array([CAR, CAT, CORGI])
     np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
@@ -241,4 +241,4 @@ def test_embeddings_are_kept_on_request(world):
     assert world.label(keep_embeddings=True).outcome == "labeled"
     assert world.label(keep_embeddings=True).outcome == "skipped"
     world.label(images_per_concept=2, overwrite=True)
-    assert read_embeddings(embeddings_path(again.path)) is None
+    assert read_embeddings(embeddings_path(again.path), 7) is None

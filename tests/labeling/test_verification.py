@@ -9,8 +9,6 @@ import pytest
 
 from mll_hf.errors import InputError, LabelError
 from mll_hf.graph.probes import load_probes
-from mll_hf.labeling import contest
-from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import Plan, label_model
 from mll_hf.labeling.verification import Verification, verify_label
 from mll_hf.labels.label import ModelRef
@@ -56,28 +54,6 @@ def test_an_honest_label_agrees(world):
     said = result.to_json()
     assert (said["verdict"], said["concepts"], said["agreeing"], said["seed"]) == ("agrees", 36, 36, 5)
     assert said["claimed_recall"] == said["measured_recall"] == pytest.approx((claimed / support).mean())
-
-
-@pytest.mark.parametrize("batch_size", [3, 1000])
-def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
-    """A block of the whole sample would take 8 GB for 2,000 of 13,600 concepts."""
-    graph, probes, label, _ = world
-    blocks, count = [], Contest.count
-
-    def spying(self, given):
-        given = list(given)
-        blocks.append([(start, len(embeddings)) for start, embeddings in given])
-        return count(self, given)
-
-    monkeypatch.setattr(contest, "CONTEST_BLOCK", 64)
-    monkeypatch.setattr(Contest, "count", spying)
-    monkeypatch.setattr(FakeModel, "batch_size", batch_size)
-    result = verify_label(label, graph, probes, 36, seed=5)
-    assert result.agreeing == 36
-    (sizes,) = blocks
-    assert [start for start, _ in sizes] == list(range(0, 64 * len(sizes), 64))
-    assert all(size == 64 for _, size in sizes[:-1])
-    assert 0 < sizes[-1][1] <= 64
 
 
 def test_a_label_that_boasts_disagrees(world):

@@ -55,9 +55,9 @@ def path(tmp_path):
 
 def test_round_trip(path):
     write_embeddings(some(), path)
-    assert_same(read_embeddings(path), some())
+    assert_same(read_embeddings(path, 4), some())
     write_embeddings(replace(some(), images=np.asfortranarray(some().images)), path)
-    assert_same(read_embeddings(path), some())
+    assert_same(read_embeddings(path, 4), some())
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def blob(path):
 def complaint_of(path, content):
     path.write_bytes(content)
     with pytest.raises(LabelError) as caught:
-        read_embeddings(path)
+        read_embeddings(path, 4)
     assert "\n" not in str(caught.value)
     assert caught.value.place == path
     return str(caught.value)
