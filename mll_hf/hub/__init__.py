@@ -1,1 +1,1 @@
-"""Publish, find and fetch labels, indexes and graphs on the Hub. No other package does."""
+"""Publish, find and fetch labels and graphs on the Hub. No other package does."""

@@ -102,9 +102,9 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         wrapped = {RuntimeError: (OSError, httpx.HTTPError), LocalEntryNotFoundError: (HfHubHTTPError,)}
         if isinstance(error.__cause__, wrapped.get(type(error), ())):
             error = error.__cause__  # wrapped by the client
-        status = status_of(error)
+        status, asked = status_of(error), str(error.response.url) if isinstance(error, HfHubHTTPError) else ""
         reason = next(text for kind, text in _REASONS if kind == status or _is_a(error, kind)).format(
-            page=f"{constants.ENDPOINT}/{repo_id}",
+            page=f"{constants.ENDPOINT}/{'datasets/' if '/datasets/' in asked else ''}{repo_id}",
             advice=f"for the local folder write {LOCAL_PREFIX}{repo_id}" if Path(repo_id).is_dir() else _LOG_IN,
             status=status,
             detail=one_line(error),

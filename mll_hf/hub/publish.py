@@ -124,7 +124,7 @@ def published_label(model: ModelRef, digest: str) -> tuple[str, Label] | None:
     """
     api, repo_id = connect(), model.repo_id
     if not_writable([repo_id]):
-        raise HubError(repo_id, "you or your token may not write to it, so its label cannot be published there", 403)
+        raise HubError(repo_id, "you or your token may not write to it; publish its label in a collection", 403)
     head = read_head(api, repo_id, "model")
     path, label = _label_in(api, head, model, digest)
     return (f"{constants.ENDPOINT}/{head.repo_id}/blob/{head.sha}/{path}", label) if label else None

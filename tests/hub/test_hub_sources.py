@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from test_hub_connection import lose_the_hub
 
 from hub_worlds import (
@@ -140,7 +141,8 @@ def test_requests_of_a_collection(hub):
 def test_private_and_gated_collections(hub):
     put_collection(LABELS)
     hub.repos["dataset", REPO].gated = "auto"
-    assert "is gated; accept its terms" in complaint_of(lambda: open_labels(COLLECTION, token=READER))
+    page = f"{constants.ENDPOINT}/datasets/{REPO}"
+    assert f"is gated; accept its terms at {page} and" in complaint_of(lambda: open_labels(COLLECTION, token=READER))
     hub.repos["dataset", REPO].private = True
     assert_lists(open_labels(COLLECTION), LABELS)
     assert "is not on the Hub, or private" in complaint_of(lambda: open_labels(COLLECTION, token=READER))
