@@ -126,7 +126,15 @@ class Ensemble:
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
         threshold = None if reject is None else self.threshold(reject, rule)
-        for logits in self._logits(images, self._heads(rule)):
+        models, heads = [self.selection.models[m] for m in self.selection.chosen_models], self._heads(rule)
+        for found in embed_images(self.residents, models, images, self.batch_size):
+            for model, head, embeddings in zip(models, heads, found, strict=True):
+                if (of_head := head.weights.shape[1]) != (of_model := embeddings.shape[1]):
+                    raise InputError(
+                        f"the head of {model.ref.short_name} has {of_head} dimensions, the model {of_model}; make the "
+                        "selection again"
+                    )
+            logits = np.stack([head.logits(embeddings) for head, embeddings in zip(heads, found, strict=True)])
             yield self._pooled(logits, rule, threshold)
 
     def model_runner(
@@ -193,8 +201,8 @@ class Ensemble:
             )
         return trial.threshold(reject)
 
-    def _pooled(self, logits: NDArray[np.floating[Any]], rule: Rule, threshold: float | None = None) -> Prediction:
-        """The prediction from logits [U, N, C] of the heads that the rule takes."""
+    def _pooled(self, logits: NDArray[np.floating[Any]], rule: Rule, threshold: float | None) -> Prediction:
+        """The prediction from logits [U, N, C] of the heads that the rule takes; NaN for unreadable images."""
         selection, chosen = self.selection, list(self.selection.chosen_models)
         readable = np.isfinite(logits).all(axis=(0, 2))
         probabilities, rejected = np.full(logits.shape[1:], np.nan), np.zeros(len(readable), np.bool_)
@@ -245,18 +253,6 @@ class Ensemble:
         if self.keeps_heads and len(self._made) > n_made:
             keep_heads(replace(self._from_names, heads=tuple(self._made[m] for m in chosen)))
         return heads
-
-    def _logits(self, images: Iterable[ImageLike], heads: Sequence[Head]) -> Iterator[NDArray[np.float32]]:
-        """[U, n, C] logits of the chosen models' heads on the next n images, batch by batch; NaN if unreadable."""
-        models = [self.selection.models[m] for m in self.selection.chosen_models]
-        for found in embed_images(self.residents, models, images, self.batch_size):
-            for model, head, embeddings in zip(models, heads, found, strict=True):
-                if (of_head := head.weights.shape[1]) != (of_model := embeddings.shape[1]):
-                    raise InputError(
-                        f"the head of {model.ref.short_name} has {of_head} dimensions, the model {of_model}; make the "
-                        "selection again"
-                    )
-            yield np.stack([head.logits(embeddings) for head, embeddings in zip(heads, found, strict=True)])
 
     def _check(self, images: Sequence[ImageLike]) -> None:
         """Validate the arguments before a model is loaded."""

@@ -82,8 +82,8 @@ class OpenClipModel(VisionLanguageModel):
 
 def _load(ref: ModelRef, folder: Path, token: str | None) -> tuple[torch.nn.Module, Any, Any]:
     """Load network, transform and tokenizer from a folder without running its code."""
-    parts = fetch_parts(ref, folder, token)
     text_config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]
+    parts = fetch_parts(ref, folder, text_config, token)
     if tower := text_config.get("hf_model_name"):
         _refuse_foreign_code(ref, parts[tower])
         text_config |= {"hf_model_name": str(parts[tower]), "hf_model_pretrained": False}

@@ -6,12 +6,11 @@ chosen by file names.
 
 from __future__ import annotations
 
-import json
 import os
 from enum import StrEnum
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound
@@ -32,9 +31,7 @@ from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from mll_hf.hub.connection import Head
+    from collections.abc import Callable, Collection, Mapping
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -170,23 +167,31 @@ def backend_of(ref: ModelRef) -> Backend:
 # ---- parts in other repos: an open_clip config may name those of its text tower and its tokenizer
 
 
-def fetch_parts(ref: ModelRef, folder: Path, token: str | None) -> dict[str, Path]:
+def fetch_parts(ref: ModelRef, folder: Path, text: Mapping[str, Any], token: str | None) -> dict[str, Path]:
     """Folders with the settings and tokenizers of the other repos that an open_clip model needs, by their name.
 
-    The model's digest cannot cover them, since only its downloaded config names them. Each repo is pinned to its commit
-    of the first load on this machine. Only settings and tokenizers are downloaded, no code, and at most 100 MB.
+    The model's digest cannot cover them, since only its downloaded config names them, in its part ``text``. Each repo
+    is pinned to its commit of the first load on this machine. Only settings and tokenizers are downloaded, no code and
+    no weights, and at most 100 MB.
 
     Raises:
         ModelError: A repo cannot be reached, or its files are too large.
     """
+    parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
+    if not (folder / "tokenizer_config.json").is_file():
+        parts[text.get("hf_tokenizer_name")] = SETTINGS
     folders = {}
-    for name, patterns in _parts(folder):
+    for name, patterns in parts.items():
+        if not name:
+            continue
         if ref.is_local and Path(name).is_dir():
             folders[name] = Path(name)
             continue
+        api, question = connect(token), f"{name} for {ref.key}"
         try:
             with hub_errors(name):
-                head = _head_of_part(ref, name, token)
+                head = read_head(api, name, "model", cached_listing(api, question))
+                cache_listing(api, question, head.sha)
                 at_root = [file for file in head.files if "/" not in file]
                 files = [file for file in at_root if any(fnmatch(file, pattern) for pattern in patterns)]
                 if sum(head.files[file].size for file in files) > _MAX_PART_BYTES:
@@ -196,23 +201,6 @@ def fetch_parts(ref: ModelRef, folder: Path, token: str | None) -> dict[str, Pat
             raise ModelError(ref.repo_id, f"needs files of another repo ({error}); use another model") from error
         folders[name] = Path(path)
     return folders
-
-
-def _parts(folder: Path) -> list[tuple[str, tuple[str, ...]]]:
-    """Repos that the config in a folder names, and patterns of the files that are needed of them."""
-    text = json.loads((folder / _OPEN_CLIP_CONFIG).read_bytes())["model_cfg"]["text_cfg"]
-    parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
-    if not (folder / "tokenizer_config.json").is_file():
-        parts[text.get("hf_tokenizer_name")] = SETTINGS  # no weights, no code
-    return [(name, patterns) for name, patterns in parts.items() if name]
-
-
-def _head_of_part(ref: ModelRef, name: str, token: str | None) -> Head:
-    """The commit of another repo with which a model was first loaded; its newest commit for a first load."""
-    api, question = connect(token), f"{name} for {ref.key}"
-    head = read_head(api, name, "model", cached_listing(api, question))
-    cache_listing(api, question, head.sha)
-    return head
 
 
 # ---- backend, by file names

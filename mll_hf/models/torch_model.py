@@ -124,27 +124,18 @@ class VisionLanguageModel(ABC):
         with torch.inference_mode(), self._running():
             while done < len(pixels):
                 part = pixels[done : done + self._max_images]
-                embeddings = self._encode_if_it_fits(part)
-                if embeddings is None:
-                    self._max_images = (len(part) + 1) // 2  # also for later batches, which are as large
-                    gc.collect()  # takes .2 s
-                    self._free_memory()
-                else:
-                    parts.append(embeddings)
+                try:
+                    parts.append(self._encode_batch(part))
                     done += len(part)
+                    continue
+                except RuntimeError as error:
+                    if len(part) == 1 or not _is_out_of_memory(error):
+                        raise
+                # after the except block, in which the exception keeps tensors alive
+                self._max_images = (len(part) + 1) // 2  # also for later batches, which are as large
+                gc.collect()  # takes .2 s
+                self._free_memory()
         return np.concatenate(parts)
-
-    def _encode_if_it_fits(self, pixels: torch.Tensor) -> NDArray[np.float32] | None:
-        """Embed a batch; None if it does not fit into memory.
-
-        Returns instead of freeing memory itself: until the exception is gone, its traceback keeps the tensors alive.
-        """
-        try:
-            return self._encode_batch(pixels)
-        except RuntimeError as error:
-            if len(pixels) == 1 or not _is_out_of_memory(error):
-                raise
-        return None
 
     def _encode_batch(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         pixels = pixels.to(self._device)
@@ -211,7 +202,8 @@ class VisionLanguageModel(ABC):
     def _measure(self) -> None:
         """Run the towers once to get cost and embedding size, and to fail early."""
         # noise, because half precision may overflow where a gray picture does not
-        pixels = self.preprocess(_noise(64, 64))
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        pixels = self.preprocess(Image.fromarray(noise))
         batch = pixels[None].to(self._device)
         self.cost = Cost(
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
@@ -245,10 +237,6 @@ class _Classifier(torch.nn.Module):
         return (embeddings @ self.weights.T + self.bias).softmax(dim=-1)
 
 
-def _noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
@@ -256,23 +244,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def count_flops(run: Callable[[], object]) -> int:
-    """Count the floating-point operations of matrix products and convolutions; a multiply-add counts as two."""
-    with torch.no_grad(), _only_counted_kernels(), FlopCounterMode(display=False) as counter:
-        run()
-    flops: int = counter.get_total_flops()
-    return flops
+    """Count the floating-point operations of matrix products and convolutions; a multiply-add counts as two.
 
-
-@contextlib.contextmanager
-def _only_counted_kernels() -> Iterator[None]:
-    """Disable fused attention kernels: on some devices torch's counter misses them."""
+    Fused attention kernels are disabled: on some devices torch's counter misses them.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+    flops: int = counter.get_total_flops()
+    return flops
 
 
 @contextlib.contextmanager
