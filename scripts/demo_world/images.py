@@ -206,6 +206,7 @@ def read_concepts() -> list[dict[str, Any]]:
     return nodes
 
 
+@cache
 def digits(split: Split) -> list[Picture]:
     """Digits 0 to 9: handwritten and printed in `train` and `probe`, handwritten by other people in `target`."""
     ids = {node["symbol"]: node["id"] for node in read_concepts() if node.get("symbol", "").isdigit()}
@@ -220,11 +221,13 @@ def digits(split: Split) -> list[Picture]:
     return written + _printed(split, ids)
 
 
+@cache
 def letters(split: Split) -> list[Picture]:
     """Capital letters A to Z in the split's fonts."""
     return _printed(split, {n["symbol"]: n["id"] for n in read_concepts() if n.get("symbol", "").isalpha()})
 
 
+@cache
 def icons(split: Split) -> list[Picture]:
     """Icons of everyday things in the split's icon fonts, without near duplicates of an earlier split's."""
     drawn = _all_icons()
@@ -243,6 +246,7 @@ def icons(split: Split) -> list[Picture]:
     return kept
 
 
+@cache
 def surfaces(split: Split) -> list[Picture]:
     """Patches at seeded places in the split's region of each photograph."""
     return [picture for number, photo in enumerate(PHOTOS) for picture in _patches(photo, split, number)]

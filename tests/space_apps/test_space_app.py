@@ -8,7 +8,6 @@ import os
 import shutil
 import warnings
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -29,7 +28,7 @@ BROWSER_OPTIONS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ]  # fmt: skip
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 60_000  # milliseconds; the machine may have other work
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +68,9 @@ def test_select_models(client):
     assert "k=2, max_gflops=50.0" in answer["code"]
 
 
-def test_20_visitors_at_once(url):
-    def visit(n):
-        visitor = gradio_client.Client(url, verbose=False)
-        return visitor.predict(["cat", "dog", f"thing {n}"], api_name="/select_models")["answer"][0]
-
-    with ThreadPoolExecutor(20) as pool:
-        assert all(answer.startswith("Use ") for answer in pool.map(visit, range(20)))
+def test_20_questions_at_once(client):
+    asked = [client.submit(["cat", "dog", f"thing {n}"], api_name="/select_models") for n in range(20)]
+    assert all(job.result()["answer"][0].startswith("Use ") for job in asked)
 
 
 def test_the_tools_of_the_mcp_server(url):
@@ -213,7 +208,6 @@ def test_the_page_opens_with_an_answer_and_examples_answer_at_once(visit, url, w
     answer = page.locator(".mll-answer")
     assert "org/" in answer.inner_text()  # no request needed: it is part of the page
     page.locator("#mll-cost .main-svg").first.wait_for()
-    check_page(page, f"first-{width}-{scheme}")
     page.get_by_role("button", name="Skin lesions").click()
     page.wait_for_function("document.querySelector('textarea').value.startsWith('melanoma')")
     answer.wait_for()
@@ -238,7 +232,6 @@ def test_two_clicks_fit_own_images_and_each_further_one_corrects(visit, tmp_path
     (tmp_path / "text.png").write_text("no image")
     find(page, "cat, dog", [tmp_path / "text.png", *noise(tmp_path, 17)])
     page.get_by_text("2 models tried on 17 images. 1 file could not be read").wait_for()
-    check_page(page, "images")
     thumbnails = page.locator("#mll-images")
     assert "✓" not in thumbnails.inner_text()
     thumbnails.get_by_role("button").nth(3).click()  # one that the visitor chooses
@@ -249,7 +242,7 @@ def test_two_clicks_fit_own_images_and_each_further_one_corrects(visit, tmp_path
     page.get_by_text("the class of 14 more images").or_(
         page.get_by_text("the class of 15 more images")
     ).first.wait_for()
-    check_page(page, "three")
+    check_page(page, "images")
 
     page.get_by_role("button", name="Take it home").click()
     page.get_by_role("button", name="Make the saved folder").click()
@@ -295,16 +288,6 @@ def test_a_fit_is_published_with_the_login_of_the_visitor(browser, api, tmp_path
     served.close()
 
 
-def test_a_few_images_are_classified(visit, tmp_path):
-    page = visit()
-    page.get_by_role("button", name="Options").click()
-    page.get_by_label("Maximum GFLOPs per image").first.fill("0.6")  # leaves the models that can be run
-    page.get_by_label("Maximum GFLOPs per image").first.press("Tab")
-    find(page, "cat, dog", noise(tmp_path, 3))
-    page.get_by_text("These are only classified").wait_for()
-    assert page.locator("#mll-images img").count() == 3
-
-
 def test_models_and_concepts_have_addresses(visit):
     page = visit(address="?concept=dog")
     page.get_by_role("table", name="Best at dog").wait_for()
@@ -326,7 +309,7 @@ def test_models_and_concepts_have_addresses(visit):
     assert page.evaluate("window.harmed") is None
 
 
-def test_errors_for_visitors_are_one_line_and_scripts_in_texts_do_not_run(visit):
+def test_errors_are_one_line_scripts_in_texts_do_not_run_and_a_few_images_are_classified(visit, tmp_path):
     page = visit()
     for classes, said in (
         ("", "No class names given"),
@@ -342,3 +325,9 @@ def test_errors_for_visitors_are_one_line_and_scripts_in_texts_do_not_run(visit)
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0
     assert page.locator(".mll table b").count() == 0
+    page.get_by_role("button", name="Options").click()
+    page.get_by_label("Maximum GFLOPs per image").first.fill("0.6")  # leaves the models that can be run
+    page.get_by_label("Maximum GFLOPs per image").first.press("Tab")
+    find(page, "cat, dog", noise(tmp_path, 3))
+    page.get_by_text("These are only classified").wait_for()
+    assert page.locator("#mll-images img").count() == 3
