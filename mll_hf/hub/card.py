@@ -72,9 +72,9 @@ def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
         repo_id=label.model.repo_id,
         owner=label.model.repo_id.partition("/")[0],
     )
-    tagged = add_tags(readme, [LABEL_TAG, graph_tag(label.graph_digest)])
     entry = {"file": path, "concepts": label.n_tested, "recall": round(label.mean_recall, 4)}
-    return put_section(put_entry(tagged, METADATA_KEY, short, entry), f"mll-label-{short}", lines)
+    readme = edit_metadata(readme, [LABEL_TAG, graph_tag(label.graph_digest)], METADATA_KEY, short, entry)
+    return put_section(readme, f"mll-label-{short}", lines)
 
 
 def _shown(text: str) -> str:
@@ -141,59 +141,55 @@ def _dataset_card(readme: str, tag: str, tags: list[str], title: str, lines: Seq
 # --- a README as text -------------------------------------------------------------------------------------------------
 
 
-def add_tags(readme: str, tags: Sequence[str]) -> str:
-    """Put those tags first that a README does not have; it may be empty. A CardError if it cannot be edited safely."""
-    front, end = _split(readme)[1], _line_break(readme)
-    old = _parse(front)
-    present = old.get("tags") or []
+def edit_metadata(readme: str, tags: Sequence[str], key: str, name: str, entry: Mapping[str, object]) -> str:
+    """Put those tags first that a README lacks, and set an entry of the mapping ``key``, which is JSON on one line.
+
+    The README may be empty. A CardError if it cannot be edited safely.
+    """
+    head, front, fence, body = _split(readme)
+    old, end = _parse(front), _line_break(readme)
+    present, entries = old.get("tags") or [], old.get(key) or {}
     if not isinstance(present, list):
         raise CardError("the card's tags are not a list; write them as a list")
+    if not isinstance(entries, dict) or getattr(_field(front, key)[1], "flow_style", None) is False:
+        raise CardError(f"the card's '{key}' was written by others; give it another name")
     missing = [tag for tag in tags if tag not in present]
-    if not missing:
-        return readme
+    with contextlib.suppress(CardError, TypeError, *_INVALID):  # dates are no JSON
+        entries = dict(sorted({**{str(known): each for known, each in entries.items()}, name: dict(entry)}.items()))
+        edited = _with_line(_with_tags(front, missing, end), key, json.dumps(entries, ensure_ascii=False), end)
+        expected = {**old, "tags": [*missing, *present], key: entries}
+        if yaml.safe_dump(_parse(edited)) == yaml.safe_dump(expected):  # as text, since 1 == True and nan != nan
+            return head + edited + fence + body
+    raise CardError("the card cannot be edited safely; add the tags and the entry of the label by hand")
+
+
+def _with_tags(front: str, tags: Sequence[str], end: str) -> str:
     _, node = _field(front, "tags")
-    at, flow = node.start_mark.index if node else len(front), ", ".join(missing)
+    if not tags:
+        return front
+    at, flow = node.start_mark.index if node else len(front), ", ".join(tags)
     if node is None:
-        new = end.join(["tags:", *(f"- {tag}" for tag in missing), ""])
+        new = end.join(["tags:", *(f"- {tag}" for tag in tags), ""])
     elif not isinstance(node, yaml.SequenceNode):
         new = f" [{flow}]"
     elif node.flow_style:
-        at, new = at + 1, f"{flow}, " if present else flow
+        at, new = at + 1, f"{flow}, " if node.value else flow
     else:
-        new = "".join(f"- {tag}{end}{' ' * node.start_mark.column}" for tag in missing)
-    return _with_front(readme, front[:at] + new + front[at:], {**old, "tags": [*missing, *present]})
+        new = "".join(f"- {tag}{end}{' ' * node.start_mark.column}" for tag in tags)
+    return front[:at] + new + front[at:]
 
 
-def put_entry(readme: str, key: str, name: str, entry: Mapping[str, object]) -> str:
-    """Set an entry of the mapping ``key`` of the metadata, which is written as JSON on one line. Errors as above."""
-    front = _split(readme)[1]
-    old, (first, node) = _parse(front), _field(front, key)
-    earlier = old.get(key) or {}
-    with contextlib.suppress(TypeError):  # dates
-        if isinstance(earlier, dict) and (not isinstance(node, yaml.MappingNode) or node.flow_style):
-            entries = dict(sorted({**{str(known): each for known, each in earlier.items()}, name: dict(entry)}.items()))
-            line = f"{key}: {json.dumps(entries, ensure_ascii=False)}"
-            if node is None:
-                edited = front + line + _line_break(readme)
-            else:
-                edited = front[: first.start_mark.index] + line + front[node.end_mark.index :]
-            return _with_front(readme, edited, {**old, key: entries})
-    raise CardError(f"the card's '{key}' was written by others; give it another name")
+def _with_line(front: str, key: str, value: str, end: str) -> str:
+    first, node = _field(front, key)
+    if node is None:
+        return f"{front}{key}: {value}{end}"
+    return f"{front[: first.start_mark.index]}{key}: {value}{front[node.end_mark.index :]}"
 
 
 def _field(front: str, key: str) -> tuple[Any, Any]:
     """Key and value of a field as nodes of the YAML, which know where they are; None for both if there is none."""
     fields = yaml.compose(front, Loader=yaml.SafeLoader).value if _parse(front) else []
     return next((field for field in fields if field[0].value == key), (None, None))
-
-
-def _with_front(readme: str, edited: str, expected: Mapping[Any, Any]) -> str:
-    """The README with an edited front matter, if that has the expected content."""
-    head, _, fence, body = _split(readme)
-    with contextlib.suppress(CardError, TypeError, *_INVALID):
-        if yaml.safe_dump(_parse(edited)) == yaml.safe_dump(expected):  # as text, since 1 == True and nan != nan
-            return head + edited + fence + body
-    raise CardError("the card cannot be edited safely; add the tags and the entry of the label by hand")
 
 
 def put_section(readme: str, name: str, lines: Sequence[str]) -> str:

@@ -113,7 +113,7 @@ def test_a_new_label_replaces_the_old_one_in_place():
         ("tags: ~", "by hand"),
         ("mll:\n- 1", "by others"),
         ("mll:\n  a: b", "by others"),
-        ("mll: {a: 2024-02-03}", "by others"),
+        ("mll: {a: 2024-02-03}", "by hand"),
     ],
 )
 def test_unsafe_front_matter_is_refused(front, reason):
