@@ -153,15 +153,23 @@ def _better_by(nominee: Nominee) -> str:
 def _of_domain(domain: str) -> Iterable[Nominee]:
     gains = _gains(domain)
     for model in known_models():
-        if domain in model.domains:
-            gain, in_logits, sets, better, sources = gains.get(model.name, (None, None, 0, 0, ()))
-            recommended = gain is not None and gain >= _MIN_GAIN and 2 * better >= sets and _is_ready(model)
-            yield Nominee(model, domain, gain, in_logits, sets=sets, sources=sources, recommended=recommended)
+        if domain not in model.domains:
+            continue
+        if not (rows := gains.get(model.name)):
+            yield Nominee(model, domain)
+            continue
+        sets = sum(figure.sets for *_, figure in rows)
+        gain = sum(gain * figure.sets for gain, _, figure in rows) / sets
+        in_logits = sum(gain * figure.sets for _, gain, figure in rows) / sets
+        better = sum(figure.sets for gain, _, figure in rows if gain > 0)
+        sources = tuple(sorted({figure.source for *_, figure in rows}))
+        recommended = gain >= _MIN_GAIN and 2 * better >= sets and _is_ready(model)
+        yield Nominee(model, domain, gain, in_logits, sets=sets, sources=sources, recommended=recommended)
 
 
 @cache
-def _gains(domain: str) -> Mapping[str, tuple[float, float, int, int, tuple[str, ...]]]:
-    """Mean gain over the best general model, the same in logits, sets, sets with a gain, and sources, by specialist."""
+def _gains(domain: str) -> Mapping[str, list[tuple[float, float, Figure]]]:
+    """By specialist, for each figure: the gain over the best general model, the same in logits, and the figure."""
     special = {model.name for model in known_models() if model.domains}
     groups: dict[tuple[str, str, str], list[Figure]] = defaultdict(list)
     for figure in figures():
@@ -174,16 +182,7 @@ def _gains(domain: str) -> Mapping[str, tuple[float, float, int, int, tuple[str,
             if figure.model in special:
                 best = max(general)
                 found[figure.model].append((figure.value - best, _logit(figure.value) - _logit(best), figure))
-    return {
-        name: (
-            sum(gain * figure.sets for gain, _, figure in rows) / sum(figure.sets for *_, figure in rows),
-            sum(gain * figure.sets for _, gain, figure in rows) / sum(figure.sets for *_, figure in rows),
-            sum(figure.sets for *_, figure in rows),
-            sum(figure.sets for gain, _, figure in rows if gain > 0),
-            tuple(sorted({figure.source for *_, figure in rows})),
-        )
-        for name, rows in found.items()
-    }
+    return found
 
 
 def _logit(share: float) -> float:
