@@ -192,17 +192,9 @@ class SemanticGraph:
 
     def max_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
         """[V] number of tests of each concept in a sample, and the maximum number of tests by domain."""
-        if images_per_concept not in self._max_tests:
-            pools = self.probe_pools
-            totals = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
-            by_domain = dict(zip(self.probes.by_domain if self.probes else (), totals, strict=True))
-            self._max_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), by_domain
-        return self._max_tests[images_per_concept]
-
-    @cached_property
-    def _max_tests(self) -> dict[int, tuple[NDArray[np.int64], Mapping[str, int]]]:
-        """Cache of :meth:`max_tests`, which is called for each label."""
-        return {}
+        pools, domains = self.probe_pools, self.probes.by_domain if self.probes else ()
+        by_domain = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
+        return np.minimum(pools.sum(axis=0), images_per_concept), dict(zip(domains, by_domain, strict=True))
 
     @cached_property
     def _by_lemma(self) -> Mapping[str, tuple[int, ...]]:

@@ -89,13 +89,12 @@ class Contest:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _pairs(self, start: int, decodable: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(image in the block, concept) for the contests of a block, sorted by concept."""
+        """(image in the block, concept) for the contests of a block."""
         images, concepts = self._probes.pairs_by_image
         first, last = np.searchsorted(images, [start, start + len(decodable)])
         images, concepts = images[first:last] - start, concepts[first:last]
-        order = np.argsort(concepts, kind="stable")
-        order = order[decodable[images[order]]]
-        return images[order], concepts[order]
+        kept = decodable[images]
+        return images[kept], concepts[kept]
 
     def _marked(self, *rows: list[NDArray[np.int64]]) -> torch.Tensor:
         """[N, V] boolean: each row marks the concepts that any of the lists has in this row."""
@@ -116,7 +115,7 @@ class Contest:
         images: NDArray[np.int64],
         concepts: NDArray[np.int32],
     ) -> None:
-        """Add contests, sorted by concept, to the counts."""
+        """Add contests to the counts."""
         import torch
 
         numbers = images + start

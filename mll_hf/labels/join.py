@@ -80,12 +80,6 @@ class JoinedLabels:
         return tuple(row[g] for row in self.labels)
 
     @cached_property
-    def known(self) -> NDArray[np.bool_]:
-        """[G, M] which models have a label on which graph."""
-        columns = zip(*self.labels, strict=True)
-        return np.array([[label is not None for label in column] for column in columns], np.bool_)
-
-    @cached_property
     def rank_shares(self) -> NDArray[np.float64]:
         """[G, M, RANK_BINS] mean rank shares of the labels; 0 without a label."""
         shares = np.zeros((len(self.union.graphs), len(self), RANK_BINS))

@@ -68,7 +68,7 @@ def estimated_recall(candidates: Candidates, class_weight: float) -> tuple[Float
     sums, images, guesses, n_guesses = np.zeros((4, len(labels), len(selected)))
     spreads = np.zeros(len(selected))
     for g in graphs_in_use(labels, candidates.domain):
-        rows, known = labels.union.rows[g, selected], labels.known[g]
+        rows, known = labels.union.rows[g, selected], np.array([label is not None for label in labels.on_graph(g)])
         columns, mean = np.flatnonzero(rows >= 0), mean_recall_among(labels, g, n_candidates)
         found, n_images = recall_on_graph(labels, g, rows[columns], n_candidates, mean)
         weights = np.where(known[:, None], n_images + PRIOR_IMAGES, 0)
