@@ -41,26 +41,25 @@ for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_p
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by torch; workers share the cores
 
-# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser;
-# sentence-transformers; the demo's pictures; datasets). Slowest first, since the run ends with the last one. Every
-# other file is its own group, so its fixtures are created once.
+# Groups of files that run on one worker, because they share large objects (Gradio and the browser; models labeled by
+# the command line; datasets). Slowest first, since the run ends with the last one. Every other file is its own group,
+# so its fixtures are created once.
 GROUPS = (
-    ("tests/space_apps/",),
-    ("tests/labeling/test_many.py",),
-    ("tests/models/test_conformance.py", "tests/matching/test_minilm.py", "tests/matching/test_text_encoder.py"),
-    ("tests/test_export.py",),
-    ("tests/test_end_to_end.py",),
-    ("tests/cli/test_cli.py", "tests/cli/test_select.py", "tests/cli/test_predict.py"),
-    ("tests/graph_tools/",),
-    ("tests/hub/test_hub_publish.py",),
-    ("tests/test_serving.py",),
-    ("tests/test_client.py",),
-    ("tests/benchmark/test_run.py",),
-    ("tests/models/test_backends.py",),
-    ("tests/test_live_check.py",),
-    ("tests/hub/test_hub_sources.py",),
-    ("tests/test_readme.py",),
-    ("tests/cli/test_cli_hub.py",),
+    "tests/space_apps/",
+    "tests/labeling/test_many.py",
+    "tests/models/test_conformance.py",
+    "tests/cli/",
+    "tests/test_export.py",
+    "tests/test_end_to_end.py",
+    "tests/graph_tools/",
+    "tests/test_live_check.py",
+    "tests/hub/test_hub_publish.py",
+    "tests/test_serving.py",
+    "tests/test_client.py",
+    "tests/benchmark/test_run.py",
+    "tests/models/test_backends.py",
+    "tests/hub/test_hub_sources.py",
+    "tests/test_readme.py",
 )
 _STDERR, _MODULES = pytest.StashKey[int](), pytest.StashKey[int]()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -69,7 +68,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class _ByGroups(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]
-        return next((group[0] for group in GROUPS if file.startswith(group)), file)
+        return next((group for group in GROUPS if file.startswith(group)), file)
 
 
 @pytest.hookimpl(optionalhook=True)

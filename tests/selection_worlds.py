@@ -33,13 +33,18 @@ class WordEncoder:
 
     def encode(self, texts):
         self.texts.extend(texts)
-        vectors = np.stack([sum(_of_word(word, self.size) for word in text.lower().split() or [""]) for text in texts])
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        return np.stack([_of_text(text, self.size) for text in texts])
+
+
+@cache
+def _of_text(text, size):
+    vector = sum(_of_word(word.strip(".,"), size) for word in text.lower().split() or [""])
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 @cache
 def _of_word(word, size):
-    return np.random.default_rng(zlib.crc32(word.strip(".,").encode())).standard_normal(size)
+    return np.random.default_rng(zlib.crc32(word.encode())).standard_normal(size)
 
 
 LABEL_STRATEGIES = [strategy for strategy in Strategy if strategy is not Strategy.IMAGENET]  # which needs no label
