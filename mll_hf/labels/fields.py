@@ -104,7 +104,9 @@ RIVAL_TENSORS: Mapping[str, tuple[type[np.generic], str]] = {"rivals": (np.uint1
 
 def check_metadata(document: Mapping[str, Any]) -> None:
     """Check that a document has exactly the fields of the table, each of its type and in its range."""
-    found = dict(_flat(document))
+    found: dict[str, Any] = {}
+    for key, value in document.items():  # sections are objects of one level
+        found |= {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
     expected = {field.path for field in FIELDS}
     if missing := sorted(expected - found.keys()):
         raise LabelError(f"metadata '{missing[0]}' is missing")
@@ -116,16 +118,6 @@ def check_metadata(document: Mapping[str, Any]) -> None:
             raise LabelError(f"metadata '{field.path}' is of a wrong type; expected {field.range}")
         if not field.fits(value):
             raise LabelError(f"metadata '{field.path}' is not {field.range}")
-
-
-def _flat(document: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Fields by path; sections are objects of one level."""
-    fields: list[tuple[str, Any]] = []
-    for key, value in document.items():
-        fields += (
-            [(f"{key}.{name}", each) for name, each in value.items()] if isinstance(value, dict) else [(key, value)]
-        )
-    return fields
 
 
 def check_tensors(

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 
 _THREADS = 16  # that fetch rivals
-_NO_GRAPH = "the graph cannot be read; its publisher must make it public, or give it with --graph"
 
 
 class NoLabelsError(InputError):
@@ -222,13 +221,12 @@ def _usable(
     usable: dict[LabelKey, list[Label]] = defaultdict(list)
     unusable: dict[tuple[str, str], list[Label]] = defaultdict(list)
     for label in labels:
-        if not (graph := graphs.get(label.graph_digest)):
-            unusable[_NO_GRAPH, label.graph_digest].append(label)
-            continue
         try:
+            if not (graph := graphs.get(label.graph_digest)):
+                raise LabelError("the graph cannot be read; its publisher must make it public, or give it with --graph")
             check_label_fits(label, graph)
         except LabelError as error:
-            unusable[error.reason, ""].append(label)
+            unusable[error.reason, label.graph_digest].append(label)
         else:
             usable[label.key].append(label)
     for (reason, _), group in sorted(unusable.items()):

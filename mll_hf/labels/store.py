@@ -166,9 +166,9 @@ class LabelStore:
 
     def path_of(self, label: Label) -> Path:
         """Path of a label."""
-        return (
-            self.folder / label_path(label.model, label.key) if self.files is None else self._path_by_label[id(label)]
-        )
+        if self.files is None:
+            return self.folder / label_path(label.model, label.key)
+        return self._path_by_label[id(label)]
 
     def origin_of(self, label: Label) -> Origin:
         """Location and publisher of a label."""
