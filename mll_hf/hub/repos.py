@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, whoami
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from mll_hf.errors import CardError, HubError, InputError
 from mll_hf.hub.connection import (
@@ -86,6 +87,7 @@ def not_writable(names: Iterable[str], repo_type: str = "model") -> tuple[str, .
 
     def is_writable(repo_id: str) -> bool:
         with hub_errors(repo_id):
+            validate_repo_id(repo_id)  # which auth_check does not
             try:
                 retried(partial(api.auth_check, repo_id, repo_type=repo_type, write=True))
             except RepositoryNotFoundError as error:
