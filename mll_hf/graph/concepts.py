@@ -190,12 +190,6 @@ class SemanticGraph:
                     own[self.index[concept], column[kind]] += count
         return (self.pooled(own) * self.has_tests[:, None]).T
 
-    def max_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
-        """[V] number of tests of each concept in a sample, and the maximum number of tests by domain."""
-        pools, domains = self.probe_pools, self.probes.by_domain if self.probes else ()
-        by_domain = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
-        return np.minimum(pools.sum(axis=0), images_per_concept), dict(zip(domains, by_domain, strict=True))
-
     @cached_property
     def _by_lemma(self) -> Mapping[str, tuple[int, ...]]:
         table: dict[str, list[int]] = {}

@@ -75,7 +75,7 @@ def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - pars
     match document:
         case {"location": str(location), "files": list(files), "kinds": list(kinds), "images": dict(images)} if (
             all(isinstance(file, str) and _SHA256.fullmatch(file) for file in files)
-            and all(_is_kind(kind) for kind in kinds)
+            and all(isinstance(kind, list) and list(map(type, kind)) == [str, str] for kind in kinds)
             and len({domain for domain, _ in kinds}) <= MAX_DOMAINS
             and sorted(map(tuple, kinds)) == list(dict.fromkeys(map(tuple, kinds)))
             and all(_are_counts(counts, len(kinds)) for counts in images.values())
@@ -85,15 +85,11 @@ def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - pars
     raise GraphError("invalid 'probes': needs location, files, kinds and images; fetch or publish the graph again")
 
 
-def _is_kind(kind: object) -> bool:
-    return isinstance(kind, list) and len(kind) == 2 and all(isinstance(text, str) for text in kind)
-
-
 def _are_counts(counts: object, n_kinds: int) -> bool:
     """Whether parsed JSON is a list of pairs of a kind and a count, sorted by kind."""
-    if not isinstance(counts, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in counts):
+    if not isinstance(counts, list):
         return False
-    if not all(type(number) is int for pair in counts for number in pair):
+    if not all(isinstance(pair, list) and list(map(type, pair)) == [int, int] for pair in counts):
         return False
     kinds = [kind for kind, _ in counts]
     in_range = all(0 <= kind < n_kinds and 0 < count < _MAX_IMAGES for kind, count in counts)

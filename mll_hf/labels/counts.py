@@ -160,12 +160,6 @@ def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64])
     return wins
 
 
-def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[...] recall from counts of images by rank [..., RANK_BINS] and :func:`chance_to_win`; 0 without images."""
-    won = ranks @ chances
-    return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
-
-
 def recall_of(hits: NDArray[np.integer[Any]], support: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
     """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 without images."""
     return (hits / np.maximum(support, 1)).astype(np.float32)

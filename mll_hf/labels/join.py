@@ -161,6 +161,10 @@ def join_labels(
         tests = max(int(label.support.sum()) for label in usable[key])
         return key.graph_digest, not is_default, -publishers(usable[key]), -len(usable[key]), -tests, key
 
+    def order_of_labels(label: Label) -> tuple[object, ...]:
+        """Of each model: the most tests; the id and the commit break ties."""
+        return -int(label.support.sum()), label.model.repo_id, label.model.revision
+
     def order_of_references(digest: str) -> tuple[object, ...]:
         """The default graph, no hypernyms elsewhere, most publishers, labels and concepts."""
         graph, column = by_digest[digest], columns[digest]
@@ -173,7 +177,7 @@ def join_labels(
     columns: dict[str, dict[str, Label]] = {}  # by graph and model
     for key in sorted(usable, key=order_of_images):
         if key.graph_digest not in columns:
-            preferred = sorted(usable[key], key=_order_of_labels)
+            preferred = sorted(usable[key], key=order_of_labels)
             columns[key.graph_digest] = {label.model.key: label for label in reversed(preferred)}
         else:
             images = min(label.probes_name for label in usable[key])
@@ -200,11 +204,6 @@ def join_labels(
     keys = sorted(rows, key=lambda key: (rows[key].model.repo_id, key))
     joined = tuple(tuple(columns[graph.digest].get(key) for graph in union.graphs) for key in keys)
     return JoinedLabels(union, joined, tuple(left_out))
-
-
-def _order_of_labels(label: Label) -> tuple[object, ...]:
-    """Of one model on the same images: the most tests; the commit and the id break ties."""
-    return -int(label.support.sum()), label.model.repo_id, label.model.revision
 
 
 def _leave_out(left_out: list[str], labels: Sequence[Label], reason: str) -> None:

@@ -239,11 +239,13 @@ def check_label_fits(label: Label, graph: SemanticGraph, name: Path | str = "") 
         )
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
-    expected, by_domain = graph.max_tests(label.images_per_concept)
+    pools, per_concept = graph.probe_pools, label.images_per_concept
+    expected = np.minimum(pools.sum(axis=0), per_concept)
+    possible = dict(zip(graph.probes.by_domain, np.minimum(pools, per_concept).sum(axis=1).tolist(), strict=True))
     claimed = dict(zip(label.domain_names, label.domain_ranks.sum(axis=1, dtype=np.int64).tolist(), strict=True))
     if (label.support > expected).any() or label.support.sum() < _MIN_DECODED * expected.sum():
         fault = f"has {int(label.support.sum()):,} tests instead of {int(expected.sum()):,}"
-    elif wrong := [name for name, tests in claimed.items() if tests > by_domain.get(name, 0)]:
+    elif wrong := [name for name, tests in claimed.items() if tests > possible.get(name, 0)]:
         fault = f"has more tests on '{wrong[0]}' than possible"
     else:
         return

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import chances_to_win, expected_wins, mean_chance_to_win, recall_among
+from mll_hf.labels.counts import chances_to_win, expected_wins, mean_chance_to_win
 from mll_hf.matching.prompts import named_domain
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 
@@ -151,7 +151,8 @@ def domain_odds_ratios(labels: JoinedLabels, domain: str | None, n_candidates: i
     chances = mean_chance_to_win(labels.union.graphs[0].rival_counts, n_candidates)
     for m, label in enumerate(labels.reference if named is not None else ()):
         if names[named or 0] in label.domain_names:
-            overall = float(recall_among(label.domain_ranks.sum(axis=0), chances))
+            of_all = label.domain_ranks.sum(axis=0)
+            overall = float(of_all @ chances / max(int(of_all.sum()), 1))
             of_domain = label.domain_ranks[label.domain_names.index(names[named or 0])]
             if 0 < overall < 1:
                 recall = (of_domain @ chances + PRIOR_IMAGES * overall) / (of_domain.sum() + PRIOR_IMAGES)
