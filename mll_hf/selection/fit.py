@@ -15,8 +15,9 @@ heads give. It differs from the textbook in four points, each chosen on developm
    shares toward equal ones, with few images per class still more. One pseudo-image of each class is where its text
    says, at the distance from the mean at which the images are.
 3. Several models are fitted together: all learn from their pooled probabilities, so the cheap ones from the dear ones,
-   and the offsets make each one's mean probabilities those of the pool. A single model has nothing to correct it, so
-   it is fitted with more caution, and has no offsets.
+   and the offsets make each one's mean probabilities those of the pool. Models weigh by their information, then also
+   by their agreement with the pool beyond chance. A single model has nothing to correct it, so it is fitted with more
+   caution, and has no offsets.
 4. With examples, each model's strength is chosen by cross-validation; 0 is the zero-shot head, and 1 leaves it out,
    for names that say nothing. Unlabeled images then weigh less the less certain the models are.
 """
@@ -30,7 +31,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.head import Head
-from mll_hf.selection.probabilities import DIGITS, image_scale, mutual_information, pooling_weights, softmax
+from mll_hf.selection.probabilities import DIGITS, image_scale, kappa, mutual_information, pooling_weights, softmax
 from mll_hf.selection.suggest import FOLDS, effective_counts, folds_of
 from mll_hf.utils.arrays import ArrayFields
 
@@ -179,14 +180,14 @@ class _Images:
         logits: Floats = np.stack(found).astype(np.float64)
         first, n_classes = softmax(logits), logits.shape[2]
         information = np.clip(mutual_information(first) / np.log(max(n_classes, 2)), 0, 1)
-        weights = pooling_weights(information, n_classes)
+        weights = pooling_weights(2 * information, n_classes)  # so that many weak models do not outvote a good one
         offsets = np.zeros((len(logits), n_classes))
         for _ in range(_STEPS):
             probabilities = softmax(logits + offsets[:, None])
             pool = np.tensordot(weights, probabilities, axes=1)
             offsets = offsets + _correction(probabilities, pool, shares, np.zeros((0, n_classes)))
         pool = np.tensordot(weights, softmax(logits + offsets[:, None]), axes=1)
-        weights = pooling_weights((first.argmax(axis=2) == pool.argmax(axis=1)).mean(axis=1), n_classes)
+        weights = pooling_weights(kappa(first, pool) + information, n_classes)
         pool = np.tensordot(weights, softmax(logits + offsets[:, None]), axes=1)
         centers = [each.mean(axis=0, dtype=np.float64) for each in embeddings]
         centered = [each - center for each, center in zip(embeddings, centers, strict=True)]

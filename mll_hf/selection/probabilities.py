@@ -60,6 +60,18 @@ def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
     return entropy(probabilities.mean(axis=1, dtype=np.float64)) - entropy(probabilities).mean(axis=1)
 
 
+def kappa(probabilities: NDArray[np.float64], pool: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[T] agreement of models [T, N, C] with their pool [N, C] beyond chance: at least 0, and 1 if they always agree.
+
+    Models that predict few classes agree by chance (Cohen, Educ. Psychol. Meas. 20(1), 1960).
+    """
+    n_images, n_classes = pool.shape
+    predicted, pooled = np.eye(n_classes)[probabilities.argmax(axis=2)], np.eye(n_classes)[pool.argmax(axis=1)]
+    agreement = (predicted * pooled).sum(axis=(1, 2)) / n_images
+    by_chance = predicted.mean(axis=1) @ pooled.mean(axis=0)
+    return np.asarray(np.maximum(agreement - by_chance, 0) / np.maximum(1 - by_chance, _MIN_SCALE))
+
+
 def image_scale(logits: NDArray[np.floating]) -> float:
     """Standard deviation of logits [N, C] after removing the means of images and of classes.
 

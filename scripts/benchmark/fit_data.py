@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 SCALE = 100.0  # of the logits of CLIP
-ZOO = ("general-vit-large", "general-resnet", "photo-vit-large", "animals-vit", "general-weak10", "glyph-vit")
 ZOO_IMAGES = 420
 
 
@@ -88,10 +87,10 @@ def read_food(path: Path) -> Data:
     return replace(whole, usable=np.flatnonzero(~is_test), fixed=np.flatnonzero(is_test))
 
 
-def zoo_tasks(testbed: Path, folder: Path) -> Iterator[Data]:
+def zoo_tasks(testbed: Path, cached: Path) -> Iterator[Data]:
     """The zoo's tasks; embeddings are cached."""
-    refs = [resolve_model(f"local-dir:{testbed / 'zoo' / name}") for name in ZOO]
-    tasks, cache = load_tasks(testbed / "targets", ZOO_IMAGES), EmbeddingCache(folder)
+    refs = [resolve_model(f"local-dir:{folder}") for folder in sorted((testbed / "zoo").iterdir()) if folder.is_dir()]
+    tasks, cache = load_tasks(testbed / "targets", ZOO_IMAGES), EmbeddingCache(cached)
     cache.fill(refs, tasks, [flat(prompts_of(task)) for task in tasks])
     for task in tasks:
         embedded, readable = read_embeddings(cache, refs, task, prompts_of(task))

@@ -66,6 +66,20 @@ def test_fitted_heads_predict_other_images_better_and_examples_improve_them(n_mo
     assert examples > 0.01
 
 
+def test_weak_models_that_agree_do_not_outvote_a_good_one():
+    """All but the first model read poorly, and prefer the same two classes."""
+    for seed in range(3):
+        images, heads, true = make_world(150, 16, seed, tilt=0.7)
+        rng, preferred = np.random.default_rng(seed), 30 * np.eye(C)[:2].sum(axis=0)
+        for m, head in enumerate(heads[1:], 1):
+            noise = 400 * unit(rng.normal(size=(C, D)))
+            heads[m] = Head(100 * unit(head.weights + noise), preferred.astype(np.float32))
+        found = fit(seen(images, 150), heads)
+        before, after = (accuracies(h, images, true) for h in (heads, found.heads))
+        assert before[0] > before[1:].max() + 0.25
+        assert after[0] > before[0] - 0.02
+
+
 @pytest.mark.parametrize("n_models", [1, 3])
 def test_names_that_say_nothing_are_left_out_when_examples_say_so(n_models):
     for seed in range(3):
@@ -159,11 +173,16 @@ def naive_fit(embeddings, heads, strength):
             offsets[m] += (step - np.mean(step)) * n_images / (n_images + n_classes)
 
     information = mutual_information(softmax(z)) / np.log(n_classes)
-    weights = pooling_weights(information, n_classes)
+    weights = pooling_weights(2 * information, n_classes)
     for _ in range(5):
         correct(z + offsets[:, None], weights)
     answers = pooled(z + offsets[:, None], weights).argmax(axis=1)
-    weights = pooling_weights((z.argmax(axis=2) == answers).mean(axis=1), n_classes)
+    kappa = []
+    for each in z:
+        predicted = each.argmax(axis=1)
+        chance = sum((predicted == y).mean() * (answers == y).mean() for y in range(n_classes))
+        kappa.append(max((predicted == answers).mean() - chance, 0) / (1 - chance))
+    weights = pooling_weights(np.array(kappa) + information, n_classes)
     pool = pooled(z + offsets[:, None], weights)
     for _ in range(2):
         centered = [each - each.mean(axis=0, dtype=np.float64) for each in embeddings]
