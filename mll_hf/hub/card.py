@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from importlib import resources
 from string import Template
@@ -43,6 +44,7 @@ _NEEDED = "They are needed only to measure models: labels can be read, compared 
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 _FRONT = re.compile(r"(\ufeff?\s*---[ \t]*\r?\n)((?:.*?\n)??)(---[ \t]*(?:\r?\n|\Z))", re.DOTALL)
 _OPENING = re.compile(r"\ufeff?\s*---[ \t]*(?:[\r\n]|\Z)")
+_BETWEEN = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)+\Z")  # the end of a line, and blank lines and comments after it
 _INVALID = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # the last three: numbers, dates, nesting
 
 
@@ -72,8 +74,12 @@ def add_label(readme: str, label: Label, path: str = LABEL_PATH) -> str:
         repo_id=label.model.repo_id,
         owner=label.model.repo_id.partition("/")[0],
     )
+    entries = _parse(_split(readme)[1]).get(METADATA_KEY) or {}
+    if not isinstance(entries, dict):
+        raise CardError(f"the card's '{METADATA_KEY}' was written by others; give it another name")
     entry = {"file": path, "concepts": label.n_tested, "recall": round(label.mean_recall, 4)}
-    readme = edit_metadata(readme, [LABEL_TAG, graph_tag(label.graph_digest)], METADATA_KEY, short, entry)
+    entries = dict(sorted({**{str(key): each for key, each in entries.items()}, short: entry}.items()))
+    readme = edit_metadata(readme, [LABEL_TAG, graph_tag(label.graph_digest)], {METADATA_KEY: entries})
     return put_section(readme, f"mll-label-{short}", lines)
 
 
@@ -141,26 +147,26 @@ def _dataset_card(readme: str, tag: str, tags: list[str], title: str, lines: Seq
 # --- a README as text -------------------------------------------------------------------------------------------------
 
 
-def edit_metadata(readme: str, tags: Sequence[str], key: str, name: str, entry: Mapping[str, object]) -> str:
-    """Put those tags first that a README lacks, and set an entry of the mapping ``key``, which is JSON on one line.
+def edit_metadata(readme: str, tags: Sequence[str], fields: Mapping[str, Any]) -> str:
+    """Put those tags first that a README lacks, and set fields, each on one line; None removes a field.
 
     The README may be empty. A CardError if it cannot be edited safely.
     """
     head, front, fence, body = _split(readme)
     old, end = _parse(front), _line_break(readme)
-    present, entries = old.get("tags") or [], old.get(key) or {}
+    present = old.get("tags") or []
     if not isinstance(present, list):
         raise CardError("the card's tags are not a list; write them as a list")
-    if not isinstance(entries, dict) or getattr(_field(front, key)[1], "flow_style", None) is False:
-        raise CardError(f"the card's '{key}' was written by others; give it another name")
     missing = [tag for tag in tags if tag not in present]
+    expected = {**old, "tags": [*missing, *present], **fields}
+    expected = {key: value for key, value in expected.items() if value is not None or key not in fields}
     with contextlib.suppress(CardError, TypeError, *_INVALID):  # dates are no JSON
-        entries = dict(sorted({**{str(known): each for known, each in entries.items()}, name: dict(entry)}.items()))
-        edited = _with_line(_with_tags(front, missing, end), key, json.dumps(entries, ensure_ascii=False), end)
-        expected = {**old, "tags": [*missing, *present], key: entries}
+        edited = _with_tags(front, missing, end)
+        for key, value in fields.items():
+            edited = _with_field(edited, key, value, end)
         if yaml.safe_dump(_parse(edited)) == yaml.safe_dump(expected):  # as text, since 1 == True and nan != nan
             return head + edited + fence + body
-    raise CardError("the card cannot be edited safely; add the tags and the entry of the label by hand")
+    raise CardError(f"the card cannot be edited safely; set by hand: {', '.join(['tags', *fields])}")
 
 
 def _with_tags(front: str, tags: Sequence[str], end: str) -> str:
@@ -179,11 +185,17 @@ def _with_tags(front: str, tags: Sequence[str], end: str) -> str:
     return front[:at] + new + front[at:]
 
 
-def _with_line(front: str, key: str, value: str, end: str) -> str:
+def _with_field(front: str, key: str, value: object, end: str) -> str:
     first, node = _field(front, key)
+    line = "" if value is None else f"{key}: {json.dumps(value, ensure_ascii=False)}"
+    if isinstance(value, str):
+        line = yaml.safe_dump({key: value}, allow_unicode=True, width=math.inf).strip()
     if node is None:
-        return f"{front}{key}: {value}{end}"
-    return f"{front[: first.start_mark.index]}{key}: {value}{front[node.end_mark.index :]}"
+        return front + line + end if line else front
+    before, after = front[: first.start_mark.index], front[node.end_mark.index :]
+    last = _BETWEEN.search(front[: node.end_mark.index])  # a list or mapping ends where the next field begins
+    after = (last[0] if last and getattr(node, "flow_style", None) is False else "") + after
+    return before + (line + after if line else after.partition("\n")[2])
 
 
 def _field(front: str, key: str) -> tuple[Any, Any]:

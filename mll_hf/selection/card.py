@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import yaml  # type: ignore[import-untyped]
-from huggingface_hub import ModelCard
-
-from mll_hf.errors import CardError
-from mll_hf.hub.card import put_section
+from mll_hf.hub.card import edit_metadata, put_section
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.utils.tables import MISSING, markdown_table
-from mll_hf.utils.text import abridged, escaped, gigaflops, one_line, shortened
+from mll_hf.utils.text import abridged, escaped, gigaflops, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +26,7 @@ FITTED = (
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
     """The README of a repo or folder with a selection.
 
-    Updates the metadata and our section of the existing README and keeps the rest.
+    Updates our fields of the metadata and our section of the existing README, and keeps every other byte.
 
     Args:
         selection: The selection.
@@ -41,18 +37,9 @@ def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, st
     Raises:
         CardError: The existing README cannot be edited.
     """
-    try:
-        card = ModelCard(readme if readme.strip() else "---\n{}\n---\n")
-        old = card.data.get("tags")
-        tags = old if isinstance(old, list) else []
-        for key, value in _metadata(selection, licenses).items():
-            card.data[key] = value
-        card.data["tags"] = [SELECTION_TAG, *(tag for tag in tags if tag != SELECTION_TAG)]
-        text = str(card)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise CardError(f"the card's metadata cannot be read ({one_line(error, 80)}); correct them first") from None
-    if not card.text.strip():
-        text = f"{text.rstrip()}\n\n# {escaped(_title(selection))}\n"
+    text = edit_metadata(readme, [SELECTION_TAG], _metadata(selection, licenses))
+    if not readme.strip():
+        text += f"\n# {escaped(_title(selection))}\n"
     return put_section(text, SELECTION_TAG, _section(selection, repo_id, licenses))
 
 

@@ -71,6 +71,7 @@ def test_two_tags_an_entry_and_a_section():
         ("---\nx: y # z\ntags: [a]\n---\n", f"---\nx: y # z\ntags: [{PAIR}, a]\n{LINE}---\n\n"),
         (f"---\n{LINE}x: y # z\ntags: [a]\n---\n", f"---\n{LINE}x: y # z\ntags: [{PAIR}, a]\n---\n\n"),
         ("---\nmll:  # ours\nx: y\n---\n", f"---\n{LINE[:-1]}  # ours\nx: y\ntags:\n{OURS}---\n\n"),
+        ("---\nmll:\n  0:\n    x: 1\n# why\n\ny: z\n---\n", f"---\n{BESIDE}# why\n\ny: z\ntags:\n{OURS}---\n\n"),
         ("---\nmll: {0: {x: 1}}\n---\n", f"---\n{BESIDE}tags:\n{OURS}---\n\n"),
     ],
 )
@@ -112,7 +113,6 @@ def test_a_new_label_replaces_the_old_one_in_place():
         ("tags: clip", "tags are not a list"),
         ("tags: ~", "by hand"),
         ("mll:\n- 1", "by others"),
-        ("mll:\n  a: b", "by others"),
         ("mll: {a: 2024-02-03}", "by hand"),
     ],
 )

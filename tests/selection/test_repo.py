@@ -85,17 +85,18 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     assert f'classifier = pipeline("{tmp_path}/it\'s")' in (tmp_path / "it's" / "README.md").read_text()
     readme = tmp_path / "here" / "README.md"
     assert "license: mit" in readme.read_text()
-    readme.write_text(readme.read_text() + "Mine.\n")
+    readme.write_text(readme.read_text().replace("---\n", "---\nlanguage: [no]  # Norwegian\n", 1) + "Mine.\n")
     monkeypatch.setattr(hub, "down", True)
     selection.save_pretrained(tmp_path / "here")
     assert "licenses are missing from the card" in caplog.text
     assert "license: unknown" in readme.read_text()
+    assert readme.read_text().startswith("---\nlanguage: [no]  # Norwegian\n")
     assert readme.read_text().endswith("Mine.\n")
     readme.write_bytes(b"\xff\xfe")
     with pytest.raises(CardError, match=r"README\.md cannot be read"):
         selection.save_pretrained(tmp_path / "here")
     readme.write_text("---\n- a list\n---\n")
-    with pytest.raises(CardError, match="metadata cannot be read"):
+    with pytest.raises(CardError, match="not a mapping"):
         selection.save_pretrained(tmp_path / "here")
 
 
