@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, whoami
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mll_hf.errors import CardError, HubError, InputError
 from mll_hf.hub.connection import (
