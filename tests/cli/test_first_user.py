@@ -106,7 +106,7 @@ def test_a_label_on_a_second_graph_joins_the_first(model, graph, hub, capsys, mo
 
 
 def test_a_first_label_on_the_graph_in_the_package(model, hub, capsys, monkeypatch, tmp_path):
-    said = done(capsys, "label", model, "--labels", tmp_path / "labels")
+    said = done(capsys, "label", model, "--labels", tmp_path / "labels", "--sample", "2")
     assert f"labeled: {model} on emoji (mean recall" in said
     assert "recognizes drawings of everyday things, animals and food, which says little about photos" in said
     assert "others cannot use" not in done(capsys, "push", model, "--labels", tmp_path / "labels")
