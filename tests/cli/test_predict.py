@@ -136,13 +136,3 @@ def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys)
     Path("a.png").write_bytes(encoded((1, 2, 3), 0))
     choice = chosen(capsys, world)
     assert words in fails(capsys, "predict", *(choice if word == "CHOICE" else word for word in arguments))
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"classes": ["a"]}'])
-def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, capsys, content):
-    (tmp_path / "choice.json").write_text(content)
-    said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
-    assert f"{tmp_path / 'choice.json'}" in said
-    assert "this is not a selection" in said
-    assert "make one with: mll-hf " in said
-    assert "Error" not in said
