@@ -15,9 +15,9 @@ heads give. It differs from the textbook in four points, each chosen on developm
    shares toward equal ones, with few images per class still more. One pseudo-image of each class is where its text
    says, at the distance from the mean at which the images are.
 3. Several models are fitted together: all learn from their pooled probabilities, so the cheap ones from the dear ones,
-   and the offsets make each one's mean probabilities those of the pool. Models weigh by their information, then also
-   by their agreement with the pool beyond chance. A single model has nothing to correct it, so it is fitted with more
-   caution, and has no offsets.
+   and the offsets make each one's mean probabilities those of the pool. The pool starts with the most informative
+   models; then all weigh by their agreement with it beyond chance. A single model has nothing to correct it, so it is
+   fitted with more caution, and has no offsets.
 4. With examples, each model's strength is chosen by cross-validation; 0 is the zero-shot head, and 1 leaves it out,
    for names that say nothing. Unlabeled images then weigh less the less certain the models are.
 """
@@ -52,6 +52,7 @@ _RIDGE = 0.9  # shrinkage of the covariance
 _MIN_EQUAL = 4.0  # pseudo-images per class in the estimate of shares, at least
 _TRUST = 5.0  # the pool's shares weigh as much as this number of examples per class
 _ALONE = 0.3  # strength of the images where the zero-shot head is left out, and weight of unlabeled images there
+_FIRST = 3  # the pool starts with the most informative models, so that many weak ones do not outvote them
 _ROUNDS, _STEPS = 2, 5
 _MIN_PROBABILITY = 0.01  # of the true class of an example, when strengths are compared
 _LOG_LOSS = 0.5  # weight of the log loss beside the errors, when strengths are compared
@@ -180,14 +181,16 @@ class _Images:
         logits: Floats = np.stack(found).astype(np.float64)
         first, n_classes = softmax(logits), logits.shape[2]
         information = np.clip(mutual_information(first) / np.log(max(n_classes, 2)), 0, 1)
-        weights = pooling_weights(2 * information, n_classes)  # so that many weak models do not outvote a good one
+        is_first = information >= np.sort(information)[-_FIRST:][0]
+        weights = np.where(is_first, pooling_weights(information, n_classes), 0.0)
+        weights /= weights.sum()
         offsets = np.zeros((len(logits), n_classes))
         for _ in range(_STEPS):
             probabilities = softmax(logits + offsets[:, None])
             pool = np.tensordot(weights, probabilities, axes=1)
             offsets = offsets + _correction(probabilities, pool, shares, np.zeros((0, n_classes)))
         pool = np.tensordot(weights, softmax(logits + offsets[:, None]), axes=1)
-        weights = pooling_weights(kappa(first, pool) + information, n_classes)
+        weights = pooling_weights(kappa(first, pool), n_classes)
         pool = np.tensordot(weights, softmax(logits + offsets[:, None]), axes=1)
         centers = [each.mean(axis=0, dtype=np.float64) for each in embeddings]
         centered = [each - center for each, center in zip(embeddings, centers, strict=True)]

@@ -173,7 +173,7 @@ def naive_fit(embeddings, heads, strength):
             offsets[m] += (step - np.mean(step)) * n_images / (n_images + n_classes)
 
     information = mutual_information(softmax(z)) / np.log(n_classes)
-    weights = pooling_weights(2 * information, n_classes)
+    weights = pooling_weights(information, n_classes)  # of three models all are among the first
     for _ in range(5):
         correct(z + offsets[:, None], weights)
     answers = pooled(z + offsets[:, None], weights).argmax(axis=1)
@@ -182,7 +182,7 @@ def naive_fit(embeddings, heads, strength):
         predicted = each.argmax(axis=1)
         chance = sum((predicted == y).mean() * (answers == y).mean() for y in range(n_classes))
         kappa.append(max((predicted == answers).mean() - chance, 0) / (1 - chance))
-    weights = pooling_weights(np.array(kappa) + information, n_classes)
+    weights = pooling_weights(np.array(kappa), n_classes)
     pool = pooled(z + offsets[:, None], weights)
     for _ in range(2):
         centered = [each - each.mean(axis=0, dtype=np.float64) for each in embeddings]
