@@ -1,5 +1,6 @@
 """Labeling many models: labeled ones are skipped, failures do not stop the others, the same bytes here and on Ray."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,14 +121,16 @@ def test_downloads_are_freed_on_request(world):
 
 @pytest.fixture(scope="module")
 def ray_here():
-    """Ray on this machine."""
+    """Ray on this machine; its workers find the models of the tests."""
     ray = pytest.importorskip("ray")
-    ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
-        object_store_memory=200 * 2**20,
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+        ray.init(
+            num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
+            log_to_driver=False, object_store_memory=200 * 2**20,
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture
