@@ -135,8 +135,10 @@ def usable_models() -> tuple[KnownModel, ...]:
     They are general models: those of `loadable_models` whose ImageNet accuracy and cost are known.
     """
     usable = [model for model in loadable_models() if model.imagenet and model.parameters and model.image_gflops]
-    best = {model.hub_id: model for model in sorted(usable, key=lambda model: -model.accuracy)[::-1]}
-    return tuple(model for model in usable if best[model.hub_id] is model)
+    best: dict[str, KnownModel] = {}
+    for model in usable:
+        best[model.hub_id] = max(best.get(model.hub_id, model), model, key=lambda each: each.accuracy)
+    return tuple(best.values())
 
 
 def loadable_models() -> tuple[KnownModel, ...]:

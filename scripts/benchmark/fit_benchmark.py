@@ -183,9 +183,12 @@ def outcome(
     first = int((found.scores if found.right is None else found.right[:-1, 1] / e + 1e-3 * found.scores).argmax())
     score["ranked first"], score["best zero-shot"] = score["fitted"][[first]], score["zero-shot"].max(keepdims=True)
     if e > 10:
-        alike = scored if data.fixed is None else np.setdiff1d(data.usable, seen)
-        own = [head.logits(data.images[m][alike]) for m, head in zip(models, found.heads, strict=True)]
-        score |= shown(found, by_model(accuracy, np.stack(own), data.labels[alike]))
+        true = score["fitted"]
+        if data.fixed is not None:  # examples tell about images like them, which those for tests are not
+            alike = np.setdiff1d(data.usable, seen)
+            own = [head.logits(data.images[m][alike]) for m, head in zip(models, found.heads, strict=True)]
+            true = by_model(accuracy, np.stack(own), data.labels[alike])
+        score |= shown(found, true)
     if baselines:
         fitted = [partial(gda, x, classes, head) for x, head in zip(images, heads, strict=True)]
         score["GDA"] = others_by_model(fitted, others, truth)
