@@ -20,9 +20,8 @@ from mll_hf.export import export_onnx, preprocess
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model
 from mll_hf.models.source import resolve_model
-from mll_hf.selection import Selection, Strategy
+from mll_hf.selection import MatchedConcept, SelectedModel, Selection, Strategy
 from mll_hf.selection.head import Head
-from mll_hf.selection.result import MatchedConcept, SelectedModel
 from tiny_architectures import write_transformers
 from tiny_models import make_open_clip, make_transformers_clip
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
-    from mll_hf.selection.result import SelectedModel
+    from mll_hf.selection.candidates import SelectedModel
 
 Result = TypeVar("Result")
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from mll_hf.ensemble.run import Ensemble
     from mll_hf.selection import Estimate, Selection, SelectionConfig, Task
     from mll_hf.selection.budget import TrialPlan
+    from mll_hf.selection.candidates import SelectedModel
     from mll_hf.selection.head import Head
-    from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.images import ImageLike
 
 _log = logging.getLogger(__name__)

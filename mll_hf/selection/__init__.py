@@ -1,9 +1,9 @@
 """Estimate accuracies on a task and select models."""
 
-from mll_hf.selection.candidates import Candidates, Figures
+from mll_hf.selection.candidates import Candidates, Figures, SelectedModel
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.head import Head
-from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
+from mll_hf.selection.result import MatchedConcept, Selection
 from mll_hf.selection.select import NoModelFitsError, choose, select
 from mll_hf.selection.strategies import STRATEGIES, SelectionConfig, Strategy
 from mll_hf.selection.task import Task

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.models.known import family_of
+from mll_hf.selection.candidates import Figures
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
 from mll_hf.utils.text import abridged, gigaflops, parameter_count
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.labels.label import Cost
+    from mll_hf.selection.candidates import SelectedModel
     from mll_hf.selection.estimate import Estimate, Floats
 
 LAPTOP_MEMORY = 8 * 10**9
@@ -39,12 +42,14 @@ class Answer:
         cheapest: The cheapest model that is as good; may be the best model itself.
         n_close: Number of models that are as good as the best one, including itself.
         n_families: Number of families that they are of.
+        lines: The recommendation as three lines.
     """
 
     best: int
     cheapest: int
     n_close: int
     n_families: int
+    lines: tuple[str, str, str]
 
 
 def machine_memory() -> int:
@@ -63,16 +68,16 @@ def most_parameters() -> float:
     return MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
 
 
-def best_value(estimate: Estimate, costs: Sequence[Cost], compared: Sequence[bool]) -> int:
-    """The cheapest of M models within a point of the best one, of those that are compared and fit in half the memory.
+def best_value(models: Sequence[SelectedModel], estimate: Estimate) -> int:
+    """The cheapest of M models within a point of the best one, of those that figures compare and that fit in memory.
 
     If none fits, of all that are compared.
     """
-    known = [m for m, is_compared in enumerate(compared) if is_compared] or list(range(len(costs)))
+    known = [m for m, model in enumerate(models) if model.figures is not Figures.NONE] or list(range(len(models)))
     most = most_parameters()
-    fitting = [m for m in known if costs[m].parameters <= most] or known
+    fitting = [m for m in known if models[m].cost.parameters <= most] or known
     losses = _losses(estimate.subset(fitting))
-    return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], costs)
+    return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], models)
 
 
 def _losses(estimate: Estimate) -> Floats:
@@ -87,76 +92,67 @@ def _losses(estimate: Estimate) -> Floats:
     return np.round(_USUAL_ACCURACY - sigmoid(usual + estimate.mean - estimate.mean[best]), DIGITS)
 
 
-def _cheapest(models: Sequence[int], costs: Sequence[Cost]) -> int:
-    return min(models, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
+def _cheapest(candidates: Sequence[int], models: Sequence[SelectedModel]) -> int:
+    costs = [model.cost for model in models]
+    return min(candidates, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
 
 
 def answer_to(
+    models: Sequence[SelectedModel],
     estimate: Estimate,
-    costs: Sequence[Cost],
+    chosen: Sequence[int],
+    unmeasured: Sequence[str] = (),
     by_images: Floats | None = None,
-    compared: Sequence[bool] = (),
-    families: Sequence[str] = (),
 ) -> Answer:
-    """The recommendation for M models with this estimate and these costs, the best model first.
+    """The recommendation for M models with this estimate, the best one first, of which some are chosen.
 
-    ``compared`` says which models anything is known about (default: all), ``families`` what each was trained on.
+    ``unmeasured`` is what models are made for that the classes need, where figures compare none of them.
 
     After a trial, ``by_images`` [M] is the agreement of the models, or with examples their accuracy. A model is then as
     good only if it is so by both: the estimate of the names does not know which models fail on the images.
     """
-    losses = _losses(estimate)
+    losses, compared = _losses(estimate), [model.figures is not Figures.NONE for model in models]
     if by_images is not None:
-        losses = np.maximum(losses, np.round(by_images[0] - by_images, DIGITS))
-    close = [m for m in range(len(costs)) if m == 0 or (losses[m] <= MARGIN and (not compared or compared[m]))]
-    return Answer(0, _cheapest(close, costs), len(close), len({families[m] if families else m for m in close}))
+        losses, compared = np.maximum(losses, np.round(by_images[0] - by_images, DIGITS)), [True] * len(models)
+    close = [m for m in range(len(models)) if m == 0 or (losses[m] <= MARGIN and compared[m])]
+    cheapest = chosen[0] or _cheapest(close, models)
+    n_families = len({family_of(models[m].ref.repo_id) for m in close})
+    third = _whether_it_matters(len(close), n_families, len(models), bool(estimate.known[chosen[0]]))
+    if unmeasured and by_images is None:
+        third = f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much."
+    lines = (_use(models, estimate, chosen), _others(models, estimate, chosen[0], cheapest, len(close)), third)
+    return Answer(0, cheapest, len(close), n_families, lines)
 
 
-def answer_lines(
-    answer: Answer,
-    names: Sequence[str],
-    costs: Sequence[Cost],
-    estimate: Estimate,
-    chosen: Sequence[int],
-    unmeasured: Sequence[str] = (),
-) -> tuple[str, str, str]:
-    """The recommendation as three lines, from names and costs of M models, and the positions of the chosen ones.
-
-    ``unmeasured`` is what models are made for that the classes need, where none of them was compared.
-    """
-    names = [f"{name} ({parameter_count(cost.parameters)} parameters)" for name, cost in zip(names, costs, strict=True)]
-    best, cheapest, lead = answer.best, answer.cheapest, chosen[0]
-    known = bool(estimate.known[lead])
-    accuracy = "accuracy not known; a few examples with their class would tell."
-    if known:
+def _use(models: Sequence[SelectedModel], estimate: Estimate, chosen: Sequence[int]) -> str:
+    lead, accuracy = chosen[0], "accuracy not known; a few examples with their class would tell."
+    if estimate.known[lead]:
         low, high = (100 * ends[lead] for ends in estimate.interval)
         number = f"{100 * estimate.accuracy[lead]:.0f} %"
         accuracy = f"estimated accuracy {number} (90 % interval: {low:.0f} to {high:.0f} %)."
-    first = f"Use {names[lead]}: {accuracy}"
-    if len(chosen) > 1:
-        whose = f"The first alone: {accuracy[:-1]}; that of all together is not estimated."
-        first = f"Use together: {abridged([names[m] for m in chosen], 3)}. {whose if known else accuracy.capitalize()}"
-    if lead != best:
-        second = f"Best at any cost: {names[best]}, {gigaflops(costs[best].gflops)} GFLOPs per image"
-        if costs[lead].gflops and costs[best].gflops > costs[lead].gflops:
-            second += f", {costs[best].gflops / costs[lead].gflops:,.1f} times as many"
-        if known and estimate.known[best]:
-            second += f"; {100 * float(estimate.accuracy[best] - estimate.accuracy[lead]):.1f} points higher"
-        second += "."
-    elif cheapest == best:
-        is_lonely = answer.n_close == 1
-        second = "No cheaper model is within 1 point of it." if is_lonely else "The others that are as good cost more."
-    else:
-        second = f"As good and cheaper: {names[cheapest]}, {_saving(costs[best], costs[cheapest])}"
-        if known and estimate.known[cheapest]:
-            loss = max(100 * float(estimate.accuracy[best] - estimate.accuracy[cheapest]), 0)
-            second += f", {loss:.1f} points lower"
-        second += "."
-    if unmeasured:
-        third = f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much."
-    else:
-        third = _whether_it_matters(answer, len(names), known)
-    return first, second, third
+    if len(chosen) == 1:
+        return f"Use {_name(models[lead])}: {accuracy}"
+    of_all = f"The first alone: {accuracy[:-1]}; that of all together is not estimated."
+    whose = of_all if estimate.known[lead] else accuracy.capitalize()
+    return f"Use together: {abridged([_name(models[m]) for m in chosen], 3)}. {whose}"
+
+
+def _others(models: Sequence[SelectedModel], estimate: Estimate, lead: int, cheapest: int, n_close: int) -> str:
+    """The best model at any cost, if another one leads, or else the cheapest one that is as good."""
+    best, known, lost = models[0].cost, estimate.known, 100 * (estimate.accuracy[0] - estimate.accuracy)
+    if lead:
+        text, less = f"{_name(models[0])}, {gigaflops(best.gflops)} GFLOPs per image", models[lead].cost.gflops
+        if less and best.gflops > less:
+            text += f", {best.gflops / less:,.1f} times as many"
+        return f"Best at any cost: {text}" + (f"; {lost[lead]:.1f} points higher." if known[0] and known[lead] else ".")
+    if cheapest == 0:
+        return "No cheaper model is within 1 point of it." if n_close == 1 else "The others that are as good cost more."
+    text = f"As good and cheaper: {_name(models[cheapest])}, {_saving(best, models[cheapest].cost)}"
+    return text + (f", {max(lost[cheapest], 0):.1f} points lower." if known[0] and known[cheapest] else ".")
+
+
+def _name(model: SelectedModel) -> str:
+    return f"{model.name} ({parameter_count(model.cost.parameters)} parameters)"
 
 
 def _saving(best: Cost, cheaper: Cost) -> str:
@@ -165,15 +161,14 @@ def _saving(best: Cost, cheaper: Cost) -> str:
     return f"{saving:{digits}} times less compute" if saving > 1 else "fewer parameters"
 
 
-def _whether_it_matters(answer: Answer, n_models: int, known: bool) -> str:
+def _whether_it_matters(n_close: int, n_families: int, n_models: int, known: bool) -> str:
     if n_models == 1:
         return "It is the only model: there is no choice to make."
-    is_lonely = answer.n_close == 1
-    close = f"no other of the {n_models} models is" if is_lonely else f"{answer.n_close} of {n_models} models are"
+    close = f"no other of the {n_models} models is" if n_close == 1 else f"{n_close} of {n_models} models are"
     if not known:
         return f"As far as is known, {close} within 1 point."
-    if is_lonely:
+    if n_close == 1:
         return f"The choice matters: {close} within 1 point."
-    if answer.n_families == 1:
+    if n_families == 1:
         return f"{close} within 1 point, all of one family."
-    return f"{close} within 1 point, of {answer.n_families} families: the choice among them hardly matters."
+    return f"{close} within 1 point, of {n_families} families: the choice among them hardly matters."

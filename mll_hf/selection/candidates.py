@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
+    from mll_hf.labels.label import Cost, ModelRef
     from mll_hf.models.known import KnownModel
 
 
@@ -28,6 +29,35 @@ class Figures(StrEnum):
 
 
 NOMINATED = (Figures.NOMINATED, Figures.NONE)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedModel:
+    """A model of a selection, with everything needed to run and calibrate it without its label.
+
+    Attributes:
+        ref: The model, pinned.
+        cost: Its size and compute.
+        temperature: Calibration temperature of its logits; 1 without a label.
+        figures: Where the figures about it come from.
+        license: Its license according to its label or published figures; None if unknown.
+    """
+
+    ref: ModelRef
+    cost: Cost
+    temperature: float
+    figures: Figures = Figures.LABEL
+    license: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Id on the Hub, or name of a local folder."""
+        return self.ref.short_name if self.ref.is_local else self.ref.repo_id
+
+    @property
+    def tie_break(self) -> tuple[float, int, str, str]:
+        """Order of equally good models: cost, unknown ones last, then id."""
+        return self.cost.gflops or np.inf, self.cost.parameters, self.ref.repo_id, self.ref.revision
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names
-from mll_hf.selection.candidates import Figures
+from mll_hf.selection.candidates import Figures, SelectedModel
 from mll_hf.selection.estimate import Basis, Estimate
-from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
+from mll_hf.selection.result import MatchedConcept, Selection
 from mll_hf.selection.strategies import SelectionConfig, Strategy
 from mll_hf.selection.trial import QUANTILES, Trial
 
@@ -35,7 +35,7 @@ def selection_to_json(selection: Selection) -> dict[str, Any]:
         "templates": list(selection.templates),
         "notes": list(selection.notes),
         "unmeasured": list(selection.unmeasured),
-        "answer": answer and {**asdict(answer), **names, "lines": list(selection.answer_lines)},
+        "answer": answer and asdict(answer) | names,
         "models": [_model_to_json(selection, m) for m in range(len(selection.models))],
         "chosen": {
             name: [ids[m] for m in np.argsort(-selection.scores[:, y], kind="stable") if selection.chosen[m, y]]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import templates_for
-from mll_hf.models.known import family_of
-from mll_hf.selection.answer import Answer, answer_lines, answer_to
-from mll_hf.selection.candidates import Figures
+from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
 
@@ -23,39 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.hub.repos import Published
+    from mll_hf.selection.candidates import SelectedModel
     from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.head import Head
     from mll_hf.selection.strategies import Strategy
     from mll_hf.selection.trial import Trial
-
-
-@dataclass(frozen=True, slots=True)
-class SelectedModel:
-    """A model of a selection, with everything needed to run and calibrate it without its label.
-
-    Attributes:
-        ref: The model, pinned.
-        cost: Its size and compute.
-        temperature: Calibration temperature of its logits; 1 without a label.
-        figures: Where the figures about it come from.
-        license: Its license according to its label or published figures; None if unknown.
-    """
-
-    ref: ModelRef
-    cost: Cost
-    temperature: float
-    figures: Figures = Figures.LABEL
-    license: str | None = None
-
-    @property
-    def name(self) -> str:
-        """Id on the Hub, or name of a local folder."""
-        return self.ref.short_name if self.ref.is_local else self.ref.repo_id
-
-    @property
-    def tie_break(self) -> tuple[float, int, str, str]:
-        """Order of equally good models: cost, unknown ones last, then id."""
-        return self.cost.gflops or np.inf, self.cost.parameters, self.ref.repo_id, self.ref.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +94,16 @@ class Selection(ArrayFields):
 
     @cached_property
     def answer(self) -> Answer | None:
-        """The best model, the cheapest that is as good, and how many are; None without an estimate."""
+        """The recommendation; None without an estimate."""
         if self.estimate is None:
             return None
-        compared = [self.trial is not None or model.figures is not Figures.NONE for model in self.models]
-        families = [family_of(model.ref.repo_id) for model in self.models]
-        by_images, costs = self.overall if self.trial else None, [model.cost for model in self.models]
-        answer = answer_to(self.estimate, costs, by_images, compared, families)
-        lead = self.chosen_models[0]
-        return replace(answer, cheapest=lead) if lead else answer
+        by_images = self.overall if self.trial else None
+        return answer_to(self.models, self.estimate, self.chosen_models, self.unmeasured, by_images)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
         """The recommendation as three lines; empty without an estimate."""
-        if self.answer is None or self.estimate is None:
-            return ()
-        names, costs = [model.name for model in self.models], [model.cost for model in self.models]
-        unmeasured = () if self.trial else self.unmeasured
-        return answer_lines(self.answer, names, costs, self.estimate, self.chosen_models, unmeasured)
+        return self.answer.lines if self.answer else ()
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value
-from mll_hf.selection.candidates import Candidates, Figures
+from mll_hf.selection.candidates import Candidates, Figures, SelectedModel
 from mll_hf.selection.comparison import (
     accuracies_in,
     add_nominees,
@@ -34,7 +34,7 @@ from mll_hf.selection.comparison import (
 )
 from mll_hf.selection.mll import concept_weights
 from mll_hf.selection.probabilities import DIGITS, quantize
-from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
+from mll_hf.selection.result import MatchedConcept, Selection
 from mll_hf.selection.strategies import STRATEGIES, Strategy
 from mll_hf.utils.text import abridged, gigaflops
 
@@ -111,9 +111,7 @@ def select(
     if for_trial:
         chosen = _only(shortlist_first(ids, nominees, config.per_class, language), scores)
     elif estimate and is_ours and config.k is None:
-        chosen = _only(
-            [best_value(estimate, [model.cost for model in models], [id not in unknown for id in ids])], scores
-        )
+        chosen = _only([best_value(models, estimate)], scores)
     measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
     return Selection(
         classes=classes,

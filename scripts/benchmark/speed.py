@@ -27,7 +27,7 @@ from mll_hf.graph.probes import ProbeSet, load_probes
 from mll_hf.labels.join import join_labels
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
-from mll_hf.selection.result import SelectedModel
+from mll_hf.selection.candidates import SelectedModel
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:

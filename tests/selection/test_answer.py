@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mll_hf.labels.label import Cost
+from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
-from mll_hf.selection import Candidates, Estimate, SelectionConfig, Strategy, select
+from mll_hf.selection import Candidates, Estimate, SelectedModel, SelectionConfig, Strategy, select
 from mll_hf.selection.accuracy import UNCOVERED_ERROR, estimate_accuracy, task_traits
-from mll_hf.selection.answer import MARGIN, answer_lines, answer_to
+from mll_hf.selection.answer import MARGIN, answer_to
 from mll_hf.selection.comparison import estimate_from_names, imagenet_accuracy, imagenet_shift
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit
@@ -79,10 +79,14 @@ def test_scores_that_are_no_accuracies_give_no_estimate():
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
+def a_model(name, parameters, gflops):
+    return SelectedModel(ModelRef(name, "1" * 40, "open_clip"), Cost(parameters, gflops), 1.0)
+
+
 def lines(accuracy, gflops, n_chosen=1, error=0.1):
     estimate = Estimate.independent(logit(np.array(accuracy), 0.001), np.full(len(accuracy), error))
-    costs = [Cost(int(1e6 * g), g) for g in gflops]
-    return answer_lines(answer_to(estimate, costs), "abcd"[: len(costs)], costs, estimate, range(n_chosen))
+    models = [a_model(name, int(1e6 * g), g) for name, g in zip("abcd", gflops, strict=False)]
+    return answer_to(models, estimate, range(n_chosen)).lines
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
@@ -130,4 +134,4 @@ def test_no_number_is_shown_for_what_is_not_known():
 
 def test_a_model_of_unknown_cost_is_not_the_cheapest():
     estimate = Estimate.independent(np.zeros(2), np.ones(2))
-    assert answer_to(estimate, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0
+    assert answer_to([a_model("a", 1000, 2.0), a_model("b", 0, 0.0)], estimate, [0]).cheapest == 0
