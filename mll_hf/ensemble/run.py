@@ -235,23 +235,20 @@ class Ensemble:
         """The zero-shot heads that are made, by model."""
         if self.selection.trial and not (self.selection.heads or self.templates):
             _log.warning("the fitted heads are not in JSON; zero-shot heads are used. Load the folder of mll-hf fit -o")
-        heads = zero_shot_heads(self._from_names)
+        heads = zero_shot_heads(self._with_templates)
         return dict(zip(self.selection.chosen_models, heads, strict=False))  # none if they were never made
 
     @property
-    def _from_names(self) -> Selection:
-        """The selection with these templates, without a fit."""
-        selection = self.selection
-        if self.templates or selection.trial or selection.fitted_heads:
-            return replace(selection, templates=self.prompt_templates, trial=None, heads=())
-        return selection
+    def _with_templates(self) -> Selection:
+        """The selection with these templates, for which its heads are not."""
+        return replace(self.selection, templates=self.templates, heads=()) if self.templates else self.selection
 
     def _heads(self, rule: Rule) -> list[Head]:
         """The heads of all chosen models that a rule takes."""
         chosen, n_made = self.selection.chosen_models, len(self._made)
         heads = [self.head(m, rule) for m in chosen]
         if self.keeps_heads and len(self._made) > n_made:
-            keep_heads(replace(self._from_names, heads=tuple(self._made[m] for m in chosen)))
+            keep_heads(self._with_templates, [self._made[m] for m in chosen])
         return heads
 
     def _check(self, images: Sequence[ImageLike]) -> None:

@@ -146,10 +146,7 @@ def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Sel
         raise InputError(f"{repo_id} is not a selection: it has no {SELECTION_FILE}; make one with mll-hf select")
     file = download(api, repo_id, "model", SELECTION_FILE, head.sha, _MAX_BYTES)
     selection = _parse_file(file, repo_id)
-    try:
-        _check_pinned(selection)
-    except InputError as error:
-        raise InputError(f"{repo_id}: {error}") from None
+    _check_pinned(selection, f"{repo_id}: ")
     if HEADS_FILE not in head.files:
         return selection
     most = max_heads_bytes(len(selection.chosen_models), len(selection.classes))
@@ -186,19 +183,19 @@ def _parse_file(path: Path, name: str) -> Selection:
 
 
 def zero_shot_heads(selection: Selection) -> tuple[Head, ...]:
-    """The zero-shot heads of a selection that was not fitted, if they were made; empty otherwise."""
-    path = _cache_of(selection)
-    if selection.heads or not path.exists():
+    """The zero-shot heads for the classes and prompts of a selection, if they were made; empty otherwise."""
+    if selection.heads and not selection.fitted_heads:
         return selection.heads
+    path = _cache_of(selection)
     with contextlib.suppress(InputError):  # damaged: they are made again
-        return _read_heads(path, selection, str(path))
+        return _read_heads(path, selection, str(path)) if path.exists() else ()
     return ()
 
 
-def keep_heads(selection: Selection) -> None:
-    """Save heads that were made from class names in the cache."""
+def keep_heads(selection: Selection, heads: Sequence[Head]) -> None:
+    """Save zero-shot heads for the classes and prompts of a selection in the cache."""
     with contextlib.suppress(StorageError):  # they can be made again
-        write_atomically(_cache_of(selection), heads_to_bytes(selection.heads, _chosen(selection), selection.classes))
+        write_atomically(_cache_of(selection), heads_to_bytes(heads, _chosen(selection), selection.classes))
 
 
 def heads_key(selection: Selection) -> str:
@@ -213,7 +210,7 @@ def _cache_of(selection: Selection) -> Path:
 
 def _heads_of(selection: Selection) -> bytes | None:
     """The file of a selection's heads; None if they are not made."""
-    heads = selection.heads if selection.trial else zero_shot_heads(selection)
+    heads = selection.heads or (() if selection.trial else zero_shot_heads(selection))
     return heads_to_bytes(heads, _chosen(selection), selection.classes) if heads else None
 
 
@@ -224,13 +221,13 @@ def _chosen(selection: Selection) -> list[ModelRef]:
     return [selection.models[m].ref for m in selection.chosen_models]
 
 
-def _check_pinned(selection: Selection) -> None:
+def _check_pinned(selection: Selection, whose: str = "") -> None:
     """Raise InputError if a chosen model is local or not pinned to a commit."""
     unpinned = [ref for ref in _chosen(selection) if ref.is_local or not FULL_SHA.fullmatch(ref.revision)]
     if unpinned:
+        names = abridged([ref.short_name for ref in unpinned], 3)
         raise InputError(
-            f"models are not pinned to a commit on the Hub ({abridged([ref.short_name for ref in unpinned], 3)}) and "
-            "may change; select again, online"
+            f"{whose}models are not pinned to a commit on the Hub ({names}) and may change; select again, online"
         )
 
 

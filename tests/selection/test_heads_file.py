@@ -141,7 +141,7 @@ def test_heads_are_pushed_and_read_elsewhere_and_go_with_the_selection(hub, monk
 def test_heads_from_names_are_kept_in_the_cache_and_go_with_the_selection(hub, tmp_path):
     selection, heads = make_selection(hub), random_heads(is_fitted=False)
     assert zero_shot_heads(selection) == ()
-    keep_heads(replace(selection, heads=heads))
+    keep_heads(selection, heads)
     assert zero_shot_heads(selection) == heads
     assert zero_shot_heads(replace(selection, templates=("so {}",))) == ()
     selection.save_pretrained(tmp_path / "new")
@@ -150,12 +150,12 @@ def test_heads_from_names_are_kept_in_the_cache_and_go_with_the_selection(hub, t
 
 def test_a_cache_that_cannot_be_written_or_is_damaged_is_no_error(hub, monkeypatch, tmp_path):
     selection, heads = make_selection(hub), random_heads()
-    keep_heads(replace(selection, heads=heads))
+    keep_heads(selection, heads)
     (file,) = (tmp_path.__class__(constants.HF_ASSETS_CACHE) / "mll_hf" / "heads").iterdir()
     file.write_bytes(b"damaged")
     assert zero_shot_heads(selection) == ()
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", "/proc/nowhere")
-    keep_heads(replace(selection, heads=heads))
+    keep_heads(selection, heads)
 
 
 def test_what_decides_heads_from_names():
