@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mll_hf.errors import HubError, InputError, LabelError, MLLError
+from mll_hf.errors import InputError, LabelError, MLLError
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import Label
 
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
+_LABEL_PLACE = re.compile(r"hf://(?P<dataset>datasets/)?(?P<repo_id>[^/@]+/[^/@]+)@(?P<sha>[0-9a-f]{40})/(?P<path>.+)")
 _MAX_LABELS_PER_REPO = 8
 _MAX_LABELS, _MAX_GRAPHS = 10_000, 100  # in a collection; of models' own repos of publishers that the user named
 _MAX_CLAIMS = 8  # labels of publishers whom the user has not named
@@ -76,7 +77,7 @@ def open_labels(
     """
     parts = [part.strip() for part in str(location).split(",")]
     if len(parts) > 1 and not Path(location).is_dir():
-        return _joined(parts, partial(open_labels, graph=graph, token=token, trust=trust))
+        return _joined(parts, partial(open_labels, graph=graph, token=token, trust=trust), connect(token))
     if location != HUB and not is_on_hub(location):
         return LabelStore(Path(location))
     given = (fetch_graph(graph, token),) if graph else ()
@@ -85,34 +86,32 @@ def open_labels(
     return _fetch_collection(parse_dataset(str(location)), given, token)
 
 
-def _joined(parts: Sequence[str], open_part: Callable[[str], LabelStore]) -> LabelStore:
+def _joined(parts: Sequence[str], open_part: Callable[[str], LabelStore], api: HfApi) -> LabelStore:
     """The labels of several sources as one."""
-    files: dict[Path, Origin] = {}
-    fetches: dict[Path, Callable[[Path], None] | None] = {}
-    stores: list[LabelStore] = []
-    errors: list[MLLError] = []
-    for part in parts:
-        try:
-            store = open_part(part)
-            found = {store.path_of(label): store.origin_of(label) for label in store.labels()}
-        except (HubError, InputError) as error:
-            errors.append(error)
-            continue
-        stores.append(store)
-        files |= found
-        fetches |= dict.fromkeys(map(rivals_path, found), store.fetch)
-    if not stores:
+
+    def read(part: str) -> tuple[LabelStore, dict[Path, Origin]]:
+        store = open_part(part)
+        return store, {store.path_of(label): store.origin_of(label) for label in store.labels()}
+
+    found, errors = read_all(read, parts)
+    if not found:
         raise errors[0]
-    if errors:
-        _log.warning("left out: %s", listed_reasons(errors))
+    name = ",".join(store.name for store, _ in found.values())
+    return LabelStore(
+        Path(name),
+        location=name,
+        files={path: origin for _, files in found.values() for path, origin in files.items()},
+        given_graphs=tuple(graph for store, _ in found.values() for graph in store.graphs),
+        fetch=partial(_fetch_rivals, api),
+    )
 
-    def fetch(file: Path) -> None:
-        if fetch_beside := fetches.get(file):
-            fetch_beside(file)
 
-    graphs = tuple(graph for store in stores for graph in store.graphs)
-    name = ",".join(store.name for store in stores)
-    return LabelStore(Path(name), location=name, files=files, given_graphs=graphs, fetch=fetch)
+def _fetch_rivals(api: HfApi, location: str) -> None:
+    """Download the rivals of a label at ``hf://...@commit/path``, if there are any; nothing for a local file."""
+    if place := _LABEL_PLACE.fullmatch(location):
+        head = read_head(api, place["repo_id"], "dataset" if place["dataset"] else "model", place["sha"])
+        if (path := rivals_path(Path(place["path"])).as_posix()) in head.files:
+            download_listed(api, head, path, MAX_RIVALS_BYTES)
 
 
 # --- a collection -----------------------------------------------------------------------------------------------------
@@ -131,21 +130,15 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
     if not wanted:
         raise InputError(f"{dataset} has no labels within the limits; name another collection")
 
-    def fetch(path: str, max_bytes: int = MAX_GRAPH_BYTES) -> Path:
-        return download_listed(api, head, path, max_bytes)
-
+    fetch = partial(download_listed, api, head, max_bytes=MAX_GRAPH_BYTES)
     files, errors = read_all(fetch, wanted, partial(map_parallel, name=str(dataset)))
     if not files:
         raise errors[0]
     path, file = next(iter(files.items()))
     folder = file.parents[path.count("/")]  # the snapshot in the client's cache
 
-    def fetch_beside(file: Path) -> None:
-        if (path := file.relative_to(folder).as_posix()) in head.files:
-            fetch(path, MAX_RIVALS_BYTES)
-
     place = DatasetLocation(head.repo_id, head.sha)
-    return LabelStore(folder, _owner(head.repo_id), str(place), given_graphs=given, fetch=fetch_beside)
+    return LabelStore(folder, _owner(head.repo_id), str(place), given_graphs=given, fetch=partial(_fetch_rivals, api))
 
 
 def _small(head: Head, pattern: re.Pattern[str], max_bytes: int, max_files: int) -> list[str]:
@@ -202,17 +195,10 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
         _log.warning(message, unread)
     places = [*known[:_MAX_LABELS], *claims]
     found, _ = read_all(lambda place: fetch_from_model(api, *place), places, partial(map_parallel, name=HUB))
-    place_of = {file: place for place, (file, _) in found.items()}
     files = {
         file: Origin(f"hf://{repo_id}@{sha}/{path}", _owner(repo_id), is_named(repo_id))
-        for file, (repo_id, sha, path) in place_of.items()
+        for (repo_id, sha, path), (file, _) in found.items()
     }
-
-    def fetch_beside(file: Path) -> None:
-        repo_id, sha, path = place_of[file.with_name("label.safetensors")]
-        path = rivals_path(Path(path)).as_posix()
-        if path in (head := read_head(api, repo_id, "model", sha)).files:
-            download_listed(api, head, path, MAX_RIVALS_BYTES)
 
     missing: dict[str, list[Label]] = defaultdict(list)
     for place, (_, label) in found.items():
@@ -222,7 +208,9 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
     if more_graphs := order[_MAX_FETCHED_GRAPHS:]:
         _log.warning("left out: labels on %d more graphs; give one with --graph", len(more_graphs))
     graphs = [graph for digest in order[:_MAX_FETCHED_GRAPHS] if (graph := _find_graph(missing[digest], token))]
-    return LabelStore(Path(HUB), location=HUB, files=files, given_graphs=(*given, *graphs), fetch=fetch_beside)
+    return LabelStore(
+        Path(HUB), location=HUB, files=files, given_graphs=(*given, *graphs), fetch=partial(_fetch_rivals, api)
+    )
 
 
 def _list_tagged(api: HfApi, owner: str | None = None) -> list[_Place]:

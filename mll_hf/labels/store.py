@@ -101,7 +101,7 @@ class LabelStore:
     location: str = ""  # of a snapshot, hf://datasets/org/name@commit; by default the folder
     files: Mapping[Path, Origin] | None = None  # labels of several places, instead of those in the folder
     given_graphs: tuple[SemanticGraph, ...] = ()  # besides those in the folder
-    fetch: Callable[[Path], None] | None = None  # downloads the file beside a label, if there is one on the Hub
+    fetch: Callable[[str], None] | None = None  # downloads the rivals of a label at a location on the Hub, if any
 
     @property
     def name(self) -> str:
@@ -184,7 +184,7 @@ class LabelStore:
         """The rivals of a label; None if there is no such file, a LabelError if it is damaged."""
         path = rivals_path(self.path_of(label))
         if self.fetch and not path.exists():
-            self.fetch(path)
+            self.fetch(self.origin_of(label).location)
         return rivals_from_bytes(_read_limited(path, MAX_RIVALS_BYTES, path), label, path) if path.exists() else None
 
     def embeddings_of(self, label: Label) -> ProbeEmbeddings | None:
@@ -269,7 +269,7 @@ def read_all(
     def attempt(item: A) -> T | MLLError:
         try:
             return read(item)
-        except (GraphError, LabelError, HubError) as error:
+        except (GraphError, LabelError, HubError, InputError) as error:
             return error
 
     found = dict(zip(items, mapped(attempt, items), strict=True))
