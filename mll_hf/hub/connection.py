@@ -35,6 +35,7 @@ from mll_hf.errors import HubError, MLLError, StorageError
 from mll_hf.labels.identity import digest_of_files
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.utils.files import asset_path, write_atomically
+from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ def retried(
     return call()
 
 
-def is_unreachable(error: BaseException | None) -> bool:
-    """Whether the Hub cannot be reached now, so that cached listings must be used."""
-    return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
+def is_unreachable(error: HubError) -> bool:
+    """Whether the Hub cannot be reached now, so that stored answers must be used."""
+    return error.status in _TRANSIENT or isinstance(error.__cause__, (OfflineModeIsEnabled, httpx.TransportError))
 
 
 def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
@@ -216,74 +217,69 @@ class Head:
         return digest_of_files(self.model_files, backend)
 
 
-def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, fresh: bool = False) -> Head:
+def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
     """The commit and the files of a revision: one request, none for a full sha that was listed before.
 
-    If the Hub cannot be reached, the cached listing is used; a HubError if there is none. With ``fresh``, the Hub is
-    always asked.
+    If the Hub cannot be reached, the stored listing is used; a HubError if there is none.
     """
-    revision = revision or "main"
-    cached = None if fresh else _head_of(cached_listing(api, f"{repo_type}/{repo_id}@{revision}"))
-    if cached and FULL_SHA.fullmatch(revision):
-        return cached
+    name, is_final = revision or "main", bool(FULL_SHA.fullmatch(revision or ""))
+    question = f"{repo_type}/{repo_id}@{name}"
+    return answered(api, question, lambda: asdict(newest_head(api, repo_id, repo_type, name)), _head_of, is_final)
+
+
+def newest_head(api: HfApi, repo_id: str, repo_type: str, revision: str = "main") -> Head:
+    """The same in any case from the Hub; the listing of the commit is stored."""
     with hub_errors(repo_id):
-        head = asked_or_cached(cached, lambda: _head_from_hub(api, repo_id, repo_type, revision))
-    for name in {revision, head.sha}:
-        cache_listing(api, f"{repo_type}/{repo_id}@{name}", asdict(head))
+        info = retried(
+            lambda: api.repo_info(
+                repo_id, repo_type=repo_type, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+            )
+        )
+        if not FULL_SHA.fullmatch(str(info.sha)):
+            raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
+        files = {
+            file.rfilename: RepoFile(file.size or 0, (file.lfs.sha256 if file.lfs else file.blob_id) or "")
+            for file in getattr(info, "siblings", None) or ()
+        }
+    head = Head(info.id, repo_type, str(info.sha), files)
+    _store(api, f"{repo_type}/{repo_id}@{head.sha}", asdict(head))
     return head
 
 
-def _head_from_hub(api: HfApi, repo_id: str, repo_type: str, revision: str) -> Head:
-    info = retried(
-        lambda: api.repo_info(
-            repo_id, repo_type=repo_type, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
-        )
-    )
-    if not FULL_SHA.fullmatch(str(info.sha)):
-        raise HubError(repo_id, "has no commit on the Hub; check that the repo is not empty")
-    files = {
-        sibling.rfilename: RepoFile(sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or "")
-        for sibling in getattr(info, "siblings", None) or ()
-    }
-    return Head(info.id, repo_type, str(info.sha), files)
+def _head_of(document: Any) -> Head:  # noqa: ANN401 - parsed JSON
+    return Head(**{**document, "files": {path: RepoFile(**file) for path, file in document["files"].items()}})
 
 
-def _head_of(document: Any) -> Head | None:  # noqa: ANN401 - parsed JSON
+# --- stored answers, for when the Hub cannot be reached ---------------------------------------------------------------
+
+
+def answered(api: HfApi, question: str, ask: Callable[[], Any], parse: Callable[[Any], T], is_final: bool = False) -> T:
+    """The Hub's answer to a question, or the stored one if the Hub cannot be reached, or if it ``is_final``.
+
+    ``ask`` returns the answer as JSON data, which are stored for this user. Stored data that ``parse`` cannot read,
+    damaged or of another version, are ignored.
+    """
+    stored = None
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        stored = parse(json.loads(_answer_file(api, question).read_bytes()))
+    if stored is not None and (is_final or hub_error()):
+        return stored
     try:
-        files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
-        return Head(document["repo_id"], document["repo_type"], document["sha"], files)
-    except (LookupError, TypeError, AttributeError):
-        return None  # not cached, or written by another version
-
-
-# --- cached listings, for when the Hub cannot be reached --------------------------------------------------------------
-
-
-def asked_or_cached(cached: T | None, ask: Callable[[], T]) -> T:
-    """The result of ``ask``, or the cached one if the Hub cannot be reached."""
-    try:
-        return ask()
-    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-        if cached is None or not is_unreachable(error):
+        answer = ask()
+    except HubError as error:
+        if stored is None or not is_unreachable(error):
             raise
-        return cached
+        return stored
+    _store(api, question, answer)
+    return parse(answer)
 
 
-def cache_listing(api: HfApi, question: str, listing: object) -> None:
-    """Store a listing of the Hub for this user, unless the disk is full or read-only."""
-    with contextlib.suppress(StorageError):
-        write_atomically(_listing_file(api, question), json.dumps(listing).encode())
+def _store(api: HfApi, question: str, answer: object) -> None:
+    with contextlib.suppress(StorageError):  # the disk is full or read-only
+        write_atomically(_answer_file(api, question), json.dumps(answer).encode())
 
 
-def cached_listing(api: HfApi, question: str) -> Any:  # noqa: ANN401 - parsed JSON
-    """The cached listing of this user; None if there is none, or it cannot be read."""
-    try:
-        return json.loads(_listing_file(api, question).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _listing_file(api: HfApi, question: str) -> Path:
+def _answer_file(api: HfApi, question: str) -> Path:
     """One file per user, so that nobody is shown a listing of another user's private repos."""
     token = "" if api.token is False else api.token if isinstance(api.token, str) else get_token() or ""
     key = hashlib.sha256(json.dumps([constants.ENDPOINT, token, question]).encode()).hexdigest()[:32]

@@ -19,9 +19,7 @@ from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
-    asked_or_cached,
-    cache_listing,
-    cached_listing,
+    answered,
     connect,
     download,
     download_listed,
@@ -45,7 +43,6 @@ from mll_hf.hub.trust import claims_text, named_owners, ranked_and_claimed, veri
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, MAX_RIVALS_BYTES
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_all, read_label, rivals_path
-from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
@@ -216,27 +213,26 @@ def _fetch_tagged(given: tuple[SemanticGraph, ...], token: str | None, trust: Se
 def _list_tagged(api: HfApi, owner: str | None = None) -> list[_Place]:
     """The labels in the tagged models of an owner, or in the most downloaded of anyone.
 
-    From the cached listing if the Hub cannot be reached.
+    From the stored listing if the Hub cannot be reached.
     """
-    question = f"labels in models by {owner or 'anyone'}"
-    cached = cached_listing(api, question)
-    limit = _MAX_LABELS if owner else _LISTED_CLAIMS
 
     def ask() -> list[_Place]:
-        models = api.list_models(
-            filter=LABEL_TAG, author=owner, sort="downloads", limit=limit, expand=["sha", "siblings"]
-        )
-        return [_Place(model.id, model.sha or "", path) for model in models for path in paths(model)]
+        limit = _MAX_LABELS if owner else _LISTED_CLAIMS
+        with hub_errors(HUB):
+            models = api.list_models(
+                filter=LABEL_TAG, author=owner, sort="downloads", limit=limit, expand=["sha", "siblings"]
+            )
+            return [_Place(model.id, model.sha or "", path) for model in models for path in paths(model)]
 
     def paths(model: ModelInfo) -> list[str]:  # the main label first
         names = [file.rfilename for file in model.siblings or () if REPO_LABEL_PATH.fullmatch(file.rfilename)]
         return sorted(names, reverse=True)[:_MAX_LABELS_PER_REPO]
 
-    with hub_errors(HUB):
-        found = cached if cached and hub_error() else asked_or_cached(cached, ask)
-    cache_listing(api, question, found)
-    places = [_Place(*each) for each in found]
-    return [place for place in places if REPO_ID.fullmatch(place.repo_id) and FULL_SHA.fullmatch(place.sha)]
+    def parse(answer: list[list[str]]) -> list[_Place]:
+        places = [_Place(*each) for each in answer]
+        return [place for place in places if REPO_ID.fullmatch(place.repo_id) and FULL_SHA.fullmatch(place.sha)]
+
+    return answered(api, f"labels in models by {owner or 'anyone'}", ask, parse)
 
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str) -> tuple[Path, Label]:

@@ -18,11 +18,11 @@ from huggingface_hub.errors import CacheNotFound
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
     FULL_SHA,
-    cache_listing,
-    cached_listing,
+    answered,
     connect,
     hub_errors,
     is_unreachable,
+    newest_head,
     read_head,
 )
 from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files
@@ -31,7 +31,7 @@ from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -70,10 +70,10 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
     if "/" not in repo_id:
         raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
     try:
-        head = read_head(connect(token), repo_id, "model", revision or None, fresh=True)
+        head = newest_head(connect(token), repo_id, "model", revision or "main")
         repo_id, commit, files = head.repo_id, head.sha, head.model_files
     except HubError as error:
-        cached = _newest_cached(repo_id, revision) if is_unreachable(error.__cause__) else None
+        cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
         if cached is None:
             raise ModelError(spec, error.reason) from error
         commit, folder = cached
@@ -180,27 +180,26 @@ def fetch_parts(ref: ModelRef, folder: Path, text: Mapping[str, Any], token: str
     parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
     if not (folder / "tokenizer_config.json").is_file():
         parts[text.get("hf_tokenizer_name")] = SETTINGS
-    folders = {}
-    for name, patterns in parts.items():
-        if not name:
-            continue
-        if ref.is_local and Path(name).is_dir():
-            folders[name] = Path(name)
-            continue
-        api, question = connect(token), f"{name} for {ref.key}"
-        try:
-            with hub_errors(name):
-                head = read_head(api, name, "model", cached_listing(api, question))
-                cache_listing(api, question, head.sha)
-                at_root = [file for file in head.files if "/" not in file]
-                files = [file for file in at_root if any(fnmatch(file, pattern) for pattern in patterns)]
-                if sum(head.files[file].size for file in files) > _MAX_PART_BYTES:
-                    raise HubError(name, f"is a tokenizer of over {_MAX_PART_BYTES:,} bytes")
-                path = snapshot_download(head.repo_id, revision=head.sha, allow_patterns=files, token=token)
-        except HubError as error:
-            raise ModelError(ref.repo_id, f"needs files of another repo ({error}); use another model") from error
-        folders[name] = Path(path)
-    return folders
+    return {name: _fetch_part(ref, name, patterns, token) for name, patterns in parts.items() if name}
+
+
+def _fetch_part(ref: ModelRef, name: str, patterns: Sequence[str], token: str | None) -> Path:
+    if ref.is_local and Path(name).is_dir():
+        return Path(name)
+    api = connect(token)
+    try:
+        with hub_errors(name):
+            commit = answered(
+                api, f"{name} for {ref.key}", lambda: newest_head(api, name, "model").sha, str, is_final=True
+            )
+            head = read_head(api, name, "model", commit)
+            at_root = [file for file in head.files if "/" not in file]
+            files = [file for file in at_root if any(fnmatch(file, pattern) for pattern in patterns)]
+            if sum(head.files[file].size for file in files) > _MAX_PART_BYTES:
+                raise HubError(name, f"is a tokenizer of over {_MAX_PART_BYTES:,} bytes")
+            return Path(snapshot_download(head.repo_id, revision=head.sha, allow_patterns=files, token=token))
+    except HubError as error:
+        raise ModelError(ref.repo_id, f"needs files of another repo ({error}); use another model") from error
 
 
 # ---- backend, by file names
