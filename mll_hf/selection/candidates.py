@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.concept_index import ClassMatch
 
 if TYPE_CHECKING:
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
-    from mll_hf.labels.label import Cost, ModelRef
     from mll_hf.models.known import KnownModel
 
 
@@ -84,10 +85,29 @@ class Candidates:
         """The number of classes, but at least two, since recall among one candidate is always 1."""
         return max(len(self.match.classes), 2)
 
+    @cached_property
+    def models(self) -> tuple[SelectedModel, ...]:
+        """The labeled models, then those without a label, whose license and cost may be unknown."""
+        return (
+            *(
+                SelectedModel(label.model, label.cost, float(label.temperature[0]), Figures.LABEL, label.license)
+                for label in self.labels.reference
+            ),
+            *(
+                SelectedModel(ModelRef(m.hub_id, UNPINNED, m.backend), m.cost, 1.0, Figures.PUBLISHED, m.license)
+                for m in self.published
+            ),
+        )
+
     def subset(self, rows: Sequence[int]) -> Candidates:
-        """The labeled models in the given rows."""
-        embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
-        return replace(self, labels=self.labels.subset(rows), embeddings=embeddings)
+        """The given ones of all models, in ascending order."""
+        labeled = [m for m in rows if m < len(self.labels)]
+        return replace(
+            self,
+            labels=self.labels.subset(labeled),
+            embeddings=tuple(self.embeddings[m] for m in labeled) if self.embeddings else (),
+            published=tuple(self.published[m - len(self.labels)] for m in rows[len(labeled) :]),
+        )
 
 
 def unmatched(classes: tuple[str, ...]) -> ClassMatch:

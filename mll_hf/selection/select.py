@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.hub.trust import claims_text, ranked_and_claimed
 from mll_hf.labels.join import join_labels
-from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import typical_imagenet, usable_models
@@ -43,17 +41,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelStore
-    from mll_hf.models.known import KnownModel
     from mll_hf.selection.strategies import SelectionConfig
 
 
 _log = logging.getLogger(__name__)
-
-
-class NoModelFitsError(InputError):
-    """No model meets the constraints of the configuration."""
 
 
 def select(
@@ -71,7 +63,7 @@ def select(
         for_trial: The choice is a shortlist for a trial: models made for the domain or language of the classes first.
 
     Raises:
-        NoModelFitsError: No model is within the limits and has an allowed license.
+        InputError: No model is within the limits and has an allowed license.
     """
     strategy, is_ours = STRATEGIES[config.strategy], config.strategy is Strategy.MLL
     classes, domain = candidates.match.classes, candidates.domain
@@ -80,8 +72,8 @@ def select(
     if is_ours:
         candidates = add_nominees(candidates, nominees)
     within = within_limits(candidates, config)
-    ids = _ids(within)
-    nominees = with_limits(nominees, set(_ids(candidates)) - set(ids))
+    ids = [model.ref.repo_id for model in within.models]
+    nominees = with_limits(nominees, {model.ref.repo_id for model in candidates.models} - set(ids))
     gains = published_gains(nominees, language)
     unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
 
@@ -98,21 +90,29 @@ def select(
             scores = _for_all_classes(np.round(estimate.accuracy, DIGITS), classes)
             scores[[id in unknown for id in ids]] = 0
 
-    kinds = {id: Figures.NONE if id in unknown else Figures.NOMINATED for id in (*gains, *unknown)}
+    kinds = dict.fromkeys(gains, Figures.NOMINATED) | dict.fromkeys(unknown, Figures.NONE)
     models = [
-        *map(_model_from_label, within.labels.reference),
-        *(_model_from_published(model, kinds.get(model.hub_id, Figures.PUBLISHED)) for model in within.published),
+        model if model.figures is Figures.LABEL else replace(model, figures=kinds.get(id, model.figures))
+        for id, model in zip(ids, within.models, strict=True)
     ]
     overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(models)), key=lambda m: (-overall[m], *models[m].tie_break))
     models, ids, scores = [models[m] for m in order], [ids[m] for m in order], scores[order]
     estimate = estimate and estimate.subset(order)
-    chosen = choose(scores, config)
+    chosen = np.zeros(scores.shape, np.bool_)
     if for_trial:
-        chosen = _only(shortlist_first(ids, nominees, config.per_class, language), scores)
+        chosen[shortlist_first(ids, nominees, config.per_class, language)] = True
+    elif strategy.as_in_paper:
+        np.put_along_axis(chosen, np.argsort(-scores, axis=0, kind="stable")[: config.per_class], True, axis=0)
     elif estimate and is_ours and config.k is None:
-        chosen = _only([best_value(models, estimate)], scores)
+        chosen[best_value(models, estimate)] = True
+    else:
+        chosen[: config.per_class] = True
     measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
+    claims = [claim for claim in dict.fromkeys(nominee.claim for nominee in nominees) if claim not in measured]
+    coverage = candidates.match.coverage.astype(np.float64)
+    if is_ours:
+        coverage = np.clip(concept_weights(within, config.class_weight).sum(axis=0), 0, 1)
     return Selection(
         classes=classes,
         strategy=config.strategy,
@@ -121,14 +121,12 @@ def select(
         scores=scores,
         chosen=chosen,
         matches=_matched_concepts(within),
-        coverage=_coverage(within, config),
+        coverage=coverage,
         domain=domain,
         task=task,
         estimate=estimate,
         notes=(*notes, *nomination_notes(nominees)),
-        unmeasured=tuple(
-            made_for(claim) for claim in dict.fromkeys(n.claim for n in nominees) if claim not in measured
-        ),
+        unmeasured=tuple(map(made_for, claims)),
     )
 
 
@@ -143,7 +141,8 @@ def _scores(within: Candidates, config: SelectionConfig, language: str) -> tuple
         scores = strategy.score(within, config.class_weight)
         shift = None if strategy.as_in_paper else imagenet_shift(labels, scores)
     if config.strategy is Strategy.MLL and language != ENGLISH:
-        return _for_all_classes(on_scores(accuracies_in(language, _ids(within)), shift), classes), shift
+        accuracies = accuracies_in(language, [model.ref.repo_id for model in within.models])
+        return _for_all_classes(on_scores(accuracies, shift), classes), shift
     published = np.array([model.imagenet or typical_imagenet() for model in within.published])
     return np.round(np.concatenate([scores, _for_all_classes(on_scores(published, shift), classes)]), DIGITS), shift
 
@@ -152,94 +151,54 @@ def _for_all_classes(scores: NDArray[np.float64], classes: Sequence[str]) -> NDA
     return np.repeat(scores[:, None], len(classes), axis=1)
 
 
-def _only(models: Sequence[int], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[M, C] the models at these positions, for all classes."""
-    chosen = np.zeros(scores.shape, np.bool_)
-    chosen[models] = True
-    return chosen
-
-
-def choose(scores: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.bool_]:
-    """[M, C] which models are chosen for which class: the k best of each class, or the k best overall for all."""
-    if not STRATEGIES[config.strategy].as_in_paper:
-        return _only(np.argsort(-quantize(scores).sum(axis=1), kind="stable")[: config.per_class].tolist(), scores)
-    chosen = np.zeros(scores.shape, np.bool_)
-    best = np.argsort(-scores, axis=0, kind="stable")[: config.per_class]
-    np.put_along_axis(chosen, best, True, axis=0)
-    return chosen
-
-
 def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Keep what the strategy compares, within the limits of size and license.
+    """Keep what the strategy compares, within the limits of size and license. Unknown costs are beyond any limit.
 
     Raises:
-        NoModelFitsError: No model is left.
+        InputError: No model is left.
     """
     strategy = STRATEGIES[config.strategy]
-    labels, published = candidates.labels, candidates.published
     if not strategy.needs_labels:
-        labels, published = labels.subset([]), usable_models()
+        candidates = replace(candidates.subset([]), published=usable_models())
     elif strategy.as_in_paper:
-        published = ()
-    claims = [(label.model.repo_id, label.cost, label.license) for label in labels.reference]
-    claims += [(model.hub_id, _cost_at_most(model), model.license) for model in published]
-    kept = {id for id, cost, license in claims if _fits(id, cost, config) and _is_allowed(license, config)}
-    if config.licenses and (unlicensed := sorted(id for id, _, license in claims if license is None)):
+        candidates = replace(candidates, published=())
+    models, allowed = candidates.models, config.licenses
+    kept = [
+        m
+        for m, model in enumerate(models)
+        if model.ref.repo_id not in config.without
+        and _parameters(model) <= (config.max_parameters or np.inf)
+        and _gflops(model) <= (np.inf if config.max_gflops is None else config.max_gflops)
+        and (not allowed or (model.license or "").lower() in allowed)
+    ]
+    if allowed and (unlicensed := sorted(model.ref.repo_id for model in models if model.license is None)):
         _log.warning("left out because no license is known: %s", abridged(unlicensed, 5))
     if not kept:
-        raise _none_fits(claims, config)
-    rows = [m for m, model in enumerate(labels.models) if model.repo_id in kept]
-    published = tuple(model for model in published if model.hub_id in kept)
-    return replace(candidates.subset(rows), published=published)
+        raise InputError(_why_none_fits(models, config))
+    return candidates.subset(kept)
 
 
-def _cost_at_most(model: KnownModel) -> Cost:
-    """The cost, unlimited where it is unknown."""
-    return Cost(model.parameters or sys.maxsize, model.image_gflops or np.inf)
+def _parameters(model: SelectedModel) -> float:
+    return model.cost.parameters or np.inf
 
 
-def _fits(repo_id: str, cost: Cost, config: SelectionConfig) -> bool:
-    return (
-        repo_id not in config.without
-        and (config.max_parameters is None or cost.parameters <= config.max_parameters)
-        and (config.max_gflops is None or cost.gflops <= config.max_gflops)
-    )
+def _gflops(model: SelectedModel) -> float:
+    return model.cost.gflops or np.inf
 
 
-def _is_allowed(license: str | None, config: SelectionConfig) -> bool:
-    return not config.licenses or (license or "").lower() in config.licenses
-
-
-def _none_fits(claims: Sequence[tuple[str, Cost, str | None]], config: SelectionConfig) -> NoModelFitsError:
-    """The reason why none of the models, given by id, cost and license, can be chosen."""
-    if not claims and STRATEGIES[config.strategy].as_in_paper:
-        return NoModelFitsError(f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'")
-    if not claims:
-        return NoModelFitsError("there are no models to select from; label models, or use published figures")
-    licenses = Counter(license or "unknown" for _, _, license in claims).most_common()
-    costs = [cost for _, cost, _ in claims]
+def _why_none_fits(models: Sequence[SelectedModel], config: SelectionConfig) -> str:
+    if not models and STRATEGIES[config.strategy].as_in_paper:
+        return f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'"
+    if not models:
+        return "there are no models to select from; label models, or use published figures"
+    licenses = Counter(model.license or "unknown" for model in models).most_common()
     allowed = f", the allowed licenses ({abridged(config.licenses, 5)})" if config.licenses else ""
-    return NoModelFitsError(
-        f"none of the {len(claims)} models is within the limits{allowed} and not left out; the smallest has "
-        f"{min(cost.parameters for cost in costs):,} parameters, the cheapest takes "
-        f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image, and the licenses are "
-        f"{abridged([f'{license} ({count})' for license, count in licenses], 5)}: raise the limits, allow other "
-        "licenses, or leave out fewer"
+    return (
+        f"none of the {len(models)} models is within the limits{allowed} and not left out; the smallest has "
+        f"{min(map(_parameters, models)):,} parameters, the cheapest takes {gigaflops(min(map(_gflops, models)))} "
+        f"GFLOPs per image, and the licenses are {abridged([f'{license} ({count})' for license, count in licenses], 5)}"
+        ": raise the limits, allow other licenses, or leave out fewer"
     )
-
-
-def _model_from_label(label: Label) -> SelectedModel:
-    return SelectedModel(label.model, label.cost, float(label.temperature[0]), Figures.LABEL, label.license)
-
-
-def _model_from_published(model: KnownModel, figures: Figures) -> SelectedModel:
-    ref = ModelRef(model.hub_id, revision=UNPINNED, backend=model.backend)
-    return SelectedModel(ref, model.cost, 1.0, figures, model.license)
-
-
-def _ids(candidates: Candidates) -> list[str]:
-    """Ids of the labeled models, then of the others."""
-    return [model.repo_id for model in candidates.labels.models] + [model.hub_id for model in candidates.published]
 
 
 def _branches(candidates: Candidates) -> list[set[str]]:
@@ -259,13 +218,6 @@ def _matched_concepts(candidates: Candidates) -> tuple[tuple[MatchedConcept, ...
         )
         for matched, weights in zip(match.concepts.tolist(), match.weights.tolist(), strict=True)
     )
-
-
-def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[C] total weight of the concepts in the estimate of each class."""
-    if config.strategy is not Strategy.MLL:
-        return candidates.match.coverage.astype(np.float64)
-    return np.clip(concept_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
 
 
 def mention_claims(source: LabelStore, candidates: Candidates, config: SelectionConfig) -> None:
