@@ -11,7 +11,7 @@ import numpy as np
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.label import UNPINNED
-from mll_hf.selection.budget import first_to_try, plan_trial, run_trial
+from mll_hf.selection.budget import Shortlist, plan_trial, run_trial
 from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import check_image_count, trial_sample
@@ -57,17 +57,17 @@ def try_models(
         InputError: There are too few readable images, no model fits in the budget, or the plan is declined.
         ModelError: No model is pinned to a commit, or all models fail; this is the error of the last one.
     """
-    shortlist, templates = ensemble.selection, ensemble.prompt_templates
-    if shortlist.estimate is None:
+    selection = ensemble.selection
+    if selection.estimate is None:
         raise ValueError("the shortlist has no estimate")
     images = [*task.examples.images, *task.images]
     run = ensemble.model_runner(images, cache)
-    models = [shortlist.models[m] for m in shortlist.chosen_models]
+    models = [selection.models[m] for m in selection.chosen_models]
     sizes = sizes or _download_sizes(models, ensemble.token)
-    prior = trial_prior(shortlist.estimate.subset(shortlist.chosen_models))
+    prior = trial_prior(selection.estimate.subset(selection.chosen_models))
     names, nominated = [model.name for model in models], [model.figures in NOMINATED for model in models]
-    first = first_to_try(prior, sizes, config.max_download, nominated)
-    plan = plan_trial(prior, sizes, config.max_download, names, first)
+    shortlist = Shortlist(prior, sizes, config.max_download, nominated)
+    plan = plan_trial(shortlist, names)
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
     found: dict[int, tuple[NDArray[np.float32], Head]] = {}
@@ -75,7 +75,7 @@ def try_models(
 
     def attempt(position: int) -> bool:
         try:
-            found[position] = run(shortlist.chosen_models[position])
+            found[position] = run(selection.chosen_models[position])
         except (ModelError, MissingExtraError) as error:
             failures.append(error)
             _log.warning("skipped in the trial: %s", error)
@@ -93,7 +93,7 @@ def try_models(
     def estimated(tried: tuple[int, ...]) -> Estimate:
         return estimate_in_trial(prior, tried, *embedded(tried)[:2], task.shares)
 
-    tried = run_trial(prior, sizes, config.max_download, attempt, estimated, first)
+    tried = run_trial(shortlist, attempt, estimated)
     if not tried:
         raise failures[-1]
     warn_of_unreadable([images[n] for n in np.flatnonzero(~np.isfinite(found[tried[0]][0]).all(axis=1))])
@@ -105,7 +105,8 @@ def try_models(
             "with their class",
             names[tried[0]],
         )
-    return choose_with_images(shortlist, tried, pairs, config, templates, classes, task.shares, weights)
+    templates = ensemble.prompt_templates
+    return choose_with_images(selection, tried, pairs, config, templates, classes, task.shares, weights)
 
 
 def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[int]:

@@ -15,6 +15,7 @@ increase in accuracy of the chosen model by trying another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,6 +51,34 @@ def _student4(probabilities: Floats) -> Floats:
 _NODES = _student4((np.arange(512) + 0.5) / 512)
 
 
+@dataclass(frozen=True)
+class Shortlist:
+    """The M models that a trial may try.
+
+    Attributes:
+        prior: Estimate for them before the trial; ties go to the first model.
+        sizes: [M] download sizes in bytes; 0 for local models.
+        budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
+        nominated: [M] whether a model is made for the domain or language of the task; empty if none is.
+    """
+
+    prior: Estimate
+    sizes: Sequence[int]
+    budget: int
+    nominated: Sequence[bool] = ()
+
+    @cached_property
+    def first(self) -> tuple[int, ...]:
+        """If some models are made for the task, the best one of these, and the best other one, by their means.
+
+        Each takes at most half of the budget. Without a general model a poor specialist would agree with others like
+        it.
+        """
+        small = [m for m, size in enumerate(self.sizes) if 2 * size <= self.budget and any(self.nominated)]
+        kinds = [[m for m in small if self.nominated[m] == kind] for kind in (True, False)]
+        return tuple(max(kind, key=lambda m: self.prior.mean[m]) for kind in kinds if kind)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
     """Plan of a trial, made before anything is fetched.
@@ -67,26 +96,13 @@ class TrialPlan:
     names: tuple[str, ...]
 
 
-def first_to_try(prior: Estimate, sizes: Sequence[int], budget: int, nominated: Sequence[bool]) -> tuple[int, ...]:
-    """If some of M models are made for the task, the best one of these, and the best other one, by their means.
-
-    Each takes at most half of the budget. Without a general model a poor specialist would agree with others like it.
-    """
-    kinds = [
-        [m for m, is_one in enumerate(nominated) if is_one == kind and 2 * sizes[m] <= budget] for kind in (True, False)
-    ]
-    best = [max(kind, key=lambda m: prior.mean[m]) for kind in kinds if kind]
-    return tuple(best) if any(nominated) else ()
-
-
-def plan_trial(
-    prior: Estimate, sizes: Sequence[int], budget: int, names: Sequence[str], first: Sequence[int] = ()
-) -> TrialPlan:
-    """Plan a trial of M models with these names; other arguments as for :func:`run_trial`.
+def plan_trial(shortlist: Shortlist, names: Sequence[str]) -> TrialPlan:
+    """Plan a trial of models with these names [M].
 
     Raises:
         InputError: No model fits in the budget.
     """
+    prior, sizes, budget = shortlist.prior, shortlist.sizes, shortlist.budget
     smallest = min(range(len(sizes)), key=lambda m: sizes[m])
     if sizes[smallest] > budget:
         raise InputError(
@@ -98,66 +114,43 @@ def plan_trial(
         errors = np.full(len(tried), TYPICAL_ERROR)
         return prior.update(tried, prior.mean[list(tried)], errors, Basis.IMAGES)
 
-    order = run_trial(prior, sizes, budget, lambda m: True, estimated, first)
+    order = run_trial(shortlist, lambda m: True, estimated)
     affordable = sum(size for size in sizes if size <= budget)
     return TrialPlan(order, sum(sizes[m] for m in order), min(affordable, budget), tuple(names[m] for m in order))
 
 
 def run_trial(
-    prior: Estimate,
-    sizes: Sequence[int],
-    budget: int,
-    attempt: Callable[[int], bool],
-    estimated: Callable[[tuple[int, ...]], Estimate],
-    first: Sequence[int] = (),
+    shortlist: Shortlist, attempt: Callable[[int], bool], estimated: Callable[[tuple[int, ...]], Estimate]
 ) -> tuple[int, ...]:
     """Try models one by one.
 
     Args:
-        prior: Estimate for M models before the trial.
-        sizes: [M] download sizes in bytes; 0 for local models.
-        budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
+        shortlist: The models.
         attempt: Tries the model at a position; returns False if it fails, and the trial continues.
         estimated: Returns the estimate for all M models after those at the given positions were tried.
-        first: Positions of models to try before any others, see :func:`first_to_try`.
 
     Returns:
         Positions of the models that were tried successfully, in order.
     """
-    estimate, remaining = prior, budget
-    tried: tuple[int, ...] = ()
-    failed: list[int] = []
-    while (m := next_model(estimate, sizes, remaining, tried, failed, first)) is not None:
-        remaining -= sizes[m]
+    estimate = shortlist.prior
+    tried, failed = tuple[int, ...](), tuple[int, ...]()
+    while (m := next_model(shortlist, estimate, tried, failed)) is not None:
         if attempt(m):
             tried = (*tried, m)
             estimate = estimated(tried)
         else:
-            failed.append(m)
+            failed = (*failed, m)
     return tried
 
 
 def next_model(
-    estimate: Estimate,
-    sizes: Sequence[int],
-    remaining: int,
-    tried: Sequence[int],
-    failed: Sequence[int] = (),
-    first: Sequence[int] = (),
+    shortlist: Shortlist, estimate: Estimate, tried: Sequence[int], failed: Sequence[int] = ()
 ) -> int | None:
-    """The position of the model to try next; None if the trial is over.
-
-    Args:
-        estimate: Current estimate for M models; ties go to the first model.
-        sizes: As for :func:`run_trial`.
-        remaining: Bytes left in the budget.
-        tried: Positions of the models that were tried.
-        failed: Positions of the models that failed.
-        first: As for :func:`run_trial`.
-    """
-    gains = np.round(expected_gains(estimate, tried), DIGITS)
+    """The position of the model to try next, by the current estimate; None if the trial is over."""
+    sizes, gains = shortlist.sizes, np.round(expected_gains(estimate, tried), DIGITS)
+    remaining = shortlist.budget - sum(sizes[m] for m in (*tried, *failed))
     affordable = [m for m in range(len(sizes)) if m not in (*tried, *failed) and sizes[m] <= remaining]
-    if pending := [m for m in first if m in affordable]:
+    if pending := [m for m in shortlist.first if m in affordable]:
         return pending[0]
     local = [m for m in affordable if sizes[m] == 0]
     best = sigmoid(estimate.mean[list(tried)]).max(initial=0)

@@ -11,7 +11,7 @@ from mll_hf.labels.join import JoinedLabels
 from mll_hf.models.known import known_model, usable_models
 from mll_hf.models.published import published_graph
 from mll_hf.selection import Candidates, Figures, SelectionConfig, answer, select
-from mll_hf.selection.budget import first_to_try, plan_trial
+from mll_hf.selection.budget import Shortlist, plan_trial
 from mll_hf.selection.candidates import unmatched
 from mll_hf.selection.with_images import trial_prior
 
@@ -96,7 +96,7 @@ def test_a_trial_starts_with_the_best_specialist_and_the_best_general_model():
     rows = shortlist.chosen_models
     models, prior = [shortlist.models[m] for m in rows], trial_prior(shortlist.estimate.subset(rows))
     sizes = [4 * model.cost.parameters or 10**9 for model in models]
-    first = first_to_try(prior, sizes, 10**10, [model.figures is Figures.NONE for model in models])
-    plan = plan_trial(prior, sizes, 10**10, [model.name for model in models], first)
+    to_try = Shortlist(prior, sizes, 10**10, [model.figures is Figures.NONE for model in models])
+    plan = plan_trial(to_try, [model.name for model in models])
     assert [models[m].figures for m in plan.order[:2]] == [Figures.NONE, Figures.PUBLISHED]
-    assert first_to_try(prior, sizes, 10**10, [False] * len(models)) == ()
+    assert Shortlist(prior, sizes, 10**10, [False] * len(models)).first == ()

@@ -25,7 +25,7 @@ from mll_hf.selection import (
     choose_with_images,
     shortlist_config,
 )
-from mll_hf.selection.budget import plan_trial
+from mll_hf.selection.budget import Shortlist, plan_trial
 from mll_hf.selection.fit import fit
 from mll_hf.selection.probabilities import logit
 from mll_hf.selection.with_images import estimate_in_trial, trial_prior
@@ -217,7 +217,7 @@ def test_models_of_which_nothing_is_known_are_tried_first():
     prior = trial_prior(estimate)
     assert prior.mean.tolist() == [1, 0.9, 0.8, 2]
     assert np.diag(prior.covariance)[3] > np.diag(prior.covariance)[0] + 3
-    assert plan_trial(prior, [10**9] * 4, 10**10, "abcd").order[0] == 3
+    assert plan_trial(Shortlist(prior, [10**9] * 4, 10**10), "abcd").order[0] == 3
 
 
 def test_the_estimate_within_a_trial_follows_agreement_and_examples():
