@@ -25,6 +25,7 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import SelectionConfig, Strategy
+from mll_hf.selection.accuracy import have_meaning
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import abridged
 
@@ -82,19 +83,18 @@ def _select(args: argparse.Namespace) -> int:
         print(
             f"To know better, fit these models to your images: mll-hf fit PHOTOS --classes {_again(classes)} -o choice"
         )
-    _note_on_matching(selection)
+    _note_on_names(selection)
     return 0
 
 
-def _note_on_matching(selection: Selection) -> None:
-    """Name classes that no concept matches, where that leaves the accuracy not known."""
-    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    uncovered = [name for name in uncovered if name.isascii()]  # others have a note on their language
+def _note_on_names(selection: Selection) -> None:
+    """Name classes whose names say nothing, where that leaves the accuracy not known."""
+    names = zip(selection.classes, selection.coverage, have_meaning(selection.classes), strict=True)
+    unclear = [name for name, cover, is_meant in names if cover < COVERED and not is_meant]
+    unclear = [name for name in unclear if name.isascii()]  # others have a note on their language
     is_known = selection.estimate is not None and selection.estimate.known.any()
-    if len(selection.classes) > 1 and uncovered and selection.strategy is Strategy.MLL and not is_known:
-        note(
-            f"no concept matches {abridged(uncovered, 5)}: names, compared in English, say nothing about accuracy here"
-        )
+    if len(selection.classes) > 1 and unclear and selection.strategy is Strategy.MLL and not is_known:
+        note(f"{abridged(unclear, 5)}: these are no English words, so they say nothing about accuracy")
 
 
 def _again(classes: tuple[str, ...]) -> str:

@@ -1,12 +1,13 @@
-"""How often a name means a concept: "bat" is mostly an animal, "stop" hardly ever the diaphragm of a camera.
+"""What WordNet says about names: which words are English, and how often a name means a concept.
 
-From WordNet's counts of senses in texts, for synsets of ImageNet-12k and their hypernyms;
-``scripts/graph/rare_senses.py`` writes the table.
+"Bat" is mostly an animal, "stop" hardly ever the diaphragm of a camera: by WordNet's counts of senses in texts, for
+synsets of ImageNet-12k and their hypernyms. ``scripts/graph/rare_senses.py`` writes both tables.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RARE_SENSES = Path(__file__).parent / "data" / "rare_senses.csv"
+WORDS = RARE_SENSES.with_name("words.txt.gz")
 USUAL = 0.5
 """Share of a sense from which it is not in the table, and of all names and concepts that are not in WordNet."""
 
@@ -28,3 +30,9 @@ def sense_share(concept: str, key: str) -> float:
 def _rare_senses() -> Mapping[tuple[str, str], float]:
     with RARE_SENSES.open(encoding="utf-8", newline="") as file:
         return {(row[0], row[1]): max(float(row[2]), 1) / 100 for row in list(csv.reader(file))[1:]}
+
+
+@cache
+def english_words() -> frozenset[str]:
+    """Stems of all words in WordNet's names, of two letters or more."""
+    return frozenset(gzip.decompress(WORDS.read_bytes()).decode().split())

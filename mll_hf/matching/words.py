@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.matching.prompts import clean_class_name
-from mll_hf.matching.senses import sense_share
+from mll_hf.matching.senses import english_words, sense_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +54,12 @@ def stems(text: str) -> tuple[str, ...]:
 def name_key(name: str) -> str:
     """What all spellings of a class name have in common: its joined stems."""
     return "".join(stems(clean_class_name(name)))
+
+
+def has_english_words(name: str) -> bool:
+    """Whether at least half of the words of a name are English; numbers and single letters are not."""
+    words = stems(clean_class_name(name))
+    return 2 * sum(word in english_words() for word in words) >= max(len(words), 1)
 
 
 def is_part(name: str, lemmas: Iterable[str]) -> bool:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.lint import scripts_of
+from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.senses import english_words
 from mll_hf.matching.words import stems
 from mll_hf.models.domains import domain_words, is_binomial
 from mll_hf.models.known import records
@@ -71,12 +74,18 @@ def language_of(classes: Sequence[str]) -> str:
 
 
 def _english_share(names: Sequence[str]) -> float:
-    """Share of the words that are in the published graph or among the words of domains; glosses are read if needed."""
+    """Share of the words that are in the published graph or among the words of domains; glosses are read if needed.
+
+    All, if every word is in a name of WordNet or of a known dataset (samosa, gyoza), which also have many words of
+    other languages (pain, fromage).
+    """
     words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
+    if words <= english_words() | _in_datasets():
+        return 1.0
     named = len(words & _named_in_english())
     if 2 * named <= len(words):
         named = len(words & (_named_in_english() | _in_glosses()))
-    return named / len(words) if words else 1.0
+    return named / len(words)
 
 
 @cache
@@ -89,6 +98,12 @@ def _named_in_english() -> frozenset[str]:
 @cache
 def _in_glosses() -> frozenset[str]:
     return frozenset().union(*(stems(each.definition) for each in published_graph().concepts))
+
+
+@cache
+def _in_datasets() -> frozenset[str]:
+    names = (name for dataset in known_datasets() for spellings in dataset.classes for name in spellings)
+    return frozenset().union(*(stems(clean_class_name(name)) for name in names))
 
 
 def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:

@@ -12,7 +12,8 @@ Where other datasets have classes of the same names, their published recall coun
 `scripts/known_models/fit_accuracy.py` fits the coefficients, measures the error by cross-validation over groups
 of related datasets, and writes ``data/accuracy.json``. Accuracy varies far more between datasets than between models,
 so the standard error is large. It does not depend on the class names: such errors did not hold on left-out datasets. A
-mean over few classes varies more than one over many. Classes that no concept matches can have any accuracy.
+mean over few classes varies more than one over many. Classes whose names mean nothing (codes, numbers, made-up words)
+can have any accuracy, see :func:`have_meaning`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
-from mll_hf.matching.words import name_key
+from mll_hf.matching.words import has_english_words, name_key
+from mll_hf.models.domains import is_binomial
 from mll_hf.models.known import known_models
 from mll_hf.models.published import figures_of_dataset
 from mll_hf.selection.estimate import CERTAIN, Estimate
@@ -52,6 +54,11 @@ SPECIALIZED = (
     "microscope",
     "histology",
     "medical",
+    "medicine",
+    "dermatology",
+    "ophthalmology",
+    "pathology",
+    "radiology",
     "x-ray",
     "mri",
     "render",
@@ -64,7 +71,7 @@ SPECIALIZED = (
 )
 MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
 MIN_ESTIMATE = 0.005  # the same for estimates
-UNCOVERED_ERROR = 4.0  # standard error if no concept matches any class, in logits: any accuracy is possible
+MEANINGLESS_ERROR = 4.0  # standard error if no name means anything, in logits: any accuracy is possible
 ACCURACIES = ("accuracy", "mean recall", "balanced accuracy")
 FIGURE_ERROR = 0.15  # of one figure, in logits: by how much sources with other prompts differ, but for Caltech-101
 MODEL_ERROR = 0.6  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
@@ -204,20 +211,32 @@ def with_near_classes(mean: Floats, imagenet: Floats, traits: TaskTraits) -> Flo
     return (1 - weight) * mean + weight * observed
 
 
+def have_meaning(classes: Sequence[str], but: str = "") -> NDArray[np.bool_]:
+    """[C] whether a name says what a class is: recall of a class with this name is published, or it is English.
+
+    Codes, numbers and made-up words say nothing, and scientific names of species little. ``but`` is a kin group of
+    datasets to ignore.
+    """
+    table = _data("class_recalls.json")["recalls"]
+    is_published = [any(row[0] != but for row in table.get(name_key(name), ())) for name in classes]
+    is_english = [has_english_words(name) and not is_binomial(name) for name in classes]
+    return np.logical_or(is_published, is_english)
+
+
 def is_specialized(domain: str | None) -> bool:
     """Whether images of this domain are rare on the web."""
     return mentions(domain or "", SPECIALIZED)
 
 
 def estimate_accuracy(
-    imagenet: Floats, traits: TaskTraits, covered: float = 1.0, model: AccuracyModel | None = None
+    imagenet: Floats, traits: TaskTraits, with_meaning: float = 1.0, model: AccuracyModel | None = None
 ) -> Estimate:
     """Estimate the accuracies of M models on a task. With a single class the accuracy is 1.
 
     Args:
         imagenet: [M] accuracies on ImageNet, 0 to 1.
         traits: The task.
-        covered: Share of the classes that a concept matches. The accuracy on the others may have any value.
+        with_meaning: Share of the classes whose names mean something. The accuracy on the others may have any value.
         model: The regression; by default the one shipped with the package.
 
     Raises:
@@ -235,7 +254,7 @@ def estimate_accuracy(
     task += model.things * things
     chance = 1 / traits.n_classes
     share = sigmoid(model.intercept + model.imagenet * logit(imagenet, MIN_ACCURACY) + task)
-    error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), UNCOVERED_ERROR * (1 - covered))
+    error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), MEANINGLESS_ERROR * (1 - with_meaning))
     mean = with_near_classes(logit(chance + (1 - chance) * share, MIN_ESTIMATE), imagenet, traits)
     return Estimate.independent(mean, np.full(len(imagenet), error))
 

@@ -26,7 +26,7 @@ LAPTOP_MEMORY = 8 * 10**9
 MEMORY_SHARE = 0.5  # of the memory, for weights
 BYTES_PER_PARAMETER = 4
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_USUAL_ACCURACY = 0.8
+_LOW_ACCURACY, _USUAL_ACCURACY = 0.5, 0.8
 MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
 
@@ -81,12 +81,12 @@ def best_value(models: Sequence[SelectedModel], estimate: Estimate) -> int:
 
 
 def _losses(estimate: Estimate) -> Floats:
-    """[M] by how much each model's accuracy is below the best; if that is not known, as if it were a usual one.
+    """[M] by how much each model's accuracy is below the best; if that is not known or low, as if it were a usual one.
 
-    Near 0 and 1 all models would seem equally good.
+    Near 0 all models would seem equally good, and near 1 if it is not known.
     """
     best = int(estimate.mean.argmax())
-    if estimate.known[best]:
+    if estimate.known[best] and estimate.accuracy[best] >= _LOW_ACCURACY:
         return np.round(estimate.accuracy[best] - estimate.accuracy, DIGITS)
     usual = float(logit(np.array(_USUAL_ACCURACY), 0))
     return np.round(_USUAL_ACCURACY - sigmoid(usual + estimate.mean - estimate.mean[best]), DIGITS)

@@ -26,6 +26,7 @@ from mll_hf.selection.accuracy import (
     MODEL_ERROR,
     OTHER_STYLES,
     estimate_accuracy,
+    have_meaning,
     near_classes,
     task_traits,
 )
@@ -50,20 +51,24 @@ UNKNOWN_ERROR = 1.5
 _MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking logits
 
 
-def estimate_from_names(candidates: Candidates, overall: Floats, shift: float) -> Estimate:
+def estimate_from_names(
+    candidates: Candidates, overall: Floats, shift: float, claims: Collection[str] = ()
+) -> Estimate:
     """The estimate for M models from class names, with the models' labels or published figures.
 
     Args:
         candidates: Gives the classes and the domain.
         overall: [M] mean scores over the classes, between 0 and 1, on a common scale.
         shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
+        claims: Domains of specialists that the classes touch, such as ``remote sensing``.
     """
-    match = candidates.match
+    match, domain = candidates.match, ", ".join([candidates.domain or "", *claims])
     names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
-    traits = task_traits(len(match.classes), names, candidates.domain)
-    traits = replace(traits, near=near_classes(match.classes, candidates.domain))
-    covered = 0.0 if _rests_on_drawings(candidates.labels) else float((match.coverage >= COVERED).mean())
-    return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, covered)
+    traits = task_traits(len(match.classes), names, domain)
+    traits = replace(traits, near=near_classes(match.classes, domain))
+    meant = (match.coverage >= COVERED) | (names is not None and have_meaning(match.classes))
+    with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())
+    return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, with_meaning)
 
 
 def _rests_on_drawings(labels: JoinedLabels) -> bool:

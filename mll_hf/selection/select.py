@@ -78,7 +78,11 @@ def select(
     unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
 
     scores, shift = _scores(within, config, language)
-    estimate = None if strategy.as_in_paper else estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0)
+    estimate = (
+        None
+        if strategy.as_in_paper
+        else estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0, {nominee.claim for nominee in nominees})
+    )
     notes = (str(dataset),) if dataset else ()
     if estimate and is_ours:
         observed = with_known_figures(estimate, ids, dataset, domain) if dataset else estimate

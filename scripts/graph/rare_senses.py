@@ -1,6 +1,9 @@
-"""Write mll_hf/matching/data/rare_senses.csv: how often a word means a concept of ImageNet-12k or above it.
+"""Write what matching uses of WordNet beside graphs: rare_senses.csv and words.txt.gz in mll_hf/matching/data.
 
     python scripts/graph/rare_senses.py
+
+words.txt.gz has the stems of all words in names of WordNet 3.0. rare_senses.csv has how often a word means a concept of
+ImageNet-12k or above it:
 
 The share of a synset among the noun and adjective senses of its name, from WordNet 3.0's counts of senses in tagged
 texts (``cntlist.rev``), each plus one half; verbs are no class names. Only shares below one half are listed.
@@ -9,6 +12,7 @@ texts (``cntlist.rev``), each plus one half; verbs are no class names. Only shar
 from __future__ import annotations
 
 import csv
+import gzip
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -16,15 +20,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graph.wordnet import DEBIAN, ClassList, leaf_names, read_nouns
-from mll_hf.matching.senses import RARE_SENSES
-from mll_hf.matching.words import name_key
+from mll_hf.matching.senses import RARE_SENSES, WORDS
+from mll_hf.matching.words import name_key, stems
 
 PARTS = {"1": "noun", "3": "adj", "5": "adj"}  # the first digit of a sense key: man page senseidx(5)
 ADDED = 0.5
 
 
 def main() -> None:
-    """Write the file."""
+    """Write the files."""
+    names = {name for part in ("noun", "adj", "verb", "adv") for name in _synsets(part)}
+    words = {word for name in names for word in stems(name.replace("_", " ")) if word.isalpha() and len(word) > 1}
+    WORDS.write_bytes(gzip.compress("\n".join(sorted(words)).encode(), 9, mtime=0))
     nouns, shares = read_nouns(DEBIAN), sense_shares()
     wanted = list({*leaf_names(ClassList.IMAGENET_12K), *leaf_names(ClassList.IMAGENET_1K)} & nouns.keys())
     found = set(wanted)
@@ -63,7 +70,7 @@ def sense_shares() -> dict[tuple[str, str], float]:
 
 
 def _synsets(part: str) -> dict[str, list[str]]:
-    """Lemma -> its synsets, most frequent first, from ``index.noun`` or ``index.adj`` (man page wndb(5))."""
+    """Lemma -> its synsets, most frequent first, from ``index.noun`` or another part (man page wndb(5))."""
     lines = (DEBIAN / f"index.{part}").read_text(encoding="utf-8").splitlines()
     fields = [line.split() for line in lines if not line.startswith("  ")]
     return {words[0]: [f"n{offset}" for offset in words[-int(words[2]) :]] for words in fields}

@@ -37,10 +37,12 @@ from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.matching.words import name_key
 from mll_hf.selection.accuracy import (
+    MEANINGLESS_ERROR,
     MIN_ACCURACY,
     MIN_ESTIMATE,
     AccuracyModel,
     TaskTraits,
+    have_meaning,
     is_specialized,
     near_classes,
     task_traits,
@@ -92,6 +94,7 @@ class Figures:
         imagenet: [N] accuracy of the model on ImageNet in the same table.
         accuracy: [N] accuracy of the model on the dataset.
         best: [N] whether the model is the best of the table on ImageNet.
+        with_meaning: [D] share of the names that mean something; 1 where names are unknown.
         near: [D] traits of the dataset, with what is published about its classes in other kin groups.
     """
 
@@ -104,6 +107,7 @@ class Figures:
     imagenet: Floats
     accuracy: Floats
     best: NDArray[np.bool_]
+    with_meaning: Floats
     near: tuple[TaskTraits | None, ...] = ()
 
     def near_classes(self, estimates: Floats) -> Floats:
@@ -158,14 +162,10 @@ def read_figures() -> Figures:
             for m in dict.fromkeys([*ranked[some].tolist(), int(last)]):
                 rows.append((names.index(name), t, float(reference[m]), float(column[m]), m == last))
     dataset, table, imagenet, accuracy, best = (np.array(column) for column in zip(*rows, strict=True))
-    features, chance = features_of(
-        names,
-        {name: datasets[name].domain for name in names},
-        {name: datasets[name].n_classes or N_CLASSES.get(name, 0) for name in names},
-    )
+    features, chance, with_meaning = features_of([datasets[name] for name in names])
     kin = np.array([datasets[name].kin for name in names])
     near = tuple(traits_near(datasets[name]) for name in names)
-    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best, near)
+    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best, with_meaning, near)
 
 
 def traits_near(of: KnownDataset) -> TaskTraits | None:
@@ -198,14 +198,15 @@ def fit_recalls() -> dict[str, object]:
     }
 
 
-def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
-    """[D, F] features and [D] chance levels."""
+def features_of(datasets: Sequence[KnownDataset]) -> tuple[Floats, Floats, Floats]:
+    """[D, F] features, [D] chance levels, and [D] shares of the names that mean something."""
     encoder, recalls = CachedEncoder(DefaultEncoder(), exact=True), class_recalls()
     written = json.loads(NAMES.read_text(encoding="utf-8"))
     rng = np.random.default_rng(0)
-    rows = []
-    for name in datasets:
-        classes: list[str] = []
+    rows, n_classes = [], [of.n_classes or N_CLASSES.get(of.id, 0) for of in datasets]
+    with_meaning = np.ones(len(datasets))
+    for d, of in enumerate(datasets):
+        name, classes = of.id, list[str]()
         if name in recalls.datasets:
             classes = list(recalls.of(name)[0])
         elif "names" in written.get(name, {}):
@@ -213,15 +214,16 @@ def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dic
         elif name in written:
             of_whole = recalls.of(written[name]["of"])[0]
             classes = [of_whole[c] for c in np.sort(rng.permutation(len(of_whole))[: written[name]["sample"]])]
-        specialized, log_classes = float(is_specialized(domains[name])), np.log(n_classes[name])
+        specialized, log_classes = float(is_specialized(of.domain)), np.log(n_classes[d])
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-            traits = task_traits(len(classes), embeddings, domains[name])
+            traits = task_traits(len(classes), embeddings, of.domain)
+            with_meaning[d] = have_meaning(classes, of.kin).mean()
             rows.append((traits.similarity, traits.nearest, specialized, traits.things, log_classes))
         else:
             rows.append((np.nan, np.nan, specialized, np.nan, log_classes))
-    return np.array(rows, np.float64), 1 / np.array([n_classes[name] for name in datasets], np.float64)
+    return np.array(rows, np.float64), 1 / np.array(n_classes, np.float64), with_meaning
 
 
 def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> tuple[Floats, Floats]:
@@ -269,7 +271,8 @@ def class_error() -> float:
 
 def standard_errors(figures: Figures, task_error: float) -> Floats:
     """[N] standard errors of the estimates, in logits; ``task_error`` is for many classes."""
-    return np.hypot(task_error, class_error() * np.sqrt(figures.chance[figures.dataset]))
+    of_names = MEANINGLESS_ERROR * (1 - figures.with_meaning)
+    return np.sqrt(task_error**2 + class_error() ** 2 * figures.chance + of_names**2)[figures.dataset]
 
 
 def ends(figures: Figures, estimates: Floats, task_error: float) -> tuple[Floats, Floats]:

@@ -47,18 +47,18 @@ def test_better_models_and_easier_tasks_have_higher_estimates():
     assert all(estimate_accuracy(np.array([0.9]), task).accuracy[0] < accuracies[-1] for task in harder)
 
 
-@pytest.mark.parametrize(("n_covered", "n_classes"), [(0, 2), (1, 4), (1, 2), (0, 40)])
-def test_classes_that_no_concept_matches_make_an_accuracy_unknown(n_covered, n_classes):
+@pytest.mark.parametrize(("n_meant", "n_classes"), [(0, 2), (1, 4), (1, 2), (0, 40)])
+def test_names_without_meaning_make_an_accuracy_unknown(n_meant, n_classes):
     """Even of the best model, on the easiest names; one in ten does not."""
     easiest = replace(PLAIN, n_classes=n_classes, nearest=0.0, things=0.2)
     best = np.array([0.9])
     assert estimate_accuracy(best, easiest, 1.0).known[0]
-    assert not estimate_accuracy(best, easiest, n_covered / n_classes).known[0]
+    assert not estimate_accuracy(best, easiest, n_meant / n_classes).known[0]
     assert estimate_accuracy(best, replace(easiest, n_classes=10), 0.9).known[0]
 
 
 def test_a_single_class_is_always_right():
-    found = estimate_accuracy(np.array([0.3, 0.9]), replace(PLAIN, n_classes=1), covered=0.0)
+    found = estimate_accuracy(np.array([0.3, 0.9]), replace(PLAIN, n_classes=1), with_meaning=0.0)
     assert found.accuracy.tolist() == [1, 1]
     assert found.interval[0].tolist() == [1, 1]
 
@@ -120,7 +120,7 @@ def figures(script):
     accuracy = chance[dataset] + (1 - chance[dataset]) * share
     names = tuple(f"d{d:02d}" for d in range(30))
     kin = np.array([f"k{d // 3}" for d in range(30)])
-    return script.Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, models == 3)
+    return script.Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, models == 3, np.ones(30))
 
 
 def test_an_estimate_and_its_interval_do_not_see_the_kin_group(script, figures):

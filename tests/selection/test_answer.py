@@ -11,7 +11,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
 from mll_hf.selection import Candidates, Estimate, SelectedModel, SelectionConfig, Strategy, select
-from mll_hf.selection.accuracy import UNCOVERED_ERROR, estimate_accuracy, task_traits
+from mll_hf.selection.accuracy import MEANINGLESS_ERROR, estimate_accuracy, task_traits
 from mll_hf.selection.answer import MARGIN, answer_to
 from mll_hf.selection.comparison import estimate_from_names, imagenet_accuracy, imagenet_shift
 from mll_hf.selection.mll import best_by_mean_recall
@@ -44,18 +44,29 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     assert estimate_from_names(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
 
 
-def test_coverage_counts_class_by_class():
+def test_each_name_means_something_or_not():
+    """By itself, or by a description that a concept matches."""
     candidates = named(random_candidates(n_classes=4))
     overall = np.linspace(0.9, 0.8, len(candidates.labels))
 
-    def errors(coverage):
-        match = replace(candidates.match, coverage=np.array(coverage, np.float32))
+    def errors(coverage, classes):
+        match = replace(candidates.match, classes=tuple(classes.split(",")), coverage=np.array(coverage, np.float32))
         return estimate_from_names(replace(candidates, match=match), overall, 3.0).errors[0]
 
-    sure, half, nothing = errors([1, 1, 0.5, 0.5]), errors([1, 1, 0.4, 0]), errors([0, 0, 0.4, 0])
+    codes, words = "A17,wug,7,Danaus plexippus", "corroded pipe,gyoza,7,Danaus plexippus"
+    sure, half, nothing = errors([1, 1, 0.5, 0.5], codes), errors([0, 0, 0.4, 0], words), errors([0, 0, 0.4, 0], codes)
     assert sure < half < nothing
+    assert half == errors([1, 1, 0.4, 0], codes)
     limits = (select(candidates, SelectionConfig(max_gflops=limit)).estimate for limit in (10**4, 50))
     assert len({estimate.errors[0] for estimate in limits}) == 1
+
+
+def test_images_of_a_specialists_domain_are_harder_than_photos():
+    candidates = named(random_candidates(n_classes=2))
+    candidates = replace(candidates, match=replace(candidates.match, classes=("beach", "forest")))
+    overall = np.full(len(candidates.labels), 0.9)
+    photos, from_above = (estimate_from_names(candidates, overall, 0.0, claims) for claims in ((), {"remote sensing"}))
+    assert (from_above.accuracy < photos.accuracy).all()
 
 
 @pytest.mark.parametrize(("domain", "is_sure"), [("photo", True), ("emoji", False), ("icons", False)])
@@ -65,7 +76,7 @@ def test_recall_on_drawings_alone_makes_no_accuracy_known(domain, is_sure):
     match = make_match([[3], [4]], [[1.0], [1.0]])
     candidates = named(Candidates(join_by_hand((graph, labels)), match))
     error = estimate_from_names(candidates, np.full(2, 0.9), 0.0).errors[0]
-    assert (error < UNCOVERED_ERROR) == is_sure
+    assert (error < MEANINGLESS_ERROR) == is_sure
 
 
 def test_scores_that_are_no_accuracies_give_no_estimate():
