@@ -41,7 +41,7 @@ from mll_hf.cli.output import discard_stdout, summary
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.hub.locations import HUB, fetch_graph_with_images
+from mll_hf.hub.locations import HUB, graph_with_images
 from mll_hf.labeling.many import label_many
 from mll_hf.labeling.on_ray import label_on_ray
 from mll_hf.labeling.run import Outcome, Plan
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResult]:
     """Label the models as the arguments say."""
-    location = fetch_graph_with_images(args.graph)
+    location = graph_with_images(args.graph)
     probes = location.probes(args.sample)
     plan = Plan(
         graph=location.graph,

@@ -53,7 +53,7 @@ from mll_hf.errors import HubError, InputError, MLLError
 from mll_hf.graph.authoring import NewConcept, NewImage, make_graph
 from mll_hf.graph.concepts import Concept
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.hub.locations import graph_with_images
 from mll_hf.models.known import known_models, usable_models
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import gigabytes, one_line
@@ -182,7 +182,7 @@ class Check:
         rows = json.loads(self.command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
         expect(len(rows) == 1 + len(self.models), f"the collection has {len(rows)} labels")
         try:
-            fetch_graph_with_images(self.dataset("graph"))
+            graph_with_images(self.dataset("graph"))
         except HubError as error:
             expect("private" in str(error), f"the private images are refused for another reason: {error}")
         else:

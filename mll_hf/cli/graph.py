@@ -116,12 +116,12 @@ def _make(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     from mll_hf.graph.authoring import pooled_counts
     from mll_hf.graph.probes import count_probes
-    from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
+    from mll_hf.hub.locations import fetch_graph, graph_with_images
 
     graph = fetch_graph(args.graph)
     probes = graph.probes
     if probes is None:
-        location = fetch_graph_with_images(args.graph)
+        location = graph_with_images(args.graph)
         probes = count_probes(graph, location.folder, location.images)
     images = pooled_counts(graph, {concept: sum(n for _, n in counts) for concept, counts in probes.images.items()})
     record = {
@@ -145,9 +145,9 @@ def _show(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from mll_hf.graph.authoring import check_graph
-    from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
+    from mll_hf.hub.locations import fetch_graph, graph_with_images
 
-    location = fetch_graph_with_images(args.graph, args.images)
+    location = graph_with_images(args.graph, args.images)
     graph = location.graph
     check_graph(graph, location.folder, fetch_graph(args.base) if args.base else None)
     record = {"graph": graph.name, "digest": graph.digest, "concepts": len(graph)}

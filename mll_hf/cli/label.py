@@ -76,7 +76,7 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 
 def _label(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import PACKAGE_GRAPH, bytes_of_images, default_graph, fetch_graph_with_images
+    from mll_hf.hub.locations import PACKAGE_GRAPH, default_graph, graph_with_images
     from mll_hf.labeling.many import label_many
     from mll_hf.labeling.run import Plan
 
@@ -86,9 +86,8 @@ def _label(args: argparse.Namespace) -> int:
     wanted = args.graphs or [default_graph() or PACKAGE_GRAPH]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
-    images = sum(bytes_of_images(graph, args.images) for graph in wanted)
-    agree_to_download(images, sum(map(_weights, args.models)), args.yes)
-    locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
+    found = [graph_with_images(graph, args.images) for graph in wanted]
+    agree_to_download(sum(each.bytes_to_fetch for each in found), sum(map(_weights, args.models)), args.yes)
     if wanted == [PACKAGE_GRAPH]:
         note(
             "measures on the emoji in this package: how well a model recognizes drawings of everyday things, animals "
@@ -96,14 +95,14 @@ def _label(args: argparse.Namespace) -> int:
         )
     plans = [  # fails before a model is loaded
         Plan(
-            location.graph,
-            location.probes(args.sample),
+            each.graph,
+            each.probes(args.sample),
             LabelStore(args.labels),
             device=args.device,
             keep_embeddings=args.keep_embeddings,
             overwrite=args.overwrite,
         )
-        for location in locations
+        for each in found
     ]
     failed = sum(_print_labeled(args, result, plan) for plan in plans for result in label_many(args.models, plan))
     return exit_status(failed, len(args.models) * len(plans), "labels")

@@ -171,7 +171,7 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import bytes_of_images, fetch_graph_with_images, is_public
+    from mll_hf.hub.locations import graph_with_images, is_public
     from mll_hf.hub.trust import remember_verified
     from mll_hf.labeling.verification import verify_label
     from mll_hf.models.source import bytes_to_fetch
@@ -182,15 +182,12 @@ def _verify(args: argparse.Namespace) -> int:
     if not (args.graph or args.images or is_public(label.probes_location)):
         raise InputError(f"the label's probe images are a local folder ({label.probes_name}); give it with --images")
     images = args.images or (None if args.graph else label.probes_location)
-    graph_location = args.graph or label.graph_location
-    weights = bytes_to_fetch(label.model, label.cost.parameters)
-    agree_to_download(bytes_of_images(graph_location, images), weights, args.yes)
-    location = fetch_graph_with_images(graph_location, images)
-    graph = location.graph
+    found = graph_with_images(args.graph or label.graph_location, images)
+    agree_to_download(found.bytes_to_fetch, bytes_to_fetch(label.model, label.cost.parameters), args.yes)
     seed = secrets.randbits(32) if args.seed is None else args.seed
-    probes = location.probes(label.images_per_concept)
-    verification = verify_label(label, graph, probes, args.concepts, seed, args.device)
-    print_row(args, verification.to_json(), verification_report(verification, graph))
+    probes = found.probes(label.images_per_concept)
+    verification = verify_label(label, found.graph, probes, args.concepts, seed, args.device)
+    print_row(args, verification.to_json(), verification_report(verification, found.graph))
     if verification.verdict != "agrees":
         return 1
     remember_verified(label)

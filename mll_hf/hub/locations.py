@@ -8,7 +8,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,13 +59,6 @@ def is_public(location: str | Path) -> bool:
     return is_on_hub(location) or location == PACKAGE_GRAPH
 
 
-def _folder(location: str | Path) -> tuple[Path, str]:
-    """A location on this machine, and its name in labels."""
-    if location == PACKAGE_GRAPH:
-        return _PACKAGE_FOLDER, PACKAGE_GRAPH
-    return Path(location), Path(location).absolute().name
-
-
 def parse_dataset(text: str) -> DatasetLocation:
     """Read ``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``."""
     match = _DATASET.fullmatch(text)
@@ -92,17 +85,61 @@ def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
+    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images."""
+    return _read_graph(_open(location, token)[1], token)
+
+
+def _open(location: str | Path, token: str | None = None) -> tuple[str, Path | Head]:
+    """A location as it is named in labels, and its folder or its commit on the Hub."""
+    if location == PACKAGE_GRAPH:
+        return PACKAGE_GRAPH, _PACKAGE_FOLDER
+    if not is_on_hub(location):
+        return Path(location).absolute().name, Path(location)
+    dataset = parse_dataset(str(location))
+    head = read_head(connect(token), dataset.repo_id, "dataset", dataset.revision)
+    return str(DatasetLocation(head.repo_id, head.sha)), head
+
+
+def _read_graph(source: Path | Head, token: str | None = None) -> SemanticGraph:
+    if isinstance(source, Path):
+        return load_graph(source)
+    if GRAPH_FILE not in source.files:
+        raise GraphError(f"hf://datasets/{source.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
+    return load_graph(download_listed(connect(token), source, GRAPH_FILE, MAX_GRAPH_BYTES), source.repo_id)
+
+
+# --- graphs with images -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
 class GraphWithImages:
-    """A graph with its probe images on this machine.
+    """A graph with its probe images.
 
     Locations are ``hf://datasets/org/name@commit``, `PACKAGE_GRAPH`, or the name of a folder.
     """
 
     graph: SemanticGraph
     location: str
-    folder: Path  # of images*.parquet
     images: str  # where they are from
+    source: Path | Head  # their folder, or their commit on the Hub
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """Size of the images that would be downloaded."""
+        if isinstance(head := self.source, Path):
+            return 0
+        cached = partial(try_to_load_from_cache, head.repo_id, repo_type="dataset", revision=head.sha)
+        return sum(head.files[path].size for path in _images_in(head) if not isinstance(cached(path), str))
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the images on this machine; a HubError if they cannot be downloaded."""
+        if isinstance(head := self.source, Path):
+            return head
+        wanted = [GRAPH_FILE, IMAGE_FILES]
+        with _errors_of_images(), hub_errors(head.repo_id):
+            return Path(snapshot_download(head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=wanted))
 
     def probes(self, images_per_concept: int = IMAGES_PER_CONCEPT) -> ProbeSet:
         """A sample of the probe images; its location is the one that the graph names, if these are the same images.
@@ -121,73 +158,38 @@ class GraphWithImages:
         return probes
 
 
-def bytes_of_images(location: str | Path, images: str | Path | None = None) -> int:
-    """Size of the probe images that :func:`fetch_graph_with_images` would download; errors as there."""
-    source = _locate(location, images)[2]
-    if not is_on_hub(source):
-        return 0
-    with _images_of(str(source)) as head:
-        cached = partial(try_to_load_from_cache, head.repo_id, repo_type="dataset", revision=head.sha)
-        wanted = (path for path in head.files if fnmatchcase(path, IMAGE_FILES))
-        return sum(head.files[path].size for path in wanted if not isinstance(cached(path), str))
-
-
-def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphWithImages:
-    """A graph with its probe images, which are downloaded unless they are local or cached.
+def graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphWithImages:
+    """A graph with its probe images, which are downloaded when they are first needed.
 
     Each location is a folder or ``hf://datasets/org/name[@revision]``. By default the images are those beside the
     graph, or else at the location that the graph names.
     """
-    graph, place, source = _locate(location, images)
-    if not is_on_hub(source):
-        return GraphWithImages(graph, place, *_folder(source))
-    with _images_of(str(source)) as head:
-        folder = snapshot_download(
-            head.repo_id, repo_type="dataset", revision=head.sha, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
-        )
-    return GraphWithImages(graph, place, Path(folder), str(DatasetLocation(head.repo_id, head.sha)))
+    place, source = _open(location)
+    graph, images_place = _read_graph(source), place
+    if images or not _images_in(source):
+        named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # not a local folder
+        if not (images or named):
+            message = f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images"
+            raise GraphError(message)
+        with _errors_of_images():
+            images_place, source = _open(images or named)
+    return GraphWithImages(graph, place, images_place, source)
 
 
-def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
-    """The graph in a folder, in ``hf://datasets/org/name[@revision]``, or of this package, without its images."""
-    return _open_graph(location, token)[0]
-
-
-def _open_graph(location: str | Path, token: str | None = None) -> tuple[SemanticGraph, str, bool]:
-    """A graph, its location, and whether its images are beside it."""
-    if not is_on_hub(location):
-        folder, place = _folder(location)
-        return load_graph(folder), place, bool(image_files(folder))
-    api, dataset = connect(token), parse_dataset(str(location))
-    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
-    if GRAPH_FILE not in head.files:
-        raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
-    graph = load_graph(download_listed(api, head, GRAPH_FILE, MAX_GRAPH_BYTES), head.repo_id)
-    has_images = any(fnmatchcase(path, IMAGE_FILES) for path in head.files)
-    return graph, str(DatasetLocation(head.repo_id, head.sha)), has_images
-
-
-def _locate(location: str | Path, images: str | Path | None) -> tuple[SemanticGraph, str, str | Path]:
-    """A graph, its location, and that of its images."""
-    graph, place, has_images = _open_graph(location)
-    named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # not a local folder
-    source = images or ((place if is_on_hub(location) else location) if has_images else named)
-    if not source:
-        raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
-    return graph, place, source
+def _images_in(source: Path | Head) -> list[str]:
+    if isinstance(source, Path):
+        return [file.name for file in image_files(source)]
+    return [path for path in source.files if fnmatchcase(path, IMAGE_FILES)]
 
 
 @contextmanager
-def _images_of(location: str) -> Iterator[Head]:
-    """The commit of a dataset of probe images; errors in the block say what to do if they cannot be read."""
-    dataset = parse_dataset(location)
+def _errors_of_images() -> Iterator[None]:
+    """Errors in the block say what to do if the images in a dataset cannot be read."""
     try:
-        head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
-        with hub_errors(head.repo_id):
-            yield head
+        yield
     except HubError as error:
         if error.status not in _NO_ACCESS:
             raise
-        page = f"{constants.ENDPOINT}/datasets/{dataset.repo_id}"
+        page = f"{constants.ENDPOINT}/datasets/{error.repo_id}"
         reason = f"its probe images are private, gated or gone; ask for access at {page}, or give a copy with --images"
-        raise HubError(dataset.repo_id, reason, error.status) from None
+        raise HubError(error.repo_id, reason, error.status) from None

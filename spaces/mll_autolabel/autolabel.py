@@ -16,7 +16,7 @@ from huggingface_hub import WebhookPayload, get_token
 from pydantic import ValidationError
 
 from mll_hf.errors import InputError
-from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images, parse_dataset
+from mll_hf.hub.locations import REPO_ID, graph_with_images, parse_dataset
 from mll_hf.labeling.many import OWN_REPOS, label_many
 from mll_hf.labeling.run import Plan
 from mll_hf.labels.label import LabelKey
@@ -163,7 +163,7 @@ def worker(settings: Settings) -> Callable[[Event], tuple[str, str]]:
     A repo without a model, and weights that have a label, cost one request. Raises an MLLError if the graph cannot be
     read.
     """
-    location = fetch_graph_with_images(settings.graph)
+    location = graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes()
     store = LabelStore(asset_path("labels", LabelKey(graph.digest, probes.digest).stem))
     plan = Plan(graph, probes, store, settings.to, free_cache=True)

@@ -18,7 +18,7 @@ from mll_hf.cli.options import ACCESS
 from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import count_probes
-from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
+from mll_hf.hub.locations import fetch_graph, graph_with_images
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.repos import Access
 from mll_hf.labels.store import LabelStore
@@ -137,7 +137,7 @@ def test_without_images_to_only_the_concepts_and_numbers_are_published(hub, fold
     graph = fetch_graph(GRAPH)
     assert (graph.probes.total, graph.probes.location) == (24, "")
     with pytest.raises(GraphError, match="does not say where they are; give them with --images"):
-        fetch_graph_with_images(GRAPH)
+        graph_with_images(GRAPH)
 
 
 def test_who_may_read_new_images(hub, folder):
@@ -190,7 +190,7 @@ def test_a_graph_that_names_other_images_than_are_there(hub, published, folder):
     document["probes"]["files"] = ["0" * 64]
     hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
     with pytest.raises(GraphError, match=r"are not those that .* names .*; publish the graph again: mll-hf graph push"):
-        fetch_graph_with_images(GRAPH).probes()
+        graph_with_images(GRAPH).probes()
 
 
 def test_a_graph_cannot_name_a_folder_of_its_reader(hub, published, folder):
@@ -198,7 +198,7 @@ def test_a_graph_cannot_name_a_folder_of_its_reader(hub, published, folder):
     document["probes"]["location"] = str(folder)
     hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
     with pytest.raises(GraphError, match="does not say where they are"):
-        fetch_graph_with_images(GRAPH)
+        graph_with_images(GRAPH)
 
 
 @pytest.mark.parametrize("fault", ["private", "gated", "gone"])

@@ -6,14 +6,14 @@ import pytest
 
 import mll_hf
 from mll_hf.graph.authoring import check_graph
-from mll_hf.hub.locations import PACKAGE_GRAPH, fetch_graph_with_images
+from mll_hf.hub.locations import PACKAGE_GRAPH, graph_with_images
 
 OPEN = {"Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT"}
 
 
 @pytest.fixture(scope="module")
 def located():
-    return fetch_graph_with_images(PACKAGE_GRAPH)
+    return graph_with_images(PACKAGE_GRAPH)
 
 
 def test_it_is_valid_and_in_the_package(located):

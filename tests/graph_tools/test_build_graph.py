@@ -11,7 +11,7 @@ from graph.sources import PAPER_SOURCES
 from graph.wordnet import ClassList, class_wnids, leaf_names
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
-from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.hub.locations import graph_with_images
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
 
@@ -87,7 +87,7 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     assert set(files_of(out)) - {"graph.json"} == set(hub.files("dataset", "alice/images"))
     assert set(hub.files("dataset", "alice/graph")) == {"README.md", "graph.json"}
 
-    location = fetch_graph_with_images(REPO)
+    location = graph_with_images(REPO)
     probes = location.probes()
     graph = location.graph
     assert probes.domain_names == ("photo", "rendition", "sketch")

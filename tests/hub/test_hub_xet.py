@@ -21,7 +21,7 @@ from hub_worlds import (
 from mll_hf.errors import MLLError, ModelError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import hub_errors
-from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.hub.locations import graph_with_images
 from mll_hf.hub.publish import publish_graph, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_labels
 from mll_hf.models import load_model
@@ -70,7 +70,7 @@ def test_labels_and_graphs_are_published_through_xet(hub, folder):
     assert len(transfers(hub, "up")) == 1 + len(LABELS) + 1  # labels, images
     assert not [request for request in hub.requests if "/_lfs/" in request]
     assert len(open_labels(COLLECTION).labels()) == len(LABELS)
-    found = fetch_graph_with_images("hf://datasets/alice/graph").folder
+    found = graph_with_images("hf://datasets/alice/graph").folder
     assert (found / IMAGES).read_bytes() == (folder / IMAGES).read_bytes()
     assert len(transfers(hub, "down")) == len(LABELS) + 1
 
@@ -114,11 +114,11 @@ def test_a_fault_of_a_download_is_one_line_and_the_next_attempt_works(hub, tiny_
     hub.put("model", "alice/tiny", files)
 
     def fetch():
-        return fetch_graph_with_images("hf://datasets/alice/graph")
+        return graph_with_images("hf://datasets/alice/graph").folder
 
     hub.fail_xet("down", fault, half=half)
     assert "alice/graph: the transfer failed (" in complaint_of(fetch)
-    assert (fetch().folder / IMAGES).read_bytes() == b"images" * 100
+    assert (fetch() / IMAGES).read_bytes() == b"images" * 100
     hub.fail_xet("down", fault, half=half)
     ref = resolve_model("alice/tiny")
     assert "the transfer failed (" in complaint_of(lambda: load_model(ref, "cpu"), ModelError)
