@@ -230,9 +230,9 @@ def choice(tmp_path, tiny_open_clip):
 
 
 @contextmanager
-def running(choice, *options):
+def running(choice):
     """The command, and its port; killed in the end if it still runs."""
-    command = [sys.executable, "-m", "mll_hf", "serve", choice, "--port", "0", "--device", "cpu", *options]
+    command = [sys.executable, "-m", "mll_hf", "serve", choice, "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
@@ -245,7 +245,7 @@ def running(choice, *options):
 
 
 def test_the_command_with_clients_of_others_and_a_graceful_stop(choice):
-    with running(choice, "--max-bytes", "20M") as (process, port):
+    with running(choice) as (process, port):
         # a client of the Hub, which sends bytes without parameters, and JSON with
         hub = InferenceClient(model=f"http://127.0.0.1:{port}/")
         assert {one.label for one in hub.image_classification(PICTURES["red"])} == set(COLORS)

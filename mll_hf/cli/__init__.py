@@ -68,10 +68,9 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, text) in _COMMANDS.items():
+        parser_of_command = commands.add_parser(name, help=text)
         if command in (None, name):
-            getattr(import_module(f"mll_hf.cli.{module}"), f"add_{name}")(commands)
-        else:
-            commands.add_parser(name, help=text)
+            getattr(import_module(f"mll_hf.cli.{module}"), f"add_{name}")(parser_of_command)
     commands.add_parser("version", help="show the version").set_defaults(run=_version)
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import SELECTION_HELP
 from mll_hf.cli.output import exit_status, print_error
@@ -11,15 +11,15 @@ from mll_hf.cli.output import exit_status, print_error
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.cli.parser import Parser
 
-def add_export(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+
+def add_export(command: Parser) -> None:
     """Add the command ``export``."""
-    command = commands.add_parser(
-        "export",
-        help="write the models of a selection as ONNX graphs, which run without torch",
-        description="Write one ONNX graph per chosen model, from preprocessed images to class probabilities, with "
+    command.description = (
+        "Write one ONNX graph per chosen model, from preprocessed images to class probabilities, with "
         "config.json and a README that shows how to run them with onnxruntime, NumPy and Pillow. Each graph is "
-        "compared with the model in torch.",
+        "compared with the model in torch."
     )
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; new or empty")

@@ -7,7 +7,7 @@ import io
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import CLASSES_HELP, DEVICE_HELP, positive, size
 from mll_hf.cli.output import confirm, note, shown
@@ -24,6 +24,7 @@ from mll_hf.utils.text import abridged, gigabytes
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.cli.parser import Parser
     from mll_hf.ensemble.run import Ensemble
     from mll_hf.selection.budget import TrialPlan
 
@@ -32,15 +33,15 @@ _TO_LABEL = "to_label.csv"
 _CACHE = "embeddings"  # folder in the output folder; never pushed
 
 
-def add_fit(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_fit(command: Parser) -> None:
     """Add the command ``fit``."""
-    command = commands.add_parser(
-        "fit",
-        help="choose models, fit them to your images, and say how good they are",
-        description="Choose models by the names of your classes, try the most promising ones on your images, fit them, "
-        "and say how good they are. The images need no classes; 25 examples with their class tell the accuracy.",
-        epilog="Example: mll-hf fit photos --classes 'corroded pipe' 'intact pipe' weld -o choice, then: "
-        "mll-hf predict more-photos --selection choice",
+    command.description = (
+        "Choose models by the names of your classes, try the most promising ones on your images, fit them, "
+        "and say how good they are. The images need no classes; 25 examples with their class tell the accuracy."
+    )
+    command.epilog = (
+        "Example: mll-hf fit photos --classes 'corroded pipe' 'intact pipe' weld -o choice, then: "
+        "mll-hf predict more-photos --selection choice"
     )
     command.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE", help="images, or folders of them; 256 are good"

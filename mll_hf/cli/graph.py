@@ -4,52 +4,33 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mll_hf.cli.options import GRAPH_HELP, IMAGES_HELP, add_images_destination
+from mll_hf.cli.options import GRAPH_HELP, IMAGES_HELP, add_action, add_images_destination
 from mll_hf.cli.output import print_row
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.cli.parser import Parser
+
 _BASE_HELP = f"another graph that has the parents: {GRAPH_HELP}"
 
 
-def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_graph(command: Parser) -> None:
     """Add the command ``graph`` and its subcommands."""
-    command = commands.add_parser(
-        "graph",
-        help="make a graph of your own concepts; show, check and publish graphs",
-        description="Make a graph of your own concepts and images, or inspect a graph. The parents of its concepts may "
-        "be in another graph. 'mll-hf label --graph' measures models on it.",
+    command.description = (
+        "Make a graph of your own concepts and images, or inspect a graph. The parents of its concepts may "
+        "be in another graph. 'mll-hf label --graph' measures models on it."
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_make(actions)
-    _add_push(actions)
-    show = actions.add_parser("show", help="list the concepts of a graph", description="List the concepts of a graph.")
-    check = actions.add_parser(
-        "check",
-        help="check that a graph is valid",
-        description="Check that all images can be decoded, that every concept has enough images, and that all parents "
-        "exist.",
-    )
-    check.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
-    check.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
-    for action, run in ((show, _show), (check, _check)):
-        action.add_argument("graph", metavar="GRAPH", help=f"the graph: {GRAPH_HELP}")
-        action.add_argument("--json", action="store_true", help="print JSON")
-        action.set_defaults(run=run)
-
-
-def _add_make(actions: Any) -> None:  # noqa: ANN401
-    make = actions.add_parser(
-        "make",
-        help="make a graph from a folder of images per concept",
-        description="Make a graph with one concept per subfolder of a folder of images; the name of a subfolder is the "
-        "id and the name of its concept.",
-        epilog="Example: mll-hf graph make photos --to my-parts --base GRAPH --parent n03427296",
-    )
+    make = add_action(
+        actions, "make", _make, "make a graph from a folder of images per concept",
+        "Make a graph with one concept per subfolder of a folder of images; the name of a subfolder is the id and the "
+        "name of its concept.",
+        "Example: mll-hf graph make photos --to my-parts --base GRAPH --parent n03427296",
+    )  # fmt: skip
     make.add_argument("images", type=Path, metavar="DIR", help="folder with one subfolder of images per concept")
     make.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
     make.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
@@ -64,26 +45,26 @@ def _add_make(actions: Any) -> None:  # noqa: ANN401
         "--source", metavar="TEXT", help="where the images are from, which is published (default: unknown)"
     )
     make.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
-    make.add_argument("--json", action="store_true", help="print JSON")
-    make.set_defaults(run=_make)
-
-
-def _add_push(actions: Any) -> None:  # noqa: ANN401
-    push = actions.add_parser(
-        "push",
-        help="publish a graph on the Hub, with its images in a separate repo",
-        description="Publish graph.json with the numbers of its probe images in a public dataset repo, and the images "
-        "in a separate one. Others can then use labels on this graph; the images are needed only to measure models. "
-        "Each repo gets one commit, or none if it is up to date.",
-        epilog="Example: mll-hf graph push my-parts --to hf://datasets/$ORG/PARTS --images-to "
-        "hf://datasets/$ORG/IMAGES",
-    )
+    push = add_action(
+        actions, "push", _push, "publish a graph on the Hub, with its images in a separate repo",
+        "Publish graph.json with the numbers of its probe images in a public dataset repo, and the images in a "
+        "separate one. Others can then use labels on this graph; the images are needed only to measure models. Each "
+        "repo gets one commit, or none if it is up to date.",
+        "Example: mll-hf graph push my-parts --to hf://datasets/$ORG/PARTS --images-to hf://datasets/$ORG/IMAGES",
+    )  # fmt: skip
     push.add_argument("graph", type=Path, metavar="DIR", help="folder with graph.json and images*.parquet")
     push.add_argument("--to", required=True, metavar="GRAPH", help="hf://datasets/$ORG/NAME of the graph")
     push.add_argument("--name", default="", help="public name of the graph (default: the NAME of --to)")
     add_images_destination(push)
-    push.add_argument("--json", action="store_true", help="print JSON")
-    push.set_defaults(run=_push)
+    show = add_action(actions, "show", _show, "list the concepts of a graph")
+    check = add_action(
+        actions, "check", _check, "check that a graph is valid",
+        "Check that all images can be decoded, that every concept has enough images, and that all parents exist.",
+    )  # fmt: skip
+    check.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
+    check.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
+    for action in (show, check):
+        action.add_argument("graph", metavar="GRAPH", help=f"the graph: {GRAPH_HELP}")
 
 
 def _push(args: argparse.Namespace) -> int:

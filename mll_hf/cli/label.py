@@ -34,8 +34,8 @@ from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
 
+    from mll_hf.cli.parser import Parser
     from mll_hf.hub.repos import Published
     from mll_hf.labeling.run import ModelResult, Plan
     from mll_hf.labels.label import Label
@@ -44,16 +44,14 @@ if TYPE_CHECKING:
 _IN_A_COLLECTION = "publish in your own collection with --to hf://datasets/$ORG/NAME"
 
 
-def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_label(command: Parser) -> None:
     """Add the command ``label``."""
-    command = commands.add_parser(
-        "label",
-        help="measure models on a graph",
-        description="Measure each model on the probe images of each graph, and write one label per model and graph. "
+    command.description = (
+        "Measure each model on the probe images of each graph, and write one label per model and graph. "
         "Models that have the label are skipped, an interrupted run resumes, and a model that fails does not stop the "
-        "others.",
-        epilog="Example: mll-hf label $ORG/MODEL local-dir:my-model --graph my-graph --labels my-labels",
+        "others."
     )
+    command.epilog = "Example: mll-hf label $ORG/MODEL local-dir:my-model --graph my-graph --labels my-labels"
     command.add_argument("models", nargs="+", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
     command.add_argument(
         "--graph",
@@ -141,17 +139,17 @@ def labeled_text(result: ModelResult) -> str:
     return f"{text} {result.published.url}" if result.published else text
 
 
-def add_push(commands: Any) -> None:  # noqa: ANN401
+def add_push(command: Parser) -> None:
     """Add the command ``push``."""
-    command = commands.add_parser(
-        "push",
-        help="publish a selection or labels on the Hub",
-        description="Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
+    command.description = (
+        "Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
         "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
         "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "
-        "anyone can load by its id. Labels that are already published are skipped.",
-        epilog="Examples: mll-hf push $ORG/MODEL --labels my-labels --to hf://datasets/$ORG/NAME; "
-        "mll-hf push --selection choice.json --to $ORG/NAME",
+        "anyone can load by its id. Labels that are already published are skipped."
+    )
+    command.epilog = (
+        "Examples: mll-hf push $ORG/MODEL --labels my-labels --to hf://datasets/$ORG/NAME; "
+        "mll-hf push --selection choice.json --to $ORG/NAME"
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     command.add_argument("--all", action="store_true", help="publish all labels of the folder")
@@ -193,74 +191,61 @@ def _push_selection(args: argparse.Namespace) -> int:
         raise InputError("--selection publishes a selection alone; leave out models, --all and --labels")
     if not args.to:
         raise InputError("say where to publish the selection: --to $ORG/NAME")
-    _check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
-    selection = Selection.from_pretrained(args.selection)
-    published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
-    _print_published(args, {"selection": args.selection, "to": args.to}, args.to, published)
-    return 0
+    _check_owners(args, [args.to], "name a repo of yours")
+    published = Selection.from_pretrained(args.selection).push_to_hub(args.to, private=args.private, create_pr=args.pr)
+    return _print_published(args, published, {"selection": args.selection, "to": args.to})
 
 
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
     from mll_hf.hub.publish import publish_to_collection, repo_of
 
-    _check_owners([repo_of(args.to)], args.pr, args.yes, repo_type="dataset")
+    _check_owners(args, [repo_of(args.to)], _IN_A_COLLECTION, "dataset")
     published = publish_to_collection(
         labels, store.graphs, args.to, rivals_of=store.rivals_of, create_pr=args.pr, private=args.private
     )
-    record = {"models": [label.model.repo_id for label in labels], "to": args.to}
-    _print_published(args, record, f"{len(labels)} labels in {args.to}", published)
-    return 0
+    return _print_published(args, published, {"models": [label.model.repo_id for label in labels], "to": args.to})
 
 
 def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[Label, ...]) -> int:
     from mll_hf.hub.publish import publish_label
 
-    _check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
+    _check_owners(args, [label.model.repo_id for label in labels], _IN_A_COLLECTION)
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     # the first label of a repo gets the main path: labels on graphs that extend other graphs come last
     by_graph = {digest: len(graph.external) for digest, graph in graphs.items()}
     for label in sorted(labels, key=lambda label: by_graph.get(label.graph_digest, 0)):
         model, graph = label.model.repo_id, graphs.get(label.graph_digest)
-        if graph is None:
-            failed += print_error(
-                f"{model}: the graph of its label, {label.graph_name} ({label.graph_digest[:12]}), is not in "
-                f"{args.labels}; label it again"
-            )
-            continue
         try:
+            if graph is None:
+                raise InputError(
+                    f"{model}: the graph of its label, {label.graph_name} ({label.graph_digest[:12]}), is not in "
+                    f"{args.labels}; label it again"
+                )
             published = publish_label(label, graph, rivals=store.rivals_of(label), create_pr=args.pr)
         except MLLError as error:
             failed += print_error(str(error))
-            continue
-        _print_published(args, {"models": [model], "graph": graph.name}, f"{model} on {graph.name}", published)
+        else:
+            _print_published(args, published, {"models": [model], "graph": graph.name})
     return exit_status(failed, len(labels), "publications")
 
 
-def _check_owners(
-    repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION, repo_type: str = "model"
-) -> None:
-    """Check before any work that labels may be published in repos: the user's own, with ``--pr`` also those of others.
+def _check_owners(args: argparse.Namespace, repos: list[str], instead: str, repo_type: str = "model") -> None:
+    """Check before any work that the user may write to the repos, or asked for pull requests in those of others.
 
-    Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. Unless ``agreed`` (``--yes``), the user is
-    asked to confirm more than one repo of others. ``instead`` is the alternative in the error message.
-
-    Raises:
-        InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
-        HubError: The user is not logged in, or the Hub cannot be reached.
+    More than one pull request needs ``--yes`` or a confirmation. ``instead`` is the alternative in the error message.
     """
     from mll_hf.hub.repos import not_writable
 
     others = not_writable(repos, repo_type)
-    if others and not create_pr:
+    if others and not args.pr:
         raise InputError(f"not your repos: {abridged(others, 3)}; {instead}, or ask for pull requests with --pr")
-    if len(others) > 1 and not agreed:
+    if len(others) > 1 and not args.yes:
         pull_requests = f"up to {len(others)} pull requests in repos of others ({abridged(others, 3)})"
         no_terminal = f"cannot ask about {pull_requests} without a terminal; add --yes, or use a collection with --to"
         if not confirm(f"Open {pull_requests}?", no_terminal):
-            raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/$ORG/NAME")
+            raise InputError(f"no pull request was opened; {_IN_A_COLLECTION}")
 
 
-def _print_published(args: argparse.Namespace, record: dict[str, Any], what: str, published: Published) -> None:
-    done = "published" if published.changed else "published already"
-    where = "as a pull request, " if published.pull_request else ""
-    print_row(args, {**record, **asdict(published)}, f"{done}: {what} ({where}{published.url})")
+def _print_published(args: argparse.Namespace, published: Published, record: dict[str, Any]) -> int:
+    print_row(args, {**record, **asdict(published)}, str(published))
+    return 0

@@ -6,16 +6,15 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import (
     DEVICE_HELP,
     IMAGES_HELP,
     SOURCE_VARIABLE,
     YES_HELP,
-    add_location,
+    add_action,
     add_source,
-    add_trust,
     find_labels,
     natural,
     positive,
@@ -33,31 +32,27 @@ from mll_hf.utils.text import abridged, gigaflops
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.cli.parser import Parser
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import Label
 
 
-def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_labels(command: Parser) -> None:
     """Add the command ``labels`` and its subcommands."""
-    command = commands.add_parser(
-        "labels",
-        help="list, show, validate and verify labels",
-        description="List, show, validate and verify labels; write the summary of a collection.",
-    )
+    command.description = "List, show, validate and verify labels; write the summary of a collection."
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    ls = _add_action(actions, "ls", _ls, "list labels by graph, best model first")
-    show = _add_action(actions, "show", _show, "show a label: what the model recognizes best and worst")
-    check = _add_action(actions, "check", _check, "validate label files; fails if one is invalid")
-    verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
-    table_of = _add_action(actions, "summary", _summary, "write the table of a collection or folder of labels")
-    add_location(ls)
-    add_trust(ls)
+    ls = add_action(actions, "ls", _ls, "list labels by graph, best model first")
+    show = add_action(actions, "show", _show, "show a label: what the model recognizes best and worst")
+    check = add_action(actions, "check", _check, "validate label files; fails if one is invalid")
+    verify = add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
+    table_of = add_action(actions, "summary", _summary, "write the table of a collection or folder of labels")
     table_of.add_argument(
         "--labels", default=os.environ.get(SOURCE_VARIABLE) or PUBLISHED, metavar="SOURCE",
         help=f"a collection, hf://datasets/$ORG/NAME, or a folder of labels (default: ${SOURCE_VARIABLE})",
     )  # fmt: skip
-    for action in (show, verify):
+    for action in (ls, show, verify):
         add_source(action)
+    for action in (show, verify):
         action.add_argument("model", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     check.add_argument("path", type=Path, metavar="PATH", help="a label file, or a folder of labels")
     verify.add_argument(
@@ -69,17 +64,10 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     verify.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
 
 
-def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
-    action: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    action.add_argument("--json", action="store_true", help="print JSON")
-    action.set_defaults(run=run)
-    return action
-
-
 def _ls(args: argparse.Namespace) -> int:
     from mll_hf.hub.trust import ranked_and_claimed
 
-    source = open_labels(split_location(args.labels)[0], trust=args.trust)
+    source = open_labels(split_location(args.labels)[0], args.graph, trust=args.trust)
     labels = sorted(source.labels(), key=lambda label: (label.graph_name, label.key, -label.mean_recall))
     origins = [source.origin_of(label) for label in labels]
     if args.json:

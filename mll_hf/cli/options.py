@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT
@@ -12,6 +12,7 @@ from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.utils.text import parse_count
 
 if TYPE_CHECKING:
+    from mll_hf.cli.parser import Parser
     from mll_hf.labels.label import Label
     from mll_hf.labels.store import LabelStore
 
@@ -35,14 +36,20 @@ IMAGES_HELP = (
 )
 
 
-def add_location(command: Options, default: str = "hub") -> None:
-    """Add ``--labels``."""
+def add_action(actions: Any, name: str, run: Any, text: str, description: str = "", epilog: str = "") -> Parser:  # noqa: ANN401 - argparse keeps the type private
+    """Add a subcommand, with ``--json``; its description is by default its help text."""
+    action: Parser = actions.add_parser(
+        name, help=text, description=description or f"{text[0].upper()}{text[1:]}.", epilog=epilog
+    )
+    action.add_argument("--json", action="store_true", help="print JSON")
+    action.set_defaults(run=run)
+    return action
+
+
+def add_source(command: Options, default: str = "hub") -> None:
+    """Add ``--labels``, ``--trust`` and ``--graph``."""
     text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
     command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
-
-
-def add_trust(command: Options) -> None:
-    """Add ``--trust``."""
     command.add_argument(
         "--trust",
         action="append",
@@ -51,23 +58,12 @@ def add_trust(command: Options) -> None:
         help="user or organization whose labels in the repos of its models are ranked (default: those in $MLL_TRUST); "
         "labels of others are listed, and ranked once 'labels verify' has confirmed them; may be repeated",
     )
-
-
-def add_graph_choice(command: Options) -> None:
-    """Add ``--graph`` to choose among labels on several graphs."""
     command.add_argument(
         "--graph",
         metavar="GRAPH",
         help="reference graph, if there are labels on several (default: $MLL_GRAPH, else the graph with labels of the "
         f"most publishers): {GRAPH_HELP}",
     )
-
-
-def add_source(command: Options) -> None:
-    """Add ``--labels``, ``--trust`` and ``--graph``."""
-    add_location(command)
-    add_trust(command)
-    add_graph_choice(command)
 
 
 def add_images_destination(command: Options) -> None:
@@ -122,20 +118,17 @@ def find_labels(source: LabelStore, model: str) -> tuple[Label, ...]:
     return found
 
 
-def positive(text: str) -> int:
-    """A whole number, at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def natural(text: str) -> int:
+def natural(text: str, minimum: int = 0) -> int:
     """A whole number, at least 0."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
     return value
+
+
+def positive(text: str) -> int:
+    """A whole number, at least 1."""
+    return natural(text, 1)
 
 
 def listed(text: str) -> tuple[str, ...]:

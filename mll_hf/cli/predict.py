@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP
 from mll_hf.cli.output import note, print_error
@@ -22,20 +22,19 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+    from mll_hf.cli.parser import Parser
     from mll_hf.ensemble.run import Prediction
 
 
-def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_predict(command: Parser) -> None:
     """Add the command ``predict``."""
     from mll_hf.ensemble import Rule
 
-    command = commands.add_parser(
-        "predict",
-        help="classify images with a selection",
-        description="Classify images with the models of a selection by 'mll-hf fit' or 'mll-hf select'. With --truth, "
-        "the predictions are scored.",
-        epilog="Example: mll-hf predict photos --selection choice -o answers.csv",
+    command.description = (
+        "Classify images with the models of a selection by 'mll-hf fit' or 'mll-hf select'. With --truth, "
+        "the predictions are scored."
     )
+    command.epilog = "Example: mll-hf predict photos --selection choice -o answers.csv"
     command.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE",
         help="an image, or a folder of images (default: those of --truth)",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import (
     CLASSES_HELP,
-    add_graph_choice,
-    add_location,
-    add_trust,
+    add_source,
     class_names,
     count,
     listed,
@@ -37,22 +35,19 @@ if TYPE_CHECKING:
     from mll_hf.selection.result import Selection
 
 
-def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+def add_select(command: Parser) -> None:
     """Add the command ``select``."""
-    command = commands.add_parser(
-        "select",
-        help="choose models for a list of classes",
-        description="Choose models by the names of your classes, and estimate how accurate they are. No model is "
-        "downloaded or run. If you have images, use 'mll-hf fit'.",
-        epilog="Example: mll-hf select cat dog 'golden retriever' --max-parameters 200M",
+    command.description = (
+        "Choose models by the names of your classes, and estimate how accurate they are. No model is "
+        "downloaded or run. If you have images, use 'mll-hf fit'."
     )
+    command.epilog = "Example: mll-hf select cat dog 'golden retriever' --max-parameters 200M"
     command.add_argument("names", nargs="*", metavar="CLASS", help=CLASSES_HELP)
     command.more.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="the same, as an option")
     command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
     command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
     add_task_options(command)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
-    add_graph_choice(command.more)
     command.more.add_argument(
         "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
     )
@@ -113,8 +108,7 @@ def add_task_options(command: Parser) -> None:
         "--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ..."
     )
     command.more.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
-    add_location(command.more, DEFAULT_LABELS)
-    add_trust(command.more)
+    add_source(command.more, DEFAULT_LABELS)
     command.more.add_argument(
         "-k", type=positive, metavar="N",
         help="models per class (default: 1; for fit as many as are likely to be better combined, at most 5)",
@@ -132,8 +126,7 @@ def task_config(args: argparse.Namespace, words: list[str]) -> tuple[tuple[str, 
 
 def task_client(args: argparse.Namespace) -> Client:
     """The client that the options describe."""
-    given = vars(args)
-    return Client(args.labels, graph=given.get("graph"), trust=args.trust, device=given.get("device"))
+    return Client(args.labels, graph=args.graph, trust=args.trust, device=vars(args).get("device"))
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:
