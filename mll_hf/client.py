@@ -324,12 +324,13 @@ class Client:
         Raises:
             InputError: A number is below 1.
         """
-        from mll_hf.ensemble.run import Ensemble
+        from mll_hf.ensemble.run import Ensemble, for_names
 
+        if templates:
+            selection = for_names(selection, templates=(templates,) if isinstance(templates, str) else tuple(templates))
         return Ensemble(
             selection,
             device or self._device,
-            ((templates,) if isinstance(templates, str) else tuple(templates)) if templates else None,
             token=self._token,
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,

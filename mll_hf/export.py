@@ -112,7 +112,7 @@ def export_onnx(
 def _export_all(
     selection: Selection, folder: Path, given: Sequence[Path], int8: bool, token: str | None
 ) -> tuple[list[dict[str, Any]], list[ModelError]]:
-    ensemble = Ensemble(selection, "cpu", dtype="float32", token=token, keeps_heads=False)
+    ensemble = Ensemble(selection, "cpu", dtype="float32", token=token)
     models: list[dict[str, Any]] = []
     failed: list[ModelError] = []
     for m in selection.chosen_models:

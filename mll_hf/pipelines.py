@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
-from mll_hf.ensemble.run import Ensemble
+from mll_hf.ensemble.run import Ensemble, for_names
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.selection.repo import check_licenses
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike
 
     Input = ImageLike | Mapping[str, Any]
-    Answers = list[dict[str, Any]]
+    Answer = list[dict[str, Any]]
 
-_MAX_BYTES = 64 * 2**20  # of a downloaded image
 _TIMEOUT_SECONDS = 20.0
 _ENSEMBLES_KEPT = 8
 _DIGITS = 6  # probabilities are ranked after rounding; logits are float32
@@ -93,10 +92,9 @@ class Pipeline:
 
     def __call__(
         self,
-        image: Input | Iterable[Input] | None = None,
+        image: Input | Iterable[Input],
         candidate_labels: str | Sequence[str] | None = None,
         *,
-        images: Input | Iterable[Input] | None = None,
         hypothesis_template: str | None = None,
         top_k: int | None = None,
         reject: float | None = None,
@@ -111,7 +109,6 @@ class Pipeline:
             candidate_labels: Other classes than those of the selection: a list, or a text with commas. The models,
                 weights and temperatures are still those of the selection, but not the bias correction of a trial or the
                 estimated accuracies; a new selection for these classes is better.
-            images: The same as ``image``, as in older versions of transformers.
             hypothesis_template: Prompt with one ``{}`` for the class; by default the selection's templates.
             top_k: Maximum number of classes to return; by default all.
             reject: Answer ``[{"score": 0.0, "label": None}]`` for images that resemble no class, so strictly that this
@@ -126,13 +123,10 @@ class Pipeline:
             logged.
 
         Raises:
-            InputError: There are no images, the classes or the template cannot be used, the only image cannot be read,
-                or images cannot be rejected by this share or selection.
+            InputError: The classes or the template cannot be used, the only image cannot be read, or images cannot be
+                rejected by this share or selection.
             ModelError: A model cannot be loaded or run.
         """
-        given = images if image is None else image
-        if given is None:
-            raise InputError("no images given; give one or several as the first argument")
         if top_k is not None and not (isinstance(top_k, int) and top_k >= 1):
             raise InputError(
                 f"top_k is {top_k!r:.20}; give a whole number, at least 1, or leave it out for all classes"
@@ -146,15 +140,13 @@ class Pipeline:
         if reject is not None:
             ensemble.threshold(reject)  # raises InputError before a model is loaded
         load = partial(_load_input, timeout=timeout or _TIMEOUT_SECONDS)
-        if is_one_image(given):
-            (answers,) = self._answers(ensemble, [load(cast("Input", given))], top_k, reject)
-            if not answers:
-                raise InputError(
-                    f"{shortened(repr(given), 80)} cannot be read as an image; check the path, URL or file"
-                )
-            return answers
-        stream = self._answers(ensemble, map(load, cast("Iterable[Input]", given)), top_k, reject)
-        return list(stream) if isinstance(given, (list, tuple)) else stream
+        is_one = is_one_image(image)
+        stream = _answers(ensemble, map(load, [image] if is_one else image), top_k, reject)  # type: ignore[arg-type]
+        if not is_one:
+            return list(stream) if isinstance(image, (list, tuple)) else stream
+        if answer := next(stream):
+            return answer
+        raise InputError(f"{shortened(repr(image), 80)} cannot be read as an image; check the path, URL or file")
 
     @cached_property
     def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
@@ -165,50 +157,26 @@ class Pipeline:
         selection = self.ensemble.selection
         if template is None and (classes is None or set(classes) == set(selection.classes)):
             return self.ensemble
-        if classes is not None:
-            selection = _with_classes(selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # raises InputError before a model is loaded
-        templates = None if template is None else (template,)
-        return replace(self.ensemble, selection=selection, templates=templates, keeps_heads=False)
+        asked = for_names(selection, classes, (template,) if template else ())
+        return replace(self.ensemble, selection=asked, keeps_heads=False)
 
-    def _answers(
-        self, ensemble: Ensemble, images: Iterable[ImageLike], top_k: int | None, reject: float | None
-    ) -> Iterator[Answers]:
-        classes = ensemble.selection.classes
-        predictions = ensemble.stream(images, reject=reject)  # reads images batch by batch
-        rows = (
-            row for prediction in predictions for row in zip(prediction.probabilities, prediction.rejected, strict=True)
-        )
-        for n, (probabilities, is_rejected) in enumerate(rows):
-            if np.isnan(probabilities).any():
-                _log.warning("image %d cannot be read; it has no prediction", n)
-                yield []
-                continue
-            if is_rejected:
-                yield [{"score": 0.0, "label": None}]
-                continue
+
+def _answers(
+    ensemble: Ensemble, images: Iterable[ImageLike], top_k: int | None, reject: float | None
+) -> Iterator[Answer]:
+    predictions = ensemble.stream(images, reject=reject)  # reads images batch by batch
+    rows = (row for each in predictions for row in zip(each.probabilities, each.rejected, strict=True))
+    for n, (probabilities, is_rejected) in enumerate(rows):
+        if np.isnan(probabilities).any():
+            _log.warning("image %d cannot be read; it has no prediction", n)
+            yield []
+        elif is_rejected:
+            yield [{"score": 0.0, "label": None}]
+        else:
             best = np.argsort(-probabilities.round(_DIGITS), kind="stable")[:top_k]
-            yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
-
-
-def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
-    """The selection for other classes, with the same models, weights, temperatures and prompt templates only."""
-    if set(classes) == set(selection.classes):
-        return selection
-    n_classes = len(classes)
-    return replace(
-        selection,
-        classes=classes,
-        scores=np.repeat(selection.weights[:, None], n_classes, axis=1),
-        chosen=np.repeat(selection.chosen.any(axis=1, keepdims=True), n_classes, axis=1),
-        matches=((),) * n_classes,
-        coverage=np.zeros(n_classes),
-        trial=None,
-        estimate=None,
-        templates=selection.prompt_templates,
-        heads=(),
-    )
+            yield [{"score": float(probabilities[y]), "label": ensemble.selection.classes[y]} for y in best]
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -247,16 +215,10 @@ def decoded(text: str) -> bytes:
 
 
 def _download(url: str, timeout: float) -> bytes:
-    """The content of a URL; empty if it cannot be downloaded or is too large."""
-    content = bytearray()
+    """The content of a URL; empty if it cannot be downloaded."""
     try:
-        with get_session().stream("GET", url, timeout=timeout, follow_redirects=True) as response:
-            response.raise_for_status()
-            for part in response.iter_bytes():
-                content += part
-                if len(content) > _MAX_BYTES:
-                    return b""
+        response = get_session().get(url, timeout=timeout, follow_redirects=True)
+        return bytes(response.raise_for_status().content)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _log.warning("%s: %s", url, error)
         return b""
-    return bytes(content)

@@ -174,13 +174,13 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     monkeypatch.setattr(residents, "load_model", load)
     for each in (selection, kept):
         ensemble = client.load(each, ["a {}"])
-        assert ensemble.templates == ("a {}",)
+        assert ensemble.selection.templates == ("a {}",)
         with pytest.raises(InputError, match="enough seen"):
             ensemble.predict([b"picture"])
     assert asked == [(selection.models[0].ref, "cpu", "hf_of_mine")] * 2
     assert "hf_of_mine" not in repr(ensemble)
-    assert client.load(selection).templates is None
-    assert client.load(selection, "a {}").templates == ("a {}",)
+    assert client.load(selection).selection is selection
+    assert client.load(selection, "a {}").selection.templates == ("a {}",)
     with pytest.raises(InputError, match="batch_size is '4'; give at least 1"):
         client.load(selection, batch_size="4")
     options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4)

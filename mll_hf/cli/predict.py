@@ -76,7 +76,7 @@ def add_predict(command: Parser) -> None:
 
 def _predict(args: argparse.Namespace) -> int:
     from mll_hf.ensemble import Rule
-    from mll_hf.ensemble.run import Ensemble
+    from mll_hf.ensemble.run import Ensemble, for_names
 
     if not (args.images or args.truth):
         raise InputError("give images, or folders of images, or --truth")
@@ -86,8 +86,9 @@ def _predict(args: argparse.Namespace) -> int:
     truth = _truth(pairs, selection.classes)
     if args.truth and truth.keys().isdisjoint(image.resolve() for image in images):
         raise InputError(f"none of the images is in {args.truth}; its paths are relative to the file")
-    templates = tuple(args.template) if args.template else None
-    ensemble, rule = Ensemble(selection, args.device, templates), Rule(args.rule)
+    if args.template:
+        selection = for_names(selection, templates=tuple(args.template))
+    ensemble, rule = Ensemble(selection, args.device), Rule(args.rule)
     output: PredictionFile | _Stdout = _Stdout(args.json, is_shown=not truth)
     if args.output:
         output = PredictionFile(args.output, selection.classes, ensemble.fingerprint(rule, args.reject))

@@ -61,6 +61,26 @@ class Prediction(ArrayFields):
         return tuple(None if n in without else self.class_names[y] for n, y in enumerate(best))
 
 
+def for_names(
+    selection: Selection, classes: tuple[str, ...] | None = None, templates: tuple[str, ...] = ()
+) -> Selection:
+    """The selection for other classes or prompt templates: its models, weights and temperatures, without its fit."""
+    scores, chosen, n_classes = selection.scores, selection.chosen, len(classes or selection.classes)
+    if classes or selection.trial:
+        scores = np.repeat(selection.weights[:, None], n_classes, axis=1)
+    if classes:
+        chosen = np.repeat(chosen.any(axis=1, keepdims=True), n_classes, axis=1)
+    return replace(
+        selection,
+        classes=classes or selection.classes,
+        scores=scores,
+        chosen=chosen,
+        trial=None,
+        templates=templates or selection.prompt_templates,
+        heads=(),
+    )
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """The U chosen models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
@@ -76,7 +96,6 @@ class Ensemble:
 
     selection: Selection
     device: str | None = None
-    templates: tuple[str, ...] | None = None
     token: str | None = field(default=None, repr=False)
     dtype: str | None = None
     batch_size: int | None = None
@@ -183,7 +202,7 @@ class Ensemble:
                 [values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)],
                 selection.chosen[chosen].tolist(),
                 [hashlib.sha256(head).hexdigest() for head in heads],
-                [self.prompt_templates, str(rule), reject, self.dtype],
+                [selection.prompt_templates, str(rule), reject, self.dtype],
             ]
         )
 
@@ -194,7 +213,7 @@ class Ensemble:
     def threshold(self, reject: float, rule: Rule = Rule.LINEAR_POOL) -> float:
         """The resemblance to a class that an image must have; see :meth:`stream`."""
         trial = self.selection.trial
-        if trial is None or self.templates or not rule.is_calibrated:
+        if trial is None or not rule.is_calibrated:
             raise InputError(
                 "to reject images, a selection by 'mll-hf fit' is needed, with its own classes and prompts and rule "
                 f"{Rule.LINEAR_POOL}"
@@ -219,10 +238,10 @@ class Ensemble:
         Raises ModelError like :meth:`predict`.
         """
         selection = self.selection
-        if rule.is_calibrated and selection.fitted_heads and not self.templates:
+        if rule.is_calibrated and selection.fitted_heads:
             return selection.fitted_heads[selection.chosen_models.index(m)]
         head = self._zero_shot(m)
-        return head.calibrated(float(selection.temperatures[m])) if rule.is_calibrated else head
+        return head.calibrated(selection.models[m].temperature) if rule.is_calibrated else head
 
     def _zero_shot(self, m: int) -> Head:
         if m not in self._made:
@@ -233,22 +252,17 @@ class Ensemble:
     @cached_property
     def _made(self) -> dict[int, Head]:
         """The zero-shot heads that are made, by model."""
-        if self.selection.trial and not (self.selection.heads or self.templates):
+        if self.selection.trial and not self.selection.heads:
             _log.warning("the fitted heads are not in JSON; zero-shot heads are used. Load the folder of mll-hf fit -o")
-        heads = zero_shot_heads(self._with_templates)
+        heads = zero_shot_heads(self.selection)
         return dict(zip(self.selection.chosen_models, heads, strict=False))  # none if they were never made
-
-    @property
-    def _with_templates(self) -> Selection:
-        """The selection with these templates, for which its heads are not."""
-        return replace(self.selection, templates=self.templates, heads=()) if self.templates else self.selection
 
     def _heads(self, rule: Rule) -> list[Head]:
         """The heads of all chosen models that a rule takes."""
         chosen, n_made = self.selection.chosen_models, len(self._made)
         heads = [self.head(m, rule) for m in chosen]
         if self.keeps_heads and len(self._made) > n_made:
-            keep_heads(self._with_templates, [self._made[m] for m in chosen])
+            keep_heads(self.selection, [self._made[m] for m in chosen])
         return heads
 
     def _check(self, images: Sequence[ImageLike]) -> None:
@@ -257,12 +271,7 @@ class Ensemble:
             raise InputError("there are no images to classify; give a list with at least one")
         _ = self._prompts
 
-    @property
-    def prompt_templates(self) -> tuple[str, ...]:
-        """The prompt templates: those given, or else those of the selection."""
-        return self.templates or self.selection.prompt_templates
-
     @cached_property
     def _prompts(self) -> list[tuple[str, ...]]:
         """The prompts of each class, one per template."""
-        return [fill(self.prompt_templates, name) for name in self.selection.classes]
+        return [fill(self.selection.prompt_templates, name) for name in self.selection.classes]

@@ -105,7 +105,7 @@ def try_models(
             "with their class",
             names[tried[0]],
         )
-    templates = ensemble.prompt_templates
+    templates = selection.prompt_templates
     return choose_with_images(selection, tried, pairs, config, templates, classes, task.shares, weights)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from mll_hf.ensemble import Rule, combine, embedding, residents
-from mll_hf.ensemble.run import Ensemble
+from mll_hf.ensemble.run import Ensemble, for_names
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.selection import Head, Selection, SelectionConfig, Strategy, answer, select
@@ -232,7 +232,7 @@ def test_a_picture_for_which_memory_is_short_is_one_failed_item(diary, monkeypat
 
 def test_prompts_of_a_class_are_averaged(diary):
     # "a {}" embeds "red" as (1, 0, 0), "a dark one" as (1, 1, 1) / sqrt 3: the mean of the unit vectors is what counts
-    ensemble = Ensemble(make_selection(k=1), device="somewhere", templates=("a {}", "{}"))
+    ensemble = Ensemble(for_names(make_selection(k=1), templates=("a {}", "{}")), device="somewhere")
     monkey = ColorModel.encode_texts
 
     def encode_texts(self, texts):
@@ -322,7 +322,7 @@ def test_other_classes_and_templates_need_the_text_tower_and_do_not_replace_head
     fresh.predict(IMAGES)  # heads for a request were not saved
     assert texts_read(diary) == [name]
     for _ in range(2):
-        Ensemble(selection, device="somewhere", templates=("so {}",)).predict(IMAGES)
+        Ensemble(for_names(selection, templates=("so {}",)), device="somewhere").predict(IMAGES)
     assert texts_read(diary) == [name]
     assert Ensemble(selection, device="somewhere").predict(IMAGES) == expected
     assert texts_read(diary) == []
@@ -346,7 +346,7 @@ def test_fingerprints_tell_apart_what_predicts_differently():
     assert Ensemble(replace(selection), batch_size=3).fingerprint() == fingerprint
     others = [
         Ensemble(selection).fingerprint(Rule.ENTROPY),
-        Ensemble(selection, templates=("{}",)).fingerprint(),
+        Ensemble(for_names(selection, templates=("{}",))).fingerprint(),
         Ensemble(selection, dtype="float16").fingerprint(),
         Ensemble(replace(selection, scores=selection.scores * 1.1 - [[0.1], [0], [0]])).fingerprint(),
         Ensemble(replace(selection, classes=("red", "green", "pink"))).fingerprint(),
