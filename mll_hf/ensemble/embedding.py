@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
-_EVICTION_BATCH = 128  # images per batch if models evict each other from memory
+_LARGE_BATCH = 128  # images per batch if models are loaded one at a time for each batch
 
 
 def embed_images(
@@ -57,8 +57,10 @@ def embed_images(
         batch_size: By default chosen to keep the device busy.
     """
     known, remaining = [residents.loaded_once(model) for model in models], iter(images)
-    size = batch_size or (_EVICTION_BATCH if residents.has_evicted else max(model.batch_size for model in known))
-    batches = iter(lambda: list(islice(remaining, size)), [])
+    largest = max(model.batch_size for model in known)
+    batches = iter(
+        lambda: list(islice(remaining, batch_size or (_LARGE_BATCH if residents.keeps_one else largest))), []
+    )
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(images) if isinstance(images, Sized) else None,
         desc=models[0].name if len(models) == 1 else None,
@@ -79,13 +81,12 @@ def embed_images(
     with progress, closing(in_threads(prepare, batches)) as prepared:
         for batch in prepared:
             progress.update(len(batch))
-            found = [np.full((len(batch), model.embedding_size), np.nan, np.float32) for model in known]
-            if any(batch):
-                for row in sorted(range(len(models)), key=lambda row: models[row] not in residents):
-                    inputs = [None if each is None else each[row] for each in batch]
-                    size = batch_size or known[row].batch_size
-                    found[row] = residents.use(models[row], partial(encode, inputs=inputs, batch_size=size))
-            yield found
+            found = {}
+            for row in sorted(range(len(models)), key=lambda row: models[row] not in residents):
+                inputs = [None if each is None else each[row] for each in batch]
+                size = batch_size or known[row].batch_size
+                found[row] = residents.use(models[row], partial(encode, inputs=inputs, batch_size=size))
+            yield [found[row] for row in range(len(models))]
 
 
 # --- kept embeddings --------------------------------------------------------------------------------------------------

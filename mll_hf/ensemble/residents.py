@@ -15,7 +15,6 @@ from mll_hf.selection.head import Head
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection.candidates import SelectedModel
 
@@ -24,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Residents:
-    """Models that stay loaded while their weights fit in half of the memory, evicted least recently used first.
+    """Models that stay loaded if the weights of all fit in half of the memory; otherwise one model at a time is loaded.
 
     ``device``, ``dtype`` and ``token`` are as for :func:`~mll_hf.models.load_model`.
     """
@@ -32,15 +31,13 @@ class Residents:
     device: str | None
     dtype: str | None
     token: str | None = field(repr=False)
-    has_evicted: bool = False  # whether a model was evicted to load another one
-    _most: float = np.inf  # models to keep loaded
-    _sizes: dict[ModelRef, int] = field(default_factory=dict)  # numbers of parameters
-    _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # least recently used first
-    _known: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # every model, loaded or closed
+    keeps_one: bool = False  # set when memory is short
+    _loaded: dict[SelectedModel, VisionLanguageModel] = field(default_factory=dict)
+    _known: dict[SelectedModel, VisionLanguageModel] = field(default_factory=dict)  # every model, loaded or closed
 
     def __contains__(self, model: SelectedModel) -> bool:
         """Whether a model is loaded."""
-        return model.ref in self._loaded
+        return model in self._loaded
 
     def use(
         self, model: SelectedModel, work: Callable[[VisionLanguageModel], Result], *, texts: bool = False
@@ -48,7 +45,7 @@ class Residents:
         """Call ``work`` with a model, whose text tower is loaded if ``texts``.
 
         If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
-        again, and fewer models are kept loaded from then on.
+        again, and one model at a time is loaded from then on.
 
         Raises:
             ModelError: The model cannot be loaded or run.
@@ -58,45 +55,39 @@ class Residents:
         try:
             return work(self._get(model, texts))
         except ModelError:
-            others = len(self._loaded.keys() - {model.ref})
-            if not others:
+            if not self._loaded.keys() - {model}:
                 self.close()
                 raise
-        self._most = others  # after the except block, in which the exception keeps tensors alive
+        self.keeps_one = True  # after the except block, in which the exception keeps tensors alive
         self.close()
         return self.use(model, work, texts=texts)
 
     def loaded_once(self, model: SelectedModel) -> VisionLanguageModel:
         """A model that may be closed by now; it still preprocesses images. Raises like :meth:`use`."""
-        return self._known.get(model.ref) or self.use(model, lambda loaded: loaded)
+        return self._known.get(model) or self.use(model, lambda loaded: loaded)
 
     def close(self) -> None:
         """Evict all models."""
-        for ref in list(self._loaded):
-            self._loaded.pop(ref).close()
+        for model in list(self._loaded):
+            self._loaded.pop(model).close()
 
     def _get(self, model: SelectedModel, texts: bool) -> VisionLanguageModel:
-        ref = model.ref
-        if ref in self._loaded and texts and not self._loaded[ref].has_texts:
-            self._loaded.pop(ref).close()
-        loaded = self._loaded.pop(ref, None) or self._load(model, texts)
-        self._loaded[ref] = self._known[ref] = loaded
-        return loaded
-
-    def _load(self, model: SelectedModel, texts: bool) -> VisionLanguageModel:
-        self._sizes[model.ref] = model.cost.parameters
-        while self._loaded and (len(self._loaded) >= self._most or self._size_with(model) > most_parameters()):
-            self.has_evicted = True
-            self._loaded.pop(next(iter(self._loaded))).close()
+        found = self._loaded.get(model)
+        if found and (found.has_texts or not texts):
+            return found
+        if sum(each.cost.parameters for each in {*self._loaded, model}) > most_parameters():
+            self.keeps_one = True
+        if self.keeps_one:
+            self.close()
+        elif found:
+            self._loaded.pop(model).close()
         loaded = load_model(model.ref, self.device, token=self.token, dtype=self.dtype, texts=texts)
         if not np.isfinite([loaded.logit_scale, loaded.logit_bias]).all():
             loaded.close()
             reason = "logit scale or bias is not finite; its files may be damaged: use another model"
             raise ModelError(model.ref.repo_id, reason)
+        self._loaded[model] = self._known[model] = loaded
         return loaded
-
-    def _size_with(self, model: SelectedModel) -> int:
-        return sum(self._sizes[ref] for ref in {*self._loaded, model.ref})
 
 
 def zero_shot_head(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> Head:

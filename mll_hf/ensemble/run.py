@@ -86,7 +86,7 @@ class Ensemble:
     """The U chosen models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
 
     A model is loaded when first used, without its text tower if there is a head for the classes: that of the selection,
-    or one that was made earlier. Models stay loaded while memory allows; the least recently used is evicted first.
+    or one that was made earlier. Models stay loaded if memory allows.
 
     Attributes:
         token: Hub token, for private and gated models; None for the token of the logged-in user.

@@ -8,7 +8,6 @@ import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -27,6 +26,7 @@ from mll_hf.errors import ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model, source
 from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
+from mll_hf.selection.result import SelectedModel
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")
@@ -184,8 +184,8 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     }
     refs = [resolve_model(f"local-dir:{folder}") for folder in (folders[backend], transformers_model("clip")[0])]
     assert refs[0].backend == backend
-    models = [SimpleNamespace(ref=ref, cost=Cost(0, 0.0)) for ref in refs]
-    residents = Residents(device="cpu", dtype=None, token=None, _most=1)
+    models = [SelectedModel(ref, Cost(0, 0.0), 1.0) for ref in refs]
+    residents = Residents(device="cpu", dtype=None, token=None, keeps_one=True)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8))
 
     def predicted(m, pixels):
