@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.labels.label import Cost, ModelRef
-from mll_hf.matching.prompts import check_class_names
+from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.selection.candidates import Figures, SelectedModel
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.result import MatchedConcept, Selection
@@ -80,28 +80,36 @@ def _model_to_json(selection: Selection, m: int) -> dict[str, Any]:
 def selection_from_json(document: dict[str, Any]) -> Selection:
     """See :meth:`Selection.from_json`; any error means that the document is no selection."""
     classes = check_class_names(document["classes"])
-    models = tuple(_model_from_json(model) for model in document["models"])
-    chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
-    matches = tuple(tuple(map(_concept_from_json, document["matches"][name])) for name in classes)
+    models = tuple(map(_model_from_json, document["models"]))
+    shape, estimate, trial = (len(models), len(classes)), document["estimate"], document["trial"]
+    matches = tuple(
+        tuple(MatchedConcept(_text(c["id"]), _text(c["name"]), _number(c["weight"])) for c in document["matches"][name])
+        for name in classes
+    )
     if not all(matches) and any(model.figures is Figures.LABEL for model in models):
         raise ValueError("a class has no concepts")
-    return Selection(
+    if estimate is not None:
+        mean, variance = _numbers(estimate["mean"], shape[:1]), _numbers(estimate["variance"], shape[:1], 0)
+        estimate = Estimate(mean, np.diag(variance), Basis(estimate["basis"]))
+    selection = Selection(
         classes=classes,
         strategy=Strategy(document["strategy"]),
         k=SelectionConfig(k=int(document["k"])).per_class,
         models=models,
-        scores=_numbers([model["scores"] for model in document["models"]], chosen.shape),
-        chosen=chosen,
+        scores=_numbers([model["scores"] for model in document["models"]], shape),
+        chosen=_chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models)),
         matches=matches,
-        coverage=_numbers([document["coverage"][name] for name in classes], (len(classes),), 0, 1),
+        coverage=_numbers([document["coverage"][name] for name in classes], shape[1:], 0, 1),
         domain=_optional_text(document["domain"]),
         task=_optional_text(document["task"]),
-        trial=_trial_from_json(trial, *chosen.shape) if (trial := document["trial"]) is not None else None,
-        estimate=_estimate_from_json(estimate, len(models)) if (estimate := document["estimate"]) is not None else None,
-        templates=_templates(document["templates"]),
-        notes=tuple(map(_text, document["notes"])),
-        unmeasured=tuple(map(_text, document["unmeasured"])),
+        trial=None if trial is None else _trial_from_json(trial, *shape),
+        estimate=estimate,
+        templates=_texts(document["templates"]),
+        notes=_texts(document["notes"]),
+        unmeasured=_texts(document["unmeasured"]),
     )
+    fill(selection.prompt_templates, classes[0])  # checks them
+    return selection
 
 
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
@@ -115,21 +123,12 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     )
 
 
-def _concept_from_json(concept: dict[str, Any]) -> MatchedConcept:
-    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]))
-
-
-def _estimate_from_json(document: dict[str, Any], n_models: int) -> Estimate:
-    mean, variance = _numbers(document["mean"], (n_models,)), _numbers(document["variance"], (n_models,), 0)
-    return Estimate(mean, np.diag(variance), Basis(document["basis"]))
-
-
 def _trial_from_json(document: dict[str, Any], n_models: int, n_classes: int) -> Trial:
     shares = {name: _numbers(document[name], (n_models,), 0, 1) for name in ("zero_shot", "fitted", "weights")}
     return Trial(
         n_images=int(_number(document["n_images"], 1)),
         n_examples=int(_number(document["n_examples"], 0)),
-        templates=_templates(document["templates"]),
+        templates=_texts(document["templates"]),
         strengths=_numbers(document["strengths"], (n_models,), 0),
         shares=_numbers(document["shares"], (n_classes,), 0, 1),
         resemblance=_numbers(document["resemblance"], QUANTILES.shape),
@@ -167,13 +166,10 @@ def _optional_text(value: object) -> str | None:
     return None if value is None else _text(value)
 
 
-def _templates(values: object) -> tuple[str, ...]:
+def _texts(values: object) -> tuple[str, ...]:
     if not isinstance(values, list):
-        raise TypeError(f"{values!r:.40} is not a list of templates")
-    templates = tuple(_text(value) for value in values)
-    if wrong := [template for template in templates if template.count("{}") != 1]:
-        raise ValueError(f"{wrong[0]!r:.40} must have exactly one {{}} for the class")
-    return templates
+        raise TypeError(f"{values!r:.40} is not a list")
+    return tuple(map(_text, values))
 
 
 def _number(value: object, minimum: float = -_MAX, maximum: float = _MAX) -> float:
