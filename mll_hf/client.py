@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +152,7 @@ class Client:
     @cached_property
     def index(self) -> ConceptIndex:
         """The concepts of all graphs, embedded for matching."""
-        return ConceptIndex.build(self.labels.union.graph, self._text_encoder)
+        return ConceptIndex.build(self.labels.union.graph, self._encoder or CachedEncoder(DefaultEncoder()))
 
     def _can_replace_imagenet(self, graph: SemanticGraph) -> bool:
         """Whether recall on a graph may replace ImageNet accuracy: it is large, and given by the user or default."""
@@ -164,10 +164,6 @@ class Client:
 
         default = fetch_default_graph(self._token)
         return default is not None and default.digest == graph.digest
-
-    @cached_property
-    def _text_encoder(self) -> TextEncoder:
-        return self._encoder or CachedEncoder(DefaultEncoder())
 
     def select(
         self,
@@ -201,7 +197,7 @@ class Client:
         """
         config = configured(config or SelectionConfig(), options)
         given = Task.of(classes, domain=domain, task=task, descriptions=descriptions)
-        selection = self._licensed(partial(self._from_names, given), config)
+        selection = self._from_names(given, config)
         self._say_notes(given)
         return selection
 
@@ -257,18 +253,27 @@ class Client:
 
     def shortlist(self, task: Task, config: SelectionConfig) -> Selection:
         """The models to try on the task's images, those made for its domain or language first. Raises like select."""
-        decide, shortlisted = partial(self._from_names, task, for_trial=True), shortlist_config(config)
-        return self._licensed(decide, shortlisted) if config.licenses else decide(shortlisted)
+        return self._from_names(task, shortlist_config(config), for_trial=True)
 
     def _say_notes(self, task: Task) -> None:
         for line in lint(task.classes, self.labels.union.graph):
             _log.warning(line)
 
-    def _licensed(self, decide: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> Selection:
-        """Choose, and confirm the licenses of the chosen models with the Hub, since labels are claims.
+    def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
+        """Choose without images, and confirm the licenses of the chosen models with the Hub, since labels are claims.
 
-        If the Hub refutes a claimed license that the user asked for, the model is left out, once.
+        If the Hub refutes a claimed license that the user asked for, the model is left out, once. For a trial, licenses
+        that do not matter are not confirmed.
         """
+        candidates = self._candidates(task, config)
+        if len(candidates.labels):
+            mention_claims(self.source, candidates, config)
+
+        def decide(config: SelectionConfig) -> Selection:
+            return self._pinned(select(candidates, config, task.task, for_trial=for_trial))
+
+        if for_trial and not config.licenses:
+            return decide(config)
         selection, refuted = self._with_licenses(decide(config), config)
         if refuted:
             _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
@@ -279,26 +284,22 @@ class Client:
             raise InputError(f"the Hub reports other licenses than the labels of {names}; leave them out")
         return selection
 
-    def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
-        """Choose without images."""
-        labels, strategy, match = self.labels, STRATEGIES[config.strategy], unmatched(task.classes)
+    def _candidates(self, task: Task, config: SelectionConfig) -> Candidates:
+        """The models to choose from, and the concepts of the classes, as the strategy needs them."""
+        labels, as_in_paper, match = self.labels, STRATEGIES[config.strategy].as_in_paper, unmatched(task.classes)
         embeddings: tuple[ProbeEmbeddings, ...] = ()
         try:
-            texts = task.descriptions or describe.from_templates(
-                task.classes, labels.union.graph, task.domain, task.task
-            )
-            match = self.index.match_captions(texts) if strategy.as_in_paper else self.index.match(texts)
+            known = task.descriptions
+            texts = known or describe.from_templates(task.classes, labels.union.graph, task.domain, task.task)
+            match = self.index.match_captions(texts) if as_in_paper else self.index.match(texts)
         except MissingExtraError as error:
-            if strategy.as_in_paper or len(labels):
+            if as_in_paper or len(labels):
                 raise
             _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
-        if strategy.as_in_paper and len(labels):
+        if as_in_paper and len(labels):
             embeddings = labels.embeddings(self.source.embeddings_of)
             labels = labels if embeddings else labels.read_rivals(self.source.rivals_of)
-        candidates = Candidates(labels, match, task.domain, embeddings, self.known_models)
-        if len(labels):
-            mention_claims(self.source, candidates, config)
-        return self._pinned(select(candidates, config, task.task, for_trial=for_trial))
+        return Candidates(labels, match, task.domain, embeddings, self.known_models)
 
     def load(
         self,
@@ -366,28 +367,26 @@ class Client:
 
     def _pinned(self, selection: Selection) -> Selection:
         """Resolve chosen models without a label to a commit, with one request each."""
-        models = list(selection.models)
-        ids = {m: models[m].ref.repo_id for m in selection.chosen_models if models[m].ref.revision == UNPINNED}
-        failed = {m: ModelError(id, reason) for m, id in ids.items() if (reason := why_unreachable(id))}
+        from mll_hf.hub.connection import map_parallel  # slow imports
+        from mll_hf.models.source import resolve_model
 
-        from mll_hf.models.source import resolve_model  # takes a quarter of a second
-
-        def resolved(m: int) -> ModelRef | ModelError:
+        def resolved(id: str) -> ModelRef | ModelError:
+            if reason := why_unreachable(id):
+                return ModelError(id, reason)
             try:
-                return resolve_model(spec_of(ids[m]), self._token)
+                return resolve_model(spec_of(id), self._token)
             except ModelError as error:
                 return error
 
-        if to_ask := sorted(ids.keys() - failed.keys()):
-            from mll_hf.hub.connection import map_parallel
-
-            for m, found in zip(to_ask, map_parallel(resolved, to_ask), strict=True):
-                if isinstance(found, ModelError):
-                    failed[m] = found
-                else:
-                    models[m] = replace(models[m], ref=found)
+        models = list(selection.models)
+        unpinned = [m for m in selection.chosen_models if models[m].ref.revision == UNPINNED]
+        failed: list[ModelError] = []
+        for m, found in zip(unpinned, map_parallel(resolved, [models[m].ref.repo_id for m in unpinned]), strict=True):
+            if isinstance(found, ModelError):
+                failed.append(found)
+            else:
+                models[m] = replace(models[m], ref=found)
         if failed:
-            first, *others = failed.values()
-            more = f" (and {len(others)} more)" if others else ""
-            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", first, more)
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], more)
         return replace(selection, models=tuple(models))

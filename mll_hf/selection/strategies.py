@@ -48,14 +48,12 @@ class StrategyRecord:
             or embeddings) and have models of their own. If not, the scores are accuracies, by which models measured on
             other images, or on none, can be compared, and the best overall are chosen for all classes.
         needs_labels: Whether it uses labels; if not, all models are scored by their ImageNet accuracy.
-        takes_images: Whether models may be tried on images afterwards.
     """
 
     score: Callable[[Candidates, float], Floats]
     column: str
     as_in_paper: bool = False
     needs_labels: bool = True
-    takes_images: bool = False
 
 
 def general_scores(candidates: Candidates, _class_weight: float = 1.0) -> Floats:
@@ -65,7 +63,7 @@ def general_scores(candidates: Candidates, _class_weight: float = 1.0) -> Floats
 
 
 STRATEGIES = {
-    Strategy.MLL: StrategyRecord(mll_scores, "recall on concepts", takes_images=True),
+    Strategy.MLL: StrategyRecord(mll_scores, "recall on concepts"),
     Strategy.PAPER: StrategyRecord(paper_scores, "score r", as_in_paper=True),
     Strategy.GENERAL: StrategyRecord(general_scores, "recall"),
     Strategy.IMAGENET: StrategyRecord(general_scores, "accuracy", needs_labels=False),

@@ -16,7 +16,7 @@ from mll_hf.errors import InputError
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.fit import STRENGTHS, fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
-from mll_hf.selection.strategies import STRATEGIES
+from mll_hf.selection.strategies import Strategy
 from mll_hf.selection.trial import QUANTILES, Trial, resemblance
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def shortlist_config(config: SelectionConfig) -> SelectionConfig:
     Raises:
         InputError: The strategy takes no images.
     """
-    if not STRATEGIES[config.strategy].takes_images:
+    if config.strategy is not Strategy.MLL:
         raise InputError(
             f"images are used by strategy 'mll' only, not by '{config.strategy}'; leave out the images or the strategy"
         )
