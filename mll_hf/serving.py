@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -28,19 +27,12 @@ if TYPE_CHECKING:
     from mll_hf.pipelines import Pipeline
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits on requests."""
-
-    bytes: int = 32 * 2**20  # per request
-    images: int = 32  # per request
-    pixels: int = 50 * 10**6  # per image
-    classes: int = 100  # in candidate_labels; the selection itself may have more
-    requests: int = 64  # concurrent; others get status 503
-    seconds: int = 30  # to receive a request
-
-
-_LIMITS = Limits()
+_MAX_BYTES = 32 * 2**20  # per request
+_MAX_IMAGES = 32  # per request
+_MAX_PIXELS = 50 * 10**6  # per image
+_MAX_CLASSES = 100  # in candidate_labels; the selection itself may have more
+_MAX_REQUESTS = 64  # concurrent; others get status 503
+_RECEIVE_SECONDS = 30
 _STOP_SECONDS = 60  # for finishing requests on shutdown
 # for other formats, Pillow may run external programs
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -58,7 +50,7 @@ class _Request(NamedTuple):
     parameters: dict[str, Any]  # of the pipeline, which checks them
 
 
-def _parse(kind: str, body: bytes, limits: Limits) -> _Request:
+def _parse(kind: str, body: bytes) -> _Request:
     """Parse the body of a request: JSON, or the bytes of one image. Raises InputError if it is invalid."""
     if kind != "application/json":
         return _Request([body], is_list=False, parameters={})
@@ -74,10 +66,10 @@ def _parse(kind: str, body: bytes, limits: Limits) -> _Request:
     if unknown := sorted(parameters.keys() - set(_PARAMETERS)):
         raise InputError(f"unknown parameters: {abridged(unknown, 5)}; give any of {', '.join(_PARAMETERS)}")
     images = inputs if isinstance(inputs, list) else [inputs]
-    if not 1 <= len(images) <= limits.images:
-        raise InputError(f"{len(images)} images in one request; send 1 to {limits.images}")
-    if n_classes > limits.classes:
-        raise InputError(f"candidate_labels must be a list of at most {limits.classes} class names")
+    if not 1 <= len(images) <= _MAX_IMAGES:
+        raise InputError(f"{len(images)} images in one request; send 1 to {_MAX_IMAGES}")
+    if n_classes > _MAX_CLASSES:
+        raise InputError(f"candidate_labels must be a list of at most {_MAX_CLASSES} class names")
     return _Request([_content(image) for image in images], isinstance(inputs, list), parameters)
 
 
@@ -89,9 +81,9 @@ def _content(image: object) -> bytes:
     raise InputError("an image is given as something that is not base64; encode the file in base64")
 
 
-def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # noqa: ANN401 - JSON
+def _answer(classifier: Pipeline, request: _Request) -> Any:  # noqa: ANN401 - JSON
     """The response. Failed images in a list have an ``error``; raises MLLError if the only image or all failed."""
-    errors = [_refused(image, limits) for image in request.images]
+    errors = [_refused(image) for image in request.images]
     try:
         readable = [image for image, error in zip(request.images, errors, strict=True) if not error]
         found = iter(classifier(readable, **request.parameters))
@@ -110,7 +102,7 @@ def _answer(classifier: Pipeline, request: _Request, limits: Limits) -> Any:  # 
     return items if request.is_list else items[0]
 
 
-def _refused(image: bytes, limits: Limits) -> InputError | None:
+def _refused(image: bytes) -> InputError | None:
     """The error of an image according to its header, or None; the image is not decoded."""
     from PIL import Image
 
@@ -120,16 +112,16 @@ def _refused(image: bytes, limits: Limits) -> InputError | None:
         return InputError("the image has too many pixels; send a smaller one")
     except Exception:  # Pillow may raise anything on untrusted headers
         return InputError(_UNREADABLE)
-    if width * height <= limits.pixels:
+    if width * height <= _MAX_PIXELS:
         return None
-    most = f"{limits.pixels / 1e6:.0f} million"
+    most = f"{_MAX_PIXELS / 1e6:.0f} million"
     return InputError(f"the image has {width} x {height} pixels, over {most}; send a smaller one")
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 
-def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, limits: Limits = _LIMITS) -> None:
+def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve HTTP requests until SIGTERM or SIGINT, then finish pending requests.
 
     ``POST /`` accepts the bytes of one image, or JSON ``{"inputs": base64 or a list, "parameters": {...}}``. The
@@ -141,7 +133,6 @@ def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, li
         classifier: Result of :func:`~mll_hf.pipelines.pipeline`.
         host: Address to listen on; by default only local connections are accepted.
         port: Port to listen on; 0 for any free port, which is logged.
-        limits: Limits on requests.
 
     Raises:
         InputError: The server cannot listen on this host and port.
@@ -153,7 +144,7 @@ def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, li
     try:
         import uvicorn
 
-        app = make_app(classifier, limits)
+        app = make_app(classifier)
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "serve") from error
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_STOP_SECONDS))
@@ -169,7 +160,7 @@ def serve(classifier: Pipeline, host: str = "127.0.0.1", port: int = 8000, *, li
         server.run([listening])
 
 
-def make_app(classifier: Pipeline, limits: Limits = _LIMITS) -> Starlette:
+def make_app(classifier: Pipeline) -> Starlette:
     """The ASGI application for :func:`serve`."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -177,28 +168,28 @@ def make_app(classifier: Pipeline, limits: Limits = _LIMITS) -> Starlette:
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-    places, one_at_a_time = asyncio.Semaphore(limits.requests), asyncio.Lock()
+    places, one_at_a_time = asyncio.Semaphore(_MAX_REQUESTS), asyncio.Lock()
 
     async def classify(request: Request) -> Response:
         if places.locked():
             raise HTTPException(503, "too many concurrent requests; try again later", {"Retry-After": "1"})
         async with places:
             try:
-                async with asyncio.timeout(limits.seconds):
+                async with asyncio.timeout(_RECEIVE_SECONDS):
                     body = await received(request)
             except TimeoutError:
-                raise HTTPException(408, f"the request took over {limits.seconds} s to arrive") from None
+                raise HTTPException(408, f"the request took over {_RECEIVE_SECONDS} s to arrive") from None
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            parsed = await asyncio.to_thread(_parse, kind, body, limits)
+            parsed = await asyncio.to_thread(_parse, kind, body)
             async with one_at_a_time:
-                return JSONResponse(await asyncio.to_thread(_answer, classifier, parsed, limits))
+                return JSONResponse(await asyncio.to_thread(_answer, classifier, parsed))
 
     async def received(request: Request) -> bytes:
         body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > limits.bytes:
-                most = f"{limits.bytes / 2**20:.4g} MB"
+            if len(body) > _MAX_BYTES:
+                most = f"{_MAX_BYTES / 2**20:.4g} MB"
                 raise HTTPException(413, f"the request is larger than {most}; send fewer or smaller images")
         return bytes(body)
 

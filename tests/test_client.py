@@ -14,7 +14,7 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import embedding, residents
+from mll_hf.ensemble import embedding
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
@@ -171,7 +171,7 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
         asked.append((ref, device, token))
         raise InputError("enough seen")
 
-    monkeypatch.setattr(residents, "load_model", load)
+    monkeypatch.setattr(embedding, "load_model", load)
     for each in (selection, kept):
         ensemble = client.load(each, ["a {}"])
         assert ensemble.selection.templates == ("a {}",)
@@ -264,7 +264,7 @@ def models(monkeypatch):
         models[ref.short_name] = skill if isinstance(skill, TriedModel) else TriedModel(ref, skill)
         return models[ref.short_name]
 
-    monkeypatch.setattr(residents, "load_model", load)
+    monkeypatch.setattr(embedding, "load_model", load)
     monkeypatch.setattr(
         "mll_hf.models.source.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )

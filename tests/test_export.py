@@ -13,7 +13,7 @@ from PIL import Image
 
 from cli_worlds import run
 from mll_hf import export
-from mll_hf.ensemble import residents
+from mll_hf.ensemble import embedding
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.export import export_onnx, preprocess
@@ -141,7 +141,7 @@ def test_fitted_heads_need_no_text_tower_and_a_graph_that_predicts_otherwise_is_
 
     write_graph = export._write_graph
     monkeypatch.setattr(export, "_write_graph", write)
-    monkeypatch.setattr(residents, "load_model", without_texts)
+    monkeypatch.setattr(embedding, "load_model", without_texts)
     head = Head(np.zeros((3, 24), np.float32), np.log([0.5, 0.3, 0.2]).astype(np.float32), is_fitted=True)
     ((model,), (error,)) = export_onnx(replace(selection_of(*folders), heads=(head, head)), tmp_path / "onnx")
     assert "model 'clip': cannot be exported: its graph changes probabilities by up to 0." in str(error)

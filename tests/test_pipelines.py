@@ -15,7 +15,7 @@ from PIL import Image
 import mll_hf
 from mll_hf import SelectionConfig
 from mll_hf.client import Client
-from mll_hf.ensemble import residents, run
+from mll_hf.ensemble import embedding, run
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.label import ModelRef
 from mll_hf.matching.prompts import fill
@@ -125,7 +125,7 @@ DIARY = []  # of all models
 
 @pytest.fixture
 def classifier(monkeypatch):
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: ColorModel(ref, DIARY, texts))
+    monkeypatch.setattr(embedding, "load_model", lambda ref, device, texts, **options: ColorModel(ref, DIARY, texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
     return Pipeline(run.Ensemble(replace(chosen, classes=tuple(COLORS)), batch_size=2))
 
@@ -225,8 +225,8 @@ def test_options_of_a_call(classifier):
 
 
 def test_other_classes_do_not_load_the_models_again(classifier, monkeypatch):
-    loaded, load = [], residents.load_model
-    monkeypatch.setattr(residents, "load_model", lambda *a, **b: loaded.append(1) or load(*a, **b))
+    loaded, load = [], embedding.load_model
+    monkeypatch.setattr(embedding, "load_model", lambda *a, **b: loaded.append(1) or load(*a, **b))
     for classes in (None, ["blue", "red"], None, ["red", "green", "dark"], ["blue", "red"]):
         classifier([RED], classes)
     assert len(loaded) == len(classifier.ensemble.selection.chosen_models)
@@ -293,7 +293,7 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
 def test_a_selection_of_a_stranger_fails_in_one_line(classifier, hub, monkeypatch):
     """Whatever a repo holds: an error of ours before any model is loaded, or one that names the fault."""
     loaded = []
-    monkeypatch.setattr(residents, "load_model", lambda ref, *_, **__: loaded.append(ref) or ColorModel(ref, DIARY))
+    monkeypatch.setattr(embedding, "load_model", lambda ref, *_, **__: loaded.append(ref) or ColorModel(ref, DIARY))
     chosen = classifier.ensemble.selection
     document = chosen.to_json()
     refs = [chosen.models[m].ref for m in chosen.chosen_models]

@@ -25,20 +25,20 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 from starlette.testclient import TestClient
 
-from mll_hf import SelectionConfig
+from mll_hf import SelectionConfig, serving
 from mll_hf.cli import main
-from mll_hf.ensemble import residents
+from mll_hf.ensemble import embedding
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import ModelError
 from mll_hf.models.source import resolve_model
 from mll_hf.pipelines import Pipeline
 from mll_hf.selection import select
-from mll_hf.serving import Limits, make_app, serve
+from mll_hf.serving import make_app, serve
 from selection_worlds import random_candidates
 from test_pipelines import BLUE, GREEN, RED
 from worlds import COLORS, ColorModel, encoded
 
-LIMITS = Limits(bytes=10**6, images=4, pixels=10**6, classes=3, requests=8)
+LIMITS = {"BYTES": 10**6, "IMAGES": 4, "PIXELS": 10**6, "CLASSES": 3, "REQUESTS": 8}
 PICTURES = {"red": encoded(RED), "green": encoded(GREEN), "blue": encoded(BLUE)}
 
 
@@ -73,14 +73,16 @@ class Counting:
 @pytest.fixture
 def classifier(monkeypatch):
     """Says which color a picture has."""
-    monkeypatch.setattr(residents, "load_model", lambda ref, device, texts, **options: ColorModel(ref, [], texts))
+    monkeypatch.setattr(embedding, "load_model", lambda ref, device, texts, **options: ColorModel(ref, [], texts))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
     return Counting(Pipeline(Ensemble(replace(chosen, classes=tuple(COLORS)))))
 
 
 @pytest.fixture
-def client(classifier):
-    with TestClient(make_app(classifier, LIMITS)) as client:
+def client(classifier, monkeypatch):
+    for name, limit in LIMITS.items():
+        monkeypatch.setattr(serving, f"_MAX_{name}", limit)
+    with TestClient(make_app(classifier)) as client:
         yield client
 
 
@@ -205,8 +207,9 @@ def test_a_failure_is_an_answer_and_the_next_request_works(client, classifier, c
     assert client.get("/health").status_code == 200
 
 
-def test_too_many_requests_at_once(classifier):
-    with TestClient(make_app(classifier, replace(LIMITS, requests=1))) as client, ThreadPoolExecutor(1) as pool:
+def test_too_many_requests_at_once(classifier, monkeypatch):
+    monkeypatch.setattr(serving, "_MAX_REQUESTS", 1)
+    with TestClient(make_app(classifier)) as client, ThreadPoolExecutor(1) as pool:
         with held_up(client, classifier, pool) as first:
             refused = client.post("/", content=PICTURES["red"])
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
@@ -284,6 +287,6 @@ def test_a_server_that_cannot_start(choice, classifier, monkeypatch, capsys):
     def missing(*_, **__):
         raise ModelError("org/model", "has no weights")
 
-    monkeypatch.setattr(residents, "load_model", missing)
+    monkeypatch.setattr(embedding, "load_model", missing)
     with pytest.raises(ModelError, match="has no weights"):  # and it does not go on without them
         serve(classifier.classifier, port=0)

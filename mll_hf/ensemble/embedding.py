@@ -1,4 +1,4 @@
-"""Embed images with several models, batch by batch. Each image is decoded once for all of them.
+"""Load models, and embed images with them batch by batch. Each image is decoded once for all models.
 
 Embeddings of a task's images and zero-shot heads are kept in a folder, so that the next trial need not compute them.
 """
@@ -13,33 +13,119 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from mll_hf.errors import ModelError
+from mll_hf.models import load_model
 from mll_hf.models.batches import encode, in_threads
+from mll_hf.selection.answer import most_parameters
 from mll_hf.selection.head import Head
 from mll_hf.utils.files import digest_of, write_atomically
 from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
 
-    from mll_hf.ensemble.residents import Residents
     from mll_hf.labels.label import ModelRef
-    from mll_hf.selection.candidates import SelectedModel
+    from mll_hf.models import VisionLanguageModel
+    from mll_hf.selection.result import SelectedModel
     from mll_hf.utils.images import ImageLike
 
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model
 
+Result = TypeVar("Result")
 _BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
 _LARGE_BATCH = 128  # images per batch if models are loaded one at a time for each batch
+
+
+@dataclass(eq=False)
+class Residents:
+    """Models that stay loaded if the weights of all fit in half of the memory; otherwise one model at a time is loaded.
+
+    ``device``, ``dtype`` and ``token`` are as for :func:`~mll_hf.models.load_model`.
+    """
+
+    device: str | None
+    dtype: str | None
+    token: str | None = field(repr=False)
+    keeps_one: bool = False  # set when memory is short
+    _loaded: dict[SelectedModel, VisionLanguageModel] = field(default_factory=dict)
+    _known: dict[SelectedModel, VisionLanguageModel] = field(default_factory=dict)  # every model, loaded or closed
+
+    def __contains__(self, model: SelectedModel) -> bool:
+        """Whether a model is loaded."""
+        return model in self._loaded
+
+    def use(
+        self, model: SelectedModel, work: Callable[[VisionLanguageModel], Result], *, texts: bool = False
+    ) -> Result:
+        """Call ``work`` with a model, whose text tower is loaded if ``texts``.
+
+        If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
+        again, and one model at a time is loaded from then on.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+            InputError: The device is not available, or the dtype is unknown.
+            MissingExtraError: A package that the model needs is not installed.
+        """
+        try:
+            return work(self._get(model, texts))
+        except ModelError:
+            if not self._loaded.keys() - {model}:
+                self.close()
+                raise
+        self.keeps_one = True  # after the except block, in which the exception keeps tensors alive
+        self.close()
+        return self.use(model, work, texts=texts)
+
+    def loaded_once(self, model: SelectedModel) -> VisionLanguageModel:
+        """A model that may be closed by now; it still preprocesses images. Raises like :meth:`use`."""
+        return self._known.get(model) or self.use(model, lambda loaded: loaded)
+
+    def close(self) -> None:
+        """Evict all models."""
+        for model in list(self._loaded):
+            self._loaded.pop(model).close()
+
+    def _get(self, model: SelectedModel, texts: bool) -> VisionLanguageModel:
+        found = self._loaded.get(model)
+        if found and (found.has_texts or not texts):
+            return found
+        if sum(each.cost.parameters for each in {*self._loaded, model}) > most_parameters():
+            self.keeps_one = True
+        if self.keeps_one:
+            self.close()
+        elif found:
+            self._loaded.pop(model).close()
+        loaded = load_model(model.ref, self.device, token=self.token, dtype=self.dtype, texts=texts)
+        if not np.isfinite([loaded.logit_scale, loaded.logit_bias]).all():
+            loaded.close()
+            reason = "logit scale or bias is not finite; its files may be damaged: use another model"
+            raise ModelError(model.ref.repo_id, reason)
+        self._loaded[model] = self._known[model] = loaded
+        return loaded
+
+
+def zero_shot_head(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> Head:
+    """The head whose class vectors are the mean embeddings of each class's prompts, at unit norm.
+
+    Args:
+        model: The model, whose logit scale and bias become part of the head.
+        prompts: Prompts of each class, equally many per class.
+    """
+    embeddings = model.encode_texts([text for texts in prompts for text in texts])
+    means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    return Head.zero_shot(means, model.logit_scale, model.logit_bias)
 
 
 def embed_images(
@@ -89,43 +175,27 @@ def embed_images(
             yield [found[row] for row in range(len(models))]
 
 
-# --- kept embeddings --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is kept of a model: embeddings [D] by digest of the image, and zero-shot heads by digest of the prompts."""
-
-    images: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-    heads: dict[str, Head] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """A folder with a file per model."""
+    """A folder with a file per model: embeddings [D] by digest of the image, and zero-shot heads."""
 
     folder: Path
 
-    def read(self, model: ModelRef, dtype: str | None) -> Kept:
+    def read(self, model: ModelRef, dtype: str | None) -> dict[str, NDArray[Any]]:
         """What is kept of a model; nothing if its file is missing or damaged."""
         try:
-            tensors = load_file(self._path(model, dtype))
+            return load_file(self._path(model, dtype))
         except (OSError, SafetensorError):
-            return Kept()
-        names = {name.split(".")[0] for name in tensors if "." in name}
-        heads = {name: Head(tensors[f"{name}.weights"], tensors[f"{name}.bias"]) for name in names}
-        return Kept({name: each for name, each in tensors.items() if "." not in name}, heads)
+            return {}
 
-    def write(self, model: ModelRef, dtype: str | None, kept: Kept) -> None:
+    def write(self, model: ModelRef, dtype: str | None, kept: dict[str, NDArray[Any]]) -> None:
         """Replace what is kept of a model.
 
         Raises:
             StorageError: The folder cannot be written.
         """
-        tensors = dict(kept.images)
-        for name, head in kept.heads.items():
-            tensors |= {f"{name}.weights": head.weights, f"{name}.bias": head.bias}
-        write_atomically(self._path(model, dtype), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}))
+        content = save({name: np.ascontiguousarray(each) for name, each in kept.items()})
+        write_atomically(self._path(model, dtype), content)
 
     def _path(self, model: ModelRef, dtype: str | None) -> Path:
         return self.folder / f"{digest_of([model.key, model.revision, model.backend, dtype])}.safetensors"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.embedding import Kept, embed_images, image_digest
-from mll_hf.ensemble.residents import Residents, zero_shot_head
+from mll_hf.ensemble.embedding import Residents, embed_images, image_digest, zero_shot_head
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
+from mll_hf.selection.head import Head
 from mll_hf.selection.repo import keep_heads, zero_shot_heads
 from mll_hf.selection.trial import resemblance
 from mll_hf.utils.arrays import ArrayFields
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.embedding import EmbeddingCache
     from mll_hf.selection import Selection
-    from mll_hf.selection.head import Head
     from mll_hf.utils.images import ImageLike as ImageLike
 
 _log = logging.getLogger(__name__)
@@ -169,25 +168,26 @@ class Ensemble:
             InputError: There are no images, or a template is invalid.
         """
         self._check(images)
-        digests, texts = [image_digest(image) for image in images], digest_of(self._prompts)
+        digests, prompts = [image_digest(image) for image in images], digest_of(self._prompts)
+        weights, bias = f"{prompts}.weights", f"{prompts}.bias"
 
         def run(m: int) -> tuple[NDArray[np.float32], Head]:
             model = self.selection.models[m]
-            kept = cache.read(model.ref, self.dtype) if cache else Kept()
-            missing = [n for n, digest in enumerate(digests) if digest not in kept.images]
+            kept = cache.read(model.ref, self.dtype) if cache else {}
+            missing = [n for n, digest in enumerate(digests) if digest not in kept]
+            is_new = bool(missing) or weights not in kept
             try:
-                is_new = bool(missing) or texts not in kept.heads
-                if texts not in kept.heads:
-                    kept.heads[texts] = self._zero_shot(m)
+                if weights not in kept:
+                    kept[weights], kept[bias] = self._zero_shot(m).weights, self._zero_shot(m).bias
                 if missing:
                     parts = embed_images(self.residents, [model], [images[n] for n in missing], self.batch_size)
                     found = np.concatenate([embeddings for (embeddings,) in parts])
-                    kept.images.update(zip((digests[n] for n in missing), found, strict=True))
+                    kept.update(zip((digests[n] for n in missing), found, strict=True))
             finally:
                 self.close()
             if cache and is_new:
                 cache.write(model.ref, self.dtype, kept)
-            return np.stack([kept.images[digest] for digest in digests]), kept.heads[texts]
+            return np.stack([kept[digest] for digest in digests]), Head(kept[weights], kept[bias])
 
         return run
 

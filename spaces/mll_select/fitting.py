@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.ensemble.embedding import Kept
     from mll_hf.labels.label import ModelRef
 
     Tell = Callable[[str], object]  # called with a text before each model runs
@@ -80,7 +79,7 @@ class TellingCache(EmbeddingCache):
 
     tell: Tell
 
-    def read(self, model: ModelRef, dtype: str | None) -> Kept:
+    def read(self, model: ModelRef, dtype: str | None) -> dict[str, NDArray[Any]]:
         """See :meth:`EmbeddingCache.read`."""
         self.tell(f"Running {model.short_name} on your images")
         return super().read(model, dtype)

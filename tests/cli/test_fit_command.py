@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cli_worlds import encoded, fails, run
-from mll_hf.ensemble import residents
+from mll_hf.ensemble import embedding
 from mll_hf.selection import Selection
 from mll_hf.selection.head import HEADS_FILE
 
@@ -23,7 +23,7 @@ def loads_nothing(monkeypatch):
     def load(ref, *_args, **_options):
         raise AssertionError(f"{ref.repo_id} is loaded")
 
-    monkeypatch.setattr(residents, "load_model", load)
+    monkeypatch.setattr(embedding, "load_model", load)
 
 
 def test_unlabeled_images(command, task_images, capsys):
@@ -75,14 +75,14 @@ def test_a_second_fit_with_examples_and_predict_run_no_more_than_they_need(
         status, out, _ = run(capsys, *command, task_images, "--examples", table, "-o", choice, "--json")
     assert (status, json.loads(out)["trial"]["n_examples"]) == (0, 24)
 
-    with_texts, load = [], residents.load_model
+    with_texts, load = [], embedding.load_model
 
     def loading(*args, **options):
         model = load(*args, **options)
         with_texts.append(model.has_texts)
         return model
 
-    monkeypatch.setattr(residents, "load_model", loading)
+    monkeypatch.setattr(embedding, "load_model", loading)
     assert run(capsys, "predict", task_images, "--selection", choice)[0] == 0
     card = (choice / "README.md").read_text()
     trial = Selection.from_pretrained(choice).trial

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mll_hf.ensemble import Rule, combine, embedding, residents
+from mll_hf.ensemble import Rule, combine, embedding
 from mll_hf.ensemble.run import Ensemble, for_names
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import Cost
@@ -49,7 +49,7 @@ def diary(monkeypatch):
         diary.append(("decode",))
         return open_image(source)
 
-    monkeypatch.setattr(residents, "load_model", load)
+    monkeypatch.setattr(embedding, "load_model", load)
     monkeypatch.setattr(embedding, "open_image", counting)
     return diary
 
@@ -99,7 +99,7 @@ def test_models_are_loaded_one_at_a_time_if_not_all_fit_in_memory(diary, monkeyp
     images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
     size = selection.models[0].cost.parameters
     selection = replace(selection, models=tuple(replace(m, cost=Cost(size, 1.0)) for m in selection.models))
-    monkeypatch.setattr(residents, "most_parameters", lambda: (keep or 3) * size)
+    monkeypatch.setattr(embedding, "most_parameters", lambda: (keep or 3) * size)
     ensemble = Ensemble(selection, device="somewhere")
     assert ensemble.predict(images).classes == ("green", "red", "blue", "green", "blue", "red")
     assert diary.count(("decode",)) == 6

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import conformance
 import tiny_architectures as tiny
 import tiny_models
-from mll_hf.ensemble.residents import Residents, zero_shot_head
+from mll_hf.ensemble.embedding import Residents, zero_shot_head
 from mll_hf.errors import ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model, source
