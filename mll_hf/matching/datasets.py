@@ -11,7 +11,7 @@ agree, so datasets of fewer classes (yes and no, cats and dogs) are never recogn
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import name_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 CLASS_LISTS = Path(__file__).parent / "data" / "class_lists.json"
 MIN_SHARED = 5
@@ -73,23 +73,15 @@ def recognize(classes: Sequence[str]) -> Recognized | None:
 
 
 def _recognize(keys: set[str]) -> Recognized | None:
-    hits: defaultdict[int, set[int]] = defaultdict(set)
-    inside: Counter[int] = Counter()
-    for key in keys:
-        places = _places().get(key, ())
-        inside.update({d for d, _ in places})
-        for d, y in places:
-            hits[d].add(y)
     best: defaultdict[float, list[Recognized]] = defaultdict(list)
-    for d, shared in sorted(hits.items()):
-        dataset = known_datasets()[d]
-        found = Recognized((dataset,), len(shared), len(shared) / len(dataset.classes), inside[d] / len(keys))
+    for dataset, classes in zip(known_datasets(), _keys(), strict=True):
+        shared = [spellings & keys for spellings in classes if spellings & keys]
+        inside = len(set[str]().union(*shared)) / max(len(keys), 1)
+        found = Recognized((dataset,), len(shared), len(shared) / len(classes), inside)
         if _is_enough(found, len(keys)):
             best[round(2 / (1 / found.present + 1 / found.inside), 9)].append(found)
-    if not best:
-        return None
-    equal = best[max(best)]
-    return replace(equal[0], datasets=tuple(found.datasets[0] for found in equal))
+    equal = best[max(best)] if best else []
+    return replace(equal[0], datasets=tuple(found.datasets[0] for found in equal)) if equal else None
 
 
 def _is_enough(found: Recognized, n_names: int) -> bool:
@@ -120,11 +112,6 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 
 
 @cache
-def _places() -> Mapping[str, set[tuple[int, int]]]:
-    """Key of a name -> the datasets and classes with this name."""
-    places: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
-    for d, dataset in enumerate(known_datasets()):
-        for y, spellings in enumerate(dataset.classes):
-            for spelling in spellings:
-                places[name_key(spelling)].add((d, y))
-    return places
+def _keys() -> list[list[set[str]]]:
+    """Keys of the spellings of each class of each dataset."""
+    return [[set(map(name_key, spellings)) for spellings in dataset.classes] for dataset in known_datasets()]

@@ -55,10 +55,17 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     if all(re.fullmatch(r"\d+|[^\W\d_\u3400-\u9fff]", clean_class_name(name)) for name in classes) and len(classes) > 1:
         yield "The names are numbers or letters: say what they are, in the names (digit 7) or as task."
     yield from _scripts(classes)
-    yield from _synonyms(classes, graph)
-    if rare := [name for name in classes if _is_rare(name, graph)]:
+    known = _spellings(graph)
+    keys = {name: name_key(name) for name in classes}
+    yield from _synonyms({name: known[key][1] for name, key in keys.items() if key in known})
+    shares = {name: [sense_share(id, key) for id in known[key][1]] for name, key in keys.items() if key in known}
+    if rare := [name for name, each in shares.items() if each and max(each) < _RARE]:
         yield f"{_shown(rare)}: ambiguous, rarely the concept of this name in the graph; describe it, or add a word."
-    yield from _typos(classes, graph)
+    for name, key in keys.items():
+        if len(key) >= _MIN_TYPO and key not in known and key.isalpha():
+            near = {known[edit][0] for edit in _edits(key) if edit in known}
+            if len(near) == 1:
+                yield f"'{name}' is not a known name; did you mean '{near.pop()}'?"
 
 
 def _scripts(classes: Sequence[str]) -> Iterator[str]:
@@ -93,32 +100,14 @@ def _script(name: str) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
-def _synonyms(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
-    meanings = _spellings(graph)
-    by_meaning: defaultdict[int, list[str]] = defaultdict(list)
-    for name in classes:
-        for meaning in meanings.get(name_key(name), ("", ()))[1]:
-            by_meaning[meaning].append(name)
-    pairs = dict.fromkeys(tuple(names) for names in by_meaning.values() if len(names) > 1)
+def _synonyms(concepts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    by_concept: defaultdict[str, list[str]] = defaultdict(list)
+    for name, ids in concepts.items():
+        for id in ids:
+            by_concept[id].append(name)
+    pairs = dict.fromkeys(tuple(names) for names in by_concept.values() if len(names) > 1)
     for names in list(pairs)[:_SHOWN]:
         yield f"{_shown(names)}: names of one thing in WordNet; if so, no model can tell them apart."
-
-
-def _is_rare(name: str, graph: SemanticGraph) -> bool:
-    """Whether the name is one of concepts of the graph, but hardly ever means any of them."""
-    key = name_key(name)
-    shares = [sense_share(graph.concepts[v].id, key) for v in _spellings(graph).get(key, ("", ()))[1]]
-    return bool(shares) and max(shares) < _RARE
-
-
-def _typos(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
-    known = _spellings(graph)
-    for name in classes:
-        key = name_key(name)
-        if len(key) >= _MIN_TYPO and key not in known and key.isalpha():
-            near = {known[edit][0] for edit in _edits(key) if edit in known}
-            if len(near) == 1:
-                yield f"'{name}' is not a known name; did you mean '{near.pop()}'?"
 
 
 def _edits(word: str) -> set[str]:
@@ -131,14 +120,13 @@ def _edits(word: str) -> set[str]:
 
 
 @lru_cache(4)
-def _spellings(graph: SemanticGraph) -> Mapping[str, tuple[str, frozenset[int]]]:
-    """Key of each known name -> how it is written, and the concepts it names."""
+def _spellings(graph: SemanticGraph) -> Mapping[str, tuple[str, list[str]]]:
+    """Key of each known name -> how it is written, and the ids of the concepts that it names."""
     classes = [names for dataset in known_datasets() for names in dataset.classes]
-    known = {name_key(name): (name, frozenset[int]()) for names in classes for name in names}
-    for v, concept in enumerate(graph.concepts):
-        for lemma in concept.lemmas:
-            name, concepts = known.get(name_key(lemma), (lemma, frozenset[int]()))
-            known[name_key(lemma)] = (name, concepts | {v})
+    known = {name_key(name): (name, list[str]()) for names in classes for name in names}
+    for concept in graph.concepts:
+        for key, lemma in {name_key(lemma): lemma for lemma in reversed(concept.lemmas)}.items():
+            known.setdefault(key, (lemma, []))[1].append(concept.id)
     return known
 
 
