@@ -93,20 +93,18 @@ class WordIndex:
     """Index of the words of a graph.
 
     Attributes:
-        n_concepts: Number of concepts, V.
+        graph: The graph of V concepts.
         named: Joined stems of a lemma -> indices of the concepts with this lemma, ascending.
         holding: Stem -> indices of the concepts with this stem in a lemma, the gloss, or a lemma of an ancestor.
         weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` if ``l`` of ``L`` lemmas have it.
         unknown: Weight of stems that are not in any lemma.
-        ids: Ids of the concepts.
     """
 
-    n_concepts: int
-    named: Mapping[str, NDArray[np.int64]]
-    holding: Mapping[str, NDArray[np.int64]]
+    graph: SemanticGraph
+    named: Mapping[str, list[int]]
+    holding: Mapping[str, list[int]]
     weights: Mapping[str, float]
     unknown: float
-    ids: tuple[str, ...]
 
     @classmethod
     def build(cls, graph: SemanticGraph) -> WordIndex:
@@ -124,18 +122,8 @@ class WordIndex:
             for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v].tolist())):
                 holding[stem].append(v)
         n_lemmas = sum(map(len, lemmas))
-        return cls(
-            n_concepts=len(graph),
-            named=_arrays(named),
-            holding=_arrays(holding),
-            weights={stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()},
-            unknown=float(np.log1p(n_lemmas)),
-            ids=tuple(concept.id for concept in graph.concepts),
-        )
-
-    def concepts_named(self, name: str) -> NDArray[np.int64]:
-        """Indices of the concepts with this name, in any spelling."""
-        return self.named.get(name_key(name), _NONE)
+        weights = {stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()}
+        return cls(graph, dict(named), dict(holding), weights, float(np.log1p(n_lemmas)))
 
     def sense_share(self, name: str, concept: int) -> float:
         """How often a name means a concept, see :func:`~mll_hf.matching.senses.sense_share`; 0 if it is not its name.
@@ -143,15 +131,15 @@ class WordIndex:
         Single letters name nothing.
         """
         key = name_key(name)
-        is_name = len(key) > 1 and concept in self.named.get(key, _NONE)
-        return sense_share(self.ids[concept], key) if is_name else 0.0
+        is_name = len(key) > 1 and concept in self.named.get(key, ())
+        return sense_share(self.graph.concepts[concept].id, key) if is_name else 0.0
 
     def word_shares(self, name: str) -> NDArray[np.float32]:
         """[V] weighted share of a name's words found in a concept's lemmas, gloss, or ancestors' lemmas."""
-        shares = np.zeros(self.n_concepts, np.float32)
+        shares = np.zeros(len(self.graph), np.float32)
         words = self._weighted(stems(clean_class_name(name)))
         for stem, weight in words.items():
-            shares[self.holding.get(stem, _NONE)] += weight
+            shares[self.holding.get(stem, [])] += weight
         return shares / (sum(words.values()) or 1.0)
 
     def head_shares(self, name: str) -> NDArray[np.float32]:
@@ -163,20 +151,13 @@ class WordIndex:
         name = clean_class_name(name)
         words = stems(re.sub(r"\([^)]*\)", " ", name))
         total = sum(self._weighted(stems(name)).values()) or 1.0
-        shares = np.zeros(self.n_concepts, np.float32)
+        shares = np.zeros(len(self.graph), np.float32)
         for start in reversed(range(len(words))):  # longer heads come later and overwrite shorter ones
-            concepts = self.named.get("".join(words[start:]), _NONE)
+            concepts = self.named.get("".join(words[start:]), [])
             shares[concepts] = sum(self._weighted(words[start:]).values()) / total
-        shares[self.concepts_named(name)] = 1.0
+        shares[self.named.get(name_key(name), [])] = 1.0
         return shares
 
     def _weighted(self, words: Iterable[str]) -> dict[str, float]:
         """Weight of each distinct word; 0 for function words."""
         return {w: 0.0 if w in _FUNCTION_WORDS else self.weights.get(w, self.unknown) for w in words}
-
-
-_NONE = np.zeros(0, np.int64)
-
-
-def _arrays(members: Mapping[str, list[int]]) -> dict[str, NDArray[np.int64]]:
-    return {key: np.array(indices, np.int64) for key, indices in members.items()}
