@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mll_hf.utils.package import install_command
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
@@ -134,4 +133,6 @@ class MissingExtraError(MLLError, ImportError):
         """``reason`` explains why the package is needed, if there is an alternative."""
         self.extra = extra
         needed = f"{reason}, so this needs" if reason else "this needs"
-        super().__init__(f"{needed} the package '{package}'; install it with: {install_command(extra)}")
+        super().__init__(
+            f"{needed} the package '{package}'; install it with: pip install '.[{extra}]' in a clone of the project"
+        )

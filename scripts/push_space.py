@@ -19,13 +19,7 @@ from huggingface_hub import CommitOperationAdd, constants
 from command_line import script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.utils.package import (
-    DISTRIBUTION,
-    PACKAGE_VARIABLE,
-    package_source,
-    requirement,
-    wheel_of,
-)
+from package_source import DISTRIBUTION, PACKAGE_VARIABLE, package_source, requirement, wheel_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
+import package_source
 import push_space
-from mll_hf.utils import package
 
 SPACE = "alice/space"
 URL = "https://example.com/mll_hf-1-py3-none-any.whl"
@@ -17,12 +17,11 @@ URL = "https://example.com/mll_hf-1-py3-none-any.whl"
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     """A wheel in the checkout."""
-    (tmp_path / "pyproject.toml").touch()
     file = tmp_path / "dist" / "mll_hf-1-py3-none-any.whl"
     file.parent.mkdir()
     file.write_bytes(b"a wheel")
     monkeypatch.delenv("MLL_HF_PACKAGE", raising=False)
-    monkeypatch.setattr(package, "_CHECKOUT", tmp_path)
+    monkeypatch.setattr(package_source, "_CHECKOUT", tmp_path)
     return file
 
 

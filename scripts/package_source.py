@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
 PACKAGE_VARIABLE = "MLL_HF_PACKAGE"
-_CHECKOUT = Path(__file__).resolve().parents[2]
+_CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def package_source() -> str | None:
@@ -24,8 +24,7 @@ def package_source() -> str | None:
     """
     if named := os.environ.get(PACKAGE_VARIABLE, "").strip():
         return named
-    is_checkout = (_CHECKOUT / "pyproject.toml").is_file()
-    wheels = list(_CHECKOUT.glob("dist/mll_hf-*.whl")) if is_checkout else []
+    wheels = list(_CHECKOUT.glob("dist/mll_hf-*.whl"))
     return str(max(wheels, key=lambda wheel: wheel.stat().st_mtime)) if wheels else None
 
 
@@ -51,10 +50,3 @@ def requirement(source: str, extra: str = "") -> str:
         return f"{DISTRIBUTION}{extras} @ {url._replace(netloc=url.netloc.rpartition('@')[2], query='').geturl()}"
     name, version = re.fullmatch(r"([\w.-]*)(.*)", source, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{name}{extras}{version}"
-
-
-def install_command(extra: str) -> str:
-    """The command that installs an extra of this package."""
-    if source := package_source():
-        return f"pip install '{requirement(source, extra)}'"
-    return f"pip install '.[{extra}]' in a clone of the project"
