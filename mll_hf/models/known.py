@@ -1,7 +1,6 @@
 """Known models and what others have published about them: sizes, costs, licenses, ImageNet accuracies.
 
-The table is ``data/known_models.csv``, gathered from the tables that ``sources.csv`` names; ``scripts/known_models``
-adds models.
+The table is ``data/known_models.csv``, with further columns, such as sources; ``scripts/known_models`` adds models.
 
 Where sources disagree about a model, `KnownModel` shows one figure (``scripts/known_models/figures`` has all of them):
 
@@ -54,7 +53,6 @@ class KnownModel:
         name: Unique name: ``architecture/tag`` of open_clip, else the Hub id; ``research/...`` if never released.
         hub_id: Repo on the Hub; empty if there is none, or none is known.
         twin: Repo with the same weights in another layout (transformers or the authors' own); may be empty.
-        architecture: Name of the architecture in open_clip, or of the one there with the same towers; may be empty.
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
         backend: Library that loads ``hub_id``: ``open_clip``, ``transformers``, or ``other`` for custom code and
             libraries that we do not use.
@@ -65,23 +63,16 @@ class KnownModel:
         gated: Whether the Hub asks to accept conditions first; None if not checked.
         domains: What the model was made for, such as ``dermatology``; empty for general models.
         languages: Codes of the languages of its texts, or ``many`` for more than a hundred.
-        prompt: Template of texts as in its training, if its authors use a particular one.
         parameters: Of both towers (for CoCa also of the caption decoder); None if unknown.
-        gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as
-            two; None if unknown. For CoCa more than the sum of the towers, because of its caption decoder.
-        image_gflops: Of the image tower for one image, as in a label's `Cost`.
+        image_gflops: Floating-point operations in 10^9 of the image tower for one image, as in a label's `Cost`.
         download_bytes: Size of the weights: as the Hub shows it, else parameters times bytes per parameter.
         license: Lower-case id of the Hub; None if unknown.
         imagenet: Zero-shot top-1 accuracy on ImageNet, between 0 and 1; None if not published.
-        imagenet_source: Id of its source.
-        paper_place: Place in Table 6 of the paper, 1 to 49; None for other models.
-        source: Ids of the sources that name the model, separated by spaces.
     """
 
     name: str
     hub_id: str
     twin: str
-    architecture: str
     tag: str
     backend: str
     loadable: bool
@@ -89,16 +80,11 @@ class KnownModel:
     gated: bool | None
     domains: tuple[str, ...]
     languages: tuple[str, ...]
-    prompt: str
     parameters: int | None
-    gflops: float | None
     image_gflops: float | None
     download_bytes: int | None
     license: str | None
     imagenet: float | None
-    imagenet_source: str
-    paper_place: int | None
-    source: str
 
     @property
     def cost(self) -> Cost:
@@ -121,12 +107,6 @@ class KnownModel:
 def known_models() -> tuple[KnownModel, ...]:
     """All known models, those with open_clip's results first."""
     return records(KnownModel, "known_models.csv")
-
-
-@cache
-def known_model(name: str) -> KnownModel:
-    """The model of that name; a KeyError if there is none."""
-    return {model.name: model for model in known_models()}[name]
 
 
 def usable_models() -> tuple[KnownModel, ...]:

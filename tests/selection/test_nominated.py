@@ -8,7 +8,7 @@ import pytest
 
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.join import JoinedLabels
-from mll_hf.models.known import known_model, usable_models
+from mll_hf.models.known import known_models, usable_models
 from mll_hf.models.published import published_graph
 from mll_hf.selection import Candidates, Figures, SelectionConfig, answer, select
 from mll_hf.selection.budget import Shortlist, plan_trial
@@ -58,7 +58,8 @@ def test_butterflies_in_latin_get_a_model_for_species_without_a_number():
 def test_german_names_get_a_multilingual_model():
     selection = chosen_for(("Hund", "Katze", "Pferd"))
     (chosen,) = selection.chosen_models
-    assert "de" in (model := known_model("ViT-B-16-SigLIP-i18n-256/webli")).languages or model.languages == ("many",)
+    by_name = {model.name: model for model in known_models()}
+    assert "de" in (model := by_name["ViT-B-16-SigLIP-i18n-256/webli"]).languages or model.languages == ("many",)
     assert selection.models[chosen].name == model.hub_id
 
 

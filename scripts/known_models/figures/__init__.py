@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.models.known import known_model
+from mll_hf.models.known import known_models
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,8 +130,9 @@ def class_recalls() -> ClassRecalls:
     values = np.load(FOLDER / "class_recalls.npy", allow_pickle=False) / _RECALL_SCALE
     values.flags.writeable = False
     names = [(dataset, name) for dataset, classes in about["classes"].items() for name in classes]
+    models = {model.name: model for model in known_models()}
     return ClassRecalls(
-        models=tuple(known_model(name) for name in about["models"]),
+        models=tuple(models[name] for name in about["models"]),
         prompts=tuple(about["prompts"]),
         datasets=tuple(dataset for dataset, _ in names),
         classes=tuple(name for _, name in names),
