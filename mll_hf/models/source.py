@@ -6,6 +6,7 @@ chosen by file names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -18,6 +19,8 @@ from huggingface_hub.errors import CacheNotFound
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
     FULL_SHA,
+    Head,
+    RepoFile,
     answered,
     connect,
     hub_errors,
@@ -25,7 +28,7 @@ from mll_hf.hub.connection import (
     newest_head,
     read_head,
 )
-from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files, digest_of_files
+from mll_hf.labels.identity import SETTINGS, blob_id, deciding_files
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged
@@ -64,25 +67,10 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
     Raises:
         ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
     """
-    if spec.startswith(LOCAL_PREFIX):
-        return _resolve_folder(spec)
-    repo_id, _, revision = spec.partition("@")
-    if "/" not in repo_id:
-        raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
-    try:
-        head = newest_head(connect(token), repo_id, "model", revision or "main")
-        repo_id, commit, files = head.repo_id, head.sha, head.model_files
-    except HubError as error:
-        cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
-        if cached is None:
-            raise ModelError(spec, error.reason) from error
-        commit, folder = cached
-        try:
-            files = read_head(connect(token), repo_id, "model", commit).model_files  # as listed at the download
-        except HubError:
-            files = _content_ids(folder)
-    backend = _backend_for(spec, files)
-    return ModelRef(repo_id, commit, backend, digest_of_files(files, backend))
+    head = _locate(spec, token)
+    backend = _backend_for(spec, head.model_files)
+    digest = head.digest(backend)
+    return ModelRef(head.repo_id, head.sha or str(digest)[:40], backend, digest)
 
 
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
@@ -94,32 +82,24 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
     Raises:
         ModelError: The files cannot be downloaded, are not those of the model's digest, or a local folder has changed.
     """
-    backend = backend_of(ref)
+    backend, name = backend_of(ref), ref.repo_id
+    if not ref.is_local and not FULL_SHA.fullmatch(ref.revision):
+        raise ModelError(name, f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again")
+    head = _locate(name if ref.is_local else f"{name}@{ref.revision}", token)
+    _backend_for(name, head.model_files, backend)
+    digest = head.digest(backend)
     if ref.is_local:
-        if _resolve_folder(ref.repo_id).revision != ref.revision:
-            raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
-        folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
-        _backend_for(ref.repo_id, _file_names(folder), backend)
-        return folder
-    if not FULL_SHA.fullmatch(ref.revision):
-        reason = f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again"
-        raise ModelError(ref.repo_id, reason)
-    try:
-        head = read_head(connect(token), ref.repo_id, "model", ref.revision)
-    except HubError as error:
-        if cached := _newest_cached(ref.repo_id, ref.revision):
-            return cached[1]
-        raise ModelError(ref.repo_id, error.reason) from error
-    files = head.model_files
-    _backend_for(ref.repo_id, files, backend)
-    listed, names = digest_of_files(files, backend), _needed(files, backend)
-    if ref.digest and listed:
-        _compare(ref, listed)
+        if ref.revision != str(digest)[:40]:
+            raise ModelError(name, "has changed since it was labeled; label it again")
+        return Path(name.removeprefix(LOCAL_PREFIX))
+    names = _needed(head.model_files, backend)
+    if digest:
+        _compare(ref, digest)
     if check:
         check(_download(ref, [name for name in names if name.endswith(".json")], token))
     folder = _download(ref, names, token)
-    if ref.digest and not listed:
-        _compare(ref, digest_of_files(_content_ids(folder), backend))
+    if not digest:
+        _compare(ref, Head(name, "model", ref.revision, _files_in(folder)).digest(backend))
     return folder
 
 
@@ -129,7 +109,7 @@ def _needed(files: Collection[str], backend: Backend) -> list[str]:
 
 
 def _compare(ref: ModelRef, digest: str | None) -> None:
-    if digest != ref.digest:
+    if ref.digest and digest != ref.digest:
         reason = f"at {ref.revision[:12]} is not the model that was measured; label or select again"
         raise ModelError(ref.repo_id, reason)
 
@@ -147,9 +127,9 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
     if ref.is_local:
         return 0
     try:
-        head = read_head(connect(token), ref.repo_id, "model", ref.revision)
-    except HubError:
-        return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
+        head = _locate(f"{ref.repo_id}@{ref.revision}", token)
+    except ModelError:
+        return _BYTES_PER_PARAMETER * parameters
     needed = _needed(head.model_files, backend)
     missing = (n for n in needed if not isinstance(try_to_load_from_cache(head.repo_id, n, revision=head.sha), str))
     return sum(head.files[name].size for name in missing)
@@ -240,41 +220,37 @@ def _why_unusable(names: Collection[str]) -> str:
     return f"{reason}; choose one with a config and weights in safetensors"
 
 
-# ---- local folders
+# ---- commits and folders
 
 
-def _resolve_folder(spec: str) -> ModelRef:
-    folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(LOCAL_PREFIX))))
-    if not folder.is_dir():
-        raise ModelError(spec, f"there is no folder {folder}; check the path")
+def _locate(spec: str, token: str | None) -> Head:
+    """The commit that a spec names, with its files; offline the newest matching one in the local cache.
+
+    A folder is a commit without a sha.
+    """
+    if spec.startswith(LOCAL_PREFIX):
+        folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(LOCAL_PREFIX))))
+        if not folder.is_dir():
+            raise ModelError(spec, f"there is no folder {folder}; check the path")
+        try:
+            return Head(f"{LOCAL_PREFIX}{folder}", "model", "", _files_in(folder))
+        except OSError as error:
+            raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
+    repo_id, _, revision = spec.partition("@")
+    if "/" not in repo_id:
+        raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
+    is_pinned = FULL_SHA.fullmatch(revision)
     try:
-        names = _file_names(folder)
-        backend = _backend_for(spec, names)
-        digest = digest_of_files(_content_ids(folder), backend) or ""
-    except OSError as error:
-        raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
-    return ModelRef(f"{LOCAL_PREFIX}{folder}", digest[:40], backend, digest)
+        return (read_head if is_pinned else newest_head)(connect(token), repo_id, "model", revision or "main")
+    except HubError as error:
+        copy = _newest_cached(repo_id, revision, token) if is_pinned or is_unreachable(error) else None
+        if copy is None:
+            raise ModelError(repo_id if is_pinned else spec, error.reason) from error
+        return copy
 
 
-def _file_names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_file()]
-
-
-def _content_ids(folder: Path) -> dict[str, str]:
-    """Content ids of model files as the Hub lists them: sha256 of weights and of large files, else blob ids."""
-    ids = {}
-    for name in _file_names(folder):
-        file = folder / name
-        is_large = name.endswith(_LARGE_SUFFIXES) or file.stat().st_size > _LARGE_BYTES
-        ids[name] = file_digest(file).hex() if is_large else blob_id(file.read_bytes())
-    return ids
-
-
-# ---- the Hub
-
-
-def _newest_cached(repo_id: str, revision: str) -> tuple[str, Path] | None:
-    """The newest cached commit of a revision (of any, if empty), and its folder."""
+def _newest_cached(repo_id: str, revision: str, token: str | None) -> Head | None:
+    """The newest cached commit of a revision (of any, if empty)."""
     try:
         repos = [repo for repo in scan_cache_dir(constants.HF_HUB_CACHE).repos if repo.repo_type == "model"]
     except CacheNotFound:
@@ -286,8 +262,26 @@ def _newest_cached(repo_id: str, revision: str) -> tuple[str, Path] | None:
         if repo.repo_id == repo_id and (revision in ("", copy.commit_hash) or revision in copy.refs)
     ]
     # reading cards and labels also caches revisions, without weights
-    usable = [copy for copy in copies if _loadable(_file_names(copy[2]))]
-    return max(usable)[1:] if usable else None
+    usable = [copy for copy in copies if _loadable(os.listdir(copy[2]))]
+    if not usable:
+        return None
+    _, sha, folder = max(usable)
+    with contextlib.suppress(HubError):
+        return read_head(connect(token), repo_id, "model", sha)  # as listed at the download
+    return Head(repo_id, "model", sha, _files_in(folder))
+
+
+def _files_in(folder: Path) -> dict[str, RepoFile]:
+    """The files in a folder as the Hub lists them, with the ids of those that decide a model's outputs."""
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    deciding = {name for backend in Backend for name in deciding_files(names, backend)}
+    files = {}
+    for name in names:
+        file, size = folder / name, (folder / name).stat().st_size
+        is_large = name.endswith(_LARGE_SUFFIXES) or size > _LARGE_BYTES
+        id = "" if name not in deciding else file_digest(file).hex() if is_large else blob_id(file.read_bytes())
+        files[name] = RepoFile(size, id)
+    return files
 
 
 def _download(ref: ModelRef, names: Collection[str], token: str | None) -> Path:
