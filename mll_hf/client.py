@@ -48,8 +48,7 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.label import ModelRef
+    from mll_hf.labels.label import ModelRef, ProbeEmbeddings
     from mll_hf.labels.store import LabelStore
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder

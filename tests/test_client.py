@@ -17,8 +17,8 @@ from mll_hf.client import Client
 from mll_hf.ensemble import embedding
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import graph_to_bytes
-from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
-from mll_hf.labels.label import ModelRef
+from mll_hf.labels.file_format import tensors_to_bytes
+from mll_hf.labels.label import ModelRef, ProbeEmbeddings
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
@@ -127,7 +127,7 @@ def write_sidecar(store, label, texts=None):
     images = texts[[DOG, CAR, DOG]]
     members = [[looks.index(v)] if v in looks else [] for v in range(7)]
     embeddings = ProbeEmbeddings.quantize(images, texts, probe_set(members, looks))
-    write_embeddings(embeddings, embeddings_path(store.path_of(label)))
+    embeddings_path(store.path_of(label)).write_bytes(tensors_to_bytes(embeddings))
     return embeddings
 
 

@@ -31,7 +31,7 @@ from mll_hf.hub.repos import (
     publish_files,
 )
 from mll_hf.hub.sources import fetch_from_model, is_collection, open_labels
-from mll_hf.labels.file_format import label_to_bytes, rivals_to_bytes
+from mll_hf.labels.file_format import label_to_bytes, tensors_to_bytes
 from mll_hf.labels.store import graph_path, label_path, rivals_path
 from mll_hf.labels.summary import SUMMARY_PATH, summary_to_bytes
 from mll_hf.utils.files import file_digest
@@ -81,7 +81,7 @@ def publish_label(
         path = _label_in(api, head, label.model, label.graph_digest)[0]
         beside = rivals_path(Path(path)).as_posix()  # of an earlier label, unless it has new content
         card = partial(add_label, label=label, path=path)
-        return {path: label_to_bytes(label), README: card, beside: rivals_to_bytes(rivals) if rivals else None}
+        return {path: label_to_bytes(label), README: card, beside: tensors_to_bytes(rivals) if rivals else None}
 
     description = f"Mean recall {label.mean_recall:.3f} on {label.n_tested} concepts of {label.graph_name}."
     return publish_files(api, repo_id, "model", "Add MLL label", files, description, create_pr)
@@ -206,7 +206,7 @@ def publish_to_collection(
         shown, graph = _for_others(label, by_digest[digest], public[digest])
         blobs |= {path: label_to_bytes(shown), graph_path(digest): graph_to_bytes(graph)}
         rivals = rivals_of(label)
-        blobs[rivals_path(Path(path)).as_posix()] = rivals_to_bytes(rivals) if rivals else None
+        blobs[rivals_path(Path(path)).as_posix()] = tensors_to_bytes(rivals) if rivals else None
 
     def files(head: Head) -> Mapping[str, Content]:
         if not is_collection(head):

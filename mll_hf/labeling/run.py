@@ -19,8 +19,7 @@ from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.hub.repos import licenses_of
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import EmbeddingLog, embedded_probes, locked
-from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import Label, LabelKey, Rivals
+from mll_hf.labels.label import Label, LabelKey, ProbeEmbeddings, Rivals
 from mll_hf.labels.store import check_label_fits, label_path, read_label
 from mll_hf.models import environment_of, load_model
 

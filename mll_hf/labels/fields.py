@@ -99,7 +99,14 @@ TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "domain_support": (np.uint16, "SV"),
     "temperature": (np.float32, "1"),
 }
-RIVAL_TENSORS: Mapping[str, tuple[type[np.generic], str]] = {"rivals": (np.uint16, "VR"), "wins": (np.uint16, "VR")}
+_RIVALS: Mapping[str, tuple[type[np.generic], str]] = {"rivals": (np.uint16, "VR"), "wins": (np.uint16, "VR")}
+_EMBEDDINGS: Mapping[str, tuple[type[np.generic], str]] = {
+    "images": (np.int8, "ND"),
+    "scales": (np.float32, "N"),
+    "concepts": (np.float16, "VD"),
+    "offsets": (np.int64, "O"),
+    "members": (np.int64, "M"),
+}
 
 
 def check_metadata(document: Mapping[str, Any]) -> None:
@@ -120,7 +127,7 @@ def check_metadata(document: Mapping[str, Any]) -> None:
             raise LabelError(f"metadata '{field.path}' is not {field.range}")
 
 
-def check_tensors(
+def _check_shapes(
     tensors: Tensors, expected: Mapping[str, tuple[type[np.generic], str]], sizes: Mapping[str, int]
 ) -> None:
     """Check names, dtypes and shapes; each axis is a letter, whose length is in ``sizes``."""
@@ -137,7 +144,7 @@ def check_label_tensors(tensors: Tensors, n_domains: int, images_per_concept: in
     n_concepts = tensors["ranks"].shape[0] if "ranks" in tensors and tensors["ranks"].ndim else 0
     if not 0 < n_concepts <= MAX_CONCEPTS:
         raise LabelError(f"the number of concepts, {n_concepts}, is not between 1 and {MAX_CONCEPTS}")
-    check_tensors(tensors, TENSORS, {"V": n_concepts, "S": n_domains, "B": RANK_BINS, "1": 1})
+    _check_shapes(tensors, TENSORS, {"V": n_concepts, "S": n_domains, "B": RANK_BINS, "1": 1})
     ranks, domain_ranks, hits, support = (
         tensors[name].astype(np.int64) for name in ("ranks", "domain_ranks", "domain_hits", "domain_support")
     )
@@ -159,7 +166,7 @@ def check_label_tensors(tensors: Tensors, n_domains: int, images_per_concept: in
 
 def check_rivals(tensors: Tensors, ranks: NDArray[np.uint16]) -> None:
     """Check the tensors of the rivals of a label with these ranks [V, RANK_BINS]."""
-    check_tensors(tensors, RIVAL_TENSORS, {"V": len(ranks), "R": RIVALS})
+    _check_shapes(tensors, _RIVALS, {"V": len(ranks), "R": RIVALS})
     rivals, wins = tensors["rivals"], tensors["wins"]
     empty, ordered = rivals == NO_RIVAL, np.sort(rivals, axis=1)  # empty slots come last
     losses = ranks[:, 1:].sum(axis=1, dtype=np.int64)
@@ -171,6 +178,20 @@ def check_rivals(tensors: Tensors, ranks: NDArray[np.uint16]) -> None:
             "a rival is listed twice": ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all(),
             "a concept is its own rival": (rivals != np.arange(len(ranks), dtype=np.uint16)[:, None]).all(),
             "wins differ from the label": (wins[:, 0] <= losses).all() and ((wins[:, 0] > 0) == (losses > 0)).all(),
+        }
+    )
+
+
+def check_embeddings(tensors: Tensors, n_concepts: int) -> None:
+    """Check the tensors of the embeddings of a label of V concepts."""
+    (n, d), m = tensors["images"].shape, len(tensors["members"])
+    _check_shapes(tensors, _EMBEDDINGS, {"N": n, "D": d, "V": n_concepts, "O": n_concepts + 1, "M": m})
+    offsets, members = tensors["offsets"], tensors["members"]
+    _raise_first(
+        {
+            "a number is not finite": np.isfinite(tensors["scales"]).all() and np.isfinite(tensors["concepts"]).all(),
+            "offsets are not sorted": (np.diff(offsets) >= 0).all() and offsets[0] == 0 and offsets[-1] == m,
+            "a member is not an image": ((members >= 0) & (members < n)).all(),
         }
     )
 

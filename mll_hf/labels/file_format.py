@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mll_hf.errors import LabelError
-from mll_hf.labels.fields import SCHEMA, TENSORS, check_label_tensors, check_metadata, check_rivals
-from mll_hf.labels.label import Cost, Environment, Label, ModelRef, Rivals
+from mll_hf.labels.fields import SCHEMA, TENSORS, check_embeddings, check_label_tensors, check_metadata, check_rivals
+from mll_hf.labels.label import Cost, Environment, Label, ModelRef, ProbeEmbeddings, Rivals
 from mll_hf.utils.files import canonical_json
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "mll"  # a single key, because safetensors does not write several in a fixed order
 MAX_LABEL_BYTES = 4 * 2**20
 MAX_RIVALS_BYTES = 8 * 2**20
+MAX_EMBEDDINGS_BYTES = 8 * 2**30
 _MAX_HEADER = 2**18  # 100 domains take up to 50,000 characters
 UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # for invalid files
 
@@ -59,18 +61,12 @@ def label_metadata(label: Label) -> dict[str, Any]:
 
 def label_from_bytes(blob: bytes, name: Path | str = "") -> Label:
     """Parse and validate the content of a label file; the name is used in messages."""
-    try:
+    with _faults("a valid label", name):
         metadata, tensors = read_metadata(blob), load(blob)
-    except UNREADABLE as error:
-        reason = f"not a readable label ({one_line(error)}); fetch it again or label the model again"
-        raise LabelError(reason, name) from None
-    try:
         check_metadata(metadata)
         check_label_tensors(tensors, len(metadata["domains"]), metadata["config"]["images_per_concept"])
         if metadata["sha256"] != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
             raise LabelError("the checksum does not match")
-    except LabelError as error:
-        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model again", name) from None
     graph, probes = metadata["graph"], metadata["probes"]
     return Label(
         model=ModelRef(**metadata["model"]),
@@ -89,22 +85,38 @@ def label_from_bytes(blob: bytes, name: Path | str = "") -> Label:
     )
 
 
-def rivals_to_bytes(rivals: Rivals) -> bytes:
-    """Serialize the rivals of a label."""
-    return save({"rivals": np.ascontiguousarray(rivals.rivals), "wins": np.ascontiguousarray(rivals.wins)})
+def tensors_to_bytes(beside: Rivals | ProbeEmbeddings) -> bytes:
+    """Serialize what is in a file beside a label."""
+    return save({name: np.ascontiguousarray(tensor) for name, tensor in vars(beside).items()})
 
 
 def rivals_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> Rivals:
     """Parse and validate the rivals of a label; the name is used in messages."""
+    with _faults("the rivals of its label", name):
+        check_rivals(tensors := _load(blob), label.ranks)
+    return Rivals(**tensors)
+
+
+def embeddings_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> ProbeEmbeddings:
+    """Parse and validate the embeddings of a label; the name is used in messages."""
+    with _faults("the embeddings of its label", name):
+        check_embeddings(tensors := _load(blob), len(label.ranks))
+    return ProbeEmbeddings(**tensors)
+
+
+@contextmanager
+def _faults(expected: str, name: Path | str) -> Iterator[None]:
+    """Raise any fault of a file as a LabelError that says what it is not."""
     try:
-        _header_length(blob)
-        tensors = load(blob)
-        check_rivals(tensors, label.ranks)
-    except LabelError as error:
-        raise LabelError(f"not the rivals of its label: {error.reason}; label the model again", name) from None
-    except UNREADABLE as error:
-        raise LabelError(f"not a readable file of rivals ({one_line(error)}); label the model again", name) from None
-    return Rivals(tensors["rivals"], tensors["wins"])
+        yield
+    except (LabelError, *UNREADABLE) as error:
+        reason = error.reason if isinstance(error, LabelError) else one_line(error)
+        raise LabelError(f"not {expected} ({reason}); fetch it again, or label the model again", name) from None
+
+
+def _load(blob: bytes) -> dict[str, NDArray[Any]]:
+    _header_length(blob)
+    return load(blob)
 
 
 def read_metadata(blob: bytes, max_header: int = _MAX_HEADER) -> dict[str, Any]:

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
+    from mll_hf.labels.label import Label, LabelKey, ModelRef, ProbeEmbeddings, Rivals
 
 
 _THREADS = 16  # that fetch rivals

@@ -15,6 +15,7 @@ from mll_hf.utils.arrays import ArrayFields, read_only
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mll_hf.graph.probes import ProbeSet
 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model without a label; must be resolved before the model is loaded
@@ -202,3 +203,50 @@ class Rivals(ArrayFields):
 
     rivals: NDArray[np.uint16]
     wins: NDArray[np.uint16]
+
+
+@dataclass(frozen=True)
+class ProbeEmbeddings:
+    """Embeddings of probe images and concepts by one model: an optional file beside the label, for the exact Eq. 5.
+
+    In Eq. 5 only the concepts selected for a task are candidates. This is approximated from the rivals, and exact with
+    the embeddings. They take 1 byte per number, whereas the paper stores the similarity of each image to each concept.
+
+    Attributes:
+        images: [N, D] int8, embedding of each probe image divided by its scale.
+        scales: [N] float32.
+        concepts: [V, D] float16, unit norm, embeddings of the concepts' captions.
+        offsets: [V + 1] int64; ``members[offsets[v]:offsets[v + 1]]`` are the images that test concept ``v``.
+        members: int64, images of all concepts one after another.
+    """
+
+    images: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    concepts: NDArray[np.float16]
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int64]
+
+    @classmethod
+    def quantize(cls, images: NDArray[np.float32], concepts: NDArray[np.float32], probes: ProbeSet) -> ProbeEmbeddings:
+        """Quantize float embeddings [N, D] and [V, D]; undecodable images (rows of NaN) get scale 0."""
+        finite = np.nan_to_num(images, nan=0.0)
+        scales = np.abs(finite).max(axis=1, initial=0.0) / 127
+        quantized = np.rint(finite / np.maximum(scales, 1e-12)[:, None]).astype(np.int8)
+        return cls(quantized, scales.astype(np.float32), concepts.astype(np.float16), probes.offsets, probes.members)
+
+    def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Node precision with only the selected concepts as candidates (paper, Eq. 5).
+
+        ``p_v = (1 / |X_v|) * sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))]``
+
+        Returns [K] precisions in the order of ``selected``, the indices V_sel; 0 for a concept without images.
+        """
+        texts = self.concepts[selected].astype(np.float64)  # so that sums of products of int8 and float16 are exact
+        precision = np.zeros(len(selected))
+        for position, v in enumerate(selected):
+            images = self.members[self.offsets[v] : self.offsets[v + 1]]
+            images = images[self.scales[images] > 0]
+            if len(images):
+                predictions = (self.images[images].astype(np.float64) @ texts.T).argmax(axis=1)
+                precision[position] = (predictions == position).mean()
+        return precision

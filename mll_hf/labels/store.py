@@ -25,14 +25,15 @@ import numpy as np
 
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
-from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings, write_embeddings
 from mll_hf.labels.file_format import (
+    MAX_EMBEDDINGS_BYTES,
     MAX_LABEL_BYTES,
     MAX_RIVALS_BYTES,
+    embeddings_from_bytes,
     label_from_bytes,
     label_to_bytes,
     rivals_from_bytes,
-    rivals_to_bytes,
+    tensors_to_bytes,
 )
 from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.text import listed_reasons
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from mll_hf.labels.label import Label, LabelKey, ModelRef, Rivals
+    from mll_hf.labels.label import Label, LabelKey, ModelRef, ProbeEmbeddings, Rivals
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -189,7 +190,10 @@ class LabelStore:
 
     def embeddings_of(self, label: Label) -> ProbeEmbeddings | None:
         """The probe embeddings of a label; None if there are none, a LabelError if they are damaged."""
-        return read_embeddings(embeddings_path(self.path_of(label)), len(label.ranks))
+        path = embeddings_path(self.path_of(label))
+        if not path.exists():
+            return None
+        return embeddings_from_bytes(_read_limited(path, MAX_EMBEDDINGS_BYTES, path), label, path)
 
     # --- writing
 
@@ -207,13 +211,11 @@ class LabelStore:
         be written.
         """
         path = self.path_of(label)
-        with storage_errors(path):
-            embeddings_path(path).unlink(missing_ok=True)  # an earlier label may have had other images
-            rivals_path(path).unlink(missing_ok=True)
-        if embeddings is not None:
-            write_embeddings(embeddings, embeddings_path(path))
-        if rivals is not None:
-            write_atomically(rivals_path(path), rivals_to_bytes(rivals))
+        for file, beside in ((embeddings_path(path), embeddings), (rivals_path(path), rivals)):
+            with storage_errors(path):
+                file.unlink(missing_ok=True)  # of an earlier label
+            if beside is not None:
+                write_atomically(file, tensors_to_bytes(beside))
         write_atomically(path, label_to_bytes(label))
         self._forget()
         return path

@@ -15,8 +15,8 @@ from mll_hf.matching.concept_index import ClassMatch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
+    from mll_hf.labels.label import ProbeEmbeddings
     from mll_hf.models.known import KnownModel
 
 

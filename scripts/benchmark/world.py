@@ -15,9 +15,8 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.counts import NO_RIVAL, RIVALS
-from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels, join_labels
-from mll_hf.labels.label import Rivals
+from mll_hf.labels.label import ProbeEmbeddings, Rivals
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
 from mll_hf.selection import Candidates, Head, Strategy

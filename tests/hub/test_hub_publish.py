@@ -34,7 +34,7 @@ from mll_hf.hub.card import LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.connection import connect, read_head
 from mll_hf.hub.publish import publish_label, publish_summary, publish_to_collection
 from mll_hf.hub.sources import open_labels
-from mll_hf.labels.file_format import label_to_bytes, rivals_to_bytes
+from mll_hf.labels.file_format import label_to_bytes, tensors_to_bytes
 from mll_hf.labels.store import rivals_path
 from worlds import make_label, make_rivals
 
@@ -97,7 +97,7 @@ def test_label_rivals_and_card_are_one_commit(hub, label):
     rivals = make_rivals(label)
     published = publish_label(label, GRAPH, rivals=rivals)
     assert_published(hub, label)
-    assert hub.files("model", MODEL)["mll/label.rivals.safetensors"] == rivals_to_bytes(rivals)
+    assert hub.files("model", MODEL)["mll/label.rivals.safetensors"] == tensors_to_bytes(rivals)
     assert commits(hub) == ["Add MLL label", "put"]
     assert published.changed
     assert published.pull_request is None

@@ -31,7 +31,7 @@ from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import join_source, open_labels
-from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, rivals_to_bytes
+from mll_hf.labels.file_format import MAX_LABEL_BYTES, label_to_bytes, tensors_to_bytes
 from mll_hf.labels.store import LabelStore, rivals_path
 from worlds import make_label, make_rivals
 
@@ -197,7 +197,7 @@ def test_a_collection_beyond_the_limits(hub, caplog, monkeypatch):
 def test_rivals_are_fetched_only_when_asked_for(hub):
     rivals, beside = make_rivals(LABELS[0]), rivals_path(Path(path_of(LABELS[0]))).as_posix()
     put_collection(LABELS)
-    hub.put("dataset", REPO, {beside: rivals_to_bytes(rivals)})
+    hub.put("dataset", REPO, {beside: tensors_to_bytes(rivals)})
     source = open_labels(COLLECTION)
     assert not any("rivals" in path for path in resolved(hub))
     assert source.rivals_of(source.labels()[0]) == rivals
@@ -231,7 +231,7 @@ def test_tagged_models_are_found_and_read(hub, tagged, dataset):
 
 def test_rivals_in_a_models_own_repo(hub, tagged, caplog):
     rivals = make_rivals(tagged[0])
-    hub.put("model", "alice/model-0", {"mll/label.rivals.safetensors": rivals_to_bytes(rivals)})
+    hub.put("model", "alice/model-0", {"mll/label.rivals.safetensors": tensors_to_bytes(rivals)})
     hub.put("model", "alice/model-1", {"mll/label.rivals.safetensors": b"damaged"})
     source = open_labels("hub")
     joined = join_source(source).read_rivals(source.rivals_of)  # others leave only themselves out

@@ -10,7 +10,6 @@ from mll_hf.errors import GraphError, InputError, StorageError
 from mll_hf.graph.probes import load_probes
 from mll_hf.labeling import run
 from mll_hf.labeling.run import Plan, label_model
-from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
@@ -228,10 +227,10 @@ def test_a_full_disk_loses_nothing(world, tmp_path):
 
 def test_embeddings_are_kept_on_request(world):
     result = world.label()
-    assert read_embeddings(embeddings_path(result.path), 7) is None
+    assert world.store.embeddings_of(result.label) is None
     again = world.label(keep_embeddings=True)
     assert again.outcome == "labeled"
-    embeddings = read_embeddings(embeddings_path(again.path), 7)
+    embeddings = world.store.embeddings_of(again.label)
     assert embeddings.images.shape == (21, 7)
     selected = np.array([CAR, CAT, CORGI])
     np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
@@ -241,4 +240,4 @@ def test_embeddings_are_kept_on_request(world):
     assert world.label(keep_embeddings=True).outcome == "labeled"
     assert world.label(keep_embeddings=True).outcome == "skipped"
     world.label(images_per_concept=2, overwrite=True)
-    assert read_embeddings(embeddings_path(again.path), 7) is None
+    assert world.store.embeddings_of(again.label) is None

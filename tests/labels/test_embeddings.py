@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mll_hf.errors import LabelError
-from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings, write_embeddings
+from mll_hf.labels.file_format import embeddings_from_bytes, tensors_to_bytes
+from mll_hf.labels.label import ProbeEmbeddings
 from worlds import examples, probe_set, unit
 
 
@@ -48,31 +50,12 @@ def test_embeddings_are_kept_to_half_a_step(seed, size):
 # ---- files
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "a" / "b.embeddings.safetensors"
+LABEL = SimpleNamespace(ranks=np.zeros((4, 14)))
 
 
-def test_round_trip(path):
-    write_embeddings(some(), path)
-    assert_same(read_embeddings(path, 4), some())
-    write_embeddings(replace(some(), images=np.asfortranarray(some().images)), path)
-    assert_same(read_embeddings(path, 4), some())
-
-
-@pytest.fixture
-def blob(path):
-    write_embeddings(some(), path)
-    return path.read_bytes()
-
-
-def complaint_of(path, content):
-    path.write_bytes(content)
-    with pytest.raises(LabelError) as caught:
-        read_embeddings(path, 4)
-    assert "\n" not in str(caught.value)
-    assert caught.value.place == path
-    return str(caught.value)
+def test_round_trip():
+    for embeddings in (some(), replace(some(), images=np.asfortranarray(some().images))):
+        assert_same(embeddings_from_bytes(tensors_to_bytes(embeddings), LABEL), some())
 
 
 @pytest.mark.parametrize(
@@ -93,6 +76,10 @@ def complaint_of(path, content):
     ],
     ids=str,
 )
-def test_contradictions(path, blob, changes):
-    tensors = load(blob) | changes
-    complaint_of(path, save({name: array for name, array in tensors.items() if array is not None}))
+def test_contradictions(changes):
+    tensors = load(tensors_to_bytes(some())) | changes
+    content = save({name: array for name, array in tensors.items() if array is not None})
+    with pytest.raises(LabelError, match="not the embeddings of its label") as caught:
+        embeddings_from_bytes(content, LABEL, "here")
+    assert "\n" not in str(caught.value)
+    assert caught.value.place == "here"

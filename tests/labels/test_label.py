@@ -19,7 +19,7 @@ from mll_hf.labels.file_format import (
     label_to_bytes,
     read_metadata,
     rivals_from_bytes,
-    rivals_to_bytes,
+    tensors_to_bytes,
 )
 from mll_hf.labels.label import Cost
 from mll_hf.utils.files import canonical_json
@@ -168,7 +168,7 @@ def put(array, place, value):
 
 
 def test_rivals_come_back():
-    assert rivals_from_bytes(rivals_to_bytes(OF_LABEL), LABEL) == OF_LABEL
+    assert rivals_from_bytes(tensors_to_bytes(OF_LABEL), LABEL) == OF_LABEL
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,6 @@ def test_rivals_come_back():
 )
 def test_rivals_that_are_not_those_of_the_label(change):
     with pytest.raises(LabelError, match="not the rivals of its label"):
-        rivals_from_bytes(rivals_to_bytes(replace(OF_LABEL, **change)), LABEL)
-    with pytest.raises(LabelError, match="not a readable file of rivals"):
+        rivals_from_bytes(tensors_to_bytes(replace(OF_LABEL, **change)), LABEL)
+    with pytest.raises(LabelError, match="not the rivals of its label"):
         rivals_from_bytes(b"x", LABEL)

@@ -10,8 +10,8 @@ import pytest
 
 from mll_hf.errors import LabelError
 from mll_hf.graph.concepts import graph_to_bytes, load_graph
-from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.label import ProbeEmbeddings
 from mll_hf.labels.store import (
     LABEL_PATH,
     LabelStore,
@@ -104,7 +104,7 @@ def test_a_snapshot_names_its_publisher_and_location(store, caplog):
         file.write_bytes(b"")
     assert not replace(snapshot).labels()
     assert f"{location}/{graph_path(GRAPH.digest)}: cannot be read" in caplog.messages[0]
-    assert caplog.messages[1].startswith(f"left out: {found}: not a readable label")
+    assert caplog.messages[1].startswith(f"left out: {found}: not a valid label")
 
 
 # ---- labels that fail
@@ -112,7 +112,7 @@ def test_a_snapshot_names_its_publisher_and_location(store, caplog):
 
 def break_label(store, path):
     path.write_bytes(path.read_bytes()[:-1])
-    return "not a readable label"
+    return "not a valid label"
 
 
 def misplace_label(store, path):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.label import ProbeEmbeddings
 from mll_hf.selection import STRATEGIES, SelectionConfig, Strategy, select
 from mll_hf.selection.mll import (
     best_by_mean_recall,
