@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.hub.card import edit_metadata, put_section
@@ -24,27 +25,18 @@ FITTED = (
 
 
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
-    """The README of a repo or folder with a selection.
+    """The README of a repo or folder with a selection, with these licenses of the chosen models; None where unknown.
 
     Updates our fields of the metadata and our section of the existing README, and keeps every other byte.
-
-    Args:
-        selection: The selection.
-        repo_id: Repo or folder, for the code example.
-        licenses: Licenses of the chosen models; None where unknown.
-        readme: The existing README.
 
     Raises:
         CardError: The existing README cannot be edited.
     """
     text = edit_metadata(readme, [SELECTION_TAG], _metadata(selection, licenses))
     if not readme.strip():
-        text += f"\n# {escaped(_title(selection))}\n"
-    return put_section(text, SELECTION_TAG, _section(selection, repo_id, licenses))
-
-
-def _title(selection: Selection) -> str:
-    return f"Image classifier: {shortened(abridged(selection.classes, 5), 100)}"
+        title = f"Image classifier: {shortened(abridged(selection.classes, 5), 100)}"
+        text += f"\n# {escaped(title)}\n"
+    return put_section(text, SELECTION_TAG, _section(selection, repo_id, licenses).split("\n"))
 
 
 def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[str, Any]:
@@ -65,47 +57,28 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
     }
 
 
-def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | None]) -> list[str]:
-    n_classes, n_models = len(selection.classes), len(selection.chosen_models)
-    classes = abridged([escaped(name) for name in selection.classes], _CLASSES_SHOWN)
+def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | None]) -> str:
+    n_models = len(selection.chosen_models)
     answer = [f"- {escaped(line)}" for line in selection.answer_lines]
-    models = f"{n_models} models together" if n_models > 1 else "one model"
-    return [
-        f"Zero-shot classification of images into {n_classes} classes by {models}, chosen for these classes with "
-        "`mll-hf`. This repo contains a selection and its heads (linear classifiers) but no weights of models: each "
-        "model is loaded from its own repo, at the commit below.",
-        "",
-        "```python",
-        "from mll_hf import pipeline",
-        "",
-        f"classifier = pipeline({json.dumps(repo_id)})",
-        'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',
-        "```",
-        "",
-        "```bash",
-        f"mll-hf predict photos --selection {repo_id}   # a folder of images, into -o answers.csv",
-        f"mll-hf serve {repo_id}                        # over HTTP",
-        f"mll-hf export {repo_id} onnx                  # ONNX graphs, which run without torch",
-        "```",
-        "",
-        "## Classes",
-        "",
-        f"{classes}.",
-        "",
-        *(["## Expected accuracy", "", *answer, ""] if answer else []),
-        _evidence(selection),
-        "",
-        *([FITTED, ""] if any(head.is_fitted for head in selection.heads) else []),
-        "## Models",
-        "",
-        *markdown_table(
-            ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
-            [_row(selection, m, licenses) for m in selection.chosen_models],
-        ),
-        "",
-        "Each model has its own license, shown as it was when this card was written; "
-        "`pipeline(..., licenses=[...])` refuses models with any other license.",
-    ]
+    header = ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"]
+    rows = [_row(selection, m, licenses) for m in selection.chosen_models]
+    return (
+        Path(__file__)
+        .with_name("card.md")
+        .read_text(encoding="utf-8")
+        .rstrip("\n")
+        .format(
+            n_classes=len(selection.classes),
+            models=f"{n_models} models together" if n_models > 1 else "one model",
+            repo_id=repo_id,
+            quoted=json.dumps(repo_id),
+            classes=abridged([escaped(name) for name in selection.classes], _CLASSES_SHOWN),
+            accuracy="\n".join(["## Expected accuracy", "", *answer, "", ""]) if answer else "",
+            evidence=_evidence(selection),
+            fitted=f"{FITTED}\n\n" if any(head.is_fitted for head in selection.heads) else "",
+            table="\n".join(markdown_table(header, rows)),
+        )
+    )
 
 
 def _evidence(selection: Selection) -> str:
