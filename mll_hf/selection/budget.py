@@ -122,15 +122,10 @@ def plan_trial(shortlist: Shortlist, names: Sequence[str]) -> TrialPlan:
 def run_trial(
     shortlist: Shortlist, attempt: Callable[[int], bool], estimated: Callable[[tuple[int, ...]], Estimate]
 ) -> tuple[int, ...]:
-    """Try models one by one.
+    """Try models one by one; returns the positions of those that were tried successfully, in order.
 
-    Args:
-        shortlist: The models.
-        attempt: Tries the model at a position; returns False if it fails, and the trial continues.
-        estimated: Returns the estimate for all M models after those at the given positions were tried.
-
-    Returns:
-        Positions of the models that were tried successfully, in order.
+    ``attempt`` tries the model at a position; it returns False if it fails, and the trial continues. ``estimated``
+    returns the estimate for all M models after those at the given positions were tried.
     """
     estimate = shortlist.prior
     tried, failed = tuple[int, ...](), tuple[int, ...]()

@@ -123,10 +123,8 @@ def graph_difficulty(on_reference: Floats, on_graph: Floats, known: NDArray[np.b
     Estimated from the models with a label on both, ``known`` [M]. A graph is never treated as easier: these models may
     have been labeled because they are good at it. The mean recall [M] is given on both graphs.
 
-    Returns:
-        The shift, at most 0, and the standard error of the mean recall that it predicts for other models: the residual
-        standard deviation with one degree of freedom for the shift. With a single model it is unknown and set to that
-        of a uniform distribution.
+    Also returns the standard error of the mean recall that the shift predicts for other models: the residual standard
+    deviation with one degree of freedom for the shift. With one model it is set to that of a uniform distribution.
     """
     if not known.any():
         return 0.0, 0.0

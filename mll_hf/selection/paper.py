@@ -77,17 +77,11 @@ def precision_from_label(
     n_rivals: NDArray[np.int32],
     n_candidates: int | None = None,
 ) -> NDArray[np.float64]:
-    """Estimate Eq. 5 from the counts in a label, which are over all concepts of its graph.
+    """Estimate Eq. 5 from the counts in a label, which are over all concepts of its graph, and its rivals.
 
-    The estimate [K] is the smaller of two values: the share of images not lost to the strongest selected rival, and the
-    expected recall among as many random candidates.
-
-    Args:
-        label: The label.
-        rivals: Its rivals.
-        selected: [K] indices of the selected concepts in the label's graph.
-        n_rivals: [V] number of rivals of each concept of the graph.
-        n_candidates: Number of selected concepts on all graphs; K by default.
+    The estimate [K] of the K concepts at ``selected`` is the smaller of two values: the share of images not lost to the
+    strongest selected rival, and the expected recall among as many random candidates. V concepts have ``n_rivals``;
+    ``n_candidates`` are selected on all graphs, K by default.
     """
     support = np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # False for empty slots

@@ -51,16 +51,10 @@ _log = logging.getLogger(__name__)
 def select(
     candidates: Candidates, config: SelectionConfig, task: str | None = None, *, for_trial: bool = False
 ) -> Selection:
-    """Choose models for each class.
+    """Choose models for each class; ``task`` is its purpose, as given by the user, and kept for the prompts.
 
     With strategy ``mll`` and no ``k``, the choice is the best value: of the models that fit in this machine's memory,
-    the cheapest one within a point of the best.
-
-    Args:
-        candidates: The models to choose from.
-        config: Strategy, k, limits and licenses.
-        task: Purpose, as given by the user; kept for the prompts.
-        for_trial: The choice is a shortlist for a trial: models made for the domain or language of the classes first.
+    the cheapest one within a point of the best. For a trial, it starts with models made for the domain or language.
 
     Raises:
         InputError: No model is within the limits and has an allowed license.

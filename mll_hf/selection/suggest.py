@@ -30,12 +30,7 @@ _MIN_NORM = 1e-12
 
 
 def suggest(probabilities: Floats, count: int, seed: int = 0) -> tuple[NDArray[np.int64], Floats]:
-    """Draw images to label.
-
-    Args:
-        probabilities: [N, C] predicted; not NaN.
-        count: Number of images.
-        seed: Of the random draw.
+    """Draw this number of images to label by their predicted probabilities [N, C], not NaN.
 
     Returns:
         Ascending positions [count], and weights [count] with mean 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,11 +44,6 @@ class Trial(ArrayFields):
     weights: Floats
     shares: Floats
     resemblance: Floats
-
-    def subset(self, models: NDArray[np.intp]) -> Trial:
-        """The results of the given models, in the given order."""
-        per_model = ("zero_shot", "fitted", "strengths", "weights")
-        return replace(self, **{name: getattr(self, name)[models] for name in per_model})
 
     def threshold(self, reject: float) -> float:
         """The resemblance that a share of the task's images is below.

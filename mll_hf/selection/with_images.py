@@ -94,14 +94,9 @@ def estimate_in_trial(
     classes: Classes = _NO_EXAMPLES,
     shares: Floats | None = None,
 ) -> Estimate:
-    """The estimate of a trial after some models were tried. It decides which to try next.
+    """The estimate of a trial, from its :func:`trial_prior`, after T models were tried. It decides which to try next.
 
-    Args:
-        prior: From :func:`trial_prior`.
-        tried: Positions of the T models that were tried.
-        embedded: Of each of them, the images and the zero-shot head.
-        classes: [E] classes of the first E images.
-        shares: [C] class shares; None to estimate them.
+    Other arguments are those of :func:`choose_with_images`.
     """
     embeddings, heads = zip(*embedded, strict=True)
     found = fit(embeddings, heads, shares=shares)
@@ -146,7 +141,7 @@ def choose_with_images(
         InputError: An embedding is not finite.
     """
     rows = [shortlist.chosen_models[position] for position in tried]
-    n_models, n_classes, n_examples = len(rows), len(shortlist.classes), len(classes)
+    n_models, n_classes = len(rows), len(shortlist.classes)
     embeddings, heads = zip(*embedded, strict=True)
     found = fit(embeddings, heads, classes, shares, weights)
     if shortlist.estimate is None:
@@ -160,21 +155,26 @@ def choose_with_images(
     order = np.lexsort(np.stack([rows, -np.round(overall, DIGITS)]))  # ties go by the shortlist
     close = int((np.round(overall[order[0]] - overall, DIGITS) <= _CLOSE).sum())
     n_chosen = min(config.k or min(close, _MAX_COMBINED), n_models)
+    best = order[:n_chosen]
     chosen = np.zeros((n_models, n_classes), np.bool_)
     chosen[:n_chosen] = True
-    best = order[:n_chosen]
-    resembling = np.quantile(resemblance(found.held_out[best], found.weights[best]), QUANTILES)
-    trial = Trial(
-        len(embeddings[0]), n_examples, templates, results[:, 0], results[:, 1], found.strengths, found.weights,
-        found.shares, resembling,
-    )  # fmt: skip
     return replace(
         shortlist,
         k=config.k or n_chosen,
         models=tuple(shortlist.models[rows[m]] for m in order),
         scores=np.repeat(overall[order, None], n_classes, axis=1),
         chosen=chosen,
-        trial=trial.subset(order),
+        trial=Trial(
+            n_images=len(embeddings[0]),
+            n_examples=len(classes),
+            templates=templates,
+            zero_shot=results[order, 0],
+            fitted=results[order, 1],
+            strengths=found.strengths[order],
+            weights=found.weights[order],
+            shares=found.shares,
+            resemblance=np.quantile(resemblance(found.held_out[best], found.weights[best]), QUANTILES),
+        ),
         estimate=shown.subset(order).at_most_first(),
         heads=tuple(found.heads[m] for m in best),
     )
