@@ -9,8 +9,7 @@ from functools import cache
 import numpy as np
 from hypothesis import strategies as st
 
-from mll_hf.graph.concepts import Concept, SemanticGraph
-from mll_hf.graph.union import GraphUnion
+from mll_hf.graph.concepts import Concept, GraphUnion, SemanticGraph
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Cost

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
-    from mll_hf.selection.result import SelectedModel
+    from mll_hf.selection.candidates import SelectedModel
     from mll_hf.utils.images import ImageLike
 
     Inputs = tuple[torch.Tensor, ...]  # of one image, for each model

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
-from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_bytes
+from mll_hf.graph.concepts import GRAPH_FILE, Concept, GraphUnion, SemanticGraph, graph_to_bytes
 from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_images, read_columns
 from mll_hf.graph.probes import count_probes
-from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.files import write_atomically
 from mll_hf.utils.images import open_image
 from mll_hf.utils.text import abridged

@@ -4,7 +4,7 @@ Graphs are immutable. Concepts are sorted by id, so files with the same content 
 in labels.
 
 Hypernyms may be ids in another graph: a graph of letters or of a company's parts, for example, has roots with hypernyms
-in WordNet. :class:`~mll_hf.graph.union.GraphUnion` resolves them.
+in WordNet. :class:`GraphUnion` resolves them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mll_hf.utils.files import canonical_json, parse_json
 from mll_hf.utils.text import abridged, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -201,6 +201,43 @@ class SemanticGraph:
     def concepts_named(self, lemma: str) -> tuple[int, ...]:
         """Indices of the concepts with a lemma, ignoring case, underscores and hyphens."""
         return self._by_lemma.get(normalize_lemma(lemma), ())
+
+
+@dataclass(frozen=True)
+class GraphUnion:
+    """G graphs and their union of U concepts; create it with :meth:`of`.
+
+    Concepts with the same id are one concept, with the name and gloss of the first graph, and the lemmas and hypernyms
+    of all.
+    """
+
+    graphs: tuple[SemanticGraph, ...]  # the reference first
+    graph: SemanticGraph  # all their concepts
+
+    @classmethod
+    def of(cls, graphs: Sequence[SemanticGraph]) -> GraphUnion:
+        """Build the union of graphs, the reference first; a GraphError if their hypernyms form a cycle."""
+        if len(graphs) == 1:
+            return cls(tuple(graphs), graphs[0])
+        merged: dict[str, Concept] = {}
+        for concept in (concept for graph in graphs for concept in graph.concepts):
+            if first := merged.get(concept.id):
+                lemmas = tuple(dict.fromkeys([*first.lemmas, *concept.lemmas]))
+                concept = replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *concept.hypernyms))
+            merged[concept.id] = concept
+        try:
+            union = SemanticGraph(" + ".join(graph.name for graph in graphs), tuple(merged.values()))
+            _ = union.ancestors
+        except GraphError as error:
+            names = " and ".join(graph.name for graph in graphs)
+            raise GraphError(f"{names} cannot be used together: {error}") from None
+        return cls(tuple(graphs), union)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """[G, U] index of each concept of the union in each graph; -1 for missing concepts."""
+        rows = [[graph.index.get(concept.id, -1) for concept in self.graph.concepts] for graph in self.graphs]
+        return read_only(np.array(rows, np.int32))
 
 
 def normalize_lemma(lemma: str) -> str:

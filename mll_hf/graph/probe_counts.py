@@ -25,19 +25,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ProbeCounts:
-    """Number of probe images by concept, domain and source, and their location.
+    """Number of probe images by concept, domain and source, and their location."""
 
-    Attributes:
-        location: ``hf://datasets/org/name@commit`` or the name of a folder; empty if unknown. Not part of the digest.
-        files: Sha256 of each image file, sorted by file name.
-        kinds: The K pairs of domain and source, sorted.
-        images: For each concept with own images, by id: pairs of a kind (0 to K - 1) and a count, sorted by kind.
-    """
-
-    location: str
-    files: tuple[str, ...]
-    kinds: tuple[tuple[str, str], ...]
-    images: Mapping[str, tuple[tuple[int, int], ...]]
+    location: str  # hf://datasets/org/name@commit or the name of a folder; empty if unknown; not part of the digest
+    files: tuple[str, ...]  # sha256 of each image file, sorted by file name
+    kinds: tuple[tuple[str, str], ...]  # the K pairs of domain and source, sorted
+    images: Mapping[str, tuple[tuple[int, int], ...]]  # by id of a concept with own images: pairs of kind and count
 
     @cached_property
     def digest(self) -> str:

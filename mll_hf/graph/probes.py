@@ -39,31 +39,18 @@ _MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """A sample of N images for V concepts.
+    """A sample of N images for V concepts."""
 
-    Attributes:
-        graph_location: Location of the graph: ``hf://datasets/org/name@commit``, or the name of a folder.
-        counts: Digest, counts and location of all images that the sample is from.
-        images_per_concept: Maximum number of images that test a concept.
-        files: The parquet files, in name order.
-        rows: [N] row of each image, over all files; ascending.
-        nodes: [N] index of the concept that each image is filed under.
-        domains: [N] index into ``domain_names``.
-        domain_names: Names of the domains (photo, drawing, icon, ...), sorted.
-        offsets: [V + 1]; ``members[offsets[v]:offsets[v + 1]]`` are the images (0 to N - 1) that test concept ``v``.
-        members: Images of all concepts, one concept after another.
-    """
-
-    graph_location: str
-    counts: ProbeCounts
-    images_per_concept: int
-    files: tuple[Path, ...]
-    rows: NDArray[np.int64]
-    nodes: NDArray[np.int32]
-    domains: NDArray[np.int16]
-    domain_names: tuple[str, ...]
-    offsets: NDArray[np.int64]
-    members: NDArray[np.int64] = field(repr=False)
+    graph_location: str  # hf://datasets/org/name@commit, or the name of a folder
+    counts: ProbeCounts  # digest, counts and location of all images that the sample is from
+    images_per_concept: int  # at most
+    files: tuple[Path, ...]  # in name order
+    rows: NDArray[np.int64]  # [N] row of each image, over all files; ascending
+    nodes: NDArray[np.int32]  # [N] index of the concept that each image is filed under
+    domains: NDArray[np.int16]  # [N] index into domain_names
+    domain_names: tuple[str, ...]  # photo, drawing, icon ..., sorted
+    offsets: NDArray[np.int64]  # [V + 1] members[offsets[v]:offsets[v + 1]] are the images that test concept v
+    members: NDArray[np.int64] = field(repr=False)  # images (0 to N - 1) of one concept after another
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -36,31 +36,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to label one or many models.
-
-    Attributes:
-        graph: The concepts.
-        probes: The graph's probe images.
-        store: Folder for labels and unfinished runs.
-        push_to: Collection that labels are published in, ``hf://datasets/org/name``; ``own`` for each model's own repo,
-            which must be the user's; None to publish nothing.
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; default: the best available device.
-        batch_size: Images per batch; default: chosen for the device.
-        keep_embeddings: Also store the embeddings, which make strategy ``paper`` exact. A label without them is
-            measured again.
-        overwrite: Measure labeled models again.
-        free_cache: Delete each model from the cache of downloads after its turn.
-    """
+    """How to label one or many models."""
 
     graph: SemanticGraph
-    probes: ProbeSet
-    store: LabelStore
-    push_to: str | None = None
-    device: str | None = None
-    batch_size: int | None = None
-    keep_embeddings: bool = False
-    overwrite: bool = False
-    free_cache: bool = False
+    probes: ProbeSet  # the graph's images
+    store: LabelStore  # folder for labels and unfinished runs
+    push_to: str | None = None  # collection to publish in, hf://datasets/org/name; or "own": each model's own repo
+    device: str | None = None  # cuda, cuda:1, mps or cpu; by default the best available device
+    batch_size: int | None = None  # images per batch; by default chosen for the device
+    keep_embeddings: bool = False  # for an exact strategy paper; a label without embeddings is measured again
+    overwrite: bool = False  # measure labeled models again
+    free_cache: bool = False  # delete each model from the cache of downloads after its turn
 
     @property
     def key(self) -> LabelKey:
@@ -78,25 +64,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """Result for one model.
+    """Result for one model."""
 
-    Attributes:
-        name: The model as the user named it.
-        outcome: Labeled, skipped or failed.
-        reason: Why it was skipped or failed, in one line.
-        label: Its label, if it was labeled, or found in the folder.
-        path: File of the label.
-        published: The publication of the label, if any.
-        undecodable: Probe images that could not be decoded; they do not count.
-    """
-
-    name: str
+    name: str  # as the user named it
     outcome: Outcome
-    reason: str = ""
-    label: Label | None = None
-    path: Path | None = None
+    reason: str = ""  # why it was skipped or failed, in one line
+    label: Label | None = None  # if it was labeled, or found in the folder
+    path: Path | None = None  # file of the label
     published: Published | None = None
-    undecodable: int = 0
+    undecodable: int = 0  # probe images that could not be decoded; they do not count
 
 
 def label_model(ref: ModelRef, plan: Plan) -> ModelResult:

@@ -31,18 +31,14 @@ _REQUIRED_SHARE = 0.9
 class Verification:
     """A label compared with a new measurement on K of its concepts.
 
-    Attributes:
-        model: The model.
-        concepts: [K] indices of the sampled concepts.
-        counts: [K, 4] images of each concept: recognized according to the label, recognized now, minimum number whose
-            rank is now in another bin, and all.
-        seed: Seed of the sample.
+    The columns of ``counts`` are images of each concept: recognized according to the label, recognized now, minimum
+    number whose rank is now in another bin, and all.
     """
 
     model: ModelRef
-    concepts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    seed: int
+    concepts: NDArray[np.int64]  # [K] indices of the sampled concepts
+    counts: NDArray[np.int64]  # [K, 4]
+    seed: int  # of the sample
 
     @property
     def agreeing(self) -> int:

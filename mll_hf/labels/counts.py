@@ -28,24 +28,15 @@ class LabelCounts:
 
     A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
     the image does not show.
-
-    Attributes:
-        domain_hits: [S, V] contests for ``v`` that ``v`` won, by domain.
-        domain_support: [S, V] contests for ``v`` by domain.
-        outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
-        ranks: [V, RANK_BINS] contests for ``v`` by how many rivals beat it: none, 1, 2 to 3, 4 to 7, and so on.
-        domain_ranks: [S, RANK_BINS] all contests by domain and by number of rivals that beat the concept.
-        nll: [V, len(TEMPERATURES)] summed log-loss of images filed under the concept, in units of 2^-20 nats.
-        undecodable: Images that could not be decoded and are not counted.
     """
 
-    domain_hits: NDArray[np.uint16]
-    domain_support: NDArray[np.uint16]
-    outscored: NDArray[np.uint16]
-    ranks: NDArray[np.uint16]
-    domain_ranks: NDArray[np.int32]
-    nll: NDArray[np.int64]
-    undecodable: int = 0
+    domain_hits: NDArray[np.uint16]  # [S, V] contests for v that v won, by domain
+    domain_support: NDArray[np.uint16]  # [S, V] contests for v by domain
+    outscored: NDArray[np.uint16]  # [V, V] contests for the row's concept in which the column's scored at least as high
+    ranks: NDArray[np.uint16]  # [V, RANK_BINS] contests for v by how many rivals beat it: none, 1, 2 to 3, 4 to 7 ...
+    domain_ranks: NDArray[np.int32]  # [S, RANK_BINS] all contests by domain and number of rivals that beat the concept
+    nll: NDArray[np.int64]  # [V, len(TEMPERATURES)] summed log-loss of the concept's images, in units of 2^-20 nats
+    undecodable: int = 0  # images that could not be decoded and are not counted
 
     @classmethod
     def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:

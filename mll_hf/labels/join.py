@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, LabelError
-from mll_hf.graph.union import GraphUnion
+from mll_hf.graph.concepts import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.store import check_label_fits, read_all
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -46,19 +46,12 @@ class NoLabelsError(InputError):
 
 @dataclass(frozen=True)
 class JoinedLabels:
-    """Labels of M models on G graphs.
+    """Labels of M models on G graphs."""
 
-    Attributes:
-        union: The G graphs; the first is the reference.
-        labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
-        left_out: Which labels were left out, and why.
-        rivals: [M][G] rivals of the labels, None where missing; empty unless they were read.
-    """
-
-    union: GraphUnion
-    labels: tuple[tuple[Label | None, ...], ...]
-    left_out: tuple[str, ...] = ()
-    rivals: tuple[tuple[Rivals | None, ...], ...] = ()
+    union: GraphUnion  # of the G graphs; the first is the reference
+    labels: tuple[tuple[Label | None, ...], ...]  # [M][G] the first of each model is never None
+    left_out: tuple[str, ...] = ()  # which labels were left out, and why
+    rivals: tuple[tuple[Rivals | None, ...], ...] = ()  # [M][G] empty unless they were read
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -171,8 +164,26 @@ def join_labels(
         n_publishers = publishers(column.values())
         return not is_default, bool(graph.external), -n_publishers, -len(column), -len(graph), digest
 
+    def leave_out(some: Sequence[Label], reason: str) -> None:
+        if some:
+            names = {label.model.short_name if label.model.is_local else label.model.repo_id for label in some}
+            graph = min(label.graph_name for label in some)
+            left_out.append(f"{abridged(sorted(names), 3)} on graph {graph}: {reason}")
+
     left_out, by_digest = list[str](), {graph.digest: graph for graph in graphs}
-    usable = _usable(labels, by_digest, left_out)
+    usable: dict[LabelKey, list[Label]] = defaultdict(list)
+    unusable: dict[tuple[str, str], list[Label]] = defaultdict(list)
+    for label in labels:
+        try:
+            if not (graph := by_digest.get(label.graph_digest)):
+                raise LabelError("the graph cannot be read; its publisher must make it public, or give it with --graph")
+            check_label_fits(label, graph)
+        except LabelError as error:
+            unusable[error.reason, label.graph_digest].append(label)
+        else:
+            usable[label.key].append(label)
+    for (reason, _), group in sorted(unusable.items()):
+        leave_out(group, reason)
     columns: dict[str, dict[str, Label]] = {}  # by graph and model
     for key in sorted(usable, key=order_of_images):
         if key.graph_digest not in columns:
@@ -180,7 +191,7 @@ def join_labels(
             columns[key.graph_digest] = {label.model.key: label for label in reversed(preferred)}
         else:
             images = min(label.probes_name for label in usable[key])
-            _leave_out(left_out, usable[key], f"measured on other probe images ({images}) than the rest")
+            leave_out(usable[key], f"measured on other probe images ({images}) than the rest")
     if not columns:
         raise NoLabelsError(
             f"no label can be used: {left_out[0]}"
@@ -191,56 +202,15 @@ def join_labels(
     if reference not in columns:
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
 
-    rows, compared = columns[reference], [by_digest[reference]]
+    rows, union = columns[reference], GraphUnion.of([by_digest[reference]])
     for digest in sorted(columns.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest)):
+        compared = [label for key, label in columns[digest].items() if key in rows]
         without = [label for key, label in columns[digest].items() if key not in rows]
-        _leave_out(left_out, without, f"the model has no label on the reference graph {by_digest[reference].name}")
-        compared += [by_digest[digest]] if len(without) < len(columns[digest]) else []
-    union, cyclic = _union(compared)
-    for graph in cyclic:
-        reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
-        _leave_out(left_out, [label for key, label in columns[graph.digest].items() if key in rows], reason)
+        leave_out(without, f"the model has no label on the reference graph {by_digest[reference].name}")
+        try:
+            union = GraphUnion.of([*union.graphs, by_digest[digest]]) if compared else union
+        except GraphError:
+            leave_out(compared, "its hypernyms form a cycle with those of the other graphs; correct the graph")
     keys = sorted(rows, key=lambda key: (rows[key].model.repo_id, key))
     joined = tuple(tuple(columns[graph.digest].get(key) for graph in union.graphs) for key in keys)
     return JoinedLabels(union, joined, tuple(left_out))
-
-
-def _leave_out(left_out: list[str], labels: Sequence[Label], reason: str) -> None:
-    if labels:
-        names = {label.model.short_name if label.model.is_local else label.model.repo_id for label in labels}
-        graph = min(label.graph_name for label in labels)
-        left_out.append(f"{abridged(sorted(names), 3)} on graph {graph}: {reason}")
-
-
-def _usable(
-    labels: Iterable[Label], graphs: Mapping[str, SemanticGraph], left_out: list[str]
-) -> dict[LabelKey, list[Label]]:
-    """By key, the labels whose graph is there and that fit it."""
-    usable: dict[LabelKey, list[Label]] = defaultdict(list)
-    unusable: dict[tuple[str, str], list[Label]] = defaultdict(list)
-    for label in labels:
-        try:
-            if not (graph := graphs.get(label.graph_digest)):
-                raise LabelError("the graph cannot be read; its publisher must make it public, or give it with --graph")
-            check_label_fits(label, graph)
-        except LabelError as error:
-            unusable[error.reason, label.graph_digest].append(label)
-        else:
-            usable[label.key].append(label)
-    for (reason, _), group in sorted(unusable.items()):
-        _leave_out(left_out, group, reason)
-    return usable
-
-
-def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[SemanticGraph]]:
-    """The union of the graphs, and those left out because their hypernyms form a cycle with graphs before them."""
-    try:
-        return GraphUnion.of(graphs), []
-    except GraphError:  # find out which
-        union, cyclic = GraphUnion.of(graphs[:1]), []
-    for graph in graphs[1:]:
-        try:
-            union = GraphUnion.of([*union.graphs, graph])
-        except GraphError:
-            cyclic.append(graph)
-    return union, cyclic

@@ -194,15 +194,10 @@ class Label(ArrayFields):
 
 @dataclass(frozen=True, eq=False)
 class Rivals(ArrayFields):
-    """The concepts that a model confuses: a file of its own beside the label, which only strategy ``paper`` reads.
+    """The concepts that a model confuses: a file of its own beside the label, which only strategy ``paper`` reads."""
 
-    Attributes:
-        rivals: [V, RIVALS] uint16, concepts that most often beat ``v`` on its own images; NO_RIVAL in empty slots.
-        wins: [V, RIVALS] uint16, number of these images.
-    """
-
-    rivals: NDArray[np.uint16]
-    wins: NDArray[np.uint16]
+    rivals: NDArray[np.uint16]  # [V, RIVALS] concepts that most often beat v on its own images; NO_RIVAL in empty slots
+    wins: NDArray[np.uint16]  # [V, RIVALS] number of these images
 
 
 @dataclass(frozen=True)
@@ -211,20 +206,13 @@ class ProbeEmbeddings:
 
     In Eq. 5 only the concepts selected for a task are candidates. This is approximated from the rivals, and exact with
     the embeddings. They take 1 byte per number, whereas the paper stores the similarity of each image to each concept.
-
-    Attributes:
-        images: [N, D] int8, embedding of each probe image divided by its scale.
-        scales: [N] float32.
-        concepts: [V, D] float16, unit norm, embeddings of the concepts' captions.
-        offsets: [V + 1] int64; ``members[offsets[v]:offsets[v + 1]]`` are the images that test concept ``v``.
-        members: int64, images of all concepts one after another.
     """
 
-    images: NDArray[np.int8]
-    scales: NDArray[np.float32]
-    concepts: NDArray[np.float16]
-    offsets: NDArray[np.int64]
-    members: NDArray[np.int64]
+    images: NDArray[np.int8]  # [N, D] embedding of each probe image divided by its scale
+    scales: NDArray[np.float32]  # [N]
+    concepts: NDArray[np.float16]  # [V, D] unit-norm embeddings of the concepts' captions
+    offsets: NDArray[np.int64]  # [V + 1] members[offsets[v]:offsets[v + 1]] are the images that test concept v
+    members: NDArray[np.int64]  # images of one concept after another
 
     @classmethod
     def quantize(cls, images: NDArray[np.float32], concepts: NDArray[np.float32], probes: ProbeSet) -> ProbeEmbeddings:

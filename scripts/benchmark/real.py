@@ -21,7 +21,7 @@ from benchmark.recall_labels import SOURCES, labels_from_recalls
 from benchmark.tables import Cell, Report, Table
 from benchmark.world import MatchedClasses, no_rivals
 from known_models.figures import known_datasets
-from mll_hf.graph.union import GraphUnion
+from mll_hf.graph.concepts import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
 from mll_hf.selection import SelectionConfig, Strategy, select

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError
-from mll_hf.graph.concepts import Concept, SemanticGraph, graph_from_json, graph_to_bytes, load_graph
-from mll_hf.graph.union import GraphUnion
+from mll_hf.graph.concepts import Concept, GraphUnion, SemanticGraph, graph_from_json, graph_to_bytes, load_graph
 from mll_hf.utils.text import printable
 from worlds import CORGI, dags, examples, make_graph, naive_ancestors
 

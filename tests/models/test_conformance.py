@@ -26,7 +26,7 @@ from mll_hf.errors import ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.models import load_model, source
 from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
-from mll_hf.selection.result import SelectedModel
+from mll_hf.selection.candidates import SelectedModel
 
 ROOT = Path(__file__).parents[2]
 SIZES = ("tiny", "small", "medium", "base", "large", "xlarge", "xxlarge", "giant", "giantopt", "gigantic", "enormous")

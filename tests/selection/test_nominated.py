@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from mll_hf.graph.union import GraphUnion
+from mll_hf.graph.concepts import GraphUnion
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.models.known import known_models, usable_models
 from mll_hf.models.published import published_graph
