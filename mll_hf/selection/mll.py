@@ -144,14 +144,13 @@ def domain_odds_ratios(labels: JoinedLabels, domain: str | None, n_candidates: i
     1 if the task names no domain or several, if the label lacks the domain, or if the overall recall is 0 or 1. The
     recall on the domain is shrunk toward the overall recall with a weight of 10 images.
     """
-    names, odds = sorted(labels.domain_names), np.ones(len(labels))
-    named = named_domain(names, domain)
+    name, odds = _named_domain(labels, domain), np.ones(len(labels))
     chances = mean_chance_to_win(labels.union.graphs[0].rival_counts, n_candidates)
-    for m, label in enumerate(labels.reference if named is not None else ()):
-        if names[named or 0] in label.domain_names:
+    for m, label in enumerate(labels.reference):
+        if name in label.domain_names:
             of_all = label.domain_ranks.sum(axis=0)
             overall = float(of_all @ chances / max(int(of_all.sum()), 1))
-            of_domain = label.domain_ranks[label.domain_names.index(names[named or 0])]
+            of_domain = label.domain_ranks[label.domain_names.index(name)]
             if 0 < overall < 1:
                 recall = (of_domain @ chances + PRIOR_IMAGES * overall) / (of_domain.sum() + PRIOR_IMAGES)
                 odds[m] = recall / (1 - recall) / (overall / (1 - overall))
@@ -169,10 +168,15 @@ def graphs_in_use(labels: JoinedLabels, domain: str | None) -> list[int]:
     The ranking of models on drawings of traffic signs, for example, hardly carries over to photos. The reference graph
     has many domains, for which :func:`domain_odds_ratios` corrects.
     """
+    name, graphs = _named_domain(labels, domain), range(len(labels.union.graphs))
+    return [g for g in graphs if g == 0 or name is None or name in labels.domains_of(g)]
+
+
+def _named_domain(labels: JoinedLabels, domain: str | None) -> str | None:
+    """The one domain of probe images that the task names."""
     names = sorted(labels.domain_names)
     named = named_domain(names, domain)
-    graphs = range(len(labels.union.graphs))
-    return [g for g in graphs if g == 0 or named is None or names[named] in labels.domains_of(g)]
+    return None if named is None else names[named]
 
 
 def concept_weights(candidates: Candidates, class_weight: float) -> Floats:

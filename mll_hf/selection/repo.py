@@ -14,7 +14,7 @@ import os
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mll_hf.errors import CardError, HubError, InputError, StorageError
 from mll_hf.hub.connection import FULL_SHA, connect, download, read_head
@@ -37,12 +37,14 @@ from mll_hf.utils.files import asset_path, digest_of, parse_json, storage_errors
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mll_hf.hub.connection import Head as RepoHead
     from mll_hf.hub.repos import Content, Published
     from mll_hf.labels.label import ModelRef
     from mll_hf.selection.head import Head
+
+T = TypeVar("T")
 
 SELECTION_FILE = "mll_selection.json"
 _MAX_BYTES = 16 * 2**20
@@ -156,27 +158,25 @@ def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Sel
 
 def _read_heads(path: Path, selection: Selection, name: str) -> tuple[Head, ...]:
     refs = _chosen(selection)
-    try:
-        if path.stat().st_size > max_heads_bytes(len(refs), len(selection.classes)):
-            raise InputError("larger than heads of its models can be; delete it")
-        return heads_from_bytes(path.read_bytes(), refs, selection.classes)
-    except OSError as error:
-        raise InputError(f"cannot read {HEADS_FILE} of {name} ({error.strerror}); check its permissions") from None
-    except InputError as error:
-        raise InputError(f"{HEADS_FILE} of {name}: {error}") from None
+    most = max_heads_bytes(len(refs), len(selection.classes))
+    return _read(path, most, f"{HEADS_FILE} of {name}", lambda blob: heads_from_bytes(blob, refs, selection.classes))
 
 
 def _parse_file(path: Path, name: str) -> Selection:
+    return _read(path, _MAX_BYTES, name, lambda blob: Selection.from_json(parse_json(blob)))
+
+
+def _read(path: Path, most: int, what: str, parse: Callable[[bytes], T]) -> T:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"over {_MAX_BYTES // 2**20} MB")
-        return Selection.from_json(parse_json(path.read_bytes()))
+        if path.stat().st_size > most:
+            raise InputError(f"over the limit of {most / 2**20:.0f} MB; {_HOW_TO_MAKE}")
+        return parse(path.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot read {name} ({error.strerror}); {_HOW_TO_MAKE}") from None
+        raise InputError(f"cannot read {what} ({error.strerror}); {_HOW_TO_MAKE}") from None
     except InputError as error:
-        raise InputError(f"{name}: {error}") from None
+        raise InputError(f"{what}: {error}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{name}: this is not a selection; {_HOW_TO_MAKE}") from None
+        raise InputError(f"{what}: this is not a selection; {_HOW_TO_MAKE}") from None
 
 
 # --- heads that were made from names alone ---------------------------------------------------------------------------

@@ -165,8 +165,8 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
         m
         for m, model in enumerate(models)
         if model.ref.repo_id not in config.without
-        and _parameters(model) <= (config.max_parameters or np.inf)
-        and _gflops(model) <= (np.inf if config.max_gflops is None else config.max_gflops)
+        and (model.cost.gflops or np.inf) <= (np.inf if config.max_gflops is None else config.max_gflops)
+        and (model.cost.parameters or np.inf) <= (config.max_parameters or np.inf)
         and (not allowed or (model.license or "").lower() in allowed)
     ]
     if allowed and (unlicensed := sorted(model.ref.repo_id for model in models if model.license is None)):
@@ -176,14 +176,6 @@ def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates
     return candidates.subset(kept)
 
 
-def _parameters(model: SelectedModel) -> float:
-    return model.cost.parameters or np.inf
-
-
-def _gflops(model: SelectedModel) -> float:
-    return model.cost.gflops or np.inf
-
-
 def _why_none_fits(models: Sequence[SelectedModel], config: SelectionConfig) -> str:
     if not models and STRATEGIES[config.strategy].as_in_paper:
         return f"strategy '{config.strategy}' needs labels, and there are none; use strategy 'mll'"
@@ -191,11 +183,13 @@ def _why_none_fits(models: Sequence[SelectedModel], config: SelectionConfig) -> 
         return "there are no models to select from; label models, or use published figures"
     licenses = Counter(model.license or "unknown" for model in models).most_common()
     allowed = f", the allowed licenses ({abridged(config.licenses, 5)})" if config.licenses else ""
+    parameters = min(model.cost.parameters or np.inf for model in models)
+    gflops = min(model.cost.gflops or np.inf for model in models)
     return (
         f"none of the {len(models)} models is within the limits{allowed} and not left out; the smallest has "
-        f"{min(map(_parameters, models)):,} parameters, the cheapest takes {gigaflops(min(map(_gflops, models)))} "
-        f"GFLOPs per image, and the licenses are {abridged([f'{license} ({count})' for license, count in licenses], 5)}"
-        ": raise the limits, allow other licenses, or leave out fewer"
+        f"{parameters:,} parameters, the cheapest takes {gigaflops(gflops)} GFLOPs per image, and the licenses are "
+        f"{abridged([f'{license} ({count})' for license, count in licenses], 5)}: raise the limits, allow other "
+        "licenses, or leave out fewer"
     )
 
 

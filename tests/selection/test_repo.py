@@ -229,7 +229,7 @@ def test_too_large(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("mll_hf.selection.repo._MAX_BYTES", 100)
     with pytest.raises(HubError, match="larger than 0 MB and was not downloaded"):
         Selection.from_pretrained(REPO)
-    with pytest.raises(InputError, match="this is not a selection"):
+    with pytest.raises(InputError, match="over the limit"):
         Selection.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="over the limit"):
         selection.push_to_hub(REPO)
