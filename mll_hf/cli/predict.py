@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.cli.options import DEVICE_HELP, SELECTION_HELP
 from mll_hf.cli.output import note, print_error
-from mll_hf.ensemble.prediction_file import PredictionFile, image_name, json_line, rows_of
-from mll_hf.ensemble.score import Score
+from mll_hf.ensemble.predictions import PredictionFile, Score, image_name
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection
 from mll_hf.utils.examples import class_positions, read_examples
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.cli.parser import Parser
-    from mll_hf.ensemble.run import Prediction
+    from mll_hf.ensemble.predictions import Prediction
 
 
 def add_predict(command: Parser) -> None:
@@ -153,14 +152,13 @@ class _Stdout:
         self._rows: list[list[str]] = []
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        for row in rows_of(images, prediction) if self._is_shown else ():
-            image, label, probability, _ = row
-            if probability is None:
+        for row in prediction.rows(images) if self._is_shown else ():
+            if row["probability"] is None:
                 continue
             if self._is_json:
-                sys.stdout.write(json_line(row))
+                sys.stdout.write(json.dumps(row) + "\n")
             else:
-                self._rows.append([image, label or "none", f"{probability:.3f}"])
+                self._rows.append([row["image"], row["label"] or "none", f"{row['probability']:.3f}"])
 
     def finish(self) -> None:
         if self._rows:

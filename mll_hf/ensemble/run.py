@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.embedding import Residents, embed_images, image_digest, zero_shot_head
+from mll_hf.ensemble.predictions import Prediction
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.selection.head import Head
-from mll_hf.selection.repo import keep_heads, zero_shot_heads
+from mll_hf.selection.repo import heads_key, keep_heads, zero_shot_heads
 from mll_hf.selection.trial import resemblance
-from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.files import digest_of
 from mll_hf.utils.images import is_one_image
 
@@ -31,33 +31,6 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike as ImageLike
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction(ArrayFields):
-    """Class probabilities of N images.
-
-    Attributes:
-        class_names: The C class names.
-        probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
-        rejected: [N] whether an image resembles no class.
-    """
-
-    class_names: tuple[str, ...]
-    probabilities: NDArray[np.float64]
-    rejected: NDArray[np.bool_]
-
-    @property
-    def unreadable(self) -> tuple[int, ...]:
-        """Positions of the images that could not be decoded."""
-        return tuple(np.flatnonzero(np.isnan(self.probabilities).any(axis=1)).tolist())
-
-    @property
-    def classes(self) -> tuple[str | None, ...]:
-        """[N] the most probable class of each image; None for rejected and unreadable images."""
-        without = {*self.unreadable, *np.flatnonzero(self.rejected).tolist()}
-        best = np.nan_to_num(self.probabilities, nan=-1.0).argmax(axis=1)
-        return tuple(None if n in without else self.class_names[y] for n, y in enumerate(best))
 
 
 def for_names(
@@ -197,12 +170,11 @@ class Ensemble:
         heads = [head.weights.tobytes() + head.bias.tobytes() for head in selection.fitted_heads]
         return digest_of(
             [
-                selection.classes,
-                [asdict(selection.models[m].ref) for m in chosen],
+                heads_key(selection),
                 [values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)],
                 selection.chosen[chosen].tolist(),
                 [hashlib.sha256(head).hexdigest() for head in heads],
-                [selection.prompt_templates, str(rule), reject, self.dtype],
+                [str(rule), reject, self.dtype],
             ]
         )
 

@@ -38,19 +38,12 @@ _MAX_NAME = 100  # characters of a graph's name
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A visual concept.
+    """A visual concept."""
 
-    Attributes:
-        id: WordNet 3.0 id (``n02084071``), or any other unique id.
-        lemmas: All names of the concept, the most common one first.
-        definition: The gloss.
-        hypernyms: Ids of the direct hypernyms, sorted and distinct.
-    """
-
-    id: str
-    lemmas: tuple[str, ...]
-    definition: str
-    hypernyms: tuple[str, ...]
+    id: str  # of WordNet 3.0 (n02084071), or any other unique id
+    lemmas: tuple[str, ...]  # all names of the concept, the most common one first
+    definition: str  # the gloss
+    hypernyms: tuple[str, ...]  # ids of the direct hypernyms, sorted and distinct
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hypernyms", tuple(sorted(set(self.hypernyms))))
@@ -68,17 +61,11 @@ class Concept:
 
 @dataclass(frozen=True)
 class SemanticGraph:
-    """Concepts and the relations between them.
+    """Concepts and the relations between them."""
 
-    Attributes:
-        name: Name for display; not part of the digest.
-        concepts: The V concepts, sorted by id. An index ``v`` always means ``concepts[v]``.
-        probes: Counts of the probe images, if known; not part of the digest or of comparisons.
-    """
-
-    name: str
-    concepts: tuple[Concept, ...]
-    probes: ProbeCounts | None = field(default=None, compare=False, repr=False)
+    name: str  # for display; not part of the digest
+    concepts: tuple[Concept, ...]  # the V concepts, sorted by id; an index v always means concepts[v]
+    probes: ProbeCounts | None = field(default=None, compare=False, repr=False)  # if known; not part of the digest
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(sorted(self.concepts, key=lambda concept: concept.id)))

@@ -94,19 +94,6 @@ class Label(ArrayFields):
     """What one model did on one graph of V concepts, with probe images of S domains.
 
     Locations are ``hf://datasets/org/name@commit``, or the name of a folder.
-
-    Attributes:
-        probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
-        probes_location: Their location, which may be private.
-        images_per_concept: Maximum number of probe images of a concept.
-        domain_names: The S domains.
-        license: License of the model according to its repo, in lower case; None if unknown.
-        ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
-            :class:`~mll_hf.labels.counts.LabelCounts`.
-        domain_ranks: [S, RANK_BINS] int32, the same by domain.
-        domain_hits: [S, V] uint16, images on which the concept beat all rivals, by domain.
-        domain_support: [S, V] uint16, probe images of the concept by domain.
-        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
 
     model: ModelRef
@@ -114,18 +101,18 @@ class Label(ArrayFields):
     graph_name: str
     graph_digest: str
     graph_location: str
-    probes_digest: str
-    probes_location: str
-    images_per_concept: int
+    probes_digest: str  # of the probe images, see ProbeCounts
+    probes_location: str  # may be private
+    images_per_concept: int  # at most
     domain_names: tuple[str, ...]
     package_version: str
     environment: Environment
-    license: str | None
-    ranks: NDArray[np.uint16]
-    domain_ranks: NDArray[np.int32]
-    domain_hits: NDArray[np.uint16]
-    domain_support: NDArray[np.uint16]
-    temperature: NDArray[np.float32]
+    license: str | None  # of the model according to its repo, in lower case; None if unknown
+    ranks: NDArray[np.uint16]  # [V, RANK_BINS] probe images of a concept by how many rivals beat it, see LabelCounts
+    domain_ranks: NDArray[np.int32]  # [S, RANK_BINS] the same by domain
+    domain_hits: NDArray[np.uint16]  # [S, V] images on which the concept beat all rivals, by domain
+    domain_support: NDArray[np.uint16]  # [S, V] probe images of the concept by domain
+    temperature: NDArray[np.float32]  # [1] dividing the model's logits by it calibrates its probabilities
 
     @property
     def key(self) -> LabelKey:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from mll_hf.ensemble.run import Prediction
+    from mll_hf.ensemble.predictions import Prediction
 
 REAL_TASKS = (("golden retriever", "tabby cat", "fire truck"),)
 SHOWN_TASK = "capital-letters"

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mll_hf.ensemble.prediction_file import PredictionFile, image_name
-from mll_hf.ensemble.run import Prediction
+from mll_hf.ensemble.predictions import Prediction, PredictionFile, image_name
 from mll_hf.errors import InputError
 
 CLASSES = ("cat", "dog, large", 'the "tree"')
