@@ -36,19 +36,12 @@ class Answer:
 
     The intervals are nearly the same for all models, since most of the uncertainty is about the task. So models are
     compared by their estimates, not by whether their intervals overlap.
-
-    Attributes:
-        best: The best model.
-        cheapest: The cheapest model that is as good; may be the best model itself.
-        n_close: Number of models that are as good as the best one, including itself.
-        n_families: Number of families that they are of.
-        lines: The recommendation as three lines.
     """
 
     best: int
-    cheapest: int
-    n_close: int
-    n_families: int
+    cheapest: int  # the cheapest model that is as good; may be the best model itself
+    n_close: int  # number of models that are as good as the best one, including itself
+    n_families: int  # number of families that they are of
     lines: tuple[str, str, str]
 
 

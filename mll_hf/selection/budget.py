@@ -53,19 +53,12 @@ _NODES = _student4((np.arange(512) + 0.5) / 512)
 
 @dataclass(frozen=True)
 class Shortlist:
-    """The M models that a trial may try.
+    """The M models that a trial may try."""
 
-    Attributes:
-        prior: Estimate for them before the trial; ties go to the first model.
-        sizes: [M] download sizes in bytes; 0 for local models.
-        budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
-        nominated: [M] whether a model is made for the domain or language of the task; empty if none is.
-    """
-
-    prior: Estimate
-    sizes: Sequence[int]
-    budget: int
-    nominated: Sequence[bool] = ()
+    prior: Estimate  # of their accuracies; ties go to the first model
+    sizes: Sequence[int]  # [M] download sizes in bytes; 0 for local models
+    budget: int  # maximum number of bytes to fetch; a model that fails counts as fetched
+    nominated: Sequence[bool] = ()  # [M] whether a model is made for the domain or language of the task; empty if none
 
     @cached_property
     def first(self) -> tuple[int, ...]:
@@ -81,19 +74,12 @@ class Shortlist:
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """Plan of a trial, made before anything is fetched.
+    """Plan of a trial, made before anything is fetched."""
 
-    Attributes:
-        order: Positions of the models to try, in order, if each performs as expected. Results may change the order.
-        expected_bytes: Download size of these models.
-        most_bytes: Maximum download size, whatever the results.
-        names: Names of the models in ``order``.
-    """
-
-    order: tuple[int, ...]
-    expected_bytes: int
-    most_bytes: int
-    names: tuple[str, ...]
+    order: tuple[int, ...]  # of the models if each performs as expected; results may change it
+    expected_bytes: int  # download size of these models
+    most_bytes: int  # maximum download size, whatever the results
+    names: tuple[str, ...]  # of the models in this order
 
 
 def plan_trial(shortlist: Shortlist, names: Sequence[str]) -> TrialPlan:

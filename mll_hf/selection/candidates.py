@@ -34,21 +34,13 @@ NOMINATED = (Figures.NOMINATED, Figures.NONE)
 
 @dataclass(frozen=True, slots=True)
 class SelectedModel:
-    """A model of a selection, with everything needed to run and calibrate it without its label.
-
-    Attributes:
-        ref: The model, pinned.
-        cost: Its size and compute.
-        temperature: Calibration temperature of its logits; 1 without a label.
-        figures: Where the figures about it come from.
-        license: Its license according to its label or published figures; None if unknown.
-    """
+    """A model of a selection, with everything needed to run and calibrate it without its label."""
 
     ref: ModelRef
     cost: Cost
-    temperature: float
+    temperature: float  # calibrates its logits; 1 without a label
     figures: Figures = Figures.LABEL
-    license: str | None = None
+    license: str | None = None  # according to its label or published figures, or the Hub; None if unknown
 
     @property
     def name(self) -> str:
@@ -65,20 +57,15 @@ class SelectedModel:
 class Candidates:
     """The models to choose from for the classes of a task.
 
-    Attributes:
-        labels: Labels of M models, joined over graphs; M may be 0.
-        match: The classes, matched to concepts of the union of the graphs.
-        domain: Domain of the task as given by the user.
-        embeddings: Probe embeddings of each model on the single graph; empty unless available for all models.
-        published: Known models without a label. Strategies whose scores are accuracies compare them with the labeled
-            ones through ImageNet accuracy; others leave them out.
+    Strategies whose scores are accuracies compare published models with labeled ones through ImageNet accuracy; others
+    leave them out.
     """
 
-    labels: JoinedLabels
-    match: ClassMatch
-    domain: str | None = None
-    embeddings: tuple[ProbeEmbeddings, ...] = ()
-    published: tuple[KnownModel, ...] = ()
+    labels: JoinedLabels  # of M models, joined over graphs; M may be 0
+    match: ClassMatch  # the classes, matched to concepts of the union of the graphs
+    domain: str | None = None  # of the task as given by the user
+    embeddings: tuple[ProbeEmbeddings, ...] = ()  # of each model on the single graph; empty unless all have them
+    published: tuple[KnownModel, ...] = ()  # models without a label
 
     @property
     def n_candidates(self) -> int:

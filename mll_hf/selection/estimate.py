@@ -40,17 +40,11 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Estimate(ArrayFields):
-    """A Gaussian over the logits of the accuracies of M models on one task.
+    """A Gaussian over the logits of the accuracies of M models on one task."""
 
-    Attributes:
-        mean: [M] means.
-        covariance: [M, M] covariance.
-        basis: What the estimate rests on.
-    """
-
-    mean: Floats
-    covariance: Floats
-    basis: Basis = Basis.NAMES
+    mean: Floats  # [M]
+    covariance: Floats  # [M, M]
+    basis: Basis = Basis.NAMES  # what the estimate rests on
 
     @classmethod
     def independent(cls, mean: Floats, errors: Floats, basis: Basis = Basis.NAMES) -> Estimate:

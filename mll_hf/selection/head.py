@@ -35,17 +35,11 @@ _AGAIN = "make the selection again, or delete the file"
 
 @dataclass(frozen=True, eq=False)
 class Head(ArrayFields):
-    """A linear classifier on unit-norm embeddings of D dimensions.
+    """A linear classifier on unit-norm embeddings of D dimensions."""
 
-    Attributes:
-        weights: [C, D] float32.
-        bias: [C] float32.
-        is_fitted: Whether it was fitted to images, which it reveals something about.
-    """
-
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    is_fitted: bool = False
+    weights: NDArray[np.float32]  # [C, D]
+    bias: NDArray[np.float32]  # [C]
+    is_fitted: bool = False  # to images, which it reveals something about
 
     @classmethod
     def zero_shot(cls, texts: NDArray[np.floating], scale: float, bias: float = 0.0) -> Head:

@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MatchedConcept:
-    """A concept that a class was matched to.
-
-    Attributes:
-        id: Its id in the graph.
-        name: Its name.
-        weight: Its weight for the class.
-    """
+    """A concept that a class was matched to, and its weight for the class."""
 
     id: str
     name: str

@@ -41,19 +41,15 @@ class Strategy(StrEnum):
 class StrategyRecord:
     """What a strategy is.
 
-    Attributes:
-        score: [M, C] scores of M labeled models, from the candidates and the weight of a class's own score.
-        column: Column title of the scores.
-        as_in_paper: Whether classes are matched to concepts by captions, scored by the sidecars of the labels (rivals
-            or embeddings) and have models of their own. If not, the scores are accuracies, by which models measured on
-            other images, or on none, can be compared, and the best overall are chosen for all classes.
-        needs_labels: Whether it uses labels; if not, all models are scored by their ImageNet accuracy.
+    Those in the paper match classes to concepts by captions, score by the sidecars of the labels (rivals or embeddings)
+    and choose models per class. Scores of the others are accuracies, by which models measured on other images, or on
+    none, can be compared, and the best overall are chosen for all classes.
     """
 
-    score: Callable[[Candidates, float], Floats]
-    column: str
+    score: Callable[[Candidates, float], Floats]  # [M, C] of labeled models, by the weight of a class's own score
+    column: str  # title of the scores
     as_in_paper: bool = False
-    needs_labels: bool = True
+    needs_labels: bool = True  # if not, all models are scored by their ImageNet accuracy
 
 
 def general_scores(candidates: Candidates, _class_weight: float = 1.0) -> Floats:

@@ -22,28 +22,18 @@ QUANTILES = np.linspace(0, 1, 101)
 class Trial(ArrayFields):
     """Results of M models on N images, of which E are examples.
 
-    Attributes:
-        n_images: N.
-        n_examples: E.
-        templates: Prompt templates of the zero-shot heads.
-        zero_shot: [M] share of the examples that the zero-shot head classifies correctly; without examples the share of
-            the images that it classifies as the pool of all models.
-        fitted: [M] the same for the fitted head, on images that it was not fitted to.
-        strengths: [M] strengths of the fit; 0 for models that are used without.
-        weights: [M] weights of the models in a pool.
-        shares: [C] estimated class shares.
-        resemblance: [101] quantiles of the images' :func:`resemblance` to the classes, by heads fitted without them.
+    Without examples, images count as classified correctly if they are classified as by the pool of all models.
     """
 
     n_images: int
     n_examples: int
-    templates: tuple[str, ...]
-    zero_shot: Floats
-    fitted: Floats
-    strengths: Floats
-    weights: Floats
-    shares: Floats
-    resemblance: Floats
+    templates: tuple[str, ...]  # prompts of the zero-shot heads
+    zero_shot: Floats  # [M] share of the examples that the zero-shot head classifies correctly
+    fitted: Floats  # [M] the same for the fitted head, on images that it was not fitted to
+    strengths: Floats  # [M] of the fit; 0 for models that are used without
+    weights: Floats  # [M] of the models in a pool
+    shares: Floats  # [C] estimated class shares
+    resemblance: Floats  # [101] quantiles of the images' :func:`resemblance`, by heads fitted without them
 
     def threshold(self, reject: float) -> float:
         """The resemblance that a share of the task's images is below.
