@@ -42,9 +42,8 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import IMAGES_PER_CONCEPT
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, graph_with_images
-from mll_hf.labeling.many import label_many
 from mll_hf.labeling.on_ray import label_on_ray
-from mll_hf.labeling.run import Outcome, Plan
+from mll_hf.labeling.run import Outcome, Plan, label_many
 from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.files import asset_path

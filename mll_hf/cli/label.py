@@ -75,8 +75,7 @@ def add_label(command: Parser) -> None:
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import PACKAGE_GRAPH, default_graph, graph_with_images
-    from mll_hf.labeling.many import label_many
-    from mll_hf.labeling.run import Plan
+    from mll_hf.labeling.run import Plan, label_many
 
     for model in args.models:  # before work
         if model.startswith(LOCAL_PREFIX) and not Path(model.removeprefix(LOCAL_PREFIX)).is_dir():

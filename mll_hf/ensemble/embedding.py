@@ -118,9 +118,7 @@ class Residents:
 def zero_shot_head(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> Head:
     """The head whose class vectors are the mean embeddings of each class's prompts, at unit norm.
 
-    Args:
-        model: The model, whose logit scale and bias become part of the head.
-        prompts: Prompts of each class, equally many per class.
+    Classes have equally many prompts. The model's logit scale and bias become part of the head.
     """
     embeddings = model.encode_texts([text for texts in prompts for text in texts])
     means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
@@ -136,11 +134,7 @@ def embed_images(
 ) -> Iterator[list[NDArray[np.float32]]]:
     """Embeddings [n, D] by each model of the next n images, batch by batch; NaN if an image cannot be decoded.
 
-    Args:
-        residents: Loads the models.
-        models: What to load.
-        images: Paths, encoded bytes or PIL images.
-        batch_size: By default chosen to keep the device busy.
+    The size of batches is by default chosen to keep the device busy.
     """
     known, remaining = [residents.loaded_once(model) for model in models], iter(images)
     largest = max(model.batch_size for model in known)
@@ -189,11 +183,7 @@ class EmbeddingCache:
             return {}
 
     def write(self, model: ModelRef, dtype: str | None, kept: dict[str, NDArray[Any]]) -> None:
-        """Replace what is kept of a model.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Replace what is kept of a model; a StorageError if the folder cannot be written."""
         content = save({name: np.ascontiguousarray(each) for name, each in kept.items()})
         write_atomically(self._path(model, dtype), content)
 

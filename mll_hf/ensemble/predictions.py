@@ -104,11 +104,7 @@ class PredictionFile:
                 file.write(_csv_lines([["image", "label", "probability", *classes]]))
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        """Append predictions and flush them to the file.
-
-        Raises:
-            StorageError: The disk is full.
-        """
+        """Append predictions and flush them to the file; a StorageError if the disk is full."""
         rows = [list(row.values()) for row in prediction.rows(images)]
         lines = [[*start, *(probabilities or [""] * self._n_classes)] for *start, probabilities in rows]
         with storage_errors(self._path), self._path.open("ab") as file:

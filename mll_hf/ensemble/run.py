@@ -167,16 +167,11 @@ class Ensemble:
     def fingerprint(self, rule: Rule = Rule.LINEAR_POOL, reject: float | None = None) -> str:
         """Digest of what decides the predictions: two ensembles with the same fingerprint predict the same."""
         selection, chosen = self.selection, list(self.selection.chosen_models)
+        values = [each[chosen].round(9).tolist() for each in (selection.temperatures, selection.weights)]
         heads = [head.weights.tobytes() + head.bias.tobytes() for head in selection.fitted_heads]
-        return digest_of(
-            [
-                heads_key(selection),
-                [values[chosen].round(9).tolist() for values in (selection.temperatures, selection.weights)],
-                selection.chosen[chosen].tolist(),
-                [hashlib.sha256(head).hexdigest() for head in heads],
-                [str(rule), reject, self.dtype],
-            ]
-        )
+        fitted = [hashlib.sha256(head).hexdigest() for head in heads]
+        used = selection.chosen[chosen].tolist()
+        return digest_of([heads_key(selection), values, used, fitted, str(rule), reject, self.dtype])
 
     def close(self) -> None:
         """Free the memory of all models; they are reloaded when used again."""

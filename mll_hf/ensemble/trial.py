@@ -127,10 +127,7 @@ def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[
 def fitted_probabilities(ensemble: Ensemble, images: Sequence[ImageLike], cache: EmbeddingCache) -> NDArray[np.float64]:
     """[N, C] probabilities by the heads of a selection; NaN for unreadable images.
 
-    Args:
-        ensemble: Of the selection.
-        images: N images.
-        cache: The embeddings that the fit kept; what is missing is computed.
+    Embeddings that the fit kept are in the cache; what is missing is computed.
     """
     selection, run = ensemble.selection, ensemble.model_runner(images, cache)
     chosen = list(selection.chosen_models)
@@ -143,16 +140,8 @@ def suggest_images(
 ) -> list[tuple[ImageLike, str, float]]:
     """Suggest images to label, with their predicted class and their weight as an example.
 
-    Args:
-        ensemble: Of the fitted selection.
-        images: Unlabeled images that it was fitted to.
-        count: Number of images to label.
-        cache: The embeddings that the fit kept; what is missing is computed.
-        most_images: As many images were used at most.
-
-    Raises:
-        InputError: There are not as many readable images.
-        ModelError: A model cannot be loaded or run.
+    The ensemble is that of a selection that was fitted to at most ``most_images`` of these unlabeled images. An
+    InputError if fewer than ``count`` are readable.
     """
     images = [images[n] for n in trial_sample(len(images), most_images)]
     probabilities = fitted_probabilities(ensemble, images, cache)

@@ -18,7 +18,7 @@ from mll_hf.utils.files import storage_errors
 from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import torch
@@ -55,11 +55,7 @@ def embedded_probes(
 
 
 def embedded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]]) -> Generator[NDArray[np.float32]]:
-    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
-
-    Raises:
-        ModelError: The model cannot be run.
-    """
+    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable."""
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = open_image(content)
@@ -89,33 +85,23 @@ class EmbeddingLog:
                 return stored[: start + int(damaged.argmax())]
         return stored
 
-    @contextmanager
-    def writing(self) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-        """Yield a function that appends embeddings [B, D], flushed after every call; damaged ones are cut off first."""
+    def repair(self) -> int:
+        """Cut off damaged embeddings; returns the number of the others."""
+        n = len(self.embeddings())
         with storage_errors(self.file):
-            size = self.embeddings().nbytes
             self.file.touch()
-            os.truncate(self.file, size)
-            file = self.file.open("ab", buffering=0)
+            os.truncate(self.file, 4 * self.embedding_size * n)
+        return n
 
-        def write(embeddings: NDArray[np.float32]) -> None:
-            content = memoryview(embeddings.astype(np.float32).tobytes())
-            with storage_errors(self.file):
-                while content:  # a raw file may take only some of the bytes per call
-                    content = content[file.write(content) or 0 :]
-
-        with file:
-            yield write
+    def append(self, embeddings: NDArray[np.float32]) -> None:
+        """Append embeddings [B, D], flushed."""
+        with storage_errors(self.file), self.file.open("ab") as file:
+            file.write(embeddings.astype(np.float32).tobytes())
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs from a folder, which is deleted at the end if it is empty.
-
-    Raises:
-        InputError: Another run uses it.
-        StorageError: It cannot be written.
-    """
+    """Keep other runs from a folder, which is deleted at the end if it is empty; an InputError if another uses it."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     file = folder / "lock"

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import get_token
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.labeling.many import attempt, check, finish, measure, published_before
-from mll_hf.labeling.run import ModelResult
+from mll_hf.labeling.run import ModelResult, attempt, check, finish, measure, published_before
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -34,12 +33,8 @@ _SHARED = "keep images and labels in folders that all machines share (HF_HOME, -
 def label_on_ray(models: Sequence[str], plan: Plan, address: str | None = None) -> Iterator[ModelResult]:
     """Label models on a Ray cluster; like `label_many`, but in the order of completion.
 
-    Every machine needs ``mll-hf[models,ray]``, and the folders of the images and of the labels at the same paths.
-
-    Args:
-        models: ``org/name[@revision]`` or ``local-dir:PATH``.
-        plan: How to label them; its device is ignored.
-        address: Address of the cluster; None for ``$RAY_ADDRESS``, or Ray on this machine.
+    Every machine needs ``mll-hf[models,ray]``, and the folders of the images and of the labels at the same paths. The
+    device of the plan is ignored. Without an address, that in ``$RAY_ADDRESS`` is used, or Ray on this machine.
 
     Raises:
         InputError: The cluster cannot be reached.

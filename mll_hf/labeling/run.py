@@ -1,29 +1,39 @@
-"""Label one model: embed the captions and all probe images, count the contests, write the label.
+"""Label models: embed the captions and all probe images, count the contests, write and publish the labels.
 
-Embedding the images is the costly part: each is decoded and embedded once, and an interrupted run resumes.
+Embedding the images is the costly part: each is decoded and embedded once, and an interrupted run resumes. Of many
+models, labeled ones are skipped, a failure stops no other, and each label is published as soon as it is made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
 
 from mll_hf import __version__
-from mll_hf.errors import GraphError, HubError, InputError, LabelError
-from mll_hf.hub.repos import licenses_of
+from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError, StorageError
+from mll_hf.hub.publish import publish_label, publish_to_collection, published_label, repo_of
+from mll_hf.hub.repos import licenses_of, not_writable
+from mll_hf.hub.sources import open_labels
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import EmbeddingLog, embedded_probes, locked
 from mll_hf.labels.label import Label, LabelKey, ProbeEmbeddings, Rivals
 from mll_hf.labels.store import check_label_fits, label_path, read_label
-from mll_hf.models import environment_of, load_model
+from mll_hf.models import environment_of, load_model, pick_device
+from mll_hf.models.source import resolve_model
+from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
@@ -32,6 +42,11 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
     from mll_hf.labels.store import LabelStore
     from mll_hf.models import VisionLanguageModel
+
+T = TypeVar("T")
+OWN_REPOS = "own"  # in place of a collection: each model's own repo
+_MISSING = (401, 404)  # the Hub also answers 401 for missing repos
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,9 @@ class ModelResult:
     undecodable: int = 0  # probe images that could not be decoded; they do not count
 
 
+# --- one model --------------------------------------------------------------------------------------------------------
+
+
 def label_model(ref: ModelRef, plan: Plan) -> ModelResult:
     """Measure a model and add its label to the store, unless it is there; nothing is published.
 
@@ -102,8 +120,7 @@ def label_model(ref: ModelRef, plan: Plan) -> ModelResult:
                 concepts = model.encode_texts([concept.caption for concept in graph.concepts])
                 log = _embed(model, plan, folder)
             images = log.embeddings()
-            contest = Contest(graph, probes, concepts, model.logit_scale, model.device)
-            counts = contest.count(images)
+            counts = Contest(graph, probes, concepts, model.logit_scale, model.device).count(images)
             label = Label(
                 model=ref,
                 cost=model.cost,
@@ -174,16 +191,13 @@ def _embed(model: VisionLanguageModel, plan: Plan, folder: Path) -> EmbeddingLog
     }  # fmt: skip
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     log, batch_size = EmbeddingLog(folder / f"{name}.log", model.embedding_size), plan.batch_size or model.batch_size
-    parts = embedded_probes(model, plan.probes, len(log.embeddings()), batch_size)
-    with log.writing() as write, closing(parts):
+    with closing(embedded_probes(model, plan.probes, log.repair(), batch_size)) as parts:
         for embeddings in parts:
             if model.dtype != dtype:
-                break
-            write(embeddings)
-    if model.dtype == dtype:
-        return log
-    log.file.unlink()
-    return None
+                log.file.unlink()
+                return None
+            log.append(embeddings)
+    return log
 
 
 def _license_of(ref: ModelRef) -> str | None:
@@ -191,3 +205,121 @@ def _license_of(ref: ModelRef) -> str | None:
         return licenses_of([ref.repo_id])[ref.repo_id]
     except HubError:
         return None
+
+
+# --- many models ------------------------------------------------------------------------------------------------------
+
+
+def label_many(
+    models: Sequence[str], plan: Plan, on_start: Callable[[int, str], None] = lambda _number, _name: None
+) -> Iterator[ModelResult]:
+    """Label models one after the other in this process; a failure does not stop the others.
+
+    Args:
+        models: ``org/name[@revision]`` or ``local-dir:PATH``.
+        plan: How to label them.
+        on_start: Called before each model with its number, from 1, and its name.
+
+    Yields:
+        One result per model.
+
+    Raises:
+        InputError: The device is not available.
+        StorageError: A file cannot be written; the next model would fail the same way.
+    """
+
+    def label(name: str) -> ModelResult:
+        model = check(name, plan, published)
+        return model if isinstance(model, ModelResult) else finish(name, measure(model, plan), plan)
+
+    published = published_before(plan)
+    if plan.device:
+        pick_device(plan.device)  # fails before any work
+    for number, name in enumerate(models, 1):
+        on_start(number, name)
+        yield attempt(name, partial(label, name))
+
+
+def published_before(plan: Plan) -> Sequence[Label]:
+    """The labels in the collection of a plan, before any work; an InputError if the user may not write to it."""
+    if plan.push_to in (None, OWN_REPOS):
+        return ()
+    if not_writable([repo_id := repo_of(plan.push_to)], "dataset"):
+        raise InputError(
+            f"you or your token may not write to {repo_id}; publish in a collection of your own, or log in with a "
+            "token that can write to it"
+        )
+    try:
+        return open_labels(plan.push_to).labels()
+    except InputError:  # it has no labels yet
+        return ()
+    except HubError as error:
+        if error.status in _MISSING:
+            return ()
+        raise
+
+
+def attempt(name: str, act: Callable[[], T]) -> T | ModelResult:
+    """The result of an action for a model; a failed one if it raises anything but a StorageError."""
+    try:
+        return act()
+    except StorageError:
+        raise
+    except MLLError as error:
+        return ModelResult(name, Outcome.FAILED, str(error))
+    except Exception as error:  # a model may raise anything
+        _log.warning("%s", name, exc_info=True)
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        reason = f"model '{name}': cannot be run ({cause}); use another device, or leave it out"
+        return ModelResult(name, Outcome.FAILED, printable(reason))
+
+
+def check(name: str, plan: Plan, published: Sequence[Label]) -> ModelRef | ModelResult:
+    """The pinned model to be labeled, or the result if it has a published label already.
+
+    Nothing is downloaded that the Hub counts as a download. An MLLError if the model cannot be labeled or published.
+    """
+    model = resolve_model(name)
+    if not plan.push_to:
+        return model
+    if model.is_local:
+        raise InputError(f"{model.repo_id} is a local folder, so its label cannot be published; leave out --push-to")
+    if plan.push_to == OWN_REPOS:
+        page, label = published_label(model, plan.graph.digest) or ("", None)
+        place = page if label and _is_of(label, model, plan) else None
+    else:
+        place = plan.push_to if any(_is_of(label, model, plan) for label in published) else None
+    if place and not plan.overwrite:
+        return ModelResult(name, Outcome.SKIPPED, f"labeled already: {place}")
+    return model
+
+
+def measure(model: ModelRef, plan: Plan) -> ModelResult:
+    """Label a model, unless its label is in the store; see `label_model`."""
+    try:
+        return label_model(model, plan)
+    finally:
+        if plan.free_cache and not model.is_local:
+            with suppress(CacheNotFound):  # nothing was downloaded
+                scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
+
+
+def finish(name: str, result: ModelResult, plan: Plan) -> ModelResult:
+    """Publish a label, if the plan says so; an MLLError if the Hub refuses."""
+    result, label, graph = replace(result, name=name), result.label, plan.graph.with_probes(plan.probes.counts)
+    if not plan.push_to or label is None:
+        return result
+    if plan.push_to == OWN_REPOS:
+        published = publish_label(label, graph, rivals=plan.store.rivals_of(label))
+    else:
+        published = publish_to_collection([label], [graph], plan.push_to, rivals_of=plan.store.rivals_of)
+    return replace(result, outcome=Outcome.LABELED, reason="", published=published)
+
+
+def _is_of(label: Label, model: ModelRef, plan: Plan) -> bool:
+    """Whether a label is one of a model, also at another revision, on the graph and at least the probe images."""
+    return (
+        (label.model.key == model.key if model.digest else label.model == model)
+        and label.key == plan.key
+        and label.images_per_concept >= plan.probes.images_per_concept
+    )

@@ -17,8 +17,7 @@ from pydantic import ValidationError
 
 from mll_hf.errors import InputError
 from mll_hf.hub.locations import REPO_ID, graph_with_images, parse_dataset
-from mll_hf.labeling.many import OWN_REPOS, label_many
-from mll_hf.labeling.run import Plan
+from mll_hf.labeling.run import OWN_REPOS, Plan, label_many
 from mll_hf.labels.label import LabelKey
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.files import asset_path

@@ -27,10 +27,10 @@ def test_a_log_goes_on_before_what_a_power_cut_damaged(tmp_path, damage, kept):
     log, embeddings = EmbeddingLog(tmp_path / "a.log", 3), embeddings_of(range(6))
     embeddings[1] = np.nan  # undecodable
     for part in np.split(embeddings, [2]):
-        with log.writing() as write:
-            write(part)
+        log.repair()
+        log.append(part)
     log.file.write_bytes(damage(log.file.read_bytes()))  # an embedding is 12 bytes
     np.testing.assert_array_equal(log.embeddings(), embeddings[:kept])
-    with log.writing() as write:
-        write(embeddings[kept:])
+    assert log.repair() == kept
+    log.append(embeddings[kept:])
     np.testing.assert_array_equal(log.embeddings(), embeddings)

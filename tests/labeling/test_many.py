@@ -11,10 +11,9 @@ from mll_hf.errors import GraphError, HubError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.labeling import many, on_ray, run
-from mll_hf.labeling.many import OWN_REPOS, label_many
+from mll_hf.labeling import on_ray, run
 from mll_hf.labeling.on_ray import label_on_ray
-from mll_hf.labeling.run import Outcome, Plan
+from mll_hf.labeling.run import OWN_REPOS, Outcome, Plan, label_many
 from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
@@ -83,7 +82,7 @@ def test_a_label_that_could_not_be_published_is_not_measured_again(world, monkey
         raise HubError("alice/labels", "refuses")
 
     with monkeypatch.context() as patch:
-        patch.setattr(many, "publish_to_collection", refuse)
+        patch.setattr(run, "publish_to_collection", refuse)
         assert world.outcomes([name], LABELS) == ["failed"]
     assert world.outcomes([name], LABELS) == ["labeled"]
     assert world.loaded == [name]
