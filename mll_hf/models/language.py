@@ -14,9 +14,8 @@ from mll_hf.matching.lint import scripts_of
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.senses import english_words
 from mll_hf.matching.words import stems
-from mll_hf.models.domains import domain_words, is_binomial
+from mll_hf.models.domains import is_binomial
 from mll_hf.models.known import records
-from mll_hf.models.published import published_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,8 @@ ENGLISH = "en"
 _LATIN_NAMES = "la"  # of species and diseases, in English lists
 _LATIN = "LATIN"
 _AMBIGUOUS = ("LATIN", "CYRILLIC", "ARABIC")  # scripts in which the detector tells languages apart
-_ENGLISH_SHARE = 0.5  # of the words; more are English
+# Of the words of lists in other languages at most half are in WordNet too, of those in French up to .8
+_ENGLISH_SHARE, _FRENCH = 0.5, "fr"
 _ENGLISH_MARGIN = (5.0, 20.0)  # log-likelihood by which another language must be likelier: at least, times that share
 _PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
 _FEW_NAMES, _FEW_MARGIN = 2, 2.0  # for so few names, of two languages as close the one with more named classes
@@ -65,7 +65,7 @@ def language_of(classes: Sequence[str]) -> str:
     (script, _), *_ = Counter(filter(None, scripts)).most_common()
     names = [name for name, each in zip(names, scripts, strict=True) if each == script]
     share = _english_share(names) if script == _LATIN else 0.0
-    if share > _ENGLISH_SHARE:
+    if share == 1:
         return ENGLISH
     written = [language for language in languages() if script in language.scripts]
     if script in _AMBIGUOUS:
@@ -74,30 +74,9 @@ def language_of(classes: Sequence[str]) -> str:
 
 
 def _english_share(names: Sequence[str]) -> float:
-    """Share of the words that are in the published graph or among the words of domains; glosses are read if needed.
-
-    All, if every word is in a name of WordNet or of a known dataset (samosa, gyoza), which also have many words of
-    other languages (pain, fromage).
-    """
+    """Share of the words that are in a name of WordNet or of a known dataset."""
     words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
-    if words <= english_words() | _in_datasets():
-        return 1.0
-    named = len(words & _named_in_english())
-    if 2 * named <= len(words):
-        named = len(words & (_named_in_english() | _in_glosses()))
-    return named / len(words)
-
-
-@cache
-def _named_in_english() -> frozenset[str]:
-    kinds = ("inside", "heads", "whole", "instances", "option")
-    words = {word for kind in kinds for _, _, names in domain_words(kind) for text in names for word in text.split()}
-    return frozenset(words).union(*(stems(lemma) for each in published_graph().concepts for lemma in each.lemmas))
-
-
-@cache
-def _in_glosses() -> frozenset[str]:
-    return frozenset().union(*(stems(each.definition) for each in published_graph().concepts))
+    return len(words & (english_words() | _in_datasets())) / len(words) if words else 1.0
 
 
 @cache
@@ -113,8 +92,9 @@ def _detect(names: Sequence[str], written: Sequence[Language], english_share: fl
     scores = {each.code: found[each.code] + _PRIOR * math.log(each.classes) for each in written if each.code in found}
     best, second = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
     least, per_share = _ENGLISH_MARGIN
-    margin = scores[best] - scores.get(ENGLISH, -math.inf)
-    if best == _LATIN_NAMES or margin < max(least, per_share * english_share):
+    if best != _FRENCH:
+        least = math.inf if english_share > _ENGLISH_SHARE else max(least, per_share * english_share)
+    if best == _LATIN_NAMES or scores[best] - scores.get(ENGLISH, -math.inf) < least:
         return ENGLISH
     is_sure = len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN
     return best if is_sure else next(each.code for each in written if each.code in (best, second))
