@@ -292,7 +292,7 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
         assert sorted(model.seen) == list(range(40))
         assert model.texts == tuple(text for name in SHOWN for text in fill(templates_for("sketch"), name))
     assert selection.trial.n_images == 40
-    assert selection.trial.templates == templates_for("sketch")
+    assert selection.templates == templates_for("sketch")
 
 
 def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):

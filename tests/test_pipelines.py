@@ -54,13 +54,14 @@ def selection(api, tmp_path, tiny_open_clip):
         models.append(replace(model, ref=ModelRef(f"alice/{name}", revision, "open_clip")))
     chosen = replace(chosen, classes=CLASSES, models=tuple(models))
     prompts = ("a {}", "this {}")
-    runner = run.Ensemble(run.for_names(chosen, templates=prompts), "cpu").model_runner(PICTURES)
+    chosen = run.for_names(chosen, templates=prompts)
+    runner = run.Ensemble(chosen, "cpu").model_runner(PICTURES)
     classes, embedded = np.arange(60) % 3, []
     for images, head in map(runner, (0, 1)):
         own = images - images.mean(axis=0)
         clusters = (own / own.std())[classes]
         embedded.append((unit(images.mean(axis=0) + clusters + RNG.normal(size=clusters.shape)), head))
-    chosen = choose_with_images(chosen, (0, 1), embedded, SelectionConfig(k=2), prompts, classes)
+    chosen = choose_with_images(chosen, (0, 1), embedded, SelectionConfig(k=2), classes)
     assert len(chosen.chosen_models) == 2
     assert all(head.is_fitted for head in chosen.heads)
     return chosen

@@ -105,8 +105,7 @@ def try_models(
             "with their class",
             names[tried[0]],
         )
-    templates = selection.prompt_templates
-    return choose_with_images(selection, tried, pairs, config, templates, classes, task.shares, weights)
+    return choose_with_images(selection, tried, pairs, config, classes, task.shares, weights)
 
 
 def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[int]:

@@ -128,7 +128,6 @@ def _trial_from_json(document: dict[str, Any], n_models: int, n_classes: int) ->
     return Trial(
         n_images=int(_number(document["n_images"], 1)),
         n_examples=int(_number(document["n_examples"], 0)),
-        templates=_texts(document["templates"]),
         strengths=_numbers(document["strengths"], (n_models,), 0),
         shares=_numbers(document["shares"], (n_classes,), 0, 1),
         resemblance=_numbers(document["resemblance"], QUANTILES.shape),

@@ -55,8 +55,7 @@ class Selection(ArrayFields):
         task: Task as given by the user.
         trial: Results of the M models on images of the task; None without images.
         estimate: Estimated accuracies of the M models on the task; None if the strategy's scores are no accuracies.
-        templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
-            task.
+        templates: Prompt templates with one ``{}`` each; by default those for domain and task.
         notes: What else is known about the classes, one line each.
         unmeasured: What models are made for (domains, names in a language) that the classes need, where none of these
             models has published figures beside others and is within the limits.
@@ -129,8 +128,7 @@ class Selection(ArrayFields):
     @property
     def prompt_templates(self) -> tuple[str, ...]:
         """The prompt templates in use."""
-        trial_templates = self.trial.templates if self.trial else ()
-        return self.templates or trial_templates or templates_for(self.domain, self.task)
+        return self.templates or templates_for(self.domain, self.task)
 
     @property
     def cost(self) -> Cost:

@@ -27,7 +27,6 @@ class Trial(ArrayFields):
 
     n_images: int
     n_examples: int
-    templates: tuple[str, ...]  # prompts of the zero-shot heads
     zero_shot: Floats  # [M] share of the examples that the zero-shot head classifies correctly
     fitted: Floats  # [M] the same for the fitted head, on images that it was not fitted to
     strengths: Floats  # [M] of the fit; 0 for models that are used without

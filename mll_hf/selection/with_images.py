@@ -117,7 +117,6 @@ def choose_with_images(
     tried: Sequence[int],
     embedded: Sequence[Embedded],
     config: SelectionConfig,
-    templates: tuple[str, ...],
     classes: Classes = _NO_EXAMPLES,
     shares: Floats | None = None,
     weights: Floats | None = None,
@@ -132,7 +131,6 @@ def choose_with_images(
         tried: Positions in its chosen models of the M models that were tried.
         embedded: Of each of them, the images and the zero-shot head.
         config: Gives ``k``.
-        templates: Prompt templates of the heads.
         classes: [E] classes of the first E images.
         shares: [C] class shares; None to estimate them.
         weights: [E] weights of the examples; None for equal ones.
@@ -167,7 +165,6 @@ def choose_with_images(
         trial=Trial(
             n_images=len(embeddings[0]),
             n_examples=len(classes),
-            templates=templates,
             zero_shot=results[order, 0],
             fitted=results[order, 1],
             strengths=found.strengths[order],
@@ -176,6 +173,7 @@ def choose_with_images(
             resemblance=np.quantile(resemblance(found.held_out[best], found.weights[best]), QUANTILES),
         ),
         estimate=shown.subset(order).at_most_first(),
+        templates=shortlist.prompt_templates,  # those of the heads
         heads=tuple(found.heads[m] for m in best),
     )
 

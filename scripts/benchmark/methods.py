@@ -152,7 +152,7 @@ def _tried(view: TaskView, candidates: int) -> Selection:
     sample = trial_sample(view.logits.shape[1], config.most_images)
     seen = view.of_images(sample)
     embedded = [seen.embedded[row[tried.models[m].ref]] for m in tried.chosen_models]
-    return choose_with_images(tried, range(len(embedded)), embedded, config, ())
+    return choose_with_images(tried, range(len(embedded)), embedded, config)
 
 
 _RULES = {Strategy.GENERAL: Rule.LINEAR_POOL, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}

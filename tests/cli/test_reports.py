@@ -66,7 +66,7 @@ def tried_selection(k=2):
     shown, rng = np.eye(2)[np.arange(20) % 2], np.random.default_rng(0)
     head = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
     embedded = [(unit(images), head) for images in (rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), shown)]
-    return choose_with_images(shortlist, (0, 1, 2), embedded, SelectionConfig(k=k), ("a {}",))
+    return choose_with_images(shortlist, (0, 1, 2), embedded, SelectionConfig(k=k))
 
 
 def test_the_report_of_a_trial():

@@ -192,7 +192,7 @@ def make_selection(strategy=Strategy.MLL, tried=False):
     selection = select(candidates, SelectionConfig(strategy, k=4 if tried else 2), task="naming")
     embedded = [(images, Head.zero_shot(np.eye(3), 1.0)) for images in np.random.default_rng(0).normal(size=(4, 40, 3))]
     config = SelectionConfig(k=2)
-    return choose_with_images(selection, range(4), embedded, config, ("a {}", "{}")) if tried else selection
+    return choose_with_images(selection, range(4), embedded, config) if tried else selection
 
 
 @examples
@@ -249,7 +249,8 @@ HOSTILE = [
     (("trial", "strengths"), [0.1] * 3),
     (("trial", "shares"), [0.5, 0.5]),
     (("trial", "n_images"), 0),
-    (("trial", "templates"), ["no place"]),
+    (("templates",), ["no place"]),
+    (("templates",), "abc"),
     (("notes",), [1]),
     (("estimate", "basis"), "hope"),
     (("estimate", "mean"), [0.5]),

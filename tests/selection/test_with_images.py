@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.matching.prompts import templates_for
 from mll_hf.selection import (
     Basis,
     Estimate,
@@ -32,7 +33,6 @@ from mll_hf.selection.with_images import estimate_in_trial, trial_prior
 from worlds import examples
 
 CLASSES = ("cat", "dog", "car")
-TEMPLATES = ("a photo of {}.", "{}")
 ALL = (0, 1, 2, 3)
 
 
@@ -87,7 +87,7 @@ def ids(selection):
 
 def trial(embedded, config=None, shortlist=None, tried=ALL, **options):
     shortlist, config = shortlist or make_shortlist(), config or SelectionConfig()
-    return choose_with_images(shortlist, tried, embedded, config, TEMPLATES, **options)
+    return choose_with_images(shortlist, tried, embedded, config, **options)
 
 
 def test_the_models_that_say_most_are_chosen_for_all_classes():
@@ -101,7 +101,8 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
     assert selection.cost == Cost(1000 + 10, 8.0 + 2.0)
     found, order = fit(*zip(*embedded, strict=True)), [3, 1, 0, 2]
     assert selection.heads == tuple(found.heads[m] for m in order[:2])
-    assert (selection.trial.n_images, selection.trial.n_examples, selection.trial.templates) == (60, 0, TEMPLATES)
+    assert (selection.trial.n_images, selection.trial.n_examples) == (60, 0)
+    assert selection.templates == templates_for("sketch", "naming")
     np.testing.assert_array_equal(selection.trial.fitted, found.agreement[order, 1])
     np.testing.assert_array_equal(selection.weights, found.weights[order])
     np.testing.assert_array_equal(selection.scores, np.repeat(found.scores[order, None], 3, axis=1))
