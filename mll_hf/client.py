@@ -322,7 +322,7 @@ class Client:
             batch_size: Images per batch; by default chosen to keep the device busy.
 
         Raises:
-            InputError: A number is below 1.
+            InputError: A number is below 1, or a template has no place for the class.
         """
         from mll_hf.ensemble.run import Ensemble, for_names
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-define
 
 from mll_hf.ensemble.run import Ensemble, for_names
 from mll_hf.errors import InputError
-from mll_hf.matching.prompts import check_class_names, fill
+from mll_hf.matching.prompts import check_class_names
 from mll_hf.selection.repo import check_licenses
 from mll_hf.selection.result import Selection
 from mll_hf.utils.images import is_one_image
@@ -157,9 +157,7 @@ class Pipeline:
         selection = self.ensemble.selection
         if template is None and (classes is None or set(classes) == set(selection.classes)):
             return self.ensemble
-        if template is not None:
-            fill([template], selection.classes[0])  # raises InputError before a model is loaded
-        asked = for_names(selection, classes, (template,) if template else ())
+        asked = for_names(selection, classes, () if template is None else (template,))
         return replace(self.ensemble, selection=asked, keeps_heads=False)
 
 

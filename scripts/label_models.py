@@ -103,7 +103,14 @@ def label(args: argparse.Namespace, models: Sequence[str]) -> Iterator[ModelResu
     )
     if args.ray:
         return label_on_ray(models, plan, None if args.ray == "auto" else args.ray)
-    return label_many(models, plan, lambda number, name: say(f"[{number}/{len(models)}] {name}"))
+    return label_many(announced(models), plan)
+
+
+def announced(models: Sequence[str]) -> Iterator[str]:
+    """The models, each with a message when its turn comes."""
+    for number, name in enumerate(models, 1):
+        say(f"[{number}/{len(models)}] {name}")
+        yield name
 
 
 # --- which models -----------------------------------------------------------------------------------------------------

@@ -70,12 +70,7 @@ class Residents:
         """Call ``work`` with a model, whose text tower is loaded if ``texts``.
 
         If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
-        again, and one model at a time is loaded from then on.
-
-        Raises:
-            ModelError: The model cannot be loaded or run.
-            InputError: The device is not available, or the dtype is unknown.
-            MissingExtraError: A package that the model needs is not installed.
+        again, and one model at a time is loaded from then on. Raises like :func:`~mll_hf.models.load_model`.
         """
         try:
             return work(self._get(model, texts))

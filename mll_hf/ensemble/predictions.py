@@ -71,17 +71,11 @@ class PredictionFile:
     Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
     the file is opened again. The fingerprint is in a file ``.<name>.run`` beside it, written before any prediction.
 
+    The fingerprint is that of :meth:`~mll_hf.ensemble.run.Ensemble.fingerprint`. An InputError if this is no CSV file,
+    or has other content, or predictions with another fingerprint.
+
     Attributes:
         done: Predicted class of the images that are done, by name; None for rejected and unreadable images.
-
-    Args:
-        path: The file.
-        classes: The class names.
-        fingerprint: Of what decides the predictions, see :meth:`~mll_hf.ensemble.run.Ensemble.fingerprint`.
-
-    Raises:
-        InputError: This is no CSV file, or it has other content, or predictions with another fingerprint.
-        StorageError: The file cannot be written.
     """
 
     def __init__(self, path: Path, classes: Sequence[str], fingerprint: str) -> None:

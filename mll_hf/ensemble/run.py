@@ -36,21 +36,18 @@ _log = logging.getLogger(__name__)
 def for_names(
     selection: Selection, classes: tuple[str, ...] | None = None, templates: tuple[str, ...] = ()
 ) -> Selection:
-    """The selection for other classes or prompt templates: its models, weights and temperatures, without its fit."""
-    scores, chosen, n_classes = selection.scores, selection.chosen, len(classes or selection.classes)
+    """The selection for other classes or prompt templates: its models, weights and temperatures, without its fit.
+
+    An InputError if a template does not have exactly one ``{}``.
+    """
+    scores, chosen, names = selection.scores, selection.chosen, classes or selection.classes
+    templates = templates or selection.prompt_templates
+    fill(templates, names[0])  # raises InputError before a model is loaded
     if classes or selection.trial:
-        scores = np.repeat(selection.weights[:, None], n_classes, axis=1)
+        scores = np.repeat(selection.weights[:, None], len(names), axis=1)
     if classes:
-        chosen = np.repeat(chosen.any(axis=1, keepdims=True), n_classes, axis=1)
-    return replace(
-        selection,
-        classes=classes or selection.classes,
-        scores=scores,
-        chosen=chosen,
-        trial=None,
-        templates=templates or selection.prompt_templates,
-        heads=(),
-    )
+        chosen = np.repeat(chosen.any(axis=1, keepdims=True), len(names), axis=1)
+    return replace(selection, classes=names, scores=scores, chosen=chosen, trial=None, templates=templates, heads=())
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ class Ensemble:
             Predictions for the next images, in their order.
 
         Raises:
-            InputError: A template is invalid, or images cannot be rejected by this share, selection or rule.
+            InputError: Images cannot be rejected by this share, selection or rule.
             ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
         threshold = None if reject is None else self.threshold(reject, rule)
@@ -138,7 +135,7 @@ class Ensemble:
         loaded or run. The model is freed afterwards. A cache keeps embeddings and heads.
 
         Raises:
-            InputError: There are no images, or a template is invalid.
+            InputError: There are no images.
         """
         self._check(images)
         digests, prompts = [image_digest(image) for image in images], digest_of(self._prompts)
@@ -232,11 +229,10 @@ class Ensemble:
             keep_heads(self.selection, [self._made[m] for m in chosen])
         return heads
 
-    def _check(self, images: Sequence[ImageLike]) -> None:
-        """Validate the arguments before a model is loaded."""
+    @staticmethod
+    def _check(images: Sequence[ImageLike]) -> None:
         if not images or is_one_image(images):
             raise InputError("there are no images to classify; give a list with at least one")
-        _ = self._prompts
 
     @cached_property
     def _prompts(self) -> list[tuple[str, ...]]:

@@ -43,15 +43,10 @@ def try_models(
     approve: Callable[[TrialPlan], bool] | None = None,
     cache: EmbeddingCache | None = None,
 ) -> Selection:
-    """Fit the U models of a shortlist to images in a trial, and choose among them.
+    """Fit the U models of a shortlist, which are not loaded yet, to a task's images in a trial, and choose among them.
 
-    Args:
-        ensemble: The shortlist's models, not loaded yet.
-        config: Gives the budget and ``k``.
-        task: The task, with images or examples.
-        sizes: [U] download sizes in bytes; by default looked up.
-        approve: Called with the plan before anything is fetched; returns False to decline it.
-        cache: Keeps embeddings of the images for the next trial.
+    ``config`` gives the budget and ``k``; ``sizes`` [U] are download sizes in bytes, by default looked up. ``approve``
+    is called with the plan before anything is fetched, and returns False to decline it.
 
     Raises:
         InputError: There are too few readable images, no model fits in the budget, or the plan is declined.

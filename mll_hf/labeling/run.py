@@ -33,7 +33,7 @@ from mll_hf.models.source import resolve_model
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
@@ -210,22 +210,10 @@ def _license_of(ref: ModelRef) -> str | None:
 # --- many models ------------------------------------------------------------------------------------------------------
 
 
-def label_many(
-    models: Sequence[str], plan: Plan, on_start: Callable[[int, str], None] = lambda _number, _name: None
-) -> Iterator[ModelResult]:
-    """Label models one after the other in this process; a failure does not stop the others.
+def label_many(models: Iterable[str], plan: Plan) -> Iterator[ModelResult]:
+    """Label models, ``org/name[@revision]`` or ``local-dir:PATH``, one after the other; yields one result per model.
 
-    Args:
-        models: ``org/name[@revision]`` or ``local-dir:PATH``.
-        plan: How to label them.
-        on_start: Called before each model with its number, from 1, and its name.
-
-    Yields:
-        One result per model.
-
-    Raises:
-        InputError: The device is not available.
-        StorageError: A file cannot be written; the next model would fail the same way.
+    A failure does not stop the others, but a StorageError does: the next model would fail the same way.
     """
 
     def label(name: str) -> ModelResult:
@@ -235,8 +223,7 @@ def label_many(
     published = published_before(plan)
     if plan.device:
         pick_device(plan.device)  # fails before any work
-    for number, name in enumerate(models, 1):
-        on_start(number, name)
+    for name in models:
         yield attempt(name, partial(label, name))
 
 
