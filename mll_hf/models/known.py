@@ -68,6 +68,7 @@ class KnownModel:
         download_bytes: Size of the weights: as the Hub shows it, else parameters times bytes per parameter.
         license: Lower-case id of the Hub; None if unknown.
         imagenet: Zero-shot top-1 accuracy on ImageNet, between 0 and 1; None if not published.
+        source: Ids of the sources that name the model, separated by spaces.
     """
 
     name: str
@@ -85,6 +86,7 @@ class KnownModel:
     download_bytes: int | None
     license: str | None
     imagenet: float | None
+    source: str
 
     @property
     def cost(self) -> Cost:
