@@ -19,21 +19,8 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.known import ids_of, spec_of, usable_models
-from mll_hf.models.published import (
-    DEFAULT_LABELS,
-    PUBLISHED,
-    open_labels,
-    published_graph,
-    split_location,
-)
-from mll_hf.selection import (
-    STRATEGIES,
-    Candidates,
-    SelectionConfig,
-    Task,
-    select,
-    shortlist_config,
-)
+from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, open_labels, published_graph, split_location
+from mll_hf.selection import STRATEGIES, Candidates, SelectionConfig, Task, select, shortlist_config
 from mll_hf.selection.candidates import unmatched
 from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
 from mll_hf.selection.select import mention_claims

@@ -39,45 +39,29 @@ class MatchedConcept:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Selection(ArrayFields):
-    """The chosen models for a list of classes, and the reasons.
-
-    Attributes:
-        classes: The C class names.
-        strategy: How models were scored and chosen.
-        k: Models per class, as asked for.
-        models: The M models that were scored, best overall first.
-        scores: [M, C] float64, as the strategy defines them; after a trial on images the agreement with the pool of
-            all models, with examples averaged with the accuracy on them.
-        chosen: [M, C] bool, which models are chosen for which class.
-        matches: Concepts that each class was matched to, best first; empty if the classes were not matched.
-        coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
-        domain: Domain of the task as given by the user; selects the prompts.
-        task: Task as given by the user.
-        trial: Results of the M models on images of the task; None without images.
-        estimate: Estimated accuracies of the M models on the task; None if the strategy's scores are no accuracies.
-        templates: Prompt templates with one ``{}`` each; by default those for domain and task.
-        notes: What else is known about the classes, one line each.
-        unmeasured: What models are made for (domains, names in a language) that the classes need, where none of these
-            models has published figures beside others and is within the limits.
-        heads: Of the chosen models, in their order; empty until made. Zero-shot heads, or after a fit those that it
-            made: the softmax of their logits gives probabilities.
-    """
+    """The chosen models for a list of C classes, and the reasons."""
 
     classes: tuple[str, ...]
-    strategy: Strategy
-    k: int
-    models: tuple[SelectedModel, ...]
+    strategy: Strategy  # how models were scored and chosen
+    k: int  # models per class, as asked for
+    models: tuple[SelectedModel, ...]  # the M models that were scored, best overall first
+    # [M, C] as the strategy defines them; after a trial on images the agreement with the pool of all models, with
+    # examples averaged with the accuracy on them
     scores: NDArray[np.float64]
-    chosen: NDArray[np.bool_]
-    matches: tuple[tuple[MatchedConcept, ...], ...]
-    coverage: NDArray[np.float64]
-    domain: str | None = None
-    task: str | None = None
-    trial: Trial | None = None
-    estimate: Estimate | None = None
-    templates: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    chosen: NDArray[np.bool_]  # [M, C] which models are chosen for which class
+    matches: tuple[tuple[MatchedConcept, ...], ...]  # of each class, best first; empty if it was not matched
+    coverage: NDArray[np.float64]  # [C] how well the graphs cover each class, 0 to 1; of ``mll`` the graphs in use
+    domain: str | None = None  # as given by the user; selects the prompts
+    task: str | None = None  # as given by the user
+    trial: Trial | None = None  # results of the M models on images of the task; None without images
+    estimate: Estimate | None = None  # of the M models on the task; None if the strategy's scores are no accuracies
+    templates: tuple[str, ...] = ()  # prompts with one ``{}`` each; by default those for domain and task
+    notes: tuple[str, ...] = ()  # what else is known about the classes, one line each
+    # What models are made for (domains, names in a language) that the classes need, where none of these models has
+    # published figures beside others and is within the limits
     unmeasured: tuple[str, ...] = ()
+    # Of the chosen models, in their order; empty until made. Zero-shot heads, or after a fit those that it made: the
+    # softmax of their logits gives probabilities
     heads: tuple[Head, ...] = ()
 
     def __repr__(self) -> str:

@@ -35,25 +35,15 @@ def _no_examples() -> Examples:
 
 @dataclass(frozen=True, eq=False)
 class Task(ArrayFields):
-    """What to classify.
+    """What to classify."""
 
-    Attributes:
-        classes: The C class names, all different.
-        domain: What the images look like ("photo", "sketch", "satellite image").
-        task: What the classes are for ("traffic sign recognition").
-        shares: [C] class shares among the images, summing to one; None to estimate them.
-        descriptions: A description of each class; None for those from templates and glosses.
-        images: Unlabeled images, a sample; some may be unreadable.
-        examples: Images with their class.
-    """
-
-    classes: tuple[str, ...]
-    domain: str | None = None
-    task: str | None = None
-    shares: NDArray[np.float64] | None = None
-    descriptions: tuple[Description, ...] | None = None
-    images: tuple[ImageLike, ...] = ()
-    examples: Examples = field(default_factory=_no_examples)
+    classes: tuple[str, ...]  # the C class names, all different
+    domain: str | None = None  # what the images look like ("photo", "sketch", "satellite image")
+    task: str | None = None  # what the classes are for ("traffic sign recognition")
+    shares: NDArray[np.float64] | None = None  # [C] among the images, summing to one; None to estimate them
+    descriptions: tuple[Description, ...] | None = None  # of each class; None for those from templates and glosses
+    images: tuple[ImageLike, ...] = ()  # unlabeled, a sample; some may be unreadable
+    examples: Examples = field(default_factory=_no_examples)  # images with their class
 
     @classmethod
     def of(
