@@ -46,11 +46,9 @@ class Head(ArrayFields):
         """The head whose logits are scale times cosine plus bias, from unit-norm text embeddings [C, D]."""
         return cls((scale * texts).astype(np.float32), np.full(len(texts), bias, np.float32))
 
-    def calibrated(self, temperature: float, offsets: NDArray[np.floating] | float = 0.0) -> Head:
-        """The head whose logits are divided by a temperature, then shifted by offsets [C]."""
-        bias = self.bias / temperature + np.asarray(offsets)
-        weights = self.weights / temperature
-        return replace(self, weights=weights.astype(np.float32), bias=bias.astype(np.float32))
+    def calibrated(self, temperature: float) -> Head:
+        """The head whose logits are divided by a temperature."""
+        return replace(self, weights=self.weights / np.float32(temperature), bias=self.bias / np.float32(temperature))
 
     def logits(self, embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
         """[N, C] logits of unit-norm embeddings [N, D]."""

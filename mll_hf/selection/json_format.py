@@ -13,7 +13,7 @@ from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.selection.candidates import Figures, SelectedModel
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.result import MatchedConcept, Selection
-from mll_hf.selection.strategies import SelectionConfig, Strategy
+from mll_hf.selection.strategies import Strategy
 from mll_hf.selection.trial import QUANTILES, Trial
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def selection_from_json(document: dict[str, Any]) -> Selection:
     selection = Selection(
         classes=classes,
         strategy=Strategy(document["strategy"]),
-        k=SelectionConfig(k=int(document["k"])).per_class,
+        k=int(_number(document["k"], 1)),
         models=models,
         scores=_numbers([model["scores"] for model in document["models"]], shape),
         chosen=_chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models)),

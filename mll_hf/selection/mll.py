@@ -1,19 +1,9 @@
 """Our selection strategy. It differs from the paper where the paper's estimates are noisy or not comparable.
 
-1. Recall is measured among as many candidates as the task has classes: 1 of 10 is easier than 1 of 9,000, and a model
-   that nearly wins among 9,000 may win among 10.
-2. The recall on concepts with few probe images is shrunk toward that on their hypernyms, and the recall on roots
-   toward the model's mean over the graph.
-3. The odds of recognizing images of the task's domain (photo, sketch, icon ...), relative to all images, are assumed to
-   be the same for all classes.
-4. Weights over concepts are normalized per class, so that classes are comparable.
-5. For a class without a similar concept in any graph, the model's mean recall is used.
-6. The same models are chosen for all classes, since probabilities of different models are not comparable per class.
-7. A model is preferred to the one with the highest mean recall only if it leads by more than five standard errors and
-   three points. The order of all other models is unchanged.
-8. Graphs are joined: for a concept in several graphs, the evidence is pooled. Graphs other than the reference are
-   ignored if they have no probe images of the task's domain. For a model without a label on a graph, its mean recall on
-   the reference is used, lowered by the difficulty of the graph for the other models.
+Recall is measured among as many candidates as the task has classes, shrunk toward that on hypernyms, corrected for the
+domain of the images, and pooled over graphs. Weights over concepts are normalized per class, so that classes are
+comparable; for a class without a similar concept in any graph, the model's mean recall is used. The same models are
+chosen for all classes, since probabilities of different models are not comparable per class.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def select(
     Raises:
         InputError: No model is within the limits and has an allowed license.
     """
-    strategy, is_ours = STRATEGIES[config.strategy], config.strategy is Strategy.MLL
+    strategy, is_ours, k = STRATEGIES[config.strategy], config.strategy is Strategy.MLL, config.k or 1
     classes, domain = candidates.match.classes, candidates.domain
     language, dataset = language_of(classes), recognize(classes)
     nominees = nominate(classes, domain, task, _branches(candidates), language, dataset)
@@ -99,13 +99,13 @@ def select(
     estimate = estimate and estimate.subset(order)
     chosen = np.zeros(scores.shape, np.bool_)
     if for_trial:
-        chosen[shortlist_first(ids, nominees, config.per_class, language)] = True
+        chosen[shortlist_first(ids, nominees, k, language)] = True
     elif strategy.as_in_paper:
-        np.put_along_axis(chosen, np.argsort(-scores, axis=0, kind="stable")[: config.per_class], True, axis=0)
+        np.put_along_axis(chosen, np.argsort(-scores, axis=0, kind="stable")[:k], True, axis=0)
     elif estimate and is_ours and config.k is None:
         chosen[best_value(models, estimate)] = True
     else:
-        chosen[: config.per_class] = True
+        chosen[:k] = True
     measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
     claims = [claim for claim in dict.fromkeys(nominee.claim for nominee in nominees) if claim not in measured]
     coverage = candidates.match.coverage.astype(np.float64)
@@ -114,7 +114,7 @@ def select(
     return Selection(
         classes=classes,
         strategy=config.strategy,
-        k=config.per_class,
+        k=k,
         models=tuple(models),
         scores=scores,
         chosen=chosen,

@@ -151,11 +151,6 @@ class SelectionConfig:
                 given = shortened(str(value), 40)
                 raise InputError(f"{option.name} is {given!r}; {error}") from None
 
-    @property
-    def per_class(self) -> int:
-        """Models per class without a trial on images."""
-        return self.k or 1
-
 
 def configured(config: SelectionConfig, options: Mapping[str, Any]) -> SelectionConfig:
     """The configuration with some fields replaced.

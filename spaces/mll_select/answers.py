@@ -77,7 +77,7 @@ class Question:
             raise InputError(f"the domain is longer than {_MAX_DOMAIN_LENGTH} characters; use a few words")
         given = {name: value for name, value in options.items() if value not in (None, "", 0, [], ())}
         config = configured(SelectionConfig(), given)
-        if config.per_class > MAX_MODELS:
+        if (config.k or 1) > MAX_MODELS:
             raise InputError(f"the number of models is {config.k}; choose 1 to {MAX_MODELS}")
         return cls(names, domain or None, {name: getattr(config, name) for name in given})
 
