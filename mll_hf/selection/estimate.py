@@ -88,14 +88,10 @@ class Estimate(ArrayFields):
     def update(
         self, models: Sequence[int], mean: Floats, errors: Floats, basis: Basis, common: float | Floats = 0.0
     ) -> Estimate:
-        """The estimate after an independent observation of the accuracies of T of the models.
+        """The estimate after an independent observation of the accuracies of T of the models, at these positions.
 
-        Args:
-            models: [T] positions of the models.
-            mean: [T] observed accuracies, in logits.
-            errors: [T] their standard errors, positive.
-            basis: What the new estimate rests on.
-            common: Standard error that the observations share, or of each one the part that they share, [T].
+        ``mean`` [T] are the observed accuracies, in logits, ``errors`` [T] their standard errors, positive, and
+        ``common`` the standard error that the observations share, or of each one the part that they share, [T].
         """
         rows = list(models)
         shared = self.covariance[:, rows]

@@ -192,10 +192,7 @@ def penalize_uncertain_leads(recall: Floats, errors: Floats, reference: int) -> 
     largest factor with which none reaches the reference; this keeps their order. Missing measurements of the reference
     do not increase the required lead.
 
-    Args:
-        recall: [M, C] estimates.
-        errors: [M, 2] see :func:`estimated_recall`.
-        reference: Row of the reference, which is not changed.
+    Estimates [M, C] and errors [M, 2] are those of :func:`estimated_recall`; the row of the reference is not changed.
     """
     mean, margin = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than the rounding error of a mean
     measured = np.hypot(errors[:, 0], errors[reference, 0])

@@ -60,15 +60,9 @@ class Task(ArrayFields):
     ) -> Task:
         """Validate a task as the user gives it.
 
-        Args:
-            classes: Class names, or names by number like ``id2label`` of transformers.
-            domain: See :class:`Task`.
-            task: See :class:`Task`.
-            shares: ``equal``, shares by class name, or one per class in their order; by default estimated.
-            descriptions: One per class, in their order.
-            images: Unlabeled images: paths, encoded bytes or PIL images.
-            examples: Images with the names of their classes, and weights if they were not drawn with equal chances.
-            most_images: Images, and examples, beyond this number are left out at random.
+        Names of classes may be by number, like ``id2label`` of transformers. Shares are ``equal``, by class name, or
+        one per class. Images are paths, encoded bytes or PIL images; examples also have the name of their class, and a
+        weight if they were not drawn with equal chances. More than ``most_images`` of either are a random sample.
 
         Raises:
             InputError: A class name, share, description, image or example cannot be used, or they are too few.

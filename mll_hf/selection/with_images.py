@@ -128,14 +128,9 @@ def choose_with_images(
     Unlabeled images rank the models by agreement, examples by accuracy. Only examples change the estimate that is
     shown: without them it is that of the class names, for the models in their new order.
 
-    Args:
-        shortlist: The selection by class names.
-        tried: Positions in its chosen models of the M models that were tried.
-        embedded: Of each of them, the images and the zero-shot head.
-        config: Gives ``k``.
-        classes: [E] classes of the first E images.
-        shares: [C] class shares; None to estimate them.
-        weights: [E] weights of the examples; None for equal ones.
+    Of the models chosen in the shortlist, M were tried, at positions ``tried``; ``embedded`` has the images and the
+    zero-shot head of each. The first E images are examples of ``classes`` [E] with ``weights`` [E], by default equal
+    ones. Class shares [C] are estimated if not given.
 
     Raises:
         InputError: An embedding is not finite.
