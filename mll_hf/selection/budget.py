@@ -83,11 +83,7 @@ class TrialPlan:
 
 
 def plan_trial(shortlist: Shortlist, names: Sequence[str]) -> TrialPlan:
-    """Plan a trial of models with these names [M].
-
-    Raises:
-        InputError: No model fits in the budget.
-    """
+    """Plan a trial of models with these names [M]; an InputError if none fits in the budget."""
     prior, sizes, budget = shortlist.prior, shortlist.sizes, shortlist.budget
     smallest = min(range(len(sizes)), key=lambda m: sizes[m])
     if sizes[smallest] > budget:

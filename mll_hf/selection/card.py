@@ -27,10 +27,8 @@ FITTED = (
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
     """The README of a repo or folder with a selection, with these licenses of the chosen models; None where unknown.
 
-    Updates our fields of the metadata and our section of the existing README, and keeps every other byte.
-
-    Raises:
-        CardError: The existing README cannot be edited.
+    Updates our fields of the metadata and our section of the existing README, and keeps every other byte. A CardError
+    if it cannot be edited.
     """
     text = edit_metadata(readme, [SELECTION_TAG], _metadata(selection, licenses))
     if not readme.strip():

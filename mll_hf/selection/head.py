@@ -70,11 +70,7 @@ def heads_to_bytes(heads: Sequence[Head], models: Sequence[ModelRef], classes: S
 
 
 def heads_from_bytes(blob: bytes, models: Sequence[ModelRef], classes: Sequence[str]) -> tuple[Head, ...]:
-    """Parse and validate the content of a file of heads.
-
-    Raises:
-        InputError: It is damaged, or of other models or classes.
-    """
+    """Parse the content of a file of heads; an InputError if it is damaged, or of other models or classes."""
     try:
         metadata, tensors = read_metadata(blob, _MAX_HEADER), load(blob)
         if metadata["classes"] != list(classes):

@@ -54,10 +54,8 @@ def select(
     """Choose models for each class; ``task`` is its purpose, as given by the user, and kept for the prompts.
 
     With strategy ``mll`` and no ``k``, the choice is the best value: of the models that fit in this machine's memory,
-    the cheapest one within a point of the best. For a trial, it starts with models made for the domain or language.
-
-    Raises:
-        InputError: No model is within the limits and has an allowed license.
+    the cheapest one within a point of the best. For a trial, it starts with models made for the domain or language. An
+    InputError if no model is within the limits and has an allowed license.
     """
     strategy, is_ours, k = STRATEGIES[config.strategy], config.strategy is Strategy.MLL, config.k or 1
     classes, domain = candidates.match.classes, candidates.domain
@@ -150,11 +148,7 @@ def _for_all_classes(scores: NDArray[np.float64], classes: Sequence[str]) -> NDA
 
 
 def within_limits(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Keep what the strategy compares, within the limits of size and license. Unknown costs are beyond any limit.
-
-    Raises:
-        InputError: No model is left.
-    """
+    """What the strategy compares, within the limits of size and license; unknown costs are beyond any limit."""
     strategy = STRATEGIES[config.strategy]
     if not strategy.needs_labels:
         candidates = replace(candidates.subset([]), published=usable_models())

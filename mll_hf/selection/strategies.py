@@ -153,11 +153,7 @@ class SelectionConfig:
 
 
 def configured(config: SelectionConfig, options: Mapping[str, Any]) -> SelectionConfig:
-    """The configuration with some fields replaced.
-
-    Raises:
-        InputError: An option is unknown, or a value is of a wrong type or out of its range.
-    """
+    """The configuration with some fields replaced; an InputError if one is unknown, or its value is wrong."""
     names = [option.name for option in fields(config)]
     if unknown := sorted(options.keys() - set(names)):
         raise InputError(f"unknown option '{unknown[0]}'; choose from {', '.join(names)}")

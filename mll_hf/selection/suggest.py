@@ -32,11 +32,7 @@ _MIN_NORM = 1e-12
 def suggest(probabilities: Floats, count: int, seed: int = 0) -> tuple[NDArray[np.int64], Floats]:
     """Draw this number of images to label by their predicted probabilities [N, C], not NaN.
 
-    Returns:
-        Ascending positions [count], and weights [count] with mean 1.
-
-    Raises:
-        InputError: The number is not between 1 and N.
+    Returns ascending positions [count], and weights [count] with mean 1. An InputError if there are fewer images.
     """
     n_images = len(probabilities)
     if not 1 <= count <= n_images:

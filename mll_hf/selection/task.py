@@ -103,11 +103,7 @@ def trial_sample(n_images: int, most_images: int) -> NDArray[np.int64]:
 def parse_shares(
     shares: str | Mapping[str, float] | Sequence[float] | NDArray[np.float64] | None, classes: Sequence[str]
 ) -> NDArray[np.float64] | None:
-    """Class shares [C] that sum to one; None to estimate them. Zeros are raised, as no image could refute them.
-
-    Raises:
-        InputError: The shares do not name every class, or are not C non-negative numbers.
-    """
+    """Class shares [C] that sum to one; None to estimate them. Zeros are raised, as no image could refute them."""
     if shares is None:
         return None
     if isinstance(shares, str):

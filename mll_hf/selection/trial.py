@@ -35,11 +35,7 @@ class Trial(ArrayFields):
     resemblance: Floats  # [101] quantiles of the images' :func:`resemblance`, by heads fitted without them
 
     def threshold(self, reject: float) -> float:
-        """The resemblance that a share of the task's images is below.
-
-        Raises:
-            InputError: The share is not between 0 and 1.
-        """
+        """The resemblance that a share of the task's images is below; an InputError if it is not between 0 and 1."""
         if not (isinstance(reject, (int, float)) and 0 < reject < 1):
             raise InputError(f"the share to reject is {reject!r:.20}; give a number between 0 and 1, such as 0.05")
         return float(np.interp(reject, QUANTILES, self.resemblance))

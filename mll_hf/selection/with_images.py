@@ -60,11 +60,7 @@ _CONVERGED = 1e-9
 
 
 def shortlist_config(config: SelectionConfig) -> SelectionConfig:
-    """The configuration for choosing the models to try from the class names.
-
-    Raises:
-        InputError: The strategy takes no images.
-    """
+    """The configuration for choosing the models to try; an InputError if the strategy takes no images."""
     if config.strategy is not Strategy.MLL:
         raise InputError(
             f"images are used by strategy 'mll' only, not by '{config.strategy}'; leave out the images or the strategy"
@@ -130,10 +126,7 @@ def choose_with_images(
 
     Of the models chosen in the shortlist, M were tried, at positions ``tried``; ``embedded`` has the images and the
     zero-shot head of each. The first E images are examples of ``classes`` [E] with ``weights`` [E], by default equal
-    ones. Class shares [C] are estimated if not given.
-
-    Raises:
-        InputError: An embedding is not finite.
+    ones. Class shares [C] are estimated if not given. An InputError if an embedding is not finite.
     """
     rows = [shortlist.chosen_models[position] for position in tried]
     n_models, n_classes = len(rows), len(shortlist.classes)
