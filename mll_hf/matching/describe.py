@@ -131,16 +131,10 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
     if not isinstance(content, dict):
         raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
     by_words = {clean_class_name(normalized_name(key)).casefold(): value for key, value in content.items()}
-    texts: dict[str, tuple[str, ...]] = {}
-    missing, unusable = [], []
-    for name in classes:
-        value = content.get(name, by_words.get(clean_class_name(name).casefold()))
-        if value is None:
-            missing.append(name)
-        elif found := _texts(value):
-            texts[name] = found
-        else:
-            unusable.append(name)
+    values = {name: content.get(name, by_words.get(clean_class_name(name).casefold())) for name in classes}
+    texts = {name: _texts(value) for name, value in values.items()}
+    missing = [name for name in classes if values[name] is None]
+    unusable = [name for name in classes if values[name] is not None and not texts[name]]
     errors = [f"no description of {_listed(missing)}"] if missing else []
     errors += [f"no text or list of texts for {_listed(unusable)}"] if unusable else []
     if errors:

@@ -103,67 +103,51 @@ def is_one_image(images: object) -> bool:
     return isinstance(images, (str, bytes, Mapping)) or not is_iterable
 
 
-class _UnreadableError(Exception):
-    """Why an image cannot be read."""
-
-
 def open_image(source: ImageLike | None) -> Image.Image | None:
     """Read an image (a path, encoded bytes, or a PIL image), decode it to RGB and rotate it by EXIF.
 
     None if there is none, or it cannot be read or decoded, or is too elongated.
     """
-    try:
-        return _decoded(_content(source or b""))
-    except _UnreadableError:
-        return None
+    found = _read(source or b"")
+    return None if isinstance(found, str) else found
 
 
 def why_unreadable(source: ImageLike) -> str:
     """Why :func:`open_image` returns None."""
-    try:
-        _decoded(_content(source))
-    except _UnreadableError as error:
-        return str(error)
-    return "it cannot be read with this much memory"
+    found = _read(source)
+    return found if isinstance(found, str) else "it cannot be read with this much memory"
 
 
 def warn_of_unreadable(images: Sequence[ImageLike], what: str = "images") -> None:
     """Warn of images that cannot be read, with the reasons of the first."""
     if images:
-        reasons = [f"{_name(image)} ({why_unreadable(image)})" for image in images[:3]]
+        names = [str(image) if isinstance(image, (str, Path)) else "an image without a path" for image in images]
+        reasons = [f"{name} ({why_unreadable(image)})" for name, image in zip(names[:3], images, strict=False)]
         more = f" and {len(images) - 3} more" if len(images) > 3 else ""
         _log.warning("left out %d unreadable of the %s: %s%s", len(images), what, ", ".join(reasons), more)
 
 
-def _name(image: ImageLike) -> str:
-    return str(image) if isinstance(image, (str, Path)) else "an image without a path"
-
-
-def _content(source: ImageLike) -> bytes | Image.Image:
-    if not isinstance(source, (str, Path)):
-        return source
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise _UnreadableError("a broken link" if os.path.islink(source) else error.strerror) from None
-    except ValueError:
-        raise _UnreadableError("its path has an invalid character") from None
-
-
-def _decoded(content: bytes | Image.Image) -> Image.Image:
+def _read(source: ImageLike) -> Image.Image | str:
+    """The decoded image, or why it cannot be read."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
+        content = Path(source).read_bytes() if isinstance(source, (str, Path)) else source
+    except OSError as error:
+        return "a broken link" if os.path.islink(str(source)) else str(error.strerror)
+    except ValueError:
+        return "its path has an invalid character"
+    try:
         image = content if isinstance(content, Image.Image) else open_header(content)
         if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
-            raise _UnreadableError(f"too elongated, {image.size[0]} x {image.size[1]} pixels")
+            return f"too elongated, {image.size[0]} x {image.size[1]} pixels"
         return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:
-        raise _UnreadableError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels") from None
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
     except UnidentifiedImageError:
-        raise _UnreadableError(_unidentified(content)) from None
+        return _unidentified(content)
     except DECODING_ERRORS as error:
-        raise _UnreadableError(f"damaged: {one_line(error, 80)}") from None
+        return f"damaged: {one_line(error, 80)}"
 
 
 def open_header(content: bytes, formats: tuple[str, ...] | None = None) -> Image.Image:
