@@ -19,7 +19,7 @@ from mll_hf.models.published import PROBE, figures, figures_by_language
 from mll_hf.utils.text import parameter_count
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from mll_hf.matching.datasets import Recognized
     from mll_hf.models.known import KnownModel
@@ -44,8 +44,7 @@ class Nominee:
         accuracy: Published accuracy on ImageNet's classes with names in the language; None without a figure. For a
             language without figures, the mean over the `RARE` languages with the fewest named classes.
         sets: Number of data sets behind the gain.
-        sources: Ids of the sources of these figures.
-        recommended: Whether the figures speak for it, and it loads without conditions or a conversion.
+        better: Whether the figures speak for it.
         beyond: Whether it is beyond the user's limits.
     """
 
@@ -55,9 +54,13 @@ class Nominee:
     logit_gain: float | None = None
     accuracy: float | None = None
     sets: int = 0
-    sources: tuple[str, ...] = ()
-    recommended: bool = False
+    better: bool = False
     beyond: bool = False
+
+    @property
+    def recommended(self) -> bool:
+        """Whether the figures speak for it, and nothing must be done before it can be loaded."""
+        return self.better and not self.obstacle
 
     @property
     def obstacle(self) -> str:
@@ -99,13 +102,13 @@ def nominate(
     language = language_of(classes) if language is None else language
     claims = domains_of(classes, domain, task, branches, dataset)
     found = [nominee for claim in claims for nominee in _of_domain(claim)]
-    found += _of_language(language) if language != ENGLISH else ()
+    found += _of_language(language) if language != ENGLISH else []
     return tuple(sorted(found, key=_order))
 
 
 def with_limits(nominees: Sequence[Nominee], beyond: Collection[str]) -> tuple[Nominee, ...]:
     """The nominees in their new order, if models with these ids are beyond the user's limits."""
-    marked = [replace(n, recommended=False, beyond=True) if n.model.hub_id in beyond else n for n in nominees]
+    marked = [replace(n, beyond=True) if n.model.hub_id in beyond else n for n in nominees]
     return tuple(sorted(marked, key=_order))
 
 
@@ -150,39 +153,30 @@ def _better_by(nominee: Nominee) -> str:
     return f"on {sets} it was {abs(points):.0f} points {'better' if points >= 0 else 'worse'} than general models"
 
 
-def _of_domain(domain: str) -> Iterable[Nominee]:
-    gains = _gains(domain)
-    for model in known_models():
-        if domain not in model.domains:
-            continue
-        if not (rows := gains.get(model.name)):
-            yield Nominee(model, domain)
-            continue
-        sets = sum(figure.sets for *_, figure in rows)
-        gain = sum(gain * figure.sets for gain, _, figure in rows) / sets
-        in_logits = sum(gain * figure.sets for _, gain, figure in rows) / sets
-        better = sum(figure.sets for gain, _, figure in rows if gain > 0)
-        sources = tuple(sorted({figure.source for *_, figure in rows}))
-        recommended = gain >= _MIN_GAIN and 2 * better >= sets and _is_ready(model)
-        yield Nominee(model, domain, gain, in_logits, sets=sets, sources=sources, recommended=recommended)
-
-
 @cache
-def _gains(domain: str) -> Mapping[str, list[tuple[float, float, Figure]]]:
-    """By specialist, for each figure: the gain over the best general model, the same in logits, and the figure."""
+def _of_domain(domain: str) -> tuple[Nominee, ...]:
+    """The models made for a domain; their gains are over the best general model of the same source."""
     special = {model.name for model in known_models() if model.domains}
     groups: dict[tuple[str, str, str], list[Figure]] = defaultdict(list)
     for figure in figures():
         if figure.domain == domain and figure.metric != PROBE:
             groups[figure.dataset, figure.metric, figure.source].append(figure)
-    found: dict[str, list[tuple[float, float, Figure]]] = defaultdict(list)
+    pairs: dict[str, list[tuple[Figure, float]]] = defaultdict(list)
     for group in groups.values():
         general = [figure.value for figure in group if figure.model not in special]
         for figure in group if general else ():
-            if figure.model in special:
-                best = max(general)
-                found[figure.model].append((figure.value - best, _logit(figure.value) - _logit(best), figure))
-    return found
+            pairs[figure.model].append((figure, max(general)))
+    return tuple(_with_gain(model, domain, pairs[model.name]) for model in known_models() if domain in model.domains)
+
+
+def _with_gain(model: KnownModel, domain: str, pairs: Sequence[tuple[Figure, float]]) -> Nominee:
+    if not pairs:
+        return Nominee(model, domain)
+    sets = sum(figure.sets for figure, _ in pairs)
+    gain = sum((figure.value - best) * figure.sets for figure, best in pairs) / sets
+    in_logits = sum((_logit(figure.value) - _logit(best)) * figure.sets for figure, best in pairs) / sets
+    better = sum(figure.sets for figure, best in pairs if figure.value > best)
+    return Nominee(model, domain, gain, in_logits, sets=sets, better=gain >= _MIN_GAIN and 2 * better >= sets)
 
 
 def _logit(share: float) -> float:
@@ -190,16 +184,12 @@ def _logit(share: float) -> float:
     return math.log(inside / (1 - inside))
 
 
-def _of_language(language: str) -> Iterable[Nominee]:
+def _of_language(language: str) -> list[Nominee]:
     table = language_figures(language)
     claiming = [m for m in known_models() if language in m.languages or MANY_LANGUAGES in m.languages]
-    best = max((table[model.name] for model in claiming if model.name in table and _is_ready(model)), default=0.0)
-    for model in claiming:
-        if model.name in table:
-            recommended = table[model.name] >= best - _MIN_GAIN and _is_ready(model)
-            yield Nominee(model, language, accuracy=table[model.name], sources=("babel",), recommended=recommended)
-        else:
-            yield Nominee(model, language)
+    found = [Nominee(model, language, accuracy=table.get(model.name)) for model in claiming]
+    best = max((nominee.accuracy or 0.0 for nominee in found if not nominee.obstacle), default=0.0)
+    return [replace(n, better=n.accuracy is not None and n.accuracy >= best - _MIN_GAIN) for n in found]
 
 
 @cache
@@ -210,10 +200,6 @@ def language_figures(language: str) -> Mapping[str, float]:
         return tables[language]
     rare = [tables[each.code] for each in languages()[-RARE:]]
     return {name: sum(table[name] for table in rare) / len(rare) for name in rare[0]}
-
-
-def _is_ready(model: KnownModel) -> bool:
-    return model.loadable and model.weights != PICKLE_ONLY and not model.gated
 
 
 def _order(nominee: Nominee) -> tuple[bool, bool, float, int, str]:

@@ -44,7 +44,6 @@ def test_a_specialist_is_recommended_by_figures_beside_general_models():
     assert (first.model.name, first.claim, first.sets) == ("redlessone/DermLIP_ViT-B-16", "dermatology", 7)
     assert first.recommended
     assert first.gain == pytest.approx(0.277, abs=0.0005)  # over OpenAI's ViT-L/14
-    assert first.sources == ("dermfm",)
     by_name = {nominee.model.name: nominee for nominee in others}
     pickle = by_name["microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"]
     gated = by_name["google/medsiglip-448"]
