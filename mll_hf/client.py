@@ -183,9 +183,7 @@ class Client:
         """
         config = configured(config or SelectionConfig(), options)
         given = Task.of(classes, domain=domain, task=task, descriptions=descriptions)
-        selection = self._from_names(given, config)
-        self._say_notes(given)
-        return selection
+        return self._from_names(given, config)
 
     def fit(
         self,
@@ -234,16 +232,11 @@ class Client:
             raise InputError("there are no images to fit to; give images or examples, or use select")
         ensemble, kept = self.load(self.shortlist(given, config)), EmbeddingCache(Path(cache)) if cache else None
         selection = try_models(ensemble, config, given, approve=approve, cache=kept)
-        self._say_notes(given)
         return selection if config.licenses else self._with_licenses(selection, config)[0]
 
     def shortlist(self, task: Task, config: SelectionConfig) -> Selection:
         """The models to try on the task's images, those made for its domain or language first. Raises like select."""
         return self._from_names(task, shortlist_config(config), for_trial=True)
-
-    def _say_notes(self, task: Task) -> None:
-        for line in lint(task.classes, self.labels.union.graph):
-            _log.warning(line)
 
     def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
         """Choose without images, and confirm the licenses of the chosen models with the Hub, since labels are claims.
@@ -271,7 +264,9 @@ class Client:
         return selection
 
     def _candidates(self, task: Task, config: SelectionConfig) -> Candidates:
-        """The models to choose from, and the concepts of the classes, as the strategy needs them."""
+        """The models to choose from, and the concepts of the classes; says what may be wrong with their names."""
+        for line in lint(task.classes, self.labels.union.graph):
+            _log.warning(line)
         labels, as_in_paper, match = self.labels, STRATEGIES[config.strategy].as_in_paper, unmatched(task.classes)
         embeddings: tuple[ProbeEmbeddings, ...] = ()
         try:

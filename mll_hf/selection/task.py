@@ -71,6 +71,11 @@ class Task(ArrayFields):
         for option, text in (("domain", domain), ("task", task)):
             if not isinstance(text, str | None):
                 raise InputError(f"{option} is {shortened(repr(text), 40)}; give a short text, or leave it out")
+        described = None if descriptions is None else tuple(descriptions)
+        if described is not None and tuple(each.class_name for each in described) != names:
+            raise InputError("the descriptions do not match the classes; give one per class, in the same order")
+        if empty := [each.class_name for each in described or () if not each.texts]:
+            raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
         examples = list(examples)
         known = check_examples(examples, names, most_images) if examples else _no_examples()
         return cls(
@@ -78,7 +83,7 @@ class Task(ArrayFields):
             domain,
             task,
             parse_shares(shares, names),
-            _check_descriptions(descriptions, names),
+            described,
             _sample(images, len(known.images), most_images),
             known,
         )
@@ -126,18 +131,6 @@ def parse_shares(
         raise InputError(f"shares of classes must be {len(classes)} numbers, none below 0 and not all 0")
     values = np.maximum(values / values.sum(), _MIN_SHARE)
     return values / values.sum()
-
-
-def _check_descriptions(
-    descriptions: Sequence[Description] | None, names: tuple[str, ...]
-) -> tuple[Description, ...] | None:
-    if descriptions is None:
-        return None
-    if tuple(d.class_name for d in descriptions) != names:
-        raise InputError("the descriptions do not match the classes; give one per class, in the same order")
-    if empty := [d.class_name for d in descriptions if not d.texts]:
-        raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
-    return tuple(descriptions)
 
 
 def _sample(images: Sequence[ImageLike], n_examples: int, most_images: int) -> tuple[ImageLike, ...]:

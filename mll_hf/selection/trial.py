@@ -47,5 +47,4 @@ def resemblance(logits: NDArray[np.floating], weights: Floats) -> Floats:
     Logits of fitted heads tell how much closer an image is to a class than to the mean of all images (relative
     Mahalanobis distance, Ren et al., 2021); probabilities do not.
     """
-    found: Floats = np.average(logits.max(axis=2), axis=0, weights=weights)
-    return found
+    return np.asarray(np.average(logits.max(axis=2), axis=0, weights=weights))
