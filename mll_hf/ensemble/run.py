@@ -17,7 +17,7 @@ from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.selection.head import Head
 from mll_hf.selection.repo import heads_key, keep_heads, zero_shot_heads
-from mll_hf.selection.trial import resemblance
+from mll_hf.selection.result import resemblance
 from mll_hf.utils.files import digest_of
 from mll_hf.utils.images import is_one_image
 

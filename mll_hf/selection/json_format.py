@@ -12,9 +12,8 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.selection.candidates import Figures, SelectedModel
 from mll_hf.selection.estimate import Basis, Estimate
-from mll_hf.selection.result import MatchedConcept, Selection
+from mll_hf.selection.result import QUANTILES, MatchedConcept, Selection, Trial
 from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.trial import QUANTILES, Trial
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

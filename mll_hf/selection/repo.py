@@ -232,12 +232,7 @@ def _check_pinned(selection: Selection, whose: str = "") -> None:
 
 
 def check_licenses(selection: Selection, licenses: Sequence[str], token: str | None = None) -> None:
-    """Check that the chosen models have one of the licenses, by the Hub, before any download.
-
-    Raises:
-        InputError: The license of a model is not allowed, or unknown.
-        HubError: The Hub cannot be reached.
-    """
+    """Check with the Hub that the chosen models have one of the licenses; an InputError if one has another or none."""
     allowed = {license.strip().lower() for license in ([licenses] if isinstance(licenses, str) else licenses)}
     found = licenses_of([ref.repo_id for ref in _chosen(selection)], token)
     if refused := [f"{id} ({license or 'unknown'})" for id, license in found.items() if license not in allowed]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mll_hf.selection.estimate import Estimate
     from mll_hf.selection.head import Head
     from mll_hf.selection.strategies import Strategy
-    from mll_hf.selection.trial import Trial
+
+QUANTILES = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,38 @@ class MatchedConcept:
     id: str
     name: str
     weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trial(ArrayFields):
+    """Results of M models on N images, of which E are examples.
+
+    Without examples, images count as classified correctly if they are classified as by the pool of all models.
+    """
+
+    n_images: int
+    n_examples: int
+    zero_shot: NDArray[np.float64]  # [M] share of the examples that the zero-shot head classifies correctly
+    fitted: NDArray[np.float64]  # [M] the same for the fitted head, on images that it was not fitted to
+    strengths: NDArray[np.float64]  # [M] of the fit; 0 for models that are used without
+    weights: NDArray[np.float64]  # [M] of the models in a pool
+    shares: NDArray[np.float64]  # [C] estimated class shares
+    resemblance: NDArray[np.float64]  # [101] quantiles of the images' :func:`resemblance`, by heads fitted without them
+
+    def threshold(self, reject: float) -> float:
+        """The resemblance that a share of the task's images is below; an InputError if it is not between 0 and 1."""
+        if not (isinstance(reject, (int, float)) and 0 < reject < 1):
+            raise InputError(f"the share to reject is {reject!r:.20}; give a number between 0 and 1, such as 0.05")
+        return float(np.interp(reject, QUANTILES, self.resemblance))
+
+
+def resemblance(logits: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N] how much images resemble any class: the weighted mean of the largest logit of each head, of [U, N, C].
+
+    Logits of fitted heads tell how much closer an image is to a class than to the mean of all images (relative
+    Mahalanobis distance, Ren et al., 2021); probabilities do not.
+    """
+    return np.asarray(np.average(logits.max(axis=2), axis=0, weights=weights))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,9 +128,7 @@ class Selection(ArrayFields):
     @property
     def weights(self) -> NDArray[np.float64]:
         """[M] non-negative weights of the models when predictions are pooled."""
-        if self.trial is None:
-            return np.maximum(self.overall, 0)  # the paper's r can be negative
-        return self.trial.weights
+        return self.trial.weights if self.trial else np.maximum(self.overall, 0)  # the paper's r can be negative
 
     @property
     def temperatures(self) -> NDArray[np.float64]:
@@ -121,11 +152,7 @@ class Selection(ArrayFields):
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
-        """The concepts that a class was matched to, best first.
-
-        Raises:
-            InputError: The selection has no such class.
-        """
+        """The concepts that a class was matched to, best first; an InputError if the selection has no such class."""
         if class_name not in self.classes:
             raise InputError(f"the selection has no class '{class_name}'; it has {', '.join(self.classes[:5])} ...")
         return self.matches[self.classes.index(class_name)]
@@ -138,11 +165,7 @@ class Selection(ArrayFields):
 
     @classmethod
     def from_json(cls, document: Any) -> Selection:  # noqa: ANN401 - parsed JSON
-        """Parse a selection.
-
-        Raises:
-            InputError: The document was not made by :meth:`to_json`.
-        """
+        """Parse a selection; an InputError if the document was not made by :meth:`to_json`."""
         from mll_hf.selection.json_format import selection_from_json
 
         try:

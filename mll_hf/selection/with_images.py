@@ -16,8 +16,8 @@ from mll_hf.errors import InputError
 from mll_hf.selection.estimate import Basis, Estimate
 from mll_hf.selection.fit import STRENGTHS, fit
 from mll_hf.selection.probabilities import DIGITS, logit, sigmoid
+from mll_hf.selection.result import QUANTILES, Trial, resemblance
 from mll_hf.selection.strategies import Strategy
-from mll_hf.selection.trial import QUANTILES, Trial, resemblance
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ import pytest
 from mll_hf.errors import InputError
 from mll_hf.selection import Head
 from mll_hf.selection.fit import fit
+from mll_hf.selection.result import resemblance
 from mll_hf.selection.suggest import effective_counts, suggest
-from mll_hf.selection.trial import resemblance
 
 PREDICTED = np.random.default_rng(0).dirichlet(np.full(4, 0.3), 200)
 
