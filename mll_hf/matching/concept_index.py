@@ -140,37 +140,34 @@ class ConceptIndex:
         starts = np.cumsum([0, *(len(concept.lemmas) for concept in graph.concepts[:-1])]).astype(np.int64)
         return cls(graph, encoder, captions, lemmas, starts, glosses, WordIndex.build(graph))
 
-    def match_captions(self, descriptions: Sequence[Description], top: int = PAPER_CONCEPTS) -> ClassMatch:
-        """Match as in the paper: ``z_vy = cos(e(d_v), e(d_y))`` for the ``top`` best concepts, else 0."""
+    def match_captions(self, descriptions: Sequence[Description]) -> ClassMatch:
+        """Match as in the paper: ``z_vy = cos(e(d_v), e(d_y))`` for the best :data:`PAPER_CONCEPTS`, else 0."""
         cosines = np.round(self._encode_descriptions(descriptions) @ self.captions.T, _DIGITS)
-        concepts = _top_indices(cosines, top)
-        similarities = np.take_along_axis(cosines, concepts, axis=1).astype(np.float32)
-        names = embed_names(self.encoder, _names(descriptions))
-        coverage = self._coverage(descriptions, self._logits(descriptions, names))
-        return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id, names)
+        return self._matched(descriptions, PAPER_CONCEPTS, cosines)
 
-    def match(self, descriptions: Sequence[Description], top: int = CONCEPTS) -> ClassMatch:
+    def match(self, descriptions: Sequence[Description]) -> ClassMatch:
         """Match by name and meaning.
 
         The logit of a concept for a class is a weighted sum of six features, see :class:`LogitWeights`. Descriptions by
         users and language models are used; those from templates have no further information. Weights are a softmax over
-        the ``top`` best concepts.
+        the best :data:`CONCEPTS`.
         """
-        names = embed_names(self.encoder, _names(descriptions))
+        return self._matched(descriptions, CONCEPTS)
+
+    def _matched(
+        self, descriptions: Sequence[Description], top: int, cosines: NDArray[np.float64] | None = None
+    ) -> ClassMatch:
+        classes = tuple(description.class_name for description in descriptions)
+        names = embed_names(self.encoder, classes)
         logits = self._logits(descriptions, names)
-        concepts = _top_indices(logits, top)
-        best = np.take_along_axis(logits, concepts, axis=1)
-        weights = np.exp(best - best[:, :1])
-        weights /= weights.sum(axis=1, keepdims=True)
-        return ClassMatch(
-            classes=_names(descriptions),
-            concepts=concepts,
-            similarities=best.astype(np.float32),
-            weights=weights.astype(np.float32),
-            coverage=self._coverage(descriptions, logits),
-            encoder=self.encoder.id,
-            names=names,
-        )
+        scores = logits if cosines is None else cosines
+        concepts = _top_indices(scores, top)
+        best = weights = np.take_along_axis(scores, concepts, axis=1)
+        if cosines is None:
+            weights = np.exp(best - best[:, :1])
+            weights /= weights.sum(axis=1, keepdims=True)
+        similarities, coverage = best.astype(np.float32), self._coverage(descriptions, logits)
+        return ClassMatch(classes, concepts, similarities, weights.astype(np.float32), coverage, self.encoder.id, names)
 
     def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
         """[C, E] unit-norm mean embedding of each class's texts."""
@@ -189,16 +186,13 @@ class ConceptIndex:
         logits = (weights.caption * meanings) @ self.captions.T
         mean, gloss_map, glosses = self._gloss_map
         logits += weights.gloss * (names - mean) @ gloss_map @ glosses.T
-        logits += weights.name * self._lemma_cosines(names)
+        lemma_cosines = np.maximum.reduceat(self.lemmas @ names.T, self.starts, axis=0)  # of the nearest lemma
+        logits += weights.name * lemma_cosines.T
         logits += weights.synonyms * np.log(np.diff(self.starts, append=len(self.lemmas)))
-        for row, name in zip(logits, _names(descriptions), strict=True):
+        for row, description in zip(logits, descriptions, strict=True):
+            name = description.class_name
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
         return np.round(logits, _DIGITS)
-
-    def _lemma_cosines(self, names: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[C, V] cosine of each name with the nearest lemma of each concept."""
-        best: NDArray[np.float64] = np.maximum.reduceat(self.lemmas @ names.T, self.starts, axis=0)
-        return best.T
 
     @cached_property
     def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -271,7 +265,3 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _names(descriptions: Sequence[Description]) -> tuple[str, ...]:
-    return tuple(description.class_name for description in descriptions)

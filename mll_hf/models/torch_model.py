@@ -65,7 +65,6 @@ class VisionLanguageModel(ABC):
     dtype: str
     batch_size: int
     has_texts: bool
-    _half: torch.dtype | None  # of the image tower, None for float32
     _max_images: int  # per batch; halved when memory runs out
     _network: Any  # libraries name the towers differently
 
@@ -75,11 +74,15 @@ class VisionLanguageModel(ABC):
         self.ref, self.has_texts = ref, has_texts
         self.device, self._device = device, torch.device(device)
         self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
-        self._half = None if self.dtype == "float32" else getattr(torch, self.dtype)
         self._network = network.eval().requires_grad_(False)  # else FLOPs of attention pools are not counted
         # channels_last makes convolutional towers 20 % faster on a CPU
         self._network = self._network.to(self._device, memory_format=torch.channels_last)
-        self._read_scale()
+        # ALIGN and TIPSv2 have a temperature instead
+        has_scale = hasattr(network, "logit_scale")
+        scale = self._network.logit_scale.exp() if has_scale else 1 / self._network.temperature
+        self.logit_scale = float(scale.detach())
+        bias = getattr(self._network, "logit_bias", None)
+        self.logit_bias = 0.0 if bias is None else float(bias.detach())
         self._measure()
 
     @abstractmethod
@@ -134,15 +137,16 @@ class VisionLanguageModel(ABC):
                 # after the except block, in which the exception keeps tensors alive
                 self._max_images = (len(part) + 1) // 2  # also for later batches, which are as large
                 gc.collect()  # takes .2 s
-                self._free_memory()
+                torch.cuda.empty_cache()
         return np.concatenate(parts)
 
     def _encode_batch(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         pixels = pixels.to(self._device)
-        with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
+        is_half = self.dtype != "float32"
+        with torch.autocast(self._device.type, dtype=getattr(torch, self.dtype), enabled=is_half):
             features = self._image_features(pixels)
-        if self._half is not None and not torch.isfinite(features).all():
-            self._half, self.dtype = None, "float32"  # from now on
+        if is_half and not torch.isfinite(features).all():
+            self.dtype = "float32"  # from now on
             features = self._image_features(pixels)
         return self._unit_norm(features, "images")
 
@@ -166,11 +170,7 @@ class VisionLanguageModel(ABC):
     def close(self) -> None:
         """Free the model's memory. It can still preprocess images, but not embed them."""
         self._network = self._network.to("meta")
-        self._free_memory()
-
-    def _free_memory(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -190,14 +190,6 @@ class VisionLanguageModel(ABC):
             raise ModelError(self.ref.repo_id, reason)
         embeddings: NDArray[np.float32] = (features / norms).cpu().numpy()
         return embeddings
-
-    def _read_scale(self) -> None:
-        network = self._network
-        # ALIGN and TIPSv2 have a temperature instead
-        scale = network.logit_scale.exp() if hasattr(network, "logit_scale") else 1 / network.temperature
-        self.logit_scale = float(scale.detach())
-        bias = getattr(network, "logit_bias", None)
-        self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:
         """Run the towers once to get cost and embedding size, and to fail early."""

@@ -101,7 +101,6 @@ def test_a_model_that_overflows_in_half_precision_runs_in_full_from_then_on(fold
         seen.append(torch.is_autocast_enabled("cpu"))
         return features(pixels) * (torch.inf if seen[-1] else 1)
 
-    monkeypatch.setattr(model, "_half", torch.bfloat16)
     monkeypatch.setattr(model, "dtype", "bfloat16")
     monkeypatch.setattr(model, "_image_features", overflowing)
     for _ in range(2):
@@ -132,7 +131,7 @@ def test_images_that_do_not_fit_into_memory_are_embedded_in_smaller_batches(fold
 
     monkeypatch.setattr(model, "_image_features", small)
     # an exception that is being handled keeps its frames, and so their tensors, alive
-    monkeypatch.setattr(model, "_free_memory", lambda: freed.append(sys.exc_info()[0]))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(sys.exc_info()[0]))
     np.testing.assert_allclose(model.encode_pixels(pixels), expected, atol=1e-6)
     assert tried == [11, 6, 3, 3, 3, 2]
     assert freed == [None, None]
