@@ -199,11 +199,8 @@ class ConceptIndex:
         """Ridge regression from the graph's lemmas to the glosses of their concepts.
 
         Names and glosses are in different regions of the embedding space; the regression predicts the gloss of a name.
-        In a small graph all predictions are near 0.
-
-        Returns:
-            The mean lemma [E]; a matrix [E, E] that maps a name minus this mean to the predicted gloss; and the
-            centered, unit-norm glosses [V, E] to compare it with.
+        In a small graph all predictions are near 0. Returns the mean lemma [E]; a matrix [E, E] that maps a name minus
+        this mean to the predicted gloss; and the centered, unit-norm glosses [V, E] to compare it with.
         """
         mean = self.lemmas.mean(axis=0)
         centered, glosses = self.lemmas - mean, self.glosses - self.glosses.mean(axis=0)

@@ -57,12 +57,6 @@ def from_templates(
     A class with several senses gets one text per sense, at most :data:`MAX_SENSES`. A class without a concept of its
     name gets two texts: the template with domain and task, and the name. With the template alone, MiniLM tends toward
     photography: among 400 concepts without glosses, it ranked 75 % first, compared to 95 % with both texts.
-
-    Args:
-        classes: C class names.
-        graph: The graph with the glosses.
-        domain: How the images look, for example "photo" or "satellite image".
-        task: What is recognized, for example "traffic sign recognition".
     """
     descriptions = []
     for class_name in classes:
@@ -116,11 +110,8 @@ _PREPOSITIONS = frozenset({"of", "with", "without", "in", "on", "at", "for", "fr
 def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ...]:
     """Read descriptions from a JSON object: class name -> a text or a list of texts.
 
-    A key matches a class if both are equal after :func:`clean_class_name`, apart from case. Other keys are ignored.
-
-    Raises:
-        DescribeError: The file cannot be read, or classes are missing or have no usable text; the message lists all
-            of them.
+    A key matches a class if both are equal after :func:`clean_class_name`, apart from case. Other keys are ignored. A
+    DescribeError if the file cannot be read, or names all classes that are missing or have no usable text.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -161,16 +152,9 @@ def from_llm(
 ) -> tuple[Description, ...]:
     """Ask a chat model for one caption per class, at temperature 0.
 
-    Args:
-        classes: C class names.
-        domain: As for :func:`from_templates`.
-        task: As for :func:`from_templates`.
-        model: Id of a model on Hugging Face Inference Providers, or its name on the server at ``base_url``.
-        base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1". The saved Hub token
-            is not sent to it.
-
-    Raises:
-        DescribeError: The model refuses, cannot be reached, or gives no usable answer.
+    ``model`` is its id on Hugging Face Inference Providers, or its name on an OpenAI-compatible server at ``base_url``,
+    for example "http://localhost:8000/v1", to which the saved Hub token is not sent. A DescribeError if the model
+    refuses, cannot be reached, or gives no usable answer.
     """
     from huggingface_hub import InferenceClient
     from huggingface_hub.errors import OfflineModeIsEnabled

@@ -32,14 +32,7 @@ _BATCH_PIECES = 2048  # so that intermediate results fit in the CPU cache
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2 with memory-mapped weights.
-
-    Args:
-        folder: Contains :data:`FILES` with these sha256.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
+    """all-MiniLM-L6-v2 with memory-mapped weights, from a folder with :data:`FILES`; an OSError if it lacks one."""
 
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer

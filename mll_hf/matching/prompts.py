@@ -48,9 +48,8 @@ def clean_class_name(name: str) -> str:
 def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     """Normalize class names and check that they are usable and distinct; names by number are taken in that order.
 
-    Raises:
-        InputError: The list is empty, or names are empty, too long, not strings, with control characters, or equal
-            apart from case, underscores and their spelling in Unicode. The message lists all errors.
+    An InputError lists all errors: an empty list, names that are empty, too long, not strings, with control characters,
+    or equal apart from case, underscores and their spelling in Unicode.
     """
     if isinstance(names, Mapping):
         names = names_by_number(names) or list(names)  # other mappings: a class per key
@@ -96,10 +95,8 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
     A name with a comma must be in double quotes. A ``.json`` file contains a list, names by number like ``id2label``
     of transformers, or an object with either as ``classes``. For a ``.csv`` file, the first column is read (a header
-    such as "class" is skipped). Any other file has one name per line; blank lines and ``#`` comments are skipped.
-
-    Raises:
-        InputError: The file is missing or unreadable, quotes are not closed, or :func:`check_class_names` fails.
+    such as "class" is skipped). Any other file has one name per line; blank lines and ``#`` comments are skipped. An
+    InputError if the file is missing or unreadable, quotes are not closed, or :func:`check_class_names` fails.
     """
     path = Path(os.path.expanduser(text)) if "\n" not in text else None
     if path is not None and os.path.isfile(path):  # unlike Path.is_file, does not raise if the path is too long
@@ -122,10 +119,8 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 def split_class_names(text: str) -> tuple[str, ...]:
     """Parse class names separated by commas or line breaks; a name with a comma must be in double quotes.
 
-    Semicolons, bars and Asian commas separate, too. No file is read, so this is safe for untrusted input.
-
-    Raises:
-        InputError: Quotes are not closed, or :func:`check_class_names` fails.
+    Semicolons, bars and Asian commas separate, too. No file is read, so this is safe for untrusted input. An InputError
+    if quotes are not closed, or :func:`check_class_names` fails.
     """
     try:
         # strict CSV allows no space after a quote
@@ -216,14 +211,10 @@ DOMAIN_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 
 
 def templates_for(domain: str | None = None, task: str | None = None) -> tuple[str, ...]:
-    """Choose prompt templates for a domain and a task.
+    """Choose prompt templates for how the images look ("satellite image") and what is recognized ("traffic signs").
 
     Subjects (digits, signs, land from above) matter more than styles (photo, icon). In order of preference: a subject
     in ``task``, a subject in ``domain``, a style in ``domain``, a style in ``task``, photo.
-
-    Args:
-        domain: How the images look, for example "satellite image".
-        task: What is recognized, for example "handwritten digit recognition".
     """
     look, purpose = domain or "", task or ""
     for text, keys in ((purpose, _SUBJECTS), (look, _SUBJECTS), (look, _STYLES), (purpose, _STYLES)):
@@ -255,14 +246,11 @@ def mentions(text: str, words: Iterable[str]) -> bool:
 
 
 def fill(templates: Iterable[str], class_name: str) -> tuple[str, ...]:
-    """Write the prompts of one class, one per template.
+    """Write the prompts of one class, one per template, which has exactly one ``{}``, or raise an InputError.
 
     The class name is cleaned. ``a(n)`` becomes "an" before a vowel, else "a"; it is removed if the name has an article.
     Words directly before ``{}`` that also start the name are not repeated: "the flag of {}" and "flag of Peru" give
     "the flag of Peru". A plain "a" is not changed: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
-
-    Raises:
-        InputError: A template does not have exactly one ``{}``.
     """
     name = clean_class_name(class_name)
     return tuple(_fill_one(template, name) for template in templates)

@@ -109,11 +109,7 @@ class CachedEncoder:
         self.path = Path(path or asset_path("embeddings", "embeddings.sqlite"))
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed N texts, from the cache where possible; returns [N, E] float32, rows of unit length.
-
-        Raises:
-            MLLError: Raised by the wrapped encoder for a text that is not cached.
-        """
+        """Embed N texts, from the cache where possible; returns [N, E] float32, rows of unit length."""
         by_key = {text_key(self.id, text): text for text in texts}
         known = {} if self._exact else _shipped(list(by_key))
         known |= self._stored(by_key.keys() - known)

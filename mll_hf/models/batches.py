@@ -39,11 +39,7 @@ def in_threads(prepare: Callable[[Item], Prepared], batches: Iterable[Sequence[I
 
 
 def encode(model: VisionLanguageModel, inputs: Sequence[torch.Tensor | None], batch_size: int) -> NDArray[np.float32]:
-    """Embeddings [N, D] of prepared images, in batches; NaN where there is none.
-
-    Raises:
-        ModelError: The model cannot be run.
-    """
+    """Embeddings [N, D] of prepared images, in batches; NaN where there is none."""
     import torch
 
     present = [n for n, each in enumerate(inputs) if each is not None]

@@ -83,11 +83,7 @@ def split_location(location: str | Path) -> tuple[str | Path, bool]:
 def open_labels(
     location: str | Path, graph: str | Path | None = None, token: str | None = None, trust: Sequence[str] = ()
 ) -> LabelStore:
-    """The source of labels that a user names, see :func:`mll_hf.hub.sources.open_labels`.
-
-    Raises:
-        InputError: The location is malformed, or ``published``.
-    """
+    """The source of labels that a user names, see :func:`mll_hf.hub.sources.open_labels`; not ``published``."""
     if location == PUBLISHED:
         raise InputError(
             "published figures are ImageNet accuracies, not labels; name labels with --labels: hub, "

@@ -77,10 +77,8 @@ def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | No
     """Download a model's files at its pinned revision; returns their folder.
 
     Downloads the files that decide the model's outputs, which its digest covers, and the index of sharded weights.
-    ``check`` refuses a model by its settings, gigabytes before its weights.
-
-    Raises:
-        ModelError: The files cannot be downloaded, are not those of the model's digest, or a local folder has changed.
+    ``check`` refuses a model by its settings, gigabytes before its weights. A ModelError if the files cannot be
+    downloaded, are not those of the model's digest, or a local folder has changed.
     """
     backend, name = backend_of(ref), ref.repo_id
     if not ref.is_local and not FULL_SHA.fullmatch(ref.revision):
@@ -119,9 +117,6 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
 
     Sends one request to the Hub, none for a commit whose files are known. If the Hub cannot be reached, 4 bytes per
     parameter are assumed. What :func:`fetch_parts` downloads, at most 100 MB, does not count.
-
-    Raises:
-        ModelError: The backend is unknown.
     """
     backend = backend_of(ref)
     if ref.is_local:
@@ -152,10 +147,7 @@ def fetch_parts(ref: ModelRef, folder: Path, text: Mapping[str, Any], token: str
 
     The model's digest cannot cover them, since only its downloaded config names them, in its part ``text``. Each repo
     is pinned to its commit of the first load on this machine. Only settings and tokenizers are downloaded, no code and
-    no weights, and at most 100 MB.
-
-    Raises:
-        ModelError: A repo cannot be reached, or its files are too large.
+    no weights, and at most 100 MB. A ModelError if a repo cannot be reached, or its files are too large.
     """
     parts: dict[str | None, tuple[str, ...]] = {text.get("hf_model_name"): ("config.json",)}
     if not (folder / "tokenizer_config.json").is_file():

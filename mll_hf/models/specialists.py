@@ -91,13 +91,8 @@ def nominate(
 ) -> tuple[Nominee, ...]:
     """The models that claim a domain or the language of a task, recommended ones first, then by their gain.
 
-    Args:
-        classes: C class names.
-        domain: How the images look, as the user says it.
-        task: What is recognized, as the user says it.
-        branches: [C] names of the hypernyms of each class's concept, where there is one.
-        language: Code of the language of the names, instead of detecting it.
-        dataset: The known dataset whose classes these are.
+    ``branches`` [C] are the names of the hypernyms of each class's concept, where there is one; ``language`` is the
+    code of that of the names, by default detected; ``dataset`` the known one whose classes these are.
     """
     language = language_of(classes) if language is None else language
     claims = domains_of(classes, domain, task, branches, dataset)

@@ -117,10 +117,8 @@ class VisionLanguageModel(ABC):
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Embed images [N, 3, H, W] from :meth:`preprocess`; returns unit-norm float32 [N, D].
 
-        A batch that does not fit into memory is embedded in smaller batches.
-
-        Raises:
-            ModelError: An embedding is zero or not finite, or not even one image fits into memory.
+        A batch that does not fit into memory is embedded in smaller batches. A ModelError if an embedding is zero or
+        not finite, or not even one image fits into memory.
         """
         parts: list[NDArray[np.float32]] = []
         done = 0

@@ -132,11 +132,7 @@ def check_type(ref: ModelRef, folder: Path) -> str:
 
 
 def _load_network(ref: ModelRef, folder: Path, texts: bool) -> PreTrainedModel:
-    """Load a complete network that embeds images and texts, or only images.
-
-    Raises:
-        ModelError: It lacks weights, or is of another type.
-    """
+    """Load a network that embeds images and texts, or only images; a ModelError if it lacks weights, or does not."""
     kind = check_type(ref, folder)
     network, report = AutoModelForZeroShotImageClassification.from_pretrained(
         folder,

@@ -45,15 +45,10 @@ class Examples(ArrayFields):
 
 
 def read_examples(location: Path) -> list[tuple[Path, str, float]]:
-    """Read images, the names of their classes, and their weights.
+    """Read images, the names of their classes, and their weights from a folder or a CSV file, or raise an InputError.
 
-    Args:
-        location: A folder with a subfolder of images per class, or a CSV file with the columns ``path`` (absolute, or
-            relative to the file) and ``class``, and if wanted ``weight``, which is 1 by default.
-
-    Raises:
-        InputError: The folder or file cannot be read, has no images, or lacks a column, or a
-            weight is no positive number.
+    A folder has a subfolder of images per class. A file has the columns ``path`` (absolute, or relative to the file)
+    and ``class``, and if wanted ``weight``, which is 1 by default.
     """
     try:
         if location.is_dir():
@@ -90,15 +85,9 @@ def _read_table(path: Path) -> list[tuple[Path, str, float]]:
 def check_examples(pairs: Sequence[Example], classes: Sequence[str], most: int = 256) -> Examples:
     """Validate the examples of a task, and take a seeded sample of at most ``most`` readable ones, in their order.
 
-    Args:
-        pairs: Images (paths, encoded bytes or PIL images) with the names of their classes, and weights if wanted.
-        classes: Names of the task's classes, normalized; not all need examples.
-        most: Maximum number of examples.
-
-    Raises:
-        InputError: These are not pairs of an image and a name, a class is not one of the task, fewer than
-            ``MIN_EXAMPLES`` images can be read, or all are of one class: a model that always predicts it would be
-            chosen.
+    ``classes`` are normalized; not all need examples. An InputError if these are not pairs of an image and a name, a
+    class is not one of the task, fewer than ``MIN_EXAMPLES`` images can be read, or all are of one class: a model that
+    always predicts it would be chosen.
     """
     if not all(isinstance(pair, (tuple, list)) and len(pair) in (2, 3) and isinstance(pair[1], str) for pair in pairs):
         raise InputError("examples are pairs of an image and the name of its class; give [('a.jpg', 'cat'), ...]")
@@ -135,11 +124,7 @@ def _check_contradictions(pairs: Sequence[Example], positions: Sequence[int]) ->
 
 
 def class_positions(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Positions of class names among a task's classes, which are normalized.
-
-    Raises:
-        InputError: A class is not one of the task.
-    """
+    """Positions of class names among a task's classes, which are normalized; an InputError if one is not there."""
     position = {name: y for y, name in enumerate(classes)}
     named = [normalized_name(name) for name in names]
     if unknown := list(dict.fromkeys(name for name in named if name not in position)):

@@ -21,11 +21,7 @@ _MIN_AGE_NS = 2_000_000_000  # more than the time resolution of any file system
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Convert OSErrors to StorageErrors that name the file or folder.
-
-    Raises:
-        StorageError: The body raised an OSError.
-    """
+    """Convert OSErrors to StorageErrors that name the file or folder."""
     try:
         yield
     except StorageError:
@@ -37,8 +33,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file in the same folder and rename it; missing folders are created.
 
-    Raises:
-        StorageError: The disk is full or the folder cannot be written; an existing file is not changed.
+    A StorageError if the disk is full or the folder cannot be written; an existing file is not changed.
     """
     temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
@@ -62,12 +57,9 @@ def asset_path(*names: str) -> Path:
 
 
 def file_digest(path: Path) -> bytes:
-    """Sha256 of a file, cached by its path, size and times.
+    """Sha256 of a file, cached by its path, size and times; an OSError if it cannot be read.
 
     Not cached if the file changed in the last two seconds, as another change might have the same times.
-
-    Raises:
-        OSError: The file cannot be read.
     """
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
@@ -88,9 +80,7 @@ def file_digest(path: Path) -> bytes:
 def parse_json(content: bytes, max_values: int = 10**6) -> Any:  # noqa: ANN401
     """Parse untrusted JSON; a value of 3 bytes can take 60 in memory, so the number of values is limited.
 
-    Raises:
-        ValueError: It is not JSON, or has too many values.
-        RecursionError: It is nested too deeply.
+    A ValueError if it is not JSON or has too many values, a RecursionError if it is nested too deeply.
     """
     if sum(map(content.count, (b",", b"[", b"{"))) > max_values:
         raise ValueError(f"more than {max_values:,} values")

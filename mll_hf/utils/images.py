@@ -43,8 +43,7 @@ def usable_cores() -> int:
 def image_files(paths: Iterable[Path]) -> list[Path]:
     """The given images and the images in the given folders and their subfolders, without duplicates.
 
-    Raises:
-        InputError: A path does not exist, or a folder has no image.
+    An InputError if a path does not exist, or a folder has no image.
     """
     files: list[Path] = []
     for path in paths:
@@ -56,12 +55,9 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Images in a folder with one subfolder per class, sorted.
+    """Images in a folder with one subfolder per class, sorted; an OSError if a folder cannot be read.
 
     Names of classes are those of the subfolders, normalized: two spellings of a name are one class.
-
-    Raises:
-        OSError: A folder cannot be read.
     """
     found: dict[str, list[Path]] = {}
     if beside := [path for path in sorted(folder.iterdir()) if not path.is_dir() or path.name.startswith(".")]:
