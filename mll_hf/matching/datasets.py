@@ -49,18 +49,13 @@ class Recognized:
     present: float  # share of their classes that are in the list
     inside: float  # share of the list that is in the datasets
 
-    @property
-    def is_subset(self) -> bool:
-        """Whether the list has only classes of the dataset, and not all of them."""
-        return self.inside == 1 and self.present < 1
-
     def __str__(self) -> str:
         """One line for people."""
         titles, size = " or ".join(dataset.title for dataset in self.datasets), len(self.datasets[0].classes)
         if self.present == self.inside == 1:
             return f"These are the classes of {titles}."
         part = f"{self.shared} of the {size} classes of {titles}"
-        if self.is_subset:
+        if self.inside == 1:
             return f"These are {part}: with fewer classes to confuse, expect no less than on all."
         return f"These are {part}, and others: figures for it say little about those."
 

@@ -20,6 +20,7 @@ from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import environment_of, load_model, pick_device
 from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
+from mll_hf.utils.files import asset_path
 from tiny_hub import Hub
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
@@ -395,6 +396,10 @@ def test_a_downloaded_model_works_without_the_hub(folders, api, hub, disconnect)
     for spec in ("alice/tiny@another-branch", "alice/other"):
         with pytest.raises(ModelError, match=NOT_CACHED):
             resolve_model(spec)
+    shutil.rmtree(asset_path("answers"))  # as if another program had downloaded it
+    assert resolve_model("alice/tiny") == ref
+    assert bytes_to_fetch(ref, parameters=1000) == 0
+    assert load_model(ref, "cpu").ref == ref
     assert hub.requests == []
 
 
