@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from itertools import compress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -149,22 +149,21 @@ def text_key(encoder: str, text: str) -> bytes:
 
 def _shipped(keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """The shipped vectors for some keys; the same on every machine."""
-    known, vectors = _shipped_tensors()
+    known = _shipped_tensors()["keys"]
     wanted = np.frombuffer(b"".join(key[:8] for key in keys), "<u8")
     rows = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     found = known[rows] == wanted
-    selected = vectors[rows[found]]
+    selected = _shipped_tensors()["vectors"][rows[found]]
     norms = np.sqrt(np.square(selected, dtype=np.int32).sum(axis=1)).astype(np.float32)
     units = (selected.astype("<f4") / norms[:, None]).astype("<f4")
     return dict(zip(compress(keys, found), map(bytes, units), strict=True))
 
 
 @cache
-def _shipped_tensors() -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+def _shipped_tensors() -> dict[str, NDArray[Any]]:
     from safetensors.numpy import load_file
 
-    tensors = load_file(SHIPPED)
-    return tensors["keys"], tensors["vectors"]
+    return load_file(SHIPPED)
 
 
 def _default_folder() -> Path:

@@ -50,8 +50,7 @@ class OpenClipModel(VisionLanguageModel):
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""
-        pixels: torch.Tensor = self._transform(to_rgb(image))
-        return pixels
+        return self._transform(to_rgb(image))
 
     def preprocessing(self) -> dict[str, Any] | None:
         """See `VisionLanguageModel`."""
@@ -69,15 +68,13 @@ class OpenClipModel(VisionLanguageModel):
         }
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self._network.encode_image(pixels)
-        return features
+        return self._network.encode_image(pixels)
 
     def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
         return {"text": self._tokenizer(texts)}
 
     def _text_features(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        features: torch.Tensor = self._network.encode_text(**tokens)
-        return features
+        return self._network.encode_text(**tokens)
 
 
 def _load(ref: ModelRef, folder: Path, token: str | None) -> tuple[torch.nn.Module, Any, Any]:

@@ -186,8 +186,7 @@ class VisionLanguageModel(ABC):
         if broken:
             reason = f"gives non-finite or zero embeddings for {broken} of {len(features)} {what}; {_DAMAGED}"
             raise ModelError(self.ref.repo_id, reason)
-        embeddings: NDArray[np.float32] = (features / norms).cpu().numpy()
-        return embeddings
+        return (features / norms).cpu().numpy()
 
     def _measure(self) -> None:
         """Run the towers once to get cost and embedding size, and to fail early."""
@@ -245,8 +244,7 @@ def count_flops(run: Callable[[], object]) -> int:
             run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    flops: int = counter.get_total_flops()
-    return flops
+    return counter.get_total_flops()
 
 
 @contextlib.contextmanager

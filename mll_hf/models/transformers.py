@@ -180,9 +180,7 @@ def _canonical(text: str) -> str:
 
 
 def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
-    # a tensor in transformers 4, an object in 5
-    features: torch.Tensor = getattr(output, "pooler_output", output)
-    return features
+    return getattr(output, "pooler_output", output)  # a tensor in transformers 4, an object in 5
 
 
 @contextlib.contextmanager
