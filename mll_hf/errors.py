@@ -70,11 +70,7 @@ class CardError(MLLError, ValueError):
 
 
 class ModelError(MLLError):
-    """A model cannot be found, loaded or run.
-
-    Attributes:
-        model: The model as given by the user.
-    """
+    """A model, as given by the user, cannot be found, loaded or run."""
 
     def __init__(self, model: str, reason: str) -> None:
         self.model = model
@@ -85,7 +81,6 @@ class HubError(MLLError):
     """The Hub rejected a request, or cannot be reached.
 
     Attributes:
-        repo_id: The repo.
         reason: What is wrong, and how to solve it.
         status: HTTP status of the response, if there was one.
     """
@@ -106,11 +101,7 @@ class EncoderError(MLLError):
 
 
 class StorageError(MLLError, OSError):
-    """A file cannot be written: the disk is full, or the folder is read-only.
-
-    Attributes:
-        path: The file or folder.
-    """
+    """A file cannot be written: the disk is full, or the folder is read-only."""
 
     def __init__(self, path: Path, cause: OSError) -> None:
         self.path = path
@@ -123,11 +114,7 @@ class StorageError(MLLError, OSError):
 
 
 class MissingExtraError(MLLError, ImportError):
-    """An optional dependency is not installed.
-
-    Attributes:
-        extra: The extra of this package that installs it.
-    """
+    """An optional dependency is not installed, which an extra of this package installs."""
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
         """``reason`` explains why the package is needed, if there is an alternative."""

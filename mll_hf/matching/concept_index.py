@@ -77,12 +77,10 @@ class ClassMatch(ArrayFields):
     """The K best concepts of each of C classes, best first.
 
     Attributes:
-        classes: The C class names.
         concepts: [C, K] int, indices of concepts.
         similarities: [C, K] float32, similarity of each concept to the class.
         weights: [C, K] float32, the entries of Z.
         coverage: [C] float32 from 0 (no similar concept in the graph) to 1 (the class itself is in the graph).
-        encoder: Id of the text encoder.
         names: [C, E] float64, unit-norm embeddings of the class names; None if not available.
     """
 
@@ -110,18 +108,15 @@ class ClassMatch(ArrayFields):
 
 @dataclass(frozen=True)
 class ConceptIndex:
-    """Embedded captions, lemmas and glosses of a graph, and its words.
+    """Embedded captions, lemmas and glosses of a graph of V concepts, and its words.
 
     Attributes:
-        graph: The graph of V concepts.
-        encoder: Encoder of all texts.
         captions: [V, E] float64, unit norm. In double precision, the summation order of a matrix product does not
             change rounded results, so matches are the same on every processor.
         lemmas: [L, E] float64, unit norm; the lemmas of concept 0, then of concept 1, and so on.
         starts: [V] row of each concept's first lemma.
         glosses: [V, E] float64, unit norm; the definitions only.
         words: Index of the words in names, glosses and ancestors' names.
-        weights: Weights of the logit.
     """
 
     graph: SemanticGraph

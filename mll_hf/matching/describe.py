@@ -36,7 +36,6 @@ class Description:
     """Description of a class.
 
     Attributes:
-        class_name: The class as named by the user.
         texts: One or more texts; their embeddings are averaged.
         source: Origin of the texts: "gloss", "template", "file" or "llm".
     """

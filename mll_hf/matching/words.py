@@ -93,7 +93,6 @@ class WordIndex:
     """Index of the words of a graph.
 
     Attributes:
-        graph: The graph of V concepts.
         named: Joined stems of a lemma -> indices of the concepts with this lemma, ascending.
         holding: Stem -> indices of the concepts with this stem in a lemma, the gloss, or a lemma of an ancestor.
         weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` if ``l`` of ``L`` lemmas have it.

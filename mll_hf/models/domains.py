@@ -36,11 +36,9 @@ class DomainWords:
     """Words by which a domain is recognized, as joined stems.
 
     Attributes:
-        domain: The domain.
         kind: ``option`` (in the user's domain or task), ``inside`` (anywhere in a class name), ``heads`` (its last
             word, after others), ``whole`` (the whole name) or ``instances`` (the whole name, in capitals).
         weight: 1, or less for words that everyday tasks have, too.
-        words: The words.
     """
 
     domain: str

@@ -36,7 +36,6 @@ class Nominee:
     """A model that claims a domain or the language of a task.
 
     Attributes:
-        model: The model.
         claim: The domain, or the code of the language.
         gain: How much better than the best general model it was on average over the published sets of the domain, in
             accuracy or whatever else they measured; None without figures.

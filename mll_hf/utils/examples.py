@@ -31,10 +31,9 @@ _WEIGHT, _MAX_WEIGHT = "weight", 1e6
 
 @dataclass(frozen=True, eq=False)
 class Examples(ArrayFields):
-    """Images of a task with ground truth.
+    """N images of a task with ground truth; all can be decoded.
 
     Attributes:
-        images: The N images; all can be decoded.
         classes: [N] positions of the true classes in the task.
         weights: [N] weights in estimates of shares and accuracy; 1 for images drawn with equal chances.
     """
