@@ -69,9 +69,8 @@ class DefaultEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts; returns [N, 384] float32, rows of unit length.
 
-        Raises:
-            EncoderError: The files cannot be read, or are not the published ones.
-            MissingExtraError: They are neither installed nor can be downloaded.
+        An EncoderError if the files cannot be read or are not the published ones, a MissingExtraError if they are
+        neither installed nor can be downloaded.
         """
         from huggingface_hub.utils.tqdm import tqdm
 
@@ -100,7 +99,7 @@ class CachedEncoder:
     """
 
     def __init__(self, encoder: TextEncoder, path: str | Path | None = None, *, exact: bool = False) -> None:
-        """Wrap an encoder; by default the SQLite file is in the Hugging Face assets cache, shared by all encoders.
+        """Wrap an encoder; by default with a file in the Hugging Face assets cache, shared by all encoders.
 
         If ``exact``, the shipped embeddings, which are quantized to 8 bits, are not used; for benchmarks.
         """

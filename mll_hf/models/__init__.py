@@ -41,12 +41,7 @@ def _version(package: str) -> str:
 
 
 def pick_device(device: str | None = None) -> str:
-    """Validate a device, or choose the best available: cuda, then mps, then cpu.
-
-    Raises:
-        InputError: The device is unknown or not available.
-        MissingExtraError: torch is not installed.
-    """
+    """Validate a device, or choose the best available: cuda, then mps, then cpu; an InputError if it is not there."""
     try:
         import torch
     except ModuleNotFoundError as error:

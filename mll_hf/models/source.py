@@ -62,10 +62,8 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
 
     Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
 
-    ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used.
-
-    Raises:
-        ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
+    ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used. A
+    ModelError if the model does not exist, cannot be reached, or has no safetensors weights.
     """
     head = _locate(spec, token)
     backend = _backend_for(spec, head.model_files)

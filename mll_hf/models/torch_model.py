@@ -151,9 +151,7 @@ class VisionLanguageModel(ABC):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts; returns unit-norm float32 [T, D]. Texts longer than the context are truncated.
 
-        Raises:
-            ModelError: An embedding is zero or not finite.
-            ValueError: The text tower is not loaded.
+        A ModelError if an embedding is zero or not finite, a ValueError if the text tower is not loaded.
         """
         if not self.has_texts:
             raise ValueError("the text tower is not loaded")

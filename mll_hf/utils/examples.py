@@ -67,11 +67,10 @@ def read_examples(location: Path) -> list[tuple[Path, str, float]]:
 def _read_table(path: Path) -> list[tuple[Path, str, float]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
-        if missing := [column for column in _COLUMNS if column not in (rows.fieldnames or ())]:
-            found = ", ".join(rows.fieldnames or ()) or "none"
-            raise InputError(
-                f"{path} has no column '{missing[0]}' (columns: {found}); the columns must be named path and class"
-            )
+        found = rows.fieldnames or ()
+        if missing := [column for column in _COLUMNS if column not in found]:
+            reason = f"has no column '{missing[0]}' (columns: {', '.join(found) or 'none'})"
+            raise InputError(f"{path} {reason}; the columns must be named path and class")
         pairs = [(row["path"], row["class"], row.get(_WEIGHT) or "1") for row in rows]
     if incomplete := [n for n, pair in enumerate(pairs, 1) if not all(pair)]:
         raise InputError(f"{path}: row {incomplete[0]} lacks a path or a class; fill in both")
