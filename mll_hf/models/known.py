@@ -130,11 +130,8 @@ def loadable_models() -> tuple[KnownModel, ...]:
 
 def ids_of(repo_id: str) -> frozenset[str]:
     """All repos with the same weights as a repo, including itself."""
-    same = {repo_id}
-    for model in known_models():
-        if repo_id in (model.hub_id, model.twin):
-            same |= {model.hub_id, model.twin} - {""}
-    return frozenset(same)
+    same = ({model.hub_id, model.twin} for model in known_models() if repo_id in (model.hub_id, model.twin))
+    return frozenset({repo_id}.union(*same) - {""})
 
 
 def spec_of(repo_id: str) -> str:

@@ -57,10 +57,15 @@ class TransformersModel(VisionLanguageModel):
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._text_inputs = _text_inputs(network)
         # SigLIP was trained without a mask, on texts padded to the full context
+        is_siglip, accepted = hasattr(network, "logit_bias"), inspect.signature(network.get_text_features).parameters
+        names = ["input_ids"] if is_siglip else ["input_ids", "attention_mask", "token_type_ids"]
+        self._text_inputs = [name for name in names if name in accepted]
         self._padded = "attention_mask" not in self._text_inputs
-        self._context_length = min(_positions(network), self._tokenizer.model_max_length)
+        # positions of XLM-RoBERTa, the text tower of AltCLIP, start at the padding token's id + 1
+        config, is_altclip = network.config.text_config, network.config.model_type == "altclip"
+        positions = config.max_position_embeddings - (config.pad_token_id + 1 if is_altclip else 0)
+        self._context_length = min(int(positions), self._tokenizer.model_max_length)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`.
@@ -157,21 +162,6 @@ def _load_network(ref: ModelRef, folder: Path, texts: bool) -> PreTrainedModel:
         reason = f"is of type '{kind}', which has no single embedding of an image; use a CLIP or SigLIP model"
         raise ModelError(ref.repo_id, reason)
     return network
-
-
-def _text_inputs(network: PreTrainedModel) -> list[str]:
-    """Outputs of the tokenizer that the text tower takes."""
-    accepted = inspect.signature(network.get_text_features).parameters
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in accepted]
-    return ["input_ids"] if hasattr(network, "logit_bias") else names
-
-
-def _positions(network: PreTrainedModel) -> int:
-    """Length of the longest text in tokens."""
-    config = network.config.text_config
-    # positions of XLM-RoBERTa, the text tower of AltCLIP, start at the padding token's id + 1
-    unused = config.pad_token_id + 1 if network.config.model_type == "altclip" else 0
-    return int(config.max_position_embeddings - unused)
 
 
 def _canonical(text: str) -> str:
