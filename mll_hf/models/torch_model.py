@@ -89,9 +89,7 @@ class VisionLanguageModel(ABC):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
 
-        Models without a fixed image size (SigLIP 2 NaFlex) have two dimensions instead of three, also of a fixed size.
-
-        Safe to call from threads.
+        Safe to call from threads. SigLIP 2 NaFlex has two dimensions instead of three, also of a fixed size.
         """
 
     def preprocessing(self) -> dict[str, Any] | None:
