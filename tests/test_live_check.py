@@ -11,7 +11,7 @@ import pytest
 import live_check
 from hub_worlds import READER
 from mll_hf import client
-from mll_hf.models.known import known_model
+from mll_hf.models.known import known_models
 from selection_worlds import WordEncoder
 from tiny_models import make_open_clip
 
@@ -132,7 +132,8 @@ def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
 
 
 def test_known_models_are_compared_with_the_hub(hub, monkeypatch, capsys):
-    known = [known_model(name) for name in ("imageomics/bioclip-2", "vinid/plip", "suinleelab/monet")]
+    names = ("imageomics/bioclip-2", "vinid/plip", "suinleelab/monet")
+    known = [model for model in known_models() if model.name in names]
     monkeypatch.setattr(live_check.check_hub, "known_models", lambda: known)
     card = b"---\nlicense: mit\n---\n"
     hub.put("model", "imageomics/bioclip-2", {"open_clip_model.safetensors": b"weights", "README.md": card})
