@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Input = ImageLike | Mapping[str, Any]
     Answer = list[dict[str, Any]]
 
+_MAX_BYTES = 64 * 2**20  # of a downloaded image
 _TIMEOUT_SECONDS = 20.0
 _ENSEMBLES_KEPT = 8
 _DIGITS = 6  # probabilities are ranked after rounding; logits are float32
@@ -213,10 +214,16 @@ def decoded(text: str) -> bytes:
 
 
 def _download(url: str, timeout: float) -> bytes:
-    """The content of a URL; empty if it cannot be downloaded."""
+    """The content of a URL; empty if it cannot be downloaded or is too large."""
+    content = bytearray()
     try:
-        response = get_session().get(url, timeout=timeout, follow_redirects=True)
-        return bytes(response.raise_for_status().content)
+        with get_session().stream("GET", url, timeout=timeout, follow_redirects=True) as response:
+            response.raise_for_status()
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > _MAX_BYTES:
+                    return b""
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _log.warning("%s: %s", url, error)
         return b""
+    return bytes(content)

@@ -167,7 +167,7 @@ def test_every_form_of_an_image(classifier, tmp_path):
     assert best(classifier(image=[RED, GREEN, BLUE])) == ["red", "green", "blue"]
 
 
-def test_links(classifier, hub):
+def test_links(classifier, hub, monkeypatch):
     hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
     link = f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png"
     assert classifier(link)[0]["label"] == classifier(link, timeout=5.0)[0]["label"] == "red"
@@ -178,6 +178,9 @@ def test_links(classifier, hub):
     ):
         with pytest.raises(InputError, match="cannot be read as an image"):
             classifier(wrong)
+    monkeypatch.setattr("mll_hf.pipelines._MAX_BYTES", 10)  # it is not read to its end
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        classifier(link)
 
 
 def test_a_stream_is_drawn_as_it_is_asked_for(classifier):
