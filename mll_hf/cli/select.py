@@ -20,10 +20,9 @@ from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
 from mll_hf.matching import describe
-from mll_hf.matching.concept_index import COVERED
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import SelectionConfig, Strategy
-from mll_hf.selection.accuracy import have_meaning
+from mll_hf.selection.comparison import are_meant
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import abridged
 
@@ -84,9 +83,8 @@ def _select(args: argparse.Namespace) -> int:
 
 def _note_on_names(selection: Selection) -> None:
     """Name classes whose names say nothing, where that leaves the accuracy not known."""
-    names = zip(selection.classes, selection.coverage, have_meaning(selection.classes), strict=True)
-    unclear = [name for name, cover, is_meant in names if cover < COVERED and not is_meant]
-    unclear = [name for name in unclear if name.isascii()]  # others have a note on their language
+    meant = zip(selection.classes, are_meant(selection.classes, selection.coverage), strict=True)
+    unclear = [name for name, is_meant in meant if not is_meant and name.isascii()]  # others have a note on language
     is_known = selection.estimate is not None and selection.estimate.known.any()
     if len(selection.classes) > 1 and unclear and selection.strategy is Strategy.MLL and not is_known:
         note(f"{abridged(unclear, 5)}: these are no English words, so they say nothing about accuracy")

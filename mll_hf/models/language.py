@@ -76,13 +76,13 @@ def language_of(classes: Sequence[str]) -> str:
 def _english_share(names: Sequence[str]) -> float:
     """Share of the words that are in a name of WordNet or of a known dataset."""
     words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
-    return len(words & (english_words() | _in_datasets())) / len(words) if words else 1.0
+    return len(words & _vocabulary()) / len(words) if words else 1.0
 
 
 @cache
-def _in_datasets() -> frozenset[str]:
+def _vocabulary() -> frozenset[str]:
     names = (name for dataset in known_datasets() for spellings in dataset.classes for name in spellings)
-    return frozenset().union(*(stems(clean_class_name(name)) for name in names))
+    return english_words().union(*(stems(clean_class_name(name)) for name in names))
 
 
 def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:

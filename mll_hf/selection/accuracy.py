@@ -182,12 +182,7 @@ def near_classes(classes: Sequence[str], domain: str | None, but: str = "") -> N
     """
     if is_specialized(domain) or mentions(domain or "", OTHER_STYLES):
         return None
-    table = _data("class_recalls.json")["recalls"]
-    found = []
-    for name in classes:
-        rows = [row[1:] for row in table.get(name_key(name), ()) if row[0] != but]
-        if rows:
-            found.append(np.mean(rows, axis=0))
+    found = [np.mean(rows, axis=0) for name in classes if (rows := _published_recalls(name, but))]
     if not found:
         return None
     recall, log_classes = np.mean(found, axis=0).tolist()
@@ -217,10 +212,15 @@ def have_meaning(classes: Sequence[str], but: str = "") -> NDArray[np.bool_]:
     Codes, numbers and made-up words say nothing, and scientific names of species little. ``but`` is a kin group of
     datasets to ignore.
     """
-    table = _data("class_recalls.json")["recalls"]
-    is_published = [any(row[0] != but for row in table.get(name_key(name), ())) for name in classes]
+    is_published = [bool(_published_recalls(name, but)) for name in classes]
     is_english = [has_english_words(name) and not is_binomial(name) for name in classes]
     return np.logical_or(is_published, is_english)
+
+
+def _published_recalls(name: str, but: str) -> list[tuple[float, float]]:
+    """Recall and logarithm of the number of classes, of each class with this name outside of a kin group."""
+    rows = _data("class_recalls.json")["recalls"].get(name_key(name), ())
+    return [(recall, log_classes) for kin, recall, log_classes in rows if kin != but]
 
 
 def is_specialized(domain: str | None) -> bool:

@@ -66,9 +66,14 @@ def estimate_from_names(
     names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
     traits = task_traits(len(match.classes), names, domain)
     traits = replace(traits, near=near_classes(match.classes, domain))
-    meant = (match.coverage >= COVERED) | (names is not None and have_meaning(match.classes))
+    meant = match.coverage >= COVERED if names is None else are_meant(match.classes, match.coverage)
     with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, with_meaning)
+
+
+def are_meant(classes: Sequence[str], coverage: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """[C] whether it is known what a class is, by its name, or by a description that a concept matches."""
+    return have_meaning(classes) | (coverage >= COVERED)
 
 
 def _rests_on_drawings(labels: JoinedLabels) -> bool:
