@@ -73,8 +73,8 @@ def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     Eq. 9: ``w_{m,y}(x) = H_m(x) / sum over m' in F_y of H_{m'}(x)``, H the entropy of the model's class distribution
     Eq. 10: ``y(x) = argmax over y of p_y(x)``
 
-    Uncertain models have more weight. Eq. 8 has no temperature; like the authors' code, this uses the model's own logit
-    scale, without which the softmax of cosines would be nearly uniform.
+    Uncertain models have more weight. Eq. 8 has no temperature, without which the softmax of cosines is nearly uniform.
+    These are the model's own logits, with the temperature of Eq. 1; the authors' code multiplies all cosines by 100.
     """
     probabilities = softmax(logits)
     weights = np.maximum(entropy_of(probabilities), _TINY)[..., None] * chosen[:, None, :]
@@ -84,7 +84,7 @@ def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
 def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Weights of the authors' code instead of Eq. 9: ``1 / H_m(x)`` with H in bits, not normalized over F_y.
 
-    Confident models have more weight, without bound; H is at least 1e-12 bits, where the code would divide by zero.
+    Confident models have more weight, without bound; H is at least 1e-12 bits, and 0 log 0 is 0, in the code NaN.
     """
     probabilities = softmax(logits)
     weights = 1 / np.maximum(entropy_of(probabilities) / np.log(2), _TINY)

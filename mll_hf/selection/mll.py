@@ -49,9 +49,9 @@ def mll_scores(candidates: Candidates, class_weight: float) -> Floats:
 def estimated_recall(candidates: Candidates, class_weight: float) -> tuple[Floats, Floats]:
     """Estimated recall [M, C], and standard errors [M, 2] of its mean over the classes.
 
-    The errors are those on measured concepts, ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``, where mean recall and domain
-    odds are based on thousands of images and treated as exact; and those on concepts that a model was not measured on,
-    which are fully correlated.
+    The errors are those on measured concepts, ``se^2 = sum_v w_v^2 p_v (1 - p_v) / (n_v + n0)``, see
+    :func:`recall_on_graph`, where mean recall and domain odds are based on thousands of images and treated as exact;
+    and those on concepts that a model was not measured on, which are fully correlated.
     """
     labels, selected, n_candidates = candidates.labels, candidates.match.selected, candidates.n_candidates
     general = mean_recall_among(labels, 0, n_candidates)

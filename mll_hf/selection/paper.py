@@ -1,4 +1,10 @@
-"""Selection exactly as in the paper (Tan et al., ICML 2025, arXiv 2501.18271, section 4.2)."""
+"""Selection exactly as in the paper (Tan et al., ICML 2025, arXiv 2501.18271, section 4.2).
+
+Where the authors' code (LAMDASZ-ML/MLL, commit 5f6e575) differs, the paper counts. The code has definitions alone as
+texts of the concepts; instead of Eq. 5 and 6 it sums true positives, false positives and images P over concepts with
+weights Z, and takes 2 TP / (2 TP + FP + P) of the sums; and it leaves class y out of the mean in Eq. 7. Only the number
+of concepts per class, which the paper does not state, is that of the code: 5.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +30,8 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
     Eq. 6: ``p_{m,y} = sum over v in V_sel of p_{m,v} z_{vy}``
     Eq. 7: ``r_{m,y} = alpha p_{m,y} + (1 - alpha) / C sum over y' of p_{m,y'}``
 
-    V_sel and Z come from the match of the candidates; ``class_weight`` is alpha, .7 in the paper. Z is not normalized,
-    so r can exceed 1.
+    The paper calls p precision; it is recall. V_sel and Z come from the match of the candidates; ``class_weight`` is
+    alpha, .7 in the paper. Z holds cosines and is not normalized, so r can exceed 1, and be negative.
     """
     class_precision = restricted_precision(candidates) @ candidates.match.transition.astype(np.float64)
     return class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
@@ -34,9 +40,9 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
 def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     """Eq. 5: [M, K] precision of each model on the K selected concepts if only these are candidates.
 
-    Exact if there is one graph with probe embeddings of all models, otherwise estimated from the rivals in the
-    labels for all models. Exact and estimated values are not comparable: ancestors and descendants are candidates in
-    Eq. 5 but not rivals in a label.
+    Exact, up to rounding of embeddings to 8 bits, if there is one graph with probe embeddings of all models; otherwise
+    estimated from the rivals in the labels for all models. These values are not comparable: ancestors and descendants
+    are candidates in Eq. 5 but not rivals in a label.
     """
     selected = candidates.match.selected
     if candidates.embeddings:
