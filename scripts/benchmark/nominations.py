@@ -37,7 +37,13 @@ if TYPE_CHECKING:
     Scores = Mapping[str, Mapping[str, float]]  # by what is judged, and by model
 
 DATA = Path(__file__).resolve().parent / "data"
-LISTS = ("nomination_lists", "nomination_lists_later", "nomination_lists_third", "nomination_lists_fourth")
+LISTS = (
+    "nomination_lists",
+    "nomination_lists_later",
+    "nomination_lists_third",
+    "nomination_lists_fourth",
+    "nomination_lists_fifth",
+)
 ENGLISH, EVERYWHERE = "en", "ViT-B-16-SigLIP-i18n-256@webli"
 PROMPTS = ("label", "nllb_dist13b_prompts")
 MIN_CLASSES = 200
