@@ -1,12 +1,21 @@
-"""The language of class names: by their script, else with py3langid."""
+"""The language of class names: by their script, else by their words and py3langid.
+
+Whether a list in Latin letters is English is told by the share of its words that are in a name of WordNet or of a known
+dataset. Words that another language has, too, do not count as English for it, unless they are among the names and
+keywords of emoji in English, or in names of a known dataset.
+"""
 
 from __future__ import annotations
 
+import gzip
 import math
 import re
+import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.matching.datasets import known_datasets
@@ -23,11 +32,14 @@ if TYPE_CHECKING:
 ENGLISH = "en"
 _LATIN_NAMES = "la"  # of species and diseases, in English lists
 _LATIN = "LATIN"
-_AMBIGUOUS = ("LATIN", "CYRILLIC", "ARABIC")  # scripts in which the detector tells languages apart
-# Of the words of lists in other languages at most half are in WordNet too, of those in French up to .8
-_ENGLISH_SHARE, _FRENCH = 0.5, "fr"
-_ENGLISH_MARGIN = (5.0, 20.0)  # log-likelihood by which another language must be likelier: at least, times that share
+SHARED_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "ARABIC"})  # whose languages are told apart by their words
+WORDS = Path(__file__).parent / "data" / "language_words.txt.gz"
+_WORD = re.compile(r"[^\W\d_]{2,}")
+# Of the words of lists in other languages fewer are English; French and English share more than others
+_ENGLISH_SHARE, _ENGLISH_SHARES = 0.5, {"fr": 0.6}
+_ENGLISH_MARGIN, _WITHOUT_WORDS = 5.0, 10.0  # log-likelihood by which another language must be likelier than English
 _PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
+_PER_WORD = 6.0  # log-likelihood for each word that is known in a language, but is not everyday English
 _FEW_NAMES, _FEW_MARGIN = 2, 2.0  # for so few names, of two languages as close the one with more named classes
 _MOST_NAMES = 200
 _MOST_LETTERS = 60
@@ -64,40 +76,69 @@ def language_of(classes: Sequence[str]) -> str:
     scripts = scripts_of(names)
     (script, _), *_ = Counter(filter(None, scripts)).most_common()
     names = [name for name, each in zip(names, scripts, strict=True) if each == script]
-    share = _english_share(names) if script == _LATIN else 0.0
-    if share == 1:
-        return ENGLISH
     written = [language for language in languages() if script in language.scripts]
-    if script in _AMBIGUOUS:
-        return _detect(names, written, share)
+    if script in SHARED_SCRIPTS:
+        return _detect(names, written)
     return written[0].code if written else ""
 
 
-def _english_share(names: Sequence[str]) -> float:
-    """Share of the words that are in a name of WordNet or of a known dataset."""
-    words = {word for name in names for word in stems(name) if len(word) > 1 and word.isalpha()}
-    return len(words & _vocabulary()) / len(words) if words else 1.0
-
-
-@cache
-def _vocabulary() -> frozenset[str]:
-    names = (name for dataset in known_datasets() for spellings in dataset.classes for name in spellings)
-    return english_words().union(*(stems(clean_class_name(name)) for name in names))
-
-
-def _detect(names: Sequence[str], written: Sequence[Language], english_share: float) -> str:
+def _detect(names: Sequence[str], written: Sequence[Language]) -> str:
     """The likeliest of some languages."""
+    words = {word.lower() for name in names for word in _WORD.findall(unicodedata.normalize("NFKC", name))}
+    everyday = {word for word in words if any(f in _dataset_words() or ENGLISH in _spoken(f) for f in _forms(word))}
+    unknown = {word for word in words - everyday if english_words().isdisjoint(_forms(word))}
+    known = {word: _spoken(word) for word in words - everyday}
+
+    possible = set()
+    for code in (each.code for each in written if words):
+        english = sum(word not in unknown and code not in known.get(word, ()) for word in words)
+        if english <= _ENGLISH_SHARES.get(code, _ENGLISH_SHARE) * len(words):
+            possible.add(code)
+    if not possible:
+        return ENGLISH
     texts = (" ".join(dict.fromkeys(name.split()))[:_MOST_LETTERS] for name in names)  # no word counts twice
     found = dict(_identifier().rank(". ".join(texts) + "."))
-    scores = {each.code: found[each.code] + _PRIOR * math.log(each.classes) for each in written if each.code in found}
+    counts = Counter(code for codes in known.values() for code in codes)
+    counts[ENGLISH] = len(everyday)
+    scores = {
+        each.code: found[each.code] + _PRIOR * math.log(each.classes) + _PER_WORD * counts[each.code]
+        for each in written
+        if each.code in found
+    }
     best, second = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
-    least, per_share = _ENGLISH_MARGIN
-    if best != _FRENCH:
-        least = math.inf if english_share > _ENGLISH_SHARE else max(least, per_share * english_share)
-    if best == _LATIN_NAMES or scores[best] - scores.get(ENGLISH, -math.inf) < least:
+    margin = _ENGLISH_MARGIN if counts[best] else _WITHOUT_WORDS
+    if best not in {*possible} - {_LATIN_NAMES} or scores[best] - scores.get(ENGLISH, -math.inf) < margin:
         return ENGLISH
     is_sure = len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN
     return best if is_sure else next(each.code for each in written if each.code in (best, second))
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    return word, *stems(word)
+
+
+def _spoken(word: str) -> list[str]:
+    """Codes of the languages that have a word."""
+    lines, start = _words_of_languages(), f"{unaccented(word)} "
+    line = lines[bisect_left(lines, start, hi=len(lines) - 1)]
+    return line.removeprefix(start).split(",") if line.startswith(start) else []
+
+
+@cache
+def _dataset_words() -> frozenset[str]:
+    names = (name for dataset in known_datasets() for spellings in dataset.classes for name in spellings)
+    return frozenset[str]().union(*(stems(clean_class_name(name)) for name in names))
+
+
+@cache
+def _words_of_languages() -> Sequence[str]:
+    """Lines of a word without accents and the codes of the languages that have it, sorted."""
+    return gzip.decompress(WORDS.read_bytes()).decode().splitlines()
+
+
+def unaccented(text: str) -> str:
+    """A text in lower case, without accents."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
 
 
 @cache
