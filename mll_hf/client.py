@@ -26,7 +26,7 @@ from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_publishe
 from mll_hf.selection.select import mention_claims
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.reach import why_unreachable
-from mll_hf.utils.text import abridged
+from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.budget import TrialPlan
     from mll_hf.utils.examples import Example
 
+_MOST_REPLACED = 3  # choices from names alone with models that the Hub does not give
 _log = logging.getLogger(__name__)
 
 
@@ -241,15 +242,22 @@ class Client:
     def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
         """Choose without images, and confirm the licenses of the chosen models with the Hub, since labels are claims.
 
-        If the Hub refutes a claimed license that the user asked for, the model is left out, once. For a trial, licenses
-        that do not matter are not confirmed.
+        Models that the Hub does not give are left out, and the next ones are chosen. If it refutes a claimed license
+        that the user asked for, the model is left out, once. For a trial, licenses that do not matter are not
+        confirmed.
         """
         candidates = self._candidates(task, config)
         if len(candidates.labels):
             mention_claims(self.source, candidates, config)
 
         def decide(config: SelectionConfig) -> Selection:
-            return self._pinned(select(candidates, config, task.task, for_trial=for_trial))
+            selection, refused = first = self._pinned(select(candidates, config, task.task, for_trial=for_trial))
+            for _ in range(0 if for_trial else _MOST_REPLACED):
+                if not refused or len(refused) == len(selection.models):
+                    break
+                config = replace(config, without=config.without.union(refused))
+                selection, refused = self._pinned(select(candidates, config, task.task))
+            return first[0] if refused else selection
 
         if for_trial and not config.licenses:
             return decide(config)
@@ -346,9 +354,12 @@ class Client:
             models[m] = replace(model, license=found or model.license)
         return replace(selection, models=tuple(models)), refuted
 
-    def _pinned(self, selection: Selection) -> Selection:
-        """Resolve chosen models without a label to a commit, with one request each."""
-        from mll_hf.hub.connection import map_parallel  # slow imports
+    def _pinned(self, selection: Selection) -> tuple[Selection, list[str]]:
+        """Resolve chosen models without a label to a commit, with one request each.
+
+        Also returns the ids of those that the Hub does not give: missing, gated, or not to be loaded.
+        """
+        from mll_hf.hub.connection import is_final, map_parallel  # slow imports
         from mll_hf.models.source import resolve_model
 
         def resolved(id: str) -> ModelRef | ModelError:
@@ -361,13 +372,16 @@ class Client:
 
         models = list(selection.models)
         unpinned = [m for m in selection.chosen_models if models[m].ref.revision == UNPINNED]
-        failed: list[ModelError] = []
+        failed: dict[str, ModelError] = {}
         for m, found in zip(unpinned, map_parallel(resolved, [models[m].ref.repo_id for m in unpinned]), strict=True):
             if isinstance(found, ModelError):
-                failed.append(found)
+                failed[models[m].ref.repo_id] = found
             else:
                 models[m] = replace(models[m], ref=found)
-        if failed:
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], more)
-        return replace(selection, models=tuple(models))
+        refused = [id for id, error in failed.items() if is_final(error.__cause__) and not why_unreachable(id)]
+        if refused:
+            _log.warning("cannot be used: %s", listed_reasons([failed[id] for id in refused]))
+        if unreached := [error for id, error in failed.items() if id not in refused]:
+            more = f" (and {len(unreached) - 1} more)" if len(unreached) > 1 else ""
+            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", unreached[0], more)
+        return replace(selection, models=tuple(models)), refused

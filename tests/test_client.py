@@ -18,14 +18,14 @@ from mll_hf.ensemble import embedding
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import graph_to_bytes
 from mll_hf.labels.file_format import tensors_to_bytes
-from mll_hf.labels.label import ModelRef, ProbeEmbeddings
+from mll_hf.labels.label import UNPINNED, ModelRef, ProbeEmbeddings
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
-from mll_hf.models.known import usable_models
+from mll_hf.models.known import loadable_models, usable_models
 from mll_hf.models.published import split_location
-from mll_hf.selection import Figures, Selection, paper
+from mll_hf.selection import Figures, Selection, Task, paper
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder, forest
 from worlds import CAR, CAT, DOG, encoded, know_only, make_graph, make_known, make_label, make_rivals, probe_set, unit
@@ -395,7 +395,7 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     found = selection.models[names(selection).index("unheard")]
     assert (found.ref.revision, found.figures) == ("e" * 40, Figures.PUBLISHED)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
-    assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
+    assert "cannot be used: model 'org/gone': is gone" in caplog.text
     assert "skipped in the trial" not in caplog.text  # nor does it take anything of the budget
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
 
@@ -492,3 +492,56 @@ def test_the_classes_of_a_known_dataset_have_its_published_accuracies():
     assert selection.notes == ("These are the classes of CIFAR-10. Accuracies are those published for it.",)
     assert selection.estimate.known.all()
     assert 0.97 <= low < high <= 1
+
+
+# --- models made for the domain, on the Hub ---------------------------------------------------------------------------
+
+SKIN, DERMLIP, MONET = ["melanoma", "nevus", "basal cell carcinoma"], "redlessone/DermLIP_ViT-B-16", "suinleelab/monet"
+XRAY, MEDSIGLIP = ["pneumonia", "pleural effusion", "cardiomegaly"], "google/medsiglip-448"
+OPEN_CLIP_FILES = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
+TRANSFORMERS_FILES = {"config.json": b"{}", "model.safetensors": b"weights"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"gated": "manual"}, "is gated; accept its terms at http"),
+        ({"private": True}, "is not on the Hub, or private"),
+        ({"open_clip_model.safetensors": None, "open_clip_pytorch_model.bin": b"x"}, "has only pickle weights"),
+    ],
+)
+def test_the_next_model_is_chosen_if_the_hub_does_not_give_one(hub, caplog, change, reason):
+    hub.put("model", DERMLIP, OPEN_CLIP_FILES)
+    hub.put("model", MONET, TRANSFORMERS_FILES)
+    assert Client("published").select(SKIN).answer_lines[0].startswith(f"Use {DERMLIP}")
+    if "open_clip_model.safetensors" in change:
+        hub.put("model", DERMLIP, change)
+    else:
+        vars(hub.repos["model", DERMLIP]).update(change)
+    caplog.clear()
+    selection = Client("published").select(SKIN)
+    assert selection.answer_lines[0].startswith(f"Use {MONET}")
+    assert "it is left out" not in selection.notes[0]  # which is about the next one
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"cannot be used: model '{DERMLIP}': {reason}")
+
+
+def test_a_gated_model_is_tried_by_those_who_have_access(hub, caplog):
+    for model in loadable_models():
+        hub.put("model", model.hub_id, OPEN_CLIP_FILES if model.backend == "open_clip" else TRANSFORMERS_FILES)
+        hub.repos["model", model.hub_id].refs[model.spec.partition("@")[2]] = hub.repos["model", model.hub_id].refs[
+            "main"
+        ]
+    repo = hub.repos["model", MEDSIGLIP]
+    repo.gated = "manual"
+
+    def revision():
+        selection = Client("published").shortlist(Task.of(XRAY), SelectionConfig())
+        (found,) = [model.ref.revision for model in selection.models if model.name == MEDSIGLIP]
+        return found
+
+    assert revision() == UNPINNED
+    assert f"model '{MEDSIGLIP}': is gated; accept its terms at" in caplog.text
+    repo.granted.add("alice")
+    assert revision() == repo.refs["main"]
+    assert MEDSIGLIP not in {model.name for model in Client("published").select(XRAY).models}

@@ -175,6 +175,12 @@ def is_unreachable(error: HubError) -> bool:
     return error.status in _TRANSIENT or isinstance(error.__cause__, (OfflineModeIsEnabled, httpx.TransportError))
 
 
+def is_final(error: BaseException | None) -> bool:
+    """Whether the Hub says that something is missing, gated or disabled, or there was no error of it at all."""
+    refusals = (RepositoryNotFoundError, RevisionNotFoundError, DisabledRepoError)
+    return error is None or isinstance(error.__cause__, refusals)
+
+
 def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
     """Apply a function to items in parallel threads, up to its first error; ``name`` is the title of a progress bar."""
     found: list[T] = thread_map(
@@ -206,6 +212,7 @@ class Head:
     repo_type: str
     sha: str
     files: Mapping[str, RepoFile]
+    gated: bool = False  # whether its files are for users with access only
 
     @property
     def model_files(self) -> dict[str, str]:
@@ -241,7 +248,7 @@ def newest_head(api: HfApi, repo_id: str, repo_type: str, revision: str = "main"
             file.rfilename: RepoFile(file.size or 0, (file.lfs.sha256 if file.lfs else file.blob_id) or "")
             for file in getattr(info, "siblings", None) or ()
         }
-    head = Head(info.id, repo_type, str(info.sha), files)
+    head = Head(info.id, repo_type, str(info.sha), files, bool(info.gated))
     _store(api, f"{repo_type}/{repo_id}@{head.sha}", asdict(head))
     return head
 

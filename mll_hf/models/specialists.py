@@ -44,7 +44,7 @@ class Nominee:
             language without figures, the mean over the `RARE` languages with the fewest named classes.
         sets: Number of data sets behind the gain.
         better: Whether the figures speak for it.
-        beyond: Whether it is beyond the user's limits.
+        excluded: Why it is not among the models to choose from; empty if it is.
     """
 
     model: KnownModel
@@ -54,7 +54,7 @@ class Nominee:
     accuracy: float | None = None
     sets: int = 0
     better: bool = False
-    beyond: bool = False
+    excluded: str = ""
 
     @property
     def recommended(self) -> bool:
@@ -64,8 +64,13 @@ class Nominee:
     @property
     def obstacle(self) -> str:
         """What must be done before it can be loaded; empty if nothing."""
-        model = self.model
-        found = [f"you must accept its conditions on https://huggingface.co/{model.hub_id}"] if model.gated else []
+        conditions = f"you must accept its conditions on https://huggingface.co/{self.model.hub_id}"
+        return ", and ".join(filter(None, (conditions if self.model.gated else "", self.obstacle_with_access)))
+
+    @property
+    def obstacle_with_access(self) -> str:
+        """The same for those who have accepted its conditions."""
+        model, found = self.model, list[str]()
         if not model.hub_id:
             found.append("it is not on the Hub")
         elif model.backend == "other":
@@ -75,8 +80,8 @@ class Nominee:
             found.append(f"its pickle must be converted to safetensors{also}")
         elif not model.loadable:
             found.append("whether it loads without code of its own was not checked")
-        if self.beyond:
-            found.append("it is beyond your limits")
+        if self.excluded:
+            found.append(self.excluded)
         return ", and ".join(found)
 
 
@@ -100,9 +105,9 @@ def nominate(
     return tuple(sorted(found, key=_order))
 
 
-def with_limits(nominees: Sequence[Nominee], beyond: Collection[str]) -> tuple[Nominee, ...]:
-    """The nominees in their new order, if models with these ids are beyond the user's limits."""
-    marked = [replace(n, beyond=True) if n.model.hub_id in beyond else n for n in nominees]
+def with_limits(nominees: Sequence[Nominee], excluded: Mapping[str, str]) -> tuple[Nominee, ...]:
+    """The nominees in their new order, if models with these ids are excluded, for the reason that each has."""
+    marked = [replace(nominee, excluded=excluded.get(nominee.model.hub_id, "")) for nominee in nominees]
     return tuple(sorted(marked, key=_order))
 
 

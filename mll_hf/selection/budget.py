@@ -2,8 +2,9 @@
 
 1. Models that need no download are all tried, before any others.
 2. The two models with the highest expected gain are fetched first, or, if models are made for the domain or language of
-   the task, the best one of these and the best general one. The first one leaves room for a second if that costs at
-   most a point of expected accuracy: a single model has no other to agree with.
+   the task, the best one of these and the best general one; if one fails, the next best of its kind. The first one
+   leaves room for a second if that costs at most a point of expected accuracy: a single model has no other to agree
+   with.
 3. After that, the next model is the one with the highest expected gain per byte.
 4. The trial stops when the total expected gain of the remaining models within the budget is small relative to the
    accuracy of the best model so far. So it continues longer if all models perform poorly or many remain.
@@ -15,7 +16,6 @@ increase in accuracy of the chosen model by trying another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,16 +60,20 @@ class Shortlist:
     budget: int  # maximum number of bytes to fetch; a model that fails counts as fetched
     nominated: Sequence[bool] = ()  # [M] whether a model is made for the domain or language of the task; empty if none
 
-    @cached_property
-    def first(self) -> tuple[int, ...]:
-        """If some models are made for the task, the best one of these, and the best other one, by their means.
+    def first(self, affordable: Sequence[int], tried: Sequence[int], failed: Sequence[int]) -> int | None:
+        """If some models are made for the task, the best one of these, then the best other one, by their means.
 
-        Each takes at most half of the budget. Without a general model a poor specialist would agree with others like
-        it.
+        Each takes at most half of the budget, and after one that fails the other kind is next. Without a general model
+        a poor specialist would agree with others like it. None if models of both kinds were tried, or cannot be.
         """
-        small = [m for m, size in enumerate(self.sizes) if 2 * size <= self.budget and any(self.nominated)]
-        kinds = [[m for m in small if self.nominated[m] == kind] for kind in (True, False)]
-        return tuple(max(kind, key=lambda m: self.prior.mean[m]) for kind in kinds if kind)
+        if not any(self.nominated):
+            return None
+        n_failed = [sum(self.nominated[m] == kind for m in failed) for kind in (False, True)]
+        for kind in sorted((True, False), key=n_failed.__getitem__):
+            small = [m for m in affordable if self.nominated[m] == kind and 2 * self.sizes[m] <= self.budget]
+            if small and not any(self.nominated[m] == kind for m in tried):
+                return max(small, key=lambda m: self.prior.mean[m])
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,8 @@ def next_model(
     sizes, gains = shortlist.sizes, np.round(expected_gains(estimate, tried), DIGITS)
     remaining = shortlist.budget - sum(sizes[m] for m in (*tried, *failed))
     affordable = [m for m in range(len(sizes)) if m not in (*tried, *failed) and sizes[m] <= remaining]
-    if pending := [m for m in shortlist.first if m in affordable]:
-        return pending[0]
+    if (first := shortlist.first(affordable, tried, failed)) is not None:
+        return first
     local = [m for m in affordable if sizes[m] == 0]
     best = sigmoid(estimate.mean[list(tried)]).max(initial=0)
     mean_gain = np.round(gains[affordable].sum() / len(sizes), DIGITS)

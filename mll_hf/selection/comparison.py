@@ -142,10 +142,13 @@ def comparable_to_published(labels: JoinedLabels) -> bool:
 # Others are tried first in a trial, since anything is possible.
 
 
-def add_nominees(candidates: Candidates, nominees: Sequence[Nominee]) -> Candidates:
-    """The candidates with the nominees that load as they are, if models without a label are compared at all."""
+def add_nominees(candidates: Candidates, nominees: Sequence[Nominee], for_trial: bool) -> Candidates:
+    """The candidates with the nominees that load as they are, if models without a label are compared at all.
+
+    For a trial also gated ones, to which the user may have access.
+    """
     present = {model.repo_id for model in candidates.labels.models} | {model.hub_id for model in candidates.published}
-    ready = {nominee.model.hub_id: nominee.model for nominee in nominees if not nominee.obstacle}
+    ready = {n.model.hub_id: n.model for n in nominees if not (n.obstacle_with_access if for_trial else n.obstacle)}
     added = tuple(model for id, model in ready.items() if present.isdisjoint(ids_of(id)))
     return replace(candidates, published=(*candidates.published, *added)) if candidates.published else candidates
 

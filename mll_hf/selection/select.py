@@ -62,10 +62,12 @@ def select(
     language, dataset = language_of(classes), recognize(classes)
     nominees = nominate(classes, domain, task, _branches(candidates), language, dataset)
     if is_ours:
-        candidates = add_nominees(candidates, nominees)
+        candidates = add_nominees(candidates, nominees, for_trial)
     within = within_limits(candidates, config)
     ids = [model.ref.repo_id for model in within.models]
-    nominees = with_limits(nominees, {model.ref.repo_id for model in candidates.models} - set(ids))
+    excluded = {model.ref.repo_id for model in candidates.models}.difference(ids)
+    reasons = {id: "it is left out" if id in config.without else "it is beyond your limits" for id in excluded}
+    nominees = with_limits(nominees, reasons)
     gains = published_gains(nominees, language)
     unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
 

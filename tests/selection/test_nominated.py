@@ -11,7 +11,7 @@ from mll_hf.labels.join import JoinedLabels
 from mll_hf.models.known import known_models, usable_models
 from mll_hf.models.published import published_graph
 from mll_hf.selection import Candidates, Figures, SelectionConfig, answer, select
-from mll_hf.selection.budget import Shortlist, plan_trial
+from mll_hf.selection.budget import Shortlist, plan_trial, run_trial
 from mll_hf.selection.candidates import unmatched
 from mll_hf.selection.with_images import trial_prior
 
@@ -100,4 +100,11 @@ def test_a_trial_starts_with_the_best_specialist_and_the_best_general_model():
     to_try = Shortlist(prior, sizes, 10**10, [model.figures is Figures.NONE for model in models])
     plan = plan_trial(to_try, [model.name for model in models])
     assert [models[m].figures for m in plan.order[:2]] == [Figures.NONE, Figures.PUBLISHED]
-    assert Shortlist(prior, sizes, 10**10, [False] * len(models)).first == ()
+    kinds, fails = [], iter((False, True, False, True))
+
+    def attempt(m):
+        kinds.append(models[m].figures)
+        return next(fails, True)
+
+    run_trial(to_try, attempt, lambda tried: prior)
+    assert kinds[:4] == [Figures.NONE, Figures.PUBLISHED, Figures.NONE, Figures.NONE]  # until one can be tried
