@@ -437,7 +437,7 @@ def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
     ):
         selection = Client("published").select(classes, max_gflops=40)
         assert selection.estimate.known[0] == is_known
-        assert ("accuracy not known; a few examples" in selection.answer_lines[0]) is not is_known
+        assert ("accuracy not known; 25 examples" in selection.answer_lines[0]) is not is_known
 
 
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
@@ -489,9 +489,26 @@ def test_the_classes_of_a_known_dataset_have_its_published_accuracies():
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     selection = Client(labels="published").select(names, max_parameters="500M")
     low, high = (ends[0] for ends in selection.estimate.interval)
-    assert selection.notes == ("These are the classes of CIFAR-10. Accuracies are those published for it.",)
+    assert selection.notes == ("These are the classes of CIFAR-10. Accuracies rest on those published for it.",)
     assert selection.estimate.known.all()
     assert 0.97 <= low < high <= 1
+
+
+def test_a_dataset_of_specialists_has_their_published_accuracies():
+    names = ["melanoma", "nevus", "basal cell carcinoma", "actinic keratosis", "dermatofibroma", "vascular lesion"]
+    for more, accuracy, says in ((["benign keratosis"], 0.68, "published for it."), ([], 0.71, "fewer are easier.")):
+        selection = Client("published").select([*names, *more])
+        best = selection.chosen_models[0]
+        assert selection.models[best].name == "redlessone/DermLIP_ViT-B-16"
+        assert selection.estimate.accuracy[best] == pytest.approx(accuracy, abs=0.01)  # .6813 of all seven
+        assert selection.notes[0].endswith(says)
+        assert selection.estimate.accuracy[best + 1] < 0.5  # general models: .28 of CLIP, though others are better
+
+
+def test_names_that_the_text_encoder_cannot_read_do_not_hide_how_models_differ():
+    """It takes Chinese words for one another, so every model seemed as bad, and the cheapest was recommended."""
+    for classes in (["狗", "猫", "马"], ["着物", "浴衣", "帯", "草履"], ["Hund", "Katze"]):
+        assert Client("published").select(classes).answer_lines[0].startswith("Use timm/ViT-B-16-SigLIP-i18n-256 ")
 
 
 # --- models made for the domain, on the Hub ---------------------------------------------------------------------------

@@ -68,7 +68,10 @@ def _gain_of_fit(selection: Selection) -> list[str]:
     name = selection.models[0].name
     if trial.n_examples:
         return [f"Of {trial.n_examples} examples, {name} classifies {before} correctly zero-shot, {after} fitted."]
-    return [f"{name} agrees with all models together on {before} of the images zero-shot, on {after} fitted."]
+    if len(selection.models) == 1:
+        return []
+    agreement = f"agrees with all models together on {before} of the images zero-shot, on {after} fitted"
+    return [f"{name} {agreement}; this is not its accuracy, since all may be wrong."]
 
 
 def _headline(selection: Selection) -> str:

@@ -20,8 +20,9 @@ from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
 from mll_hf.matching import describe
+from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection import SelectionConfig, Strategy
+from mll_hf.selection import Figures, SelectionConfig, Strategy
 from mll_hf.selection.comparison import are_meant
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import abridged
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from mll_hf.cli.parser import Parser
     from mll_hf.matching.describe import Description
     from mll_hf.selection.result import Selection
+
+_MOST_AGAIN = 20  # words
 
 
 def add_select(command: Parser) -> None:
@@ -65,7 +68,8 @@ def add_select(command: Parser) -> None:
 
 
 def _select(args: argparse.Namespace) -> int:
-    classes, config = task_config(args, [*args.names, *args.classes])
+    words = [*args.names, *args.classes]
+    classes, config = task_config(args, words)
     selection = task_client(args).select(
         classes, config, domain=args.domain, task=args.task, descriptions=_describe(args, classes)
     )
@@ -74,8 +78,11 @@ def _select(args: argparse.Namespace) -> int:
         return 0
     print(shown(selection_report(selection, args.verbose)))
     if selection.answer_lines:
+        is_label = selection.models[selection.chosen_models[0]].figures is Figures.LABEL
+        basis = "labels" if is_label else "published figures"
         print(
-            f"To know better, fit these models to your images: mll-hf fit PHOTOS --classes {_again(classes)} -o choice"
+            f"This rests on class names and on {basis}. Your images tell more: "
+            f"mll-hf fit PHOTOS --classes {_again(words)} -o choice"
         )
     _note_on_names(selection)
     return 0
@@ -86,13 +93,14 @@ def _note_on_names(selection: Selection) -> None:
     meant = zip(selection.classes, are_meant(selection.classes, selection.coverage), strict=True)
     unclear = [name for name, is_meant in meant if not is_meant and name.isascii()]  # others have a note on language
     is_known = selection.estimate is not None and selection.estimate.known.any()
-    if len(selection.classes) > 1 and unclear and selection.strategy is Strategy.MLL and not is_known:
-        note(f"{abridged(unclear, 5)}: these are no English words, so they say nothing about accuracy")
+    is_foreign = language_of(selection.classes) != ENGLISH  # which the answer says
+    if len(selection.classes) > 1 and unclear and selection.strategy is Strategy.MLL and not (is_known or is_foreign):
+        note(f"{abridged(unclear, 5)}: not found among English words, so the accuracy is not known")
 
 
-def _again(classes: tuple[str, ...]) -> str:
-    """The classes for a command line; those of a long list are in a file."""
-    return shown(shlex.join(classes)) if len(classes) <= 6 else "FILE"
+def _again(words: list[str]) -> str:
+    """The classes as they were given; a long list is better kept in a file."""
+    return shown(shlex.join(words)) if len(words) <= _MOST_AGAIN else "FILE"
 
 
 def add_task_options(command: Parser) -> None:

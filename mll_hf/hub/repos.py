@@ -51,7 +51,7 @@ _EMPTY_REPO = {".gitattributes", README}  # files of a repo that may be filled
 _CONFLICTS = (409, 412)  # another commit is in progress, or came first
 _MAX_CONFLICTS = 30
 _FIRST_WAIT, _MAX_WAIT = 0.1, 8.0
-_LOG_IN = "to publish labels you must be logged in with a token that can write; use: hf auth login"
+_LOG_IN = "to publish you must be logged in with a token that can write; use: hf auth login"
 _NO_WRITE_ACCESS = (
     "you or your token may not write to it; name a repo of your own with --to, ask for a pull request with --pr "
     "(labels, selections), or log in with one that can write: hf auth login"

@@ -54,10 +54,8 @@ class Recognized:
         titles, size = " or ".join(dataset.title for dataset in self.datasets), len(self.datasets[0].classes)
         if self.present == self.inside == 1:
             return f"These are the classes of {titles}."
-        part = f"{self.shared} of the {size} classes of {titles}"
-        if self.inside == 1:
-            return f"These are {part}: with fewer classes to confuse, expect no less than on all."
-        return f"These are {part}, and others: figures for it say little about those."
+        others = "" if self.inside == 1 else ", and others"
+        return f"These are {self.shared} of the {size} classes of {titles}{others}."
 
 
 def recognize(classes: Sequence[str]) -> Recognized | None:

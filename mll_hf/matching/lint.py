@@ -76,7 +76,7 @@ def _scripts(classes: Sequence[str]) -> Iterator[str]:
             by_script[_WRITTEN.get(script, script.capitalize())].append(name)
     for script, names in by_script.items():
         if script != "Latin":
-            yield f"{_shown(names)}: in {script} script; most models read English only."
+            yield f"{_shown(names)}: in {script} script, which most models do not read."
     if len(by_script) > 1:
         yield f"The names are in several scripts ({', '.join(by_script)}): use one language for all classes."
 

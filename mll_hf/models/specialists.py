@@ -139,7 +139,7 @@ def _note(nominees: Sequence[Nominee]) -> str:
     if n_others:
         line += f", as {n_others} other{' is' if n_others == 1 else 's are'}"
     line += f"; {_better_by(first)}. " if first.gain is not None else "; it has no figures beside general models. "
-    line += f"But {first.obstacle}." if first.obstacle else f"{TRIAL_IMAGES} of your images would tell."
+    line += f"But {first.obstacle}." if first.obstacle else f"{TRIAL_IMAGES} of your images would tell which is better."
     best = max(nominees, key=lambda nominee: -1.0 if nominee.gain is None else nominee.gain)
     if best is not first and best.obstacle and (best.gain or 0.0) > (first.gain or 0.0):
         line += f" {best.model.name}: {_better_by(best)}, but {best.obstacle}."

@@ -42,7 +42,7 @@ class Answer:
     cheapest: int  # the cheapest model that is as good; may be the best model itself
     n_close: int  # number of models that are as good as the best one, including itself
     n_families: int  # number of families that they are of
-    lines: tuple[str, str, str]
+    lines: tuple[str, ...]
 
 
 def machine_memory() -> int:
@@ -114,11 +114,11 @@ def answer_to(
     if unmeasured and by_images is None:
         third = f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much."
     lines = (_use(models, estimate, chosen), _others(models, estimate, chosen[0], cheapest, len(close)), third)
-    return Answer(0, cheapest, len(close), n_families, lines)
+    return Answer(0, cheapest, len(close), n_families, tuple(filter(None, lines)))
 
 
 def _use(models: Sequence[SelectedModel], estimate: Estimate, chosen: Sequence[int]) -> str:
-    lead, accuracy = chosen[0], "accuracy not known; a few examples with their class would tell."
+    lead, accuracy = chosen[0], "accuracy not known; 25 examples with their class would tell."
     if estimate.known[lead]:
         low, high = (100 * ends[lead] for ends in estimate.interval)
         number = f"{100 * estimate.accuracy[lead]:.0f} %"
@@ -138,8 +138,8 @@ def _others(models: Sequence[SelectedModel], estimate: Estimate, lead: int, chea
         if less and best.gflops > less:
             text += f", {best.gflops / less:,.1f} times as many"
         return f"Best at any cost: {text}" + (f"; {lost[lead]:.1f} points higher." if known[0] and known[lead] else ".")
-    if cheapest == 0:
-        return "No cheaper model is within 1 point of it." if n_close == 1 else "The others that are as good cost more."
+    if cheapest == 0:  # if no other is as good, the next line says so
+        return "" if n_close == 1 else "The others that are as good cost more."
     text = f"As good and cheaper: {_name(models[cheapest])}, {_saving(best, models[cheapest].cost)}"
     return text + (f", {max(lost[cheapest], 0):.1f} points lower." if known[0] and known[cheapest] else ".")
 

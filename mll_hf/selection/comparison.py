@@ -64,9 +64,9 @@ def estimate_from_names(
     """
     match, domain = candidates.match, ", ".join([candidates.domain or "", *claims])
     names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
-    traits = task_traits(len(match.classes), names, domain)
-    traits = replace(traits, near=near_classes(match.classes, domain))
     meant = match.coverage >= COVERED if names is None else are_meant(match.classes, match.coverage)
+    traits = task_traits(len(match.classes), names if meant.any() else None, domain)  # it reads English only
+    traits = replace(traits, near=near_classes(match.classes, domain))
     with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, with_meaning)
 

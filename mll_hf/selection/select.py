@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from mll_hf.selection.strategies import SelectionConfig
 
 
+_RESTS_ON = "Accuracies rest on those published for it."
+_RESTS_ON_ALL = "Accuracies rest on those published for all of them: fewer are easier."
 _log = logging.getLogger(__name__)
 
 
@@ -79,11 +81,11 @@ def select(
     )
     notes = (str(dataset),) if dataset else ()
     if estimate and is_ours:
+        estimate = with_nominees(estimate, ids, gains, ())
         observed = with_known_figures(estimate, ids, dataset, domain) if dataset else estimate
-        if observed is estimate:
-            estimate = with_nominees(estimate, ids, gains, unknown)
-        else:
-            estimate, notes = observed, (f"{dataset} Accuracies are those published for it.",)
+        if dataset and observed is not estimate:
+            notes = (f"{dataset} {_RESTS_ON_ALL if dataset.present < 1 else _RESTS_ON}",)
+        estimate = with_nominees(observed, ids, {}, unknown)
         if dataset or not unknown.union(gains).isdisjoint(ids):
             scores = _for_all_classes(np.round(estimate.accuracy, DIGITS), classes)
             scores[[id in unknown for id in ids]] = 0

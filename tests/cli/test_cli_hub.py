@@ -108,7 +108,7 @@ def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, mo
 def test_without_login_nothing_is_published(world, capsys, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     said = fails(capsys, "push", "--all", "--labels", str(world / "labels"), "--to", COLLECTION)
-    assert said.startswith("mll-hf: error: hub: to publish labels you must be logged in")
+    assert said.startswith("mll-hf: error: hub: to publish you must be logged in")
     said = fails(capsys, "graph", "push", world / "graph", "--to", "hf://datasets/alice/shapes")
     assert "alice/shapes: you are not logged in, or your token is invalid; log in with: hf auth login" in said
 

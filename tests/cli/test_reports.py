@@ -71,7 +71,8 @@ def tried_selection(k=2):
 
 def test_the_report_of_a_trial():
     selection = tried_selection()
-    _, headline, models = selection_report(selection, is_verbose=True).split("\n\n")
+    answer, headline, models = selection_report(selection, is_verbose=True).split("\n\n")
+    assert "% fitted; this is not its accuracy" in answer
     assert headline == "2 classes, 3 models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
     header, *rows, together = models.splitlines()
     assert cells(header) == [

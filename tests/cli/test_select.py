@@ -92,7 +92,8 @@ def test_select_refuses(world, extra, words, capsys):
 def test_classes_that_the_graph_lacks_ask_for_images(world, capsys):
     command = ["select", "--labels", world / "labels", "--classes"]
     _, out, err = run(capsys, *command, "cat, zzyzx")
-    assert "zzyzx: these are no English words" in err
-    assert "mll-hf fit PHOTOS --classes cat zzyzx -o choice" in out
+    assert "zzyzx: not found among English words" in err
+    assert "rests on class names and on labels" in out
+    assert "mll-hf fit PHOTOS --classes 'cat, zzyzx' -o choice" in out
     one = run(capsys, *command, "zzyzx")[2]
     assert one == "mll-hf: note: With one class every prediction is correct; also name what else the images show.\n"

@@ -36,7 +36,7 @@ def test_every_list_names_its_source_and_has_distinct_classes():
     [
         (CIFAR10, "These are the classes of CIFAR-10."),
         ([name.upper() + "S" for name in CIFAR10], "These are the classes of CIFAR-10."),
-        (CIFAR10[:8], "These are 8 of the 10 classes of CIFAR-10: with fewer"),
+        (CIFAR10[:8], "These are 8 of the 10 classes of CIFAR-10."),
         ([*CIFAR10[:9], "lemon"], "These are 9 of the 10 classes of CIFAR-10, and others"),
         ([f"digit {n}" for n in range(10)], "These are the classes of MNIST or SVHN."),
         (

@@ -52,4 +52,4 @@ def test_few_known_datasets_get_a_wrong_hint():
 
 def test_a_japanese_list_with_kanji_kana_and_latin_letters_is_in_one_script():
     (line,) = lint(["腕時計", "スニーカー", "Tシャツ", "ﾊﾞｯｸﾞ", "LED"], published_graph())
-    assert line.endswith("in Japanese script; most models read English only.")
+    assert line.endswith("in Japanese script, which most models do not read.")

@@ -139,7 +139,7 @@ def test_agreement_on_exchanged_class_names_is_not_shown_as_accuracy(seed):
     selection = trial(embedded, shortlist=replace(make_shortlist(), estimate=names))
     assert selection.trial.fitted.min() > 0.9
     assert not selection.estimate.known.any()
-    assert selection.answer_lines[0].endswith("Accuracy not known; a few examples with their class would tell.")
+    assert selection.answer_lines[0].endswith("Accuracy not known; 25 examples with their class would tell.")
     with_examples = trial(embedded, shortlist=replace(make_shortlist(), estimate=names), classes=true[:50])
     assert with_examples.estimate.basis is Basis.EXAMPLES
     (images, _), head = embedded[0], with_examples.heads[0]
