@@ -4,8 +4,8 @@
     python scripts/known_models/fit_accuracy.py --write    # and write the file
     python scripts/known_models/fit_accuracy.py --things   # before that, rewrite things.json (needs WordNet; minutes)
 
-Class names come from the table of recall per class and from accuracy/class_names.json, which names the source
-of each. Datasets without names get the mean features of the others.
+Class names come from the table of recall per class, from accuracy/class_names.json, which names the source of each, and
+from the class lists of known datasets. Datasets without names get the mean features of the others.
 
 Protocol: every kin group of datasets is left out in turn, in all tables at once. The errors of a dataset are averaged
 over its tables, then over datasets. The width of an interval is fitted inside each fold, on errors for groups that
@@ -202,18 +202,17 @@ def features_of(datasets: Sequence[KnownDataset]) -> tuple[Floats, Floats, Float
     """[D, F] features, [D] chance levels, and [D] shares of the names that mean something."""
     encoder, recalls = CachedEncoder(DefaultEncoder(), exact=True), class_recalls()
     written = json.loads(NAMES.read_text(encoding="utf-8"))
-    rng = np.random.default_rng(0)
+    lists = {each.id: each for each in class_lists()}
     rows, n_classes = [], [of.n_classes or N_CLASSES.get(of.id, 0) for of in datasets]
     with_meaning = np.ones(len(datasets))
     for d, of in enumerate(datasets):
-        name, classes = of.id, list[str]()
+        name, classes = written.get(of.id, {}).get("of", of.id), list[str]()
         if name in recalls.datasets:
             classes = list(recalls.of(name)[0])
-        elif "names" in written.get(name, {}):
-            classes = written[name]["names"]
         elif name in written:
-            of_whole = recalls.of(written[name]["of"])[0]
-            classes = [of_whole[c] for c in np.sort(rng.permutation(len(of_whole))[: written[name]["sample"]])]
+            classes = written[name]["names"]
+        elif name in lists:
+            classes = [spellings[0] for spellings in lists[name].classes]
         specialized, log_classes = float(is_specialized(of.domain)), np.log(n_classes[d])
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
