@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mll_hf.cli.options import CLASSES_HELP, DEVICE_HELP, positive, size
 from mll_hf.cli.output import confirm, note, shown
 from mll_hf.cli.report import selection_report
-from mll_hf.cli.select import add_task_options, task_client, task_config
+from mll_hf.cli.select import add_limits, add_task_options, task_client, task_config
 from mll_hf.errors import InputError
 from mll_hf.selection import SelectionConfig
 from mll_hf.selection.task import EQUAL
@@ -62,6 +62,7 @@ def add_fit(command: Parser) -> None:
         "class, and fit again with --examples",
     )  # fmt: skip
     add_task_options(command)
+    add_limits(command.more)
     command.more.add_argument(
         "--max-download", type=size, metavar="SIZE",
         help=f"maximum download of models: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",

@@ -30,6 +30,7 @@ from mll_hf.utils.text import abridged
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.cli.options import Options
     from mll_hf.cli.parser import Parser
     from mll_hf.matching.describe import Description
     from mll_hf.selection.result import Selection
@@ -46,8 +47,7 @@ def add_select(command: Parser) -> None:
     command.epilog = "Example: mll-hf select cat dog 'golden retriever' --max-parameters 200M"
     command.add_argument("names", nargs="*", metavar="CLASS", help=CLASSES_HELP)
     command.more.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="the same, as an option")
-    command.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
-    command.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
+    add_limits(command)
     add_task_options(command)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     command.more.add_argument(
@@ -101,6 +101,12 @@ def _note_on_names(selection: Selection) -> None:
 def _again(words: list[str]) -> str:
     """The classes as they were given; a long list is better kept in a file."""
     return shown(shlex.join(words)) if len(words) <= _MOST_AGAIN else "FILE"
+
+
+def add_limits(options: Options) -> None:
+    """Add limits of what a model costs."""
+    options.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
+    options.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
 
 
 def add_task_options(command: Parser) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.ensemble.embedding import image_digest
 from mll_hf.ensemble.rules import linear_pool
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.label import UNPINNED
@@ -56,6 +57,7 @@ def try_models(
     if selection.estimate is None:
         raise ValueError("the shortlist has no estimate")
     images = [*task.examples.images, *task.images]
+    check_image_count(len(set(map(image_digest, images))), "different")
     run = ensemble.model_runner(images, cache)
     models = [selection.models[m] for m in selection.chosen_models]
     sizes = sizes or _download_sizes(models, ensemble.token)

@@ -61,14 +61,19 @@ def most_parameters() -> float:
     return MEMORY_SHARE * machine_memory() / BYTES_PER_PARAMETER
 
 
+def fit_in_memory(models: Sequence[SelectedModel]) -> list[int]:
+    """Positions of the models whose weights take at most half of the memory; of all if there is none."""
+    most = most_parameters()
+    return [m for m, model in enumerate(models) if model.cost.parameters <= most] or list(range(len(models)))
+
+
 def best_value(models: Sequence[SelectedModel], estimate: Estimate) -> int:
     """The cheapest of M models within a point of the best one, of those that figures compare and that fit in memory.
 
     If none fits, of all that are compared.
     """
     known = [m for m, model in enumerate(models) if model.figures is not Figures.NONE] or list(range(len(models)))
-    most = most_parameters()
-    fitting = [m for m in known if models[m].cost.parameters <= most] or known
+    fitting = sorted({*known}.intersection(fit_in_memory(models))) or known
     losses = _losses(estimate.subset(fitting))
     return _cheapest([m for m, loss in zip(fitting, losses.tolist(), strict=True) if loss <= MARGIN], models)
 

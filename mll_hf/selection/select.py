@@ -18,7 +18,7 @@ from mll_hf.models.known import typical_imagenet, usable_models
 from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
-from mll_hf.selection.answer import best_value
+from mll_hf.selection.answer import best_value, fit_in_memory
 from mll_hf.selection.candidates import Candidates, Figures, SelectedModel
 from mll_hf.selection.comparison import (
     accuracies_in,
@@ -101,7 +101,10 @@ def select(
     estimate = estimate and estimate.subset(order)
     chosen = np.zeros(scores.shape, np.bool_)
     if for_trial:
-        chosen[shortlist_first(ids, nominees, k, language)] = True
+        small = fit_in_memory(models)
+        if too_large := [model.name for m, model in enumerate(models[:k]) if m not in small]:
+            _log.warning("not tried, since they need over half of the memory: %s", abridged(too_large, 3))
+        chosen[[small[m] for m in shortlist_first([ids[m] for m in small], nominees, k, language)]] = True
     elif strategy.as_in_paper:
         np.put_along_axis(chosen, np.argsort(-scores, axis=0, kind="stable")[:k], True, axis=0)
     elif estimate and is_ours and config.k is None:

@@ -94,10 +94,10 @@ class Task(ArrayFields):
         return bool(self.images or self.examples.images)
 
 
-def check_image_count(n_images: int) -> None:
-    """Raise InputError if there are fewer than ``MIN_IMAGES`` images."""
+def check_image_count(n_images: int, kind: str = "readable") -> None:
+    """Raise InputError if there are fewer than ``MIN_IMAGES`` images of a kind."""
     if n_images < MIN_IMAGES:
-        raise InputError(f"{n_images} readable images are too few to compare models; give at least {MIN_IMAGES}")
+        raise InputError(f"{n_images} {kind} images are too few to compare models; give at least {MIN_IMAGES}")
 
 
 def trial_sample(n_images: int, most_images: int) -> NDArray[np.int64]:

@@ -142,6 +142,8 @@ def test_a_download_is_asked_for(command, task_images, capsys, monkeypatch):
         (["nowhere"], "nowhere is neither an image nor a folder of images"),
         (["empty"], "empty is neither an image nor a folder of images"),
         (["few"], "9 readable images are too few to compare models; give at least 10"),
+        (["same", "few"], "9 different images are too few to compare models; give at least 10"),
+        (["all", "--max-parameters", "1"], "none of the 2 models is within the limits"),
         (["all", "--device", "toaster"], "there is no device 'toaster'"),
         (["all", "-o", "classes.txt"], "-o classes.txt is a file; give a folder"),
     ],
@@ -154,4 +156,5 @@ def test_refused(command, tmp_path, task_images, monkeypatch, extra, words, caps
         Path(name).mkdir()
     for n in range(9):
         Path("few", f"{n}.png").write_bytes(encoded((n, n, n), n))
+    shutil.copytree("few", "same")
     assert words in fails(capsys, *command, *extra)

@@ -75,6 +75,14 @@ def test_models_without_figures_are_tried_first_and_never_recommended():
     assert backends["StanfordAIMI/XrayCLIP__vit-b-16__laion2b-s34b-b88k"] == "transformers"
 
 
+def test_what_does_not_fit_in_memory_is_not_tried(monkeypatch, caplog):
+    monkeypatch.setattr(answer, "machine_memory", lambda: 4 * 10**9)
+    shortlist = chosen_for(SKIN, for_trial=True, k=16)
+    assert DERMLIP in names(shortlist)
+    assert max(shortlist.models[m].cost.parameters for m in shortlist.chosen_models) <= 5 * 10**8
+    assert "not tried, since they need over half of the memory: timm/PE-Core-bigG-14-448, " in caplog.text
+
+
 def test_the_best_value_is_named_first():
     selection = chosen_for(("cat", "dog"))
     first, second, _ = selection.answer_lines
