@@ -1,4 +1,4 @@
-"""The domains of specialists that a task touches: by its class names, their branch, and the user's words.
+"""The domains of specialists that a task touches: by its class names and the user's words.
 
 The words are in ``data/domain_words.csv``, written by ``scripts/known_models/domain_words.py``.
 """
@@ -15,18 +15,19 @@ from mll_hf.matching.words import stems
 from mll_hf.models.known import records
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mll_hf.matching.datasets import Recognized
 
 _TOUCHED = 0.5  # mean weight of the words of a domain over the classes
 _MANY, _TOUCHED_BY_MANY = 12, 0.3  # in data sets of other domains no more than .16
 _BESIDE = 0.75  # of the strongest domain: weaker ones are not touched
-_IN_BRANCH = 0.8  # share of the classes
+_TOGETHER = 0.75  # share of the classes
 _MOST_WORDS = 12  # of a class name
-_NEUTRAL = frozenset({"background", "healthy", "none", "normal", "other", "others", "unknown"})
-_SPECIES = "species"
-_BRANCHES = frozenset({"amphibian", "arachnid", "bird", "fish", "fungus", "insect", "reptile"})
+_GRADES = frozenset({"mild", "moderate", "severe"})
+_NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
+_SPECIES, _FASHION = "species", "fashion"
+_NEGATION = re.compile(r"\b(no|not|without)\b", re.IGNORECASE)  # of clothes: whether they are worn
 _GENUS = re.compile(r"[A-Z][a-z]{2,}(us|a|um|is|es|on|as|os|ys|yx|ix|ax|ox|o|er|ops)")
 _EPITHET = re.compile(r"[a-z-]{2,}(us|a|um|is|ii?|ae|ens|ans|ax|ix|os|on|es|e|eo|o|ur|or|yx)")
 
@@ -37,7 +38,8 @@ class DomainWords:
 
     Attributes:
         kind: ``option`` (in the user's domain or task), ``inside`` (anywhere in a class name), ``heads`` (its last
-            word, after others), ``whole`` (the whole name) or ``instances`` (the whole name, in capitals).
+            word, after others), ``instances`` (the whole name, in capitals) or ``together`` (the whole name, joined,
+            if most names are of the same row).
         weight: 1, or less for words that everyday tasks have, too.
     """
 
@@ -50,15 +52,18 @@ class DomainWords:
 @cache
 def domain_words(kind: str) -> tuple[tuple[str, float, frozenset[str]], ...]:
     """Domain, weight and words of each row of one kind."""
-    rows = records(DomainWords, "domain_words.csv")
-    return tuple((row.domain, row.weight, frozenset(row.words)) for row in rows if row.kind == kind)
+    return tuple((row.domain, row.weight, frozenset(row.words)) for row in _rows() if row.kind == kind)
+
+
+@cache
+def _rows() -> tuple[DomainWords, ...]:
+    return records(DomainWords, "domain_words.csv")
 
 
 def domains_of(
     classes: Sequence[str],
     domain: str | None = None,
     task: str | None = None,
-    branches: Sequence[Collection[str]] = (),
     dataset: Recognized | None = None,
 ) -> tuple[str, ...]:
     """The domains of specialists that a task touches, the strongest first; none for everyday classes."""
@@ -67,9 +72,12 @@ def domains_of(
     for name in named:
         for claim, weight in _weights_of(name).items():
             scores[claim] += weight / len(named)
-    inside = sum(bool(_BRANCHES.intersection(names)) for names in branches)
-    if len(branches) > 2 and inside >= _IN_BRANCH * len(branches):
-        scores[_SPECIES] = 1.0
+    if any(map(_NEGATION.search, named)):
+        scores.pop(_FASHION, None)
+    keys = ["".join(stems(name)) for name in named]
+    for claim, weight, names in domain_words("together"):
+        if len(keys) > 2 and sum(key in names for key in keys) >= _TOGETHER * len(keys):
+            scores[claim] = weight
     for text in filter(None, (domain, task)):
         scores |= dict.fromkeys(_found(stems(text), "option"), 1.0)
     if dataset:
@@ -80,9 +88,9 @@ def domains_of(
 
 def _weights_of(name: str) -> Mapping[str, float]:
     words = stems(name)[:_MOST_WORDS]
-    whole, kinds = " ".join(words), ("whole", "instances") if name[:1].isupper() else ("whole",)
-    found = {claim: weight for kind in kinds for claim, weight, names in domain_words(kind) if whole in names}
-    found |= _found(words, "inside")
+    found = dict(_found(words, "inside"))
+    if name[:1].isupper():
+        found |= {claim: weight for claim, weight, names in domain_words("instances") if " ".join(words) in names}
     if is_binomial(name) or (len(words) > 1 and any(words[-1] in heads for _, _, heads in domain_words("heads"))):
         found[_SPECIES] = 1.0
     return found

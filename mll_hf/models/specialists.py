@@ -89,17 +89,15 @@ def nominate(
     classes: Sequence[str],
     domain: str | None = None,
     task: str | None = None,
-    branches: Sequence[Collection[str]] = (),
     language: str | None = None,
     dataset: Recognized | None = None,
 ) -> tuple[Nominee, ...]:
     """The models that claim a domain or the language of a task, recommended ones first, then by their gain.
 
-    ``branches`` [C] are the names of the hypernyms of each class's concept, where there is one; ``language`` is the
-    code of that of the names, by default detected; ``dataset`` the known one whose classes these are.
+    ``language`` is the code of that of the names, by default detected; ``dataset`` the known one with these classes.
     """
     language = language_of(classes) if language is None else language
-    claims = domains_of(classes, domain, task, branches, dataset)
+    claims = domains_of(classes, domain, task, dataset)
     found = [nominee for claim in claims for nominee in _of_domain(claim)]
     found += _of_language(language) if language != ENGLISH else []
     return tuple(sorted(found, key=_order))

@@ -12,7 +12,6 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.hub.trust import claims_text, ranked_and_claimed
 from mll_hf.labels.join import join_labels
-from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import typical_imagenet, usable_models
 from mll_hf.models.language import ENGLISH, language_of
@@ -62,7 +61,7 @@ def select(
     strategy, is_ours, k = STRATEGIES[config.strategy], config.strategy is Strategy.MLL, config.k or 1
     classes, domain = candidates.match.classes, candidates.domain
     language, dataset = language_of(classes), recognize(classes)
-    nominees = nominate(classes, domain, task, _branches(candidates), language, dataset)
+    nominees = nominate(classes, domain, task, language, dataset)
     if is_ours:
         candidates = add_nominees(candidates, nominees, for_trial)
     within = within_limits(candidates, config)
@@ -192,15 +191,6 @@ def _why_none_fits(models: Sequence[SelectedModel], config: SelectionConfig) -> 
         f"{abridged([f'{license} ({count})' for license, count in licenses], 5)}: raise the limits, allow other "
         "licenses, or leave out fewer"
     )
-
-
-def _branches(candidates: Candidates) -> list[set[str]]:
-    """Names of the hypernyms of each class's best concept; none for classes that no concept covers."""
-    match, graph = candidates.match, candidates.labels.union.graph
-    if not match.concepts.size:
-        return []
-    best = zip(match.concepts[:, 0].tolist(), (match.coverage >= COVERED).tolist(), strict=True)
-    return [{graph.concepts[a].name for a in graph.ancestors[v].tolist()} if covered else set() for v, covered in best]
 
 
 def _matched_concepts(candidates: Candidates) -> tuple[tuple[MatchedConcept, ...], ...]:

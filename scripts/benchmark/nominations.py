@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mll_hf.matching.datasets import recognize
 from mll_hf.models.domains import domains_of
 from mll_hf.models.language import language_of
 from mll_hf.models.specialists import RARE, nominate
@@ -89,11 +90,12 @@ def judged_lists(name: str) -> list[str]:
     rows, right = [], defaultdict(list)
     for row in read(DATA / f"{name}.csv"):
         classes = row["classes"].split("|")
-        domains, language = domains_of(classes), language_of(classes)
+        dataset = recognize(classes)
+        domains, language = domains_of(classes, dataset=dataset), language_of(classes)
         expected = (row["expected_domain"],) if row["expected_domain"] else ()
         is_right = domains[:1] == expected and language == row["expected_language"]
         right[row["kind"]].append(is_right)
-        first = next(iter(nominate(classes)), None)
+        first = next(iter(nominate(classes, dataset=dataset)), None)
         nominee = f"{first.model.name}{'' if first.recommended else ' (named)'}" if first else ""
         rows.append([row["id"], ", ".join(domains), language, nominee, "" if is_right else "wrong"])
     lines = [f"- {kind}: {sum(found)} of {len(found)} right" for kind, found in right.items()]

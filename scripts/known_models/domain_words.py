@@ -8,11 +8,12 @@ The roots are in domain_roots.csv, with their sources: words, or synsets of Word
 - inside: anywhere in a class name; ``below`` are names of synsets below a root;
 - heads: the last word of a longer class name ("blue jay"): names of synsets below a root that end the name of one of
   their hyponyms;
-- whole: the whole class name ("chaffinch"): names of synsets below a root with few synsets below them;
+- together: the whole class name, if most other names are of the same row; joined names of synsets below roots, but of
+  none below a root with a minus;
 - instances: the whole class name, in capitals: names of the instances below a root (countries, cities).
 
-Of names with several senses ``below`` only has those that mostly mean a synset below a root, as WordNet counts. Words
-are stems, as `mll_hf.matching.words.stems` makes them.
+Of names with several senses ``below`` only has those that mostly mean a synset below a root, as WordNet counts, and
+that are not given for another domain. Words are stems, as `mll_hf.matching.words.stems` makes them.
 """
 
 from __future__ import annotations
@@ -36,20 +37,17 @@ if TYPE_CHECKING:
 
 COLUMNS = ("domain", "kind", "weight", "words", "source")
 MIN_LETTERS = 3
-FEW = 5
 EVERYDAY = frozenset({
-    "almond", "anchovy", "apple", "apricot", "ash", "band", "bass", "bead", "belt", "block", "break", "brush", "bug",
-    "bun", "button", "campion", "canary", "cap", "chain", "char", "chat", "cherry", "chicken", "clam", "cock",
-    "coffee", "cold", "copper", "cord", "crab", "crane", "crash helmet", "cricket", "cross", "crown", "diamond",
-    "dinosaur", "dory", "drawer", "drum", "emperor", "everlasting", "fell", "fig", "fish", "flat", "flicker", "flower",
-    "foundation", "fowl", "fruit", "growth", "grunt", "habit", "hazelnut", "helmet", "hen", "hind", "jack", "kite",
-    "lemon", "life belt", "lime", "lobster", "mac", "mahogany", "martin", "mildew", "mini", "mold", "mole", "monitor",
-    "mule", "nut", "olive", "orange", "oyster", "pack", "palm", "peach", "pear", "pearl", "pin", "pink", "plant",
-    "plum", "pout", "prawn", "precious stone", "pump", "python", "racer", "ray", "ring", "roller", "ruby", "rust",
-    "safety belt", "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short",
-    "shrimp", "skate", "slack", "slip", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt",
-    "stock", "stole", "sucker", "swallow", "swift", "tail", "tick", "tit", "train", "trapping", "tree", "trumpeter",
-    "tuna", "turkey", "turtle", "washable", "weed", "whiff", "whiting", "wrap", "yeast",
+    "almond", "anchovy", "apricot", "ash", "bass", "bead", "bug", "campion", "canary", "cap", "char", "chat", "cherry",
+    "chicken", "clam", "cock", "coffee", "cold", "copper", "cord", "crab", "crane", "crash helmet", "cricket",
+    "diamond", "dinosaur", "dory", "drawer", "drum", "emperor", "everlasting", "fish", "flat", "flicker", "flower",
+    "fowl", "grunt", "hazelnut", "hen", "hind", "jack", "kite", "lemon", "life belt", "lime", "lobster", "mac",
+    "mahogany", "martin", "mildew", "mini", "mold", "monitor", "orange", "oyster", "palm", "pearl", "pin", "pink",
+    "plum", "pout", "prawn", "precious stone", "python", "racer", "ray", "roller", "ruby", "rust", "safety belt",
+    "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short", "shrimp", "skate",
+    "slack", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt", "stock", "stole", "sucker",
+    "swallow", "swift", "tick", "tit", "trapping", "tree", "trumpeter", "tuna", "turkey", "turtle", "vest", "washable",
+    "weed", "whiff", "whiting", "wrap", "yeast",
 })  # fmt: skip
 """Stems that mostly mean something else."""
 
@@ -64,13 +62,16 @@ def main(arguments: list[str] | None = None) -> int:
     for wnid, synset in synsets.items():
         for hypernym in synset.hypernyms:
             below[hypernym].append(wnid)
-    rows = []
-    for row in build.looked_up("domain_roots"):
-        given = row["words"].split("|")
-        names = given if row["kind"] in ("option", "inside") else _names(row["kind"], given, synsets, below, first)
-        words = sorted({" ".join(stems(name)) for name in names if len(name) >= MIN_LETTERS or row["kind"] == "option"})
-        kind = "inside" if row["kind"] == "below" else row["kind"]
-        rows.append(row | {"kind": kind, "words": "|".join(word for word in words if word not in EVERYDAY)})
+    rows, roots = [], list(build.looked_up("domain_roots"))
+    by_hand = {" ".join(stems(word)) for row in roots if row["kind"] == "inside" for word in row["words"].split("|")}
+    for row in roots:
+        kind, given = row["kind"], row["words"].split("|")
+        names = given if kind in ("option", "inside") else _names(kind, given, synsets, below, first)
+        joint = "" if kind == "together" else " "
+        words = {joint.join(stems(name)) for name in names if len(name) >= MIN_LETTERS or kind == "option"}
+        if kind != "together":
+            words -= EVERYDAY | (by_hand if kind == "below" else set())
+        rows.append(row | {"kind": "inside" if kind == "below" else kind, "words": "|".join(sorted(words))})
     (build.DATA / "domain_words.csv").write_bytes(build.to_csv(COLUMNS, rows))
     return 0
 
@@ -89,7 +90,11 @@ def _names(
     below: Mapping[str, list[str]],
     first: Mapping[str, str],
 ) -> Iterator[str]:
-    found = _descendants(roots, below)
+    found = _descendants([root for root in roots if root[0] != "-"], below)
+    if kind == "together":
+        others = _descendants([root[1:] for root in roots if root[0] == "-"], below)
+        yield from _lemmas(found, synsets) - _lemmas(others, synsets)
+        return
     for wnid in found:
         lemmas = synsets[wnid].lemmas
         if kind == "heads":
@@ -99,10 +104,12 @@ def _names(
             yield from (lemma for lemma in lemmas if stems(lemma) in parts)
         elif kind == "instances":
             yield from lemmas if wnid not in roots and lemmas[0][:1].isupper() else ()
-        elif kind == "below":
+        else:
             yield from (lemma for lemma in lemmas if first[lemma.lower()] in found)
-        elif len(_descendants([wnid], below)) <= FEW:
-            yield from lemmas
+
+
+def _lemmas(wnids: set[str], synsets: Mapping[str, Synset]) -> set[str]:
+    return {lemma.lower() for wnid in wnids for lemma in synsets[wnid].lemmas}
 
 
 def _descendants(roots: list[str], below: Mapping[str, list[str]]) -> set[str]:
