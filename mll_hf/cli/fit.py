@@ -82,7 +82,7 @@ def _fit(args: argparse.Namespace) -> int:
         raise InputError(f"-o {args.output} is a file; give a folder")
     classes, config = task_config(args, args.classes)
     if not (args.images or args.examples):
-        raise InputError("give images, or folders of images, or --examples")
+        raise InputError("give images, or folders of images, before --classes, or --examples")
     examples = read_examples(args.examples) if args.examples else []
     labeled = {path.resolve() for path, *_ in examples}
     images = [path for path in image_files(args.images) if path.resolve() not in labeled]

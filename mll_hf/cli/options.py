@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mll_hf.errors import InputError
@@ -92,8 +93,8 @@ def class_names(words: list[str]) -> tuple[str, ...]:
         raise InputError("name your classes: cat dog 'golden retriever', or a file with one per line")
     if len(words) == 1 or any(word.endswith(",") for word in words):  # cat, golden retriever, dog
         return check_class_names(parse_class_names(" ".join(words)))
-    if folder := next((word for word in words if os.path.isdir(word)), None):
-        raise InputError(f"{folder} is a folder, not a class; give images before --classes")
+    if path := next((word for word in words if re.search(r"[./\\]", word) and os.path.exists(word)), None):
+        raise InputError(f"{path} is a path, not a class; give one file of classes alone, and images before --classes")
     return check_class_names(words)
 
 

@@ -8,6 +8,7 @@ the class. ``a(n)`` becomes "an" before a vowel, else "a". All other words are u
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
-from mll_hf.utils.text import normalized_name
+from mll_hf.utils.text import abridged, normalized_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,8 @@ _NUMBERING = re.compile(r"^\d+(?:\.\s*|_+|\s+-\s+)(?=[^\W\d])")
 _CAMEL_BORDER = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})")
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are not UTF-8
 _CSV_HEADERS = frozenset({"class", "classes", "class_name", "classname", "label", "labels", "name"})
-_LIST_SUFFIXES = frozenset({".txt", ".json", ".csv"})
+_LIST_SUFFIXES = frozenset({".txt", ".json", ".csv", ".tsv"})
+_BULLET = re.compile(r"^[-*•]\s+|\s*[,;]$")  # and the comma at the end of a line
 _SEPARATORS = ";|、，；"  # of class names, besides commas
 _SHOWN_LENGTH = 30
 
@@ -48,8 +50,8 @@ def clean_class_name(name: str) -> str:
 def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ...]:
     """Normalize class names and check that they are usable and distinct; names by number are taken in that order.
 
-    An InputError lists all errors: an empty list, names that are empty, too long, not strings, with control characters,
-    or equal apart from case, underscores and their spelling in Unicode.
+    An InputError lists the first ten errors: an empty list, names that are empty, too long, not strings, with control
+    characters, or equal apart from case, underscores and their spelling in Unicode.
     """
     if isinstance(names, Mapping):
         names = names_by_number(names) or list(names)  # other mappings: a class per key
@@ -79,7 +81,8 @@ def check_class_names(names: Sequence[str] | Mapping[int, str]) -> tuple[str, ..
         else:
             seen[key] = name
     if errors:
-        raise InputError(f"class names cannot be used: {'; '.join(errors)}; give each class a short, distinct name")
+        problem = abridged(errors, 10, "; ")
+        raise InputError(f"class names cannot be used: {problem}; give each class a short, distinct name")
     return tuple(seen.values())
 
 
@@ -94,9 +97,10 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     """Read class names from a command-line value: a list, also in JSON, or the path of a file.
 
     A name with a comma must be in double quotes. A ``.json`` file contains a list, names by number like ``id2label``
-    of transformers, or an object with either as ``classes``. For a ``.csv`` file, the first column is read (a header
-    such as "class" is skipped). Any other file has one name per line; blank lines and ``#`` comments are skipped. An
-    InputError if the file is missing or unreadable, quotes are not closed, or :func:`check_class_names` fails.
+    of transformers, or an object with either as ``classes``. Of a ``.csv`` or ``.tsv`` file, the column with a header
+    such as "class" is read, else the first one. Any other file has one name per line, or one line that is a list; blank
+    lines, ``#`` comments and bullets are skipped. An InputError if the file is missing or unreadable, quotes are not
+    closed, or :func:`check_class_names` fails.
     """
     path = Path(os.path.expanduser(text)) if "\n" not in text else None
     if path is not None and os.path.isfile(path):  # unlike Path.is_file, does not raise if the path is too long
@@ -104,11 +108,15 @@ def parse_class_names(text: str) -> tuple[str, ...]:
             return check_class_names(_read_names(path))
         except InputError as error:
             raise InputError(f"{text}: {error}") from None
-        except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: JSON and Unicode errors
+        except UnicodeDecodeError:
+            raise InputError(f"{text}: this is not text in UTF-8; save it as such") from None
+        except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: JSON errors
             raise InputError(f"{text}: {error}; correct the file") from None
     if text.lstrip().startswith(("[", "{")):
         try:
             return check_class_names(_names_in_json(text))
+        except InputError:
+            raise
         except (ValueError, RecursionError) as error:
             raise InputError(f"the class names are no valid JSON ({error}); list them with commas") from None
     if _looks_like_path(text):
@@ -134,13 +142,21 @@ def split_class_names(text: str) -> tuple[str, ...]:
 
 def _read_names(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" or text.lstrip().startswith(("[", "{")):
         return _names_in_json(text)
-    if path.suffix.lower() == ".csv":
-        cells = [row[0] for row in csv.reader(text.splitlines()) if row and row[0].strip()]
-        return cells[1:] if cells and cells[0].strip().lower() in _CSV_HEADERS else cells
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _names_in_table(text)
+    lines = [line.strip() for line in text.splitlines()]
+    names = [_BULLET.sub("", line) for line in lines if line and not line.startswith("#")]
+    return list(split_class_names(names[0])) if len(names) == 1 else names
+
+
+def _names_in_table(text: str) -> list[str]:
+    mark = max(",;\t", key=text.partition("\n")[0].count)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark) if any(row)]
+    header = [cell.strip().lower() in _CSV_HEADERS for cell in rows[0]] if rows else []
+    column = header.index(True) if any(header) else 0
+    return [row[column] for row in rows[any(header) :] if len(row) > column and row[column].strip()]
 
 
 def _names_in_json(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from mll_hf.models.published import PROBE, figures, figures_by_language
 from mll_hf.utils.text import parameter_count
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mll_hf.matching.datasets import Recognized
     from mll_hf.models.known import KnownModel

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def abridged(items: Sequence[str], max_items: int) -> str:
+def abridged(items: Sequence[str], max_items: int, separator: str = ", ") -> str:
     """List the first items: "a, b and 7 more"."""
     more = len(items) - max_items
-    return ", ".join(items[:max_items]) + (f" and {more} more" if more > 0 else "")
+    return separator.join(items[:max_items]) + (f" and {more} more" if more > 0 else "")
 
 
 def listed_reasons(reasons: Sequence[object]) -> str:

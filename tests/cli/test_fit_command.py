@@ -138,7 +138,7 @@ def test_a_download_is_asked_for(command, task_images, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ([], "give images, or folders of images, or --examples"),
+        ([], "give images, or folders of images, before --classes, or --examples"),
         (["nowhere"], "nowhere is neither an image nor a folder of images"),
         (["empty"], "empty is neither an image nor a folder of images"),
         (["few"], "9 readable images are too few to compare models; give at least 10"),

@@ -1,6 +1,7 @@
 """The command ``select`` on tiny real models."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +67,9 @@ def test_a_language_model_describes_the_classes(world, capsys, monkeypatch):
         ["--classes", "cat", "golden retriever"],
     ],
 )  # fmt: skip
-def test_classes_are_written_in_any_usual_way(world, words, capsys):
+def test_classes_are_written_in_any_usual_way(world, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cat").mkdir()  # a folder per class is usual, too
     out = run(capsys, "select", *words, "--labels", world / "labels", "--json")[1]
     assert json.loads(out)["classes"] == ["cat", "golden retriever"]
 
@@ -76,7 +79,9 @@ def test_classes_are_written_in_any_usual_way(world, words, capsys):
     [
         ([], "name your classes: cat dog"),
         (["--classes", '["cat"'], "no valid JSON"),
-        (["--classes", "cat", "."], ". is a folder, not a class; give images before --classes"),
+        (["--classes", "cat", "."], ". is a path, not a class; give one file of classes alone, and images before"),
+        (["--classes", "cat", __file__], "test_select.py is a path, not a class"),
+        (["--classes", '["cat", 1]'], "error: class names cannot be used: name 2 is not a string (1)"),
         (["--classes", ""], "class"),
         (["--classes", "cat, Cat"], "repeats"),
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),

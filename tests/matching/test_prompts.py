@@ -84,11 +84,18 @@ def test_names_on_the_command_line():
         ("by number.json", json.dumps({"classes": {"0": "dog", "1": "wild cat", "2": "red, white"}})),
         ("task.json", json.dumps({"name": "x", "classes": ["dog", "wild cat", "red, white"]})),
         ("c.csv", 'class,count\ndog,1\n"wild cat",2\n\n"red, white",3\n'),
+        ("c.csv", '\ufeff"id";"Name"\r\n0;dog\r\n1;"wild\ncat"\r\n;\r\n2;red, white\r\n'),  # of a spreadsheet
+        ("c.tsv", "id\tlabel\n0\tdog\n1\twild cat\n2\tred, white"),
+        ("c.csv", "dog\twild\nwild cat\twild\nred, white\t\n"),
+        ("c.txt", '["dog", "wild cat", "red, white"]'),
+        ("c.txt", '# one line\ndog, wild cat, "red, white"\n'),
+        ("c.yaml", "- dog\n- wild cat\n- red, white\n"),
+        ("c.txt", "dog,\nwild cat,\nred, white"),
     ],
 )
 def test_names_in_a_file(tmp_path, file, content):
     path = tmp_path / file
-    path.write_text(content, encoding="utf-8")
+    path.write_text(content, encoding="utf-8", newline="")
     assert parse_class_names(str(path)) == ("dog", "wild cat", "red, white")
 
 
@@ -101,6 +108,7 @@ def test_names_in_a_file(tmp_path, file, content):
         ("c.json", b'["a", "\\ud83d"]'),
         ("c.txt", b"# nothing\n"),
         ("c.txt", b"\xff\xfe\x00"),
+        ("c.jsonl", b'{"name": "a"}\n{"name": "b"}'),
     ],
 )
 def test_errors_name_the_bad_file_in_one_line(tmp_path, file, content):
@@ -110,6 +118,12 @@ def test_errors_name_the_bad_file_in_one_line(tmp_path, file, content):
         parse_class_names(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert ("this is not text in UTF-8; save it as such" in str(caught.value)) is (b"\xff" in content)
+
+
+def test_a_long_list_of_unusable_names_gives_a_short_error():
+    with pytest.raises(InputError, match=r"^class names cannot be used: name 1 is not a .* and 1990 more"):
+        parse_class_names(json.dumps(list(range(1, 2001))))
 
 
 @pytest.mark.parametrize("text", ["classes.txt", "lists/animals", "~/animals", "./animals", "/nowhere/c.json"])
