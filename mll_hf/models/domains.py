@@ -25,7 +25,8 @@ _BESIDE = 0.75  # of the strongest domain: weaker ones are not touched
 _TOGETHER = 0.75  # share of the classes
 _MOST_WORDS = 12  # of a class name
 _GRADES = frozenset({"mild", "moderate", "severe"})
-_NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
+NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
+"""Names that tell nothing."""
 _SPECIES, _FASHION = "species", "fashion"
 _NEGATION = re.compile(r"\b(no|not|without)\b", re.IGNORECASE)  # of clothes: whether they are worn
 _GENUS = re.compile(r"[A-Z][a-z]{2,}(us|a|um|is|es|on|as|os|ys|yx|ix|ax|ox|o|er|ops)")
@@ -68,7 +69,7 @@ def domains_of(
 ) -> tuple[str, ...]:
     """The domains of specialists that a task touches, the strongest first; none for everyday classes."""
     scores: dict[str, float] = defaultdict(float)
-    named = [name for name in classes if name.lower() not in _NEUTRAL] or list(classes)
+    named = [name for name in classes if name.lower() not in NEUTRAL] or list(classes)
     for name in named:
         for claim, weight in _weights_of(name).items():
             scores[claim] += weight / len(named)

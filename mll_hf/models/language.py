@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.matching.datasets import known_datasets
-from mll_hf.matching.lint import scripts_of
+from mll_hf.matching.lint import scripts_of, shown
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.senses import english_words
 from mll_hf.matching.words import stems
-from mll_hf.models.domains import is_binomial
+from mll_hf.models.domains import NEUTRAL, is_binomial
 from mll_hf.models.known import records
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ _ENGLISH_SHARE, _ENGLISH_SHARES = 0.5, {"fr": 0.6}
 _ENGLISH_MARGIN, _WITHOUT_WORDS = 5.0, 10.0  # log-likelihood by which another language must be likelier than English
 _PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
 _PER_WORD = 6.0  # log-likelihood for each word that is known in a language, but is not everyday English
-_FEW_NAMES, _FEW_MARGIN = 2, 2.0  # for so few names, of two languages as close the one with more named classes
+_MOST_LANGUAGES = 4  # that have a word which is English only
+_SCIENTIFIC_SHARE = 0.2
 _MOST_NAMES = 200
 _MOST_LETTERS = 60
 
@@ -82,6 +83,24 @@ def language_of(classes: Sequence[str]) -> str:
     return written[0].code if written else ""
 
 
+def mixed_names(classes: Sequence[str], language: str) -> tuple[str, ...]:
+    """A note if scientific names are among common ones, or English names in a list of another language."""
+    spoken = {name: [_spoken(word) for word in _WORD.findall(name)] for name in {*classes} - NEUTRAL}
+    english = [name for name in classes if any(ENGLISH in codes for codes in spoken.get(name, ()))]
+    if language == ENGLISH:
+        scientific = [name for name in classes if is_binomial(name) and name not in english]
+        is_mixed = english and len(scientific) >= _SCIENTIFIC_SHARE * len(classes)
+        return (f"{shown(scientific)}: scientific among common names; use one kind for all.",) if is_mixed else ()
+    if len({*filter(None, scripts_of(classes))}) > 1:
+        return ()  # noted by `lint`
+
+    def is_foreign(codes: Sequence[str]) -> bool:
+        return language not in codes and len(codes) <= _MOST_LANGUAGES
+
+    others = [name for name in english if all(map(is_foreign, spoken[name]))]
+    return (f"{shown(others)}: English, unlike most names; use one language for all.",) if others else ()
+
+
 def _detect(names: Sequence[str], written: Sequence[Language]) -> str:
     """The likeliest of some languages."""
     words = {word.lower() for name in names for word in _WORD.findall(unicodedata.normalize("NFKC", name))}
@@ -105,12 +124,10 @@ def _detect(names: Sequence[str], written: Sequence[Language]) -> str:
         for each in written
         if each.code in found
     }
-    best, second = sorted(scores, key=scores.__getitem__, reverse=True)[:2]
+    best = max(scores, key=scores.__getitem__)
     margin = _ENGLISH_MARGIN if counts[best] else _WITHOUT_WORDS
-    if best not in {*possible} - {_LATIN_NAMES} or scores[best] - scores.get(ENGLISH, -math.inf) < margin:
-        return ENGLISH
-    is_sure = len(names) > _FEW_NAMES or scores[best] - scores[second] > _FEW_MARGIN
-    return best if is_sure else next(each.code for each in written if each.code in (best, second))
+    is_other = best in possible - {_LATIN_NAMES} and scores[best] - scores.get(ENGLISH, -math.inf) >= margin
+    return best if is_other else ENGLISH
 
 
 def _forms(word: str) -> tuple[str, ...]:

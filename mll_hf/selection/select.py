@@ -14,7 +14,7 @@ from mll_hf.hub.trust import claims_text, ranked_and_claimed
 from mll_hf.labels.join import join_labels
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.known import typical_imagenet, usable_models
-from mll_hf.models.language import ENGLISH, language_of
+from mll_hf.models.language import ENGLISH, language_of, mixed_names
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value, fit_in_memory
@@ -127,7 +127,7 @@ def select(
         domain=domain,
         task=task,
         estimate=estimate,
-        notes=(*notes, *nomination_notes(nominees)),
+        notes=(*notes, *mixed_names(classes, language), *nomination_notes(nominees)),
         unmeasured=tuple(map(made_for, claims)),
     )
 

@@ -3,8 +3,8 @@
     python scripts/known_models/language_words.py
 
 The words are the names and keywords of emoji of one word in Unicode's CLDR, for the languages of languages.csv that no
-script of their own tells; of English words only English is listed. Needs npm, for the package with CLDR's annotations,
-whose license is written beside the words.
+script of their own tells. Needs npm, for the package with CLDR's annotations, whose license is written beside the
+words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from graph.build_emoji_graph import npm_package
 from known_models import build
-from mll_hf.models.language import ENGLISH, SHARED_SCRIPTS, WORDS, languages, unaccented
+from mll_hf.models.language import SHARED_SCRIPTS, WORDS, languages, unaccented
 
 CLDR = "cldr-annotations-full@48.2.0"
 CODES = {"tl": "fil", "sh": "sr-Latn"}  # in CLDR, where they differ
@@ -34,7 +34,7 @@ def main() -> None:
         path = folder / "annotations" / CODES.get(code, code) / "annotations.json"
         for word in _words(path) if path.exists() else ():
             spoken[word].append(code)
-    lines = (f"{word} {ENGLISH if ENGLISH in codes else ','.join(codes)}" for word, codes in sorted(spoken.items()))
+    lines = (f"{word} {','.join(codes)}" for word, codes in sorted(spoken.items()))
     WORDS.write_bytes(gzip.compress("\n".join(lines).encode(), 9, mtime=0))
     (build.DATA / "language_words.license.txt").write_bytes((folder / "LICENSE").read_bytes())
 

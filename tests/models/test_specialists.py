@@ -10,7 +10,7 @@ import pytest
 
 from mll_hf.matching.datasets import KnownDataset, Recognized, recognize
 from mll_hf.models.domains import domains_of
-from mll_hf.models.language import language_of
+from mll_hf.models.language import language_of, mixed_names
 from mll_hf.models.specialists import language_figures, nominate, nomination_notes
 
 LISTS = Path(__file__).resolve().parents[2] / "scripts" / "benchmark" / "data"
@@ -91,6 +91,23 @@ def test_models_of_a_language_are_ranked_by_its_table():
     assert {"Bingsu/clip-vit-base-patch32-ko"} == {
         n.model.name for n in nominate(["고양이", "개"]) if n.model.name == "Bingsu/clip-vit-base-patch32-ko"
     }
+
+
+@pytest.mark.parametrize(
+    ("classes", "note"),
+    [
+        (["Hund", "Katze", "horse"], "'horse': English, unlike most names; use one language for all."),
+        (["Hund", "Katze", "Hammer"], ""),  # German, too
+        (["dog", "кошка", "корова"], ""),  # a note says that the scripts differ
+        (
+            ["Danaus plexippus", "cabbage white"],
+            "'Danaus plexippus': scientific among common names; use one kind for all.",
+        ),
+        (["Danaus plexippus", "Esox lucius", "other"], ""),
+    ],
+)
+def test_names_of_another_language_or_kind_are_noted(classes, note):
+    assert mixed_names(classes, language_of(classes)) == ((note,) if note else ())
 
 
 def test_notes_say_what_is_published_and_what_stands_in_the_way():
