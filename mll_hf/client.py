@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from mll_hf.ensemble.embedding import EmbeddingCache
 from mll_hf.ensemble.trial import try_models
-from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
+from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError, NoLabelsError
 from mll_hf.graph.concepts import GraphUnion
-from mll_hf.labels.join import JoinedLabels, NoLabelsError
+from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex

@@ -44,6 +44,10 @@ class InputError(MLLError, ValueError):
     """Invalid input: no classes, an unknown strategy, a bad option."""
 
 
+class NoLabelsError(InputError):
+    """There are no labels to select from."""
+
+
 class _FileError(MLLError, ValueError):
     """Content that cannot be used.
 

@@ -87,8 +87,9 @@ def test_no_labels(tmp_path):
     LabelStore(tmp_path).add_graph(GRAPH)
     with pytest.raises(InputError, match=r"has no labels; to use published figures: --labels .*,published"):
         client_of(tmp_path).select(["cat"])
-    figures = {model.figures for model in client_of(f"{tmp_path},published").select(["cat"]).models}
-    assert figures == {Figures.PUBLISHED}
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        selection = client_of(f"{folder},published").select(["cat"])
+        assert {model.figures for model in selection.models} == {Figures.PUBLISHED}
 
 
 # --- labels on several graphs -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mll_hf.errors import InputError, LabelError, MLLError
+from mll_hf.errors import LabelError, MLLError, NoLabelsError
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
@@ -41,7 +41,7 @@ from mll_hf.hub.locations import (
 )
 from mll_hf.hub.trust import claims_text, named_owners, ranked_and_claimed, verified_repos
 from mll_hf.labels.file_format import MAX_LABEL_BYTES, MAX_RIVALS_BYTES
-from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
+from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.store import GRAPH_PATH, LABEL_PATH, LabelStore, Origin, read_all, read_label, rivals_path
 from mll_hf.utils.text import abridged, listed_reasons
 
@@ -118,14 +118,14 @@ def _fetch_collection(dataset: DatasetLocation, given: tuple[SemanticGraph, ...]
     api = connect(token)
     head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
     if not is_collection(head):
-        raise InputError(
+        raise NoLabelsError(
             f"hf://datasets/{head.repo_id} has no labels yet; publish some: mll-hf push MODEL --to "
             f"hf://datasets/{head.repo_id} --labels DIR"
         )
     wanted = [*_small(head, GRAPH_PATH, MAX_GRAPH_BYTES, _MAX_GRAPHS)]
     wanted += _small(head, LABEL_PATH, MAX_LABEL_BYTES, _MAX_LABELS)
     if not wanted:
-        raise InputError(f"{dataset} has no labels within the limits; name another collection")
+        raise NoLabelsError(f"{dataset} has no labels within the limits; name another collection")
 
     fetch = partial(download_listed, api, head, max_bytes=MAX_GRAPH_BYTES)
     files, errors = read_all(fetch, wanted, partial(map_parallel, name=str(dataset)))

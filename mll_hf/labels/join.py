@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, LabelError
+from mll_hf.errors import GraphError, InputError, LabelError, NoLabelsError
 from mll_hf.graph.concepts import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.store import check_label_fits, read_all
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
 
 _THREADS = 16  # that fetch rivals
-
-
-class NoLabelsError(InputError):
-    """There are no labels to select from."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError, NoLabelsError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.file_format import (
     MAX_EMBEDDINGS_BYTES,
@@ -122,7 +122,7 @@ class LabelStore:
         paths = sorted(self.folder.glob("graphs/*.json")) if self.files is None else []
         found, _ = read_all(self._read_graph, [p for p in paths if GRAPH_PATH.fullmatch(f"graphs/{p.name}")])
         if self.is_local and not found and not self.paths():
-            raise InputError(f"{self.folder} has no labels; make some: mll-hf label MODEL --labels {self.folder}")
+            raise NoLabelsError(f"{self.folder} has no labels; make some: mll-hf label MODEL --labels {self.folder}")
         return tuple({graph.digest: graph for graph in (*found.values(), *self.given_graphs)}.values())
 
     def _read_graph(self, path: Path) -> SemanticGraph:
