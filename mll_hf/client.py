@@ -18,14 +18,14 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.lint import lint
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
-from mll_hf.models.known import ids_of, spec_of, usable_models
+from mll_hf.models.known import ids_of, known_models, spec_of, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, open_labels, published_graph, split_location
 from mll_hf.selection import STRATEGIES, Candidates, SelectionConfig, Task, select, shortlist_config
 from mll_hf.selection.candidates import unmatched
 from mll_hf.selection.comparison import IMAGENET_CLASSES, comparable_to_published
 from mll_hf.selection.select import mention_claims
 from mll_hf.selection.strategies import configured
-from mll_hf.utils.reach import why_unreachable
+from mll_hf.utils.reach import hub_error, is_cached, why_unreachable
 from mll_hf.utils.text import abridged, listed_reasons
 
 if TYPE_CHECKING:
@@ -236,7 +236,14 @@ class Client:
         return selection if config.licenses else self._with_licenses(selection, config)[0]
 
     def shortlist(self, task: Task, config: SelectionConfig) -> Selection:
-        """The models to try on the task's images, those made for its domain or language first. Raises like select."""
+        """The models to try on the task's images, those made for its domain or language first. Raises like select.
+
+        Where the Hub cannot be reached, of known models those that are in the local cache, if there are any.
+        """
+        ids = {model.hub_id for model in known_models() if model.hub_id} if hub_error() else set[str]()
+        absent = {id for id in ids if not is_cached(id)}
+        if not absent.issuperset(model.hub_id for model in self.known_models):
+            config = replace(config, without=config.without | absent)
         return self._from_names(task, shortlist_config(config), for_trial=True)
 
     def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
@@ -383,5 +390,5 @@ class Client:
             _log.warning("cannot be used: %s", listed_reasons([failed[id] for id in refused]))
         if unreached := [error for id, error in failed.items() if id not in refused]:
             more = f" (and {len(unreached) - 1} more)" if len(unreached) > 1 else ""
-            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", unreached[0], more)
+            _log.warning("to load the choice, select again online: %s%s", unreached[0], more)
         return replace(selection, models=tuple(models)), refused

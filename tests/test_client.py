@@ -495,6 +495,15 @@ def test_the_classes_of_a_known_dataset_have_its_published_accuracies():
     assert 0.97 <= low < high <= 1
 
 
+def test_models_that_are_there_are_tried_where_the_hub_cannot_be_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    client, task = Client("published"), Task.of(["melanoma", "nevus"])
+    assert len(client.shortlist(task, SelectionConfig()).chosen_models) > 1
+    (tmp_path / "models--laion--CLIP-ViT-B-32-laion2B-s34B-b79K").mkdir()  # which would not be among them
+    assert names(client.shortlist(task, SelectionConfig())) == [KNOWN.removeprefix("laion/")]
+
+
 def test_a_dataset_of_specialists_has_their_published_accuracies():
     names = ["melanoma", "nevus", "basal cell carcinoma", "actinic keratosis", "dermatofibroma", "vascular lesion"]
     for more, accuracy, says in ((["benign keratosis"], 0.68, "published for it."), ([], 0.71, "fewer are easier.")):

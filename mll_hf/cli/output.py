@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _ASKED_ABOVE = 10**9  # bytes
-_UNREACHABLE = "the Hub cannot be reached"
+_UNREACHABLE = ("the Hub cannot be reached", "HF_HUB_OFFLINE is set")
 _log = logging.getLogger(__name__)
 
 
@@ -88,10 +88,15 @@ class _Notes(logging.Handler):
 
     def finish(self) -> None:
         """Print the held notes: those of an unreachable Hub as one."""
-        offline = [message.partition(": ")[0] for message in self._held if _UNREACHABLE in message]
-        others = [message for message in self._held if _UNREACHABLE not in message]
-        merged = [f"{_UNREACHABLE}: {'; '.join(dict.fromkeys(offline))}"] if offline else []
-        for message in () if self._is_quiet else (*others, *merged):
+        merged = {reason: dict[str, None]() for reason in _UNREACHABLE}
+        others = list[str]()
+        for message in self._held:
+            if reason := next((reason for reason in _UNREACHABLE if reason in message), ""):
+                merged[reason][message.partition(": ")[0]] = None
+            else:
+                others.append(message)
+        offline = [f"{reason}: {'; '.join(starts)}" for reason, starts in merged.items() if starts]
+        for message in () if self._is_quiet else (*others, *offline):
             _print_note(message)
 
 

@@ -18,7 +18,7 @@ from mll_hf.selection.suggest import suggest
 from mll_hf.selection.task import check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
 from mll_hf.utils.images import warn_of_unreadable
-from mll_hf.utils.reach import why_unreachable
+from mll_hf.utils.reach import hub_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,8 +115,8 @@ def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[
         return bytes_to_fetch(model.ref, model.cost.parameters, token)
 
     if all(model.ref.revision == UNPINNED for model in models):
-        id = models[0].ref.repo_id
-        raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
+        reason = f"none of the {len(models)} to try is in the local cache, and {hub_error()}" if hub_error() else ""
+        raise ModelError(models[0].ref.repo_id, f"{reason or 'no commit is known'}; go online once")
     return map_parallel(size, models)
 
 

@@ -19,13 +19,16 @@ def why_unreachable(repo_id: str = "") -> str:
     Args:
         repo_id: Also accept cached files of this model.
     """
-    cached = [Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"]
-    if repo_id:
-        cached.append(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}")
-    if constants.HF_HUB_OFFLINE or any(path.exists() for path in cached):
+    answers = Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"
+    if constants.HF_HUB_OFFLINE or answers.exists() or (repo_id and is_cached(repo_id)):
         return ""
     error = hub_error()
     return f"{error}, and no copy is cached; go online once" if error else ""
+
+
+def is_cached(repo_id: str) -> bool:
+    """Whether files of a model are in the local cache."""
+    return (Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}").exists()
 
 
 def hub_error() -> str:

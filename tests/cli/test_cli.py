@@ -100,6 +100,7 @@ def test_notes_come_after_the_answer_and_offline_notes_are_one(capsys):
         with logged_notes(is_quiet, is_held=True):
             log.warning("only published figures are used: hub: the Hub cannot be reached (no route)")
             log.warning("not pinned to a commit: model 'a/b': the Hub cannot be reached (no route)")
+            log.warning("licenses are missing: HF_HUB_OFFLINE is set; unset it")
             log.warning("a note")
             note("downloads 4 GB")  # at once
             print("the answer", file=sys.stderr)
@@ -108,6 +109,7 @@ def test_notes_come_after_the_answer_and_offline_notes_are_one(capsys):
             "the answer",
             "mll-hf: note: a note",
             "mll-hf: note: the Hub cannot be reached: only published figures are used; not pinned to a commit",
+            "mll-hf: note: HF_HUB_OFFLINE is set: licenses are missing",
         ])  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeyp
     assert len(selection.chosen_models) == 2
     assert lookups == ["nowhere"]
     assert "only published figures are used: hub: the Hub cannot be reached" in caplog.text
-    assert "not pinned to a commit, so it cannot be used yet: model " in caplog.text
+    assert "to load the choice, select again online: model " in caplog.text
     assert "(and 1 more)" in caplog.text
 
 
