@@ -4,7 +4,7 @@ No labels or images are needed. The estimate is a regression over the datasets o
 has the same weight, however many models it has::
 
     accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest
-                                       + b4 specialized + b5 things)
+                                       + b4 medical + b5 specialized + b6 things)
 
 Where other datasets have classes of the same names, their published recall counts for that share of the task, see
 :func:`with_near_classes`.
@@ -46,10 +46,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-SPECIALIZED = (
-    "satellite",
-    "aerial",
-    "remote sensing",
+MEDICAL = (
     "microscopy",
     "microscope",
     "histology",
@@ -61,6 +58,12 @@ SPECIALIZED = (
     "radiology",
     "x-ray",
     "mri",
+)
+SPECIALIZED = (
+    *MEDICAL,
+    "satellite",
+    "aerial",
+    "remote sensing",
     "render",
     "rendered",
     "rendering",
@@ -92,6 +95,7 @@ class TaskTraits:
         similarity: Mean cosine of two class names; None if the names are unknown.
         nearest: Mean cosine of each class name with its nearest neighbor; None if the names are unknown.
         specialized: Whether images of this kind are rare on the web.
+        medical: Whether they are medical.
         things: Mean inner product of a class name with :func:`things_direction`; None if the names are unknown.
         near: What is published about classes of the same names; None if nothing is.
     """
@@ -100,6 +104,7 @@ class TaskTraits:
     similarity: float | None
     nearest: float | None
     specialized: bool
+    medical: bool
     things: float | None
     near: NearClasses | None = None
 
@@ -128,8 +133,9 @@ class AccuracyModel:
         imagenet: b1.
         similarity: b2.
         nearest: b3.
-        specialized: b4.
-        things: b5.
+        medical: b4.
+        specialized: b5, for images that are not medical.
+        things: b6.
         usual_similarity: Default similarity if the class names are unknown.
         usual_nearest: Default of ``nearest``.
         usual_things: Default of ``things``.
@@ -142,6 +148,7 @@ class AccuracyModel:
     imagenet: float
     similarity: float
     nearest: float
+    medical: float
     specialized: float
     things: float
     usual_similarity: float
@@ -160,8 +167,9 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
         names: [C, 384] embeddings of the class names by the default text encoder, of unit norm; None if unknown.
         domain: How the images look, as given by the user.
     """
+    specialized, medical = is_specialized(domain), mentions(domain or "", MEDICAL)
     if names is None or n_classes == 1:
-        return TaskTraits(n_classes, None, None, is_specialized(domain), None)
+        return TaskTraits(n_classes, None, None, specialized, medical, None)
     names = names.astype(np.float64)
     total = names.sum(axis=0)
     mean = (total @ total - n_classes) / (n_classes * (n_classes - 1))  # without the cosine of each name with itself, 1
@@ -172,7 +180,7 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
         cosines[np.arange(len(rows)), rows] = -1
         nearest[rows] = cosines.max(axis=1)
     things = float(total @ things_direction()) / n_classes
-    return TaskTraits(n_classes, float(mean), float(nearest.mean()), is_specialized(domain), things)
+    return TaskTraits(n_classes, float(mean), float(nearest.mean()), specialized, medical, things)
 
 
 def near_classes(classes: Sequence[str], domain: str | None, but: str = "") -> NearClasses | None:
@@ -250,8 +258,8 @@ def estimate_accuracy(
     similarity = model.usual_similarity if traits.similarity is None else traits.similarity
     nearest = model.usual_nearest if traits.nearest is None else max(traits.nearest, model.least_nearest)
     things = model.usual_things if traits.things is None else traits.things
-    task = model.similarity * similarity + model.nearest * nearest + model.specialized * traits.specialized
-    task += model.things * things
+    task = model.similarity * similarity + model.nearest * nearest + model.things * things
+    task += model.medical if traits.medical else model.specialized * traits.specialized
     chance = 1 / traits.n_classes
     share = sigmoid(model.intercept + model.imagenet * logit(imagenet, MIN_ACCURACY) + task)
     error = math.hypot(model.task_error, model.class_error * math.sqrt(chance), MEANINGLESS_ERROR * (1 - with_meaning))

@@ -33,11 +33,14 @@ from graph.wordnet import DEBIAN
 from known_models.figures import accuracies, class_recalls, known_datasets
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.matching.datasets import known_datasets as class_lists
-from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.prompts import clean_class_name, mentions
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.matching.words import name_key
+from mll_hf.models.known import imagenet_accuracies
+from mll_hf.models.published import figures as figures_of_domains
 from mll_hf.selection.accuracy import (
     MEANINGLESS_ERROR,
+    MEDICAL,
     MIN_ACCURACY,
     MIN_ESTIMATE,
     AccuracyModel,
@@ -68,7 +71,12 @@ OUT_THINGS = OUT.with_name("things.json")
 OUT_RECALLS = OUT.with_name("class_recalls.json")
 REFERENCE = "imagenet-1k"
 SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
-FEATURES = ("similarity", "nearest", "specialized", "things")
+# The general model in tables of specialists, and its repo; the size of that beside CONCH is not stated there
+GENERAL_OF = {
+    "dermfm": ("ViT-L-14/openai", "openai/clip-vit-large-patch14"),
+    "conch": ("OpenAI CLIP", "openai/clip-vit-base-patch16"),
+}
+FEATURES = ("similarity", "nearest", "medical", "specialized", "things")
 ALL_FEATURES = (*FEATURES, "log_classes")
 N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-azimuth": 18, "smallnorb-elevation": 9}
 LEVELS = 6  # models per table and dataset, at even steps of ImageNet accuracy
@@ -148,6 +156,10 @@ def read_figures() -> Figures:
         tables.append((published.datasets, published.values))
     measured = tuple(dict.fromkeys(recalls.datasets))
     tables.append((measured, np.stack([recalls.of(name)[1].mean(axis=1) for name in measured], axis=1)))
+    for source, (model, repo) in GENERAL_OF.items():
+        of_model = [f for f in figures_of_domains() if (f.source, f.model) == (source, model) and f.dataset in datasets]
+        values_of = [imagenet_accuracies()[repo], *(figure.value for figure in of_model)]
+        tables.append(((REFERENCE, *(figure.dataset for figure in of_model)), np.array([values_of])))
     names = tuple(sorted({name for in_table, _ in tables for name in in_table} - {REFERENCE}))
     rows: list[tuple[int, int, float, float, bool]] = []
     for t, (in_table, values) in enumerate(tables):
@@ -177,7 +189,7 @@ def traits_near(of: KnownDataset) -> TaskTraits | None:
         classes = [spellings[0] for spellings in known[of.id].classes]
     else:
         return None
-    return TaskTraits(len(classes), None, None, False, None, near_classes(classes, of.domain, but=of.kin))
+    return TaskTraits(len(classes), None, None, False, False, None, near_classes(classes, of.domain, but=of.kin))
 
 
 def fit_recalls() -> dict[str, object]:
@@ -213,15 +225,16 @@ def features_of(datasets: Sequence[KnownDataset]) -> tuple[Floats, Floats, Float
             classes = written[name]["names"]
         elif name in lists:
             classes = [spellings[0] for spellings in lists[name].classes]
-        specialized, log_classes = float(is_specialized(of.domain)), np.log(n_classes[d])
+        medical, log_classes = float(mentions(of.domain, MEDICAL)), np.log(n_classes[d])
+        specialized = float(is_specialized(of.domain)) - medical
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
             traits = task_traits(len(classes), embeddings, of.domain)
             with_meaning[d] = have_meaning(classes, of.kin).mean()
-            rows.append((traits.similarity, traits.nearest, specialized, traits.things, log_classes))
+            rows.append((traits.similarity, traits.nearest, medical, specialized, traits.things, log_classes))
         else:
-            rows.append((np.nan, np.nan, specialized, np.nan, log_classes))
+            rows.append((np.nan, np.nan, medical, specialized, np.nan, log_classes))
     return np.array(rows, np.float64), 1 / np.array(n_classes, np.float64), with_meaning
 
 
@@ -350,13 +363,15 @@ def baselines(figures: Figures) -> dict[str, HeldOut]:
 
 
 def summary(name: str, judged: HeldOut, figures: Figures) -> str:
-    """Lines for all datasets, for those with names of things, for the others, and for the 13 targets.
+    """Lines for all datasets, and for parts of them.
 
-    The targets are the datasets of the table of recall per class. Coverage has its binomial interval over datasets.
+    The 13 targets are the datasets of the table of recall per class; the last two parts are without the tables of
+    specialists, and these, with a general model each. Coverage has its binomial interval over datasets.
     """
     targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
     on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
     on_target &= (figures.table == len(SOURCES)) & figures.best
+    of_specialists = figures.table > len(SOURCES)
     things = figures.features[:, ALL_FEATURES.index("things")][figures.dataset]
     error = np.abs(judged.estimate - figures.accuracy)
     inside = ((judged.low <= figures.accuracy) & (figures.accuracy <= judged.high)).astype(np.float64)
@@ -369,6 +384,8 @@ def summary(name: str, judged: HeldOut, figures: Figures) -> str:
         ("  named things", figures.best & (things > np.nanmedian(things))),
         ("  other names", figures.best & (things <= np.nanmedian(things))),
         ("13 targets", on_target),
+        ("no specialists'", figures.best & ~of_specialists),
+        ("specialists'", of_specialists),
     ):
         coverage, n = figures.mean(inside, rows), len(np.unique(figures.dataset[rows]))
         within = wilson_interval(round(coverage * n), n)
@@ -389,7 +406,7 @@ def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
     usual = np.nanmean(figures.features, axis=0)
     task_error = fit_error(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
     least = np.nanmin(figures.features[:, 1])
-    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, task_error, class_error()]
+    numbers = [*b.tolist(), usual[0], usual[1], usual[FEATURES.index("things")], least, task_error, class_error()]
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
 
 

@@ -32,18 +32,25 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "known_models" / "fit_accuracy.
 
 
 def test_an_estimate_follows_its_formula():
-    model = AccuracyModel(-1.0, 0.5, -2.0, -3.0, -0.4, 1.5, 0.3, 0.6, 0.1, 0.2, task_error=0.6, class_error=2.0)
+    model = AccuracyModel(-1.0, 0.5, -2.0, -3.0, -0.9, -0.4, 1.5, 0.3, 0.6, 0.1, 0.2, task_error=0.6, class_error=2.0)
     traits = replace(PLAIN, n_classes=16, similarity=0.4, nearest=0.5, specialized=True, things=0.2)
     found = estimate_accuracy(np.array([0.7]), traits, 0.9, model=model)
     inner = -1 + 0.5 * logit(np.array(0.7), MIN_ACCURACY) - 2 * 0.4 - 3 * 0.5 - 0.4 + 1.5 * 0.2
     assert found.accuracy[0] == pytest.approx(1 / 16 + 15 / 16 * sigmoid(inner))
     assert found.errors[0] == pytest.approx((0.6**2 + 2**2 / 16 + (4 * 0.1) ** 2) ** 0.5)
+    of_patients = estimate_accuracy(np.array([0.7]), replace(traits, medical=True), model=model)
+    assert of_patients.accuracy[0] == pytest.approx(1 / 16 + 15 / 16 * sigmoid(inner + 0.4 - 0.9))
 
 
 def test_better_models_and_easier_tasks_have_higher_estimates():
     accuracies = estimate_accuracy(np.linspace(0.3, 0.9, 7), PLAIN).accuracy
     assert (np.diff(accuracies) > 0).all()
-    harder = (replace(PLAIN, specialized=True), replace(PLAIN, nearest=0.9), replace(PLAIN, similarity=0.9))
+    harder = (
+        replace(PLAIN, medical=True),
+        replace(PLAIN, specialized=True),
+        replace(PLAIN, nearest=0.9),
+        replace(PLAIN, similarity=0.9),
+    )
     assert all(estimate_accuracy(np.array([0.9]), task).accuracy[0] < accuracies[-1] for task in harder)
 
 
@@ -74,7 +81,7 @@ def test_traits_of_names():
     names[:, :2] = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
     traits = task_traits(len(names), names, "satellite photo")
     things = names.mean(axis=0) @ things_direction()
-    expected = TaskTraits(3, (0 + 0.6 + 0.8) / 3, (0.6 + 0.8 + 0.8) / 3, True, things)
+    expected = TaskTraits(3, (0 + 0.6 + 0.8) / 3, (0.6 + 0.8 + 0.8) / 3, True, False, things)
     assert astuple(traits) == pytest.approx(astuple(expected))
     assert task_traits(1, names[:1], None).similarity is None
 
