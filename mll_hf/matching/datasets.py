@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.prompts import DOMAIN_WORDS, clean_class_name
 from mll_hf.matching.words import name_key
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ CLASS_LISTS = Path(__file__).parent / "data" / "class_lists.json"
 MIN_SHARED = 5
 MOST = 0.75
 HALF, NEARLY_ALL, MIN_OF_SUBSET = 0.5, 0.95, 10
+_SUBJECTS = ("photo", "texture", "satellite", "digit", "letter", "sign", "medical", "face")
+_NEUTRAL = {word for subject in _SUBJECTS for words in DOMAIN_WORDS[subject] for word in words.split()}
+_NEUTRAL |= {"a", "an", "the", "of", "image", "picture"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,17 @@ class Recognized:
 
 def recognize(classes: Sequence[str]) -> Recognized | None:
     """The known dataset whose classes these are, up to spelling and words that all names share; None if none is."""
-    return _recognize({name_key(name) for name in classes}) or _recognize(
-        {name_key(name) for name in _without_common_words(classes)}
-    )
+    return _recognize(classes) or _recognize(_without_common_words(classes))
 
 
-def _recognize(keys: set[str]) -> Recognized | None:
+def _recognize(names: Sequence[str]) -> Recognized | None:
+    keys = {name_key(name) for name in names}
     best: defaultdict[float, list[Recognized]] = defaultdict(list)
     for dataset, classes in zip(known_datasets(), _keys(), strict=True):
         shared = [spellings & keys for spellings in classes if spellings & keys]
-        inside = len(set[str]().union(*shared)) / max(len(keys), 1)
-        found = Recognized((dataset,), len(shared), len(shared) / len(classes), inside)
-        if _is_enough(found, len(keys)):
+        distinct = min(len(set[str]().union(*shared)), len(shared))  # of two names of one class one is an other
+        found = Recognized((dataset,), len(shared), len(shared) / len(classes), distinct / max(len(names), 1))
+        if _is_enough(found, len(names)):
             best[round(2 / (1 / found.present + 1 / found.inside), 9)].append(found)
     equal = best[max(best)] if best else []
     return replace(equal[0], datasets=tuple(found.datasets[0] for found in equal)) if equal else None
@@ -87,10 +89,10 @@ def _is_enough(found: Recognized, n_names: int) -> bool:
 
 
 def _without_common_words(classes: Sequence[str]) -> list[str]:
-    """The names without words that all of them begin or end with, such as "digit" or "traffic sign"."""
+    """The names without words that all of them begin or end with, and that change nothing: "digit", "traffic sign"."""
     words = [clean_class_name(name).split() for name in classes]
     for at in (0, -1):
-        while len(words) > 1 and all(len(w) > 1 and w[at].lower() == words[0][at].lower() for w in words):
+        while len(words) > 1 and all(len(w) > 1 and w[at].lower() == words[0][at].lower() in _NEUTRAL for w in words):
             words = [w[1:] if at == 0 else w[:-1] for w in words]
     return [" ".join(w) for w in words]
 

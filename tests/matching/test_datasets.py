@@ -38,7 +38,12 @@ def test_every_list_names_its_source_and_has_distinct_classes():
         ([name.upper() + "S" for name in CIFAR10], "These are the classes of CIFAR-10."),
         (CIFAR10[:8], "These are 8 of the 10 classes of CIFAR-10."),
         ([*CIFAR10[:9], "lemon"], "These are 9 of the 10 classes of CIFAR-10, and others"),
+        (
+            [*CIFAR10, "automobile"],
+            "These are 10 of the 10 classes of CIFAR-10, and others",
+        ),  # no model tells cars apart
         ([f"digit {n}" for n in range(10)], "These are the classes of MNIST or SVHN."),
+        ([f"a photo of a {name}" for name in CIFAR10], "These are the classes of CIFAR-10."),
         (
             ["melanoma", "nevus", "bcc", "actinic keratosis", "bkl", "dermatofibroma", "vasc"],
             "classes of HAM10000.",
@@ -49,6 +54,10 @@ def test_what_is_said(names, says):
     assert says in str(recognize(names))
 
 
-@pytest.mark.parametrize("names", [CIFAR10[:4], ["cat"], [], ["yes", "no"], [str(n) for n in range(4)]])
+@pytest.mark.parametrize(
+    "names",
+    [CIFAR10[:4], ["cat"], [], ["yes", "no"], [str(n) for n in range(4)], [f"toy {name}" for name in CIFAR10],
+     [f"{look} dog" for look in ("happy", "sad", "angry", "surprised", "neutral", "disgusted", "fearful")]],
+)  # fmt: skip
 def test_few_common_names_are_nobodys(names):
     assert recognize(names) is None
