@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 
 ENGLISH = "en"
 _LATIN_NAMES = "la"  # of species and diseases, in English lists
-_LATIN = "LATIN"
 SHARED_SCRIPTS = frozenset({"LATIN", "CYRILLIC", "ARABIC"})  # whose languages are told apart by their words
 WORDS = Path(__file__).parent / "data" / "language_words.txt.gz"
 _WORD = re.compile(r"[^\W\d_]{2,}")
 # Of the words of lists in other languages fewer are English; French and English share more than others
 _ENGLISH_SHARE, _ENGLISH_SHARES = 0.5, {"fr": 0.6}
 _ENGLISH_MARGIN, _WITHOUT_WORDS = 5.0, 10.0  # log-likelihood by which another language must be likelier than English
-_PRIOR = 8.0  # log-likelihood for each e-fold of named classes, measured on lists of names in 18 languages
 _PER_WORD = 6.0  # log-likelihood for each word that is known in a language, but is not everyday English
 _MOST_LANGUAGES = 4  # that have a word which is English only
 _SCIENTIFIC_SHARE = 0.2
@@ -77,10 +75,8 @@ def language_of(classes: Sequence[str]) -> str:
     scripts = scripts_of(names)
     (script, _), *_ = Counter(filter(None, scripts)).most_common()
     names = [name for name, each in zip(names, scripts, strict=True) if each == script]
-    written = [language for language in languages() if script in language.scripts]
-    if script in SHARED_SCRIPTS:
-        return _detect(names, written)
-    return written[0].code if written else ""
+    codes = [language.code for language in languages() if script in language.scripts]
+    return _detect(names, codes) if script in SHARED_SCRIPTS else next(iter(codes), "")
 
 
 def mixed_names(classes: Sequence[str], language: str) -> tuple[str, ...]:
@@ -101,29 +97,24 @@ def mixed_names(classes: Sequence[str], language: str) -> tuple[str, ...]:
     return (f"{shown(others)}: English, unlike most names; use one language for all.",) if others else ()
 
 
-def _detect(names: Sequence[str], written: Sequence[Language]) -> str:
+def _detect(names: Sequence[str], codes: Sequence[str]) -> str:
     """The likeliest of some languages."""
     words = {word.lower() for name in names for word in _WORD.findall(unicodedata.normalize("NFKC", name))}
     everyday = {word for word in words if any(f in _dataset_words() or ENGLISH in _spoken(f) for f in _forms(word))}
     unknown = {word for word in words - everyday if english_words().isdisjoint(_forms(word))}
     known = {word: _spoken(word) for word in words - everyday}
 
-    possible = set()
-    for code in (each.code for each in written if words):
-        english = sum(word not in unknown and code not in known.get(word, ()) for word in words)
-        if english <= _ENGLISH_SHARES.get(code, _ENGLISH_SHARE) * len(words):
-            possible.add(code)
+    def english_share(code: str) -> float:
+        return sum(word not in unknown and code not in known.get(word, ()) for word in words) / len(words)
+
+    possible = {code for code in codes if words and english_share(code) <= _ENGLISH_SHARES.get(code, _ENGLISH_SHARE)}
     if not possible:
         return ENGLISH
     texts = (" ".join(dict.fromkeys(name.split()))[:_MOST_LETTERS] for name in names)  # no word counts twice
     found = dict(_identifier().rank(". ".join(texts) + "."))
-    counts = Counter(code for codes in known.values() for code in codes)
+    counts = Counter(code for spoken in known.values() for code in spoken)
     counts[ENGLISH] = len(everyday)
-    scores = {
-        each.code: found[each.code] + _PRIOR * math.log(each.classes) + _PER_WORD * counts[each.code]
-        for each in written
-        if each.code in found
-    }
+    scores = {code: found[code] + _PER_WORD * counts[code] for code in codes if code in found}
     best = max(scores, key=scores.__getitem__)
     margin = _ENGLISH_MARGIN if counts[best] else _WITHOUT_WORDS
     is_other = best in possible - {_LATIN_NAMES} and scores[best] - scores.get(ENGLISH, -math.inf) >= margin
