@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.store import LabelStore
 
 PROBE = "probe"
+ACCURACIES = ("accuracy", "mean recall", "balanced accuracy")
 PUBLISHED = "published"
 DEFAULT_LABELS = f"hub,{PUBLISHED}"  # importing HUB from hub.locations takes a quarter of a second
 

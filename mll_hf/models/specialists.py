@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mll_hf.models.domains import domains_of
 from mll_hf.models.known import MANY_LANGUAGES, NOT_CHECKED, PICKLE_ONLY, known_models
 from mll_hf.models.language import ENGLISH, language_of, languages
-from mll_hf.models.published import PROBE, figures, figures_by_language
+from mll_hf.models.published import ACCURACIES, PROBE, figures, figures_by_language
 from mll_hf.utils.text import parameter_count
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Nominee:
         accuracy: Published accuracy on ImageNet's classes with names in the language; None without a figure. For a
             language without figures, the mean over the `RARE` languages with the fewest named classes.
         sets: Number of data sets behind the gain.
+        accuracies: The accuracies among these figures, of one data set each.
         better: Whether the figures speak for it.
         excluded: Why it is not among the models to choose from; empty if it is.
     """
@@ -53,6 +54,7 @@ class Nominee:
     logit_gain: float | None = None
     accuracy: float | None = None
     sets: int = 0
+    accuracies: tuple[float, ...] = ()
     better: bool = False
     excluded: str = ""
 
@@ -147,7 +149,9 @@ def _note(nominees: Sequence[Nominee]) -> str:
 def _better_by(nominee: Nominee) -> str:
     sets = f"{nominee.sets} published data sets" if nominee.sets > 1 else "one published data set"
     points = 100 * (nominee.gain or 0.0)
-    return f"on {sets} it was {abs(points):.0f} points {'better' if points >= 0 else 'worse'} than general models"
+    text = f"on {sets} it was {abs(points):.0f} points {'better' if points >= 0 else 'worse'} than general models"
+    ends = dict.fromkeys(f"{100 * end(nominee.accuracies):.0f}" for end in (min, max) if nominee.accuracies)
+    return f"{text}, with an accuracy of {' to '.join(ends)} %" if ends else text
 
 
 @cache
@@ -173,7 +177,10 @@ def _with_gain(model: KnownModel, domain: str, pairs: Sequence[tuple[Figure, flo
     gain = sum((figure.value - best) * figure.sets for figure, best in pairs) / sets
     in_logits = sum((_logit(figure.value) - _logit(best)) * figure.sets for figure, best in pairs) / sets
     better = sum(figure.sets for figure, best in pairs if figure.value > best)
-    return Nominee(model, domain, gain, in_logits, sets=sets, better=gain >= _MIN_GAIN and 2 * better >= sets)
+    accuracies = tuple(f.value for f, _ in pairs if f.metric in ACCURACIES and f.sets == 1)
+    return Nominee(
+        model, domain, gain, in_logits, None, sets, accuracies, better=gain >= _MIN_GAIN and 2 * better >= sets
+    )
 
 
 def _logit(share: float) -> float:

@@ -33,7 +33,7 @@ from mll_hf.matching.prompts import mentions
 from mll_hf.matching.words import has_english_words, name_key
 from mll_hf.models.domains import is_binomial
 from mll_hf.models.known import known_models
-from mll_hf.models.published import figures_of_dataset
+from mll_hf.models.published import ACCURACIES, figures_of_dataset
 from mll_hf.selection.estimate import CERTAIN, Estimate
 from mll_hf.selection.probabilities import logit, sigmoid
 
@@ -75,7 +75,6 @@ SPECIALIZED = (
 MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
 MIN_ESTIMATE = 0.005  # the same for estimates
 MEANINGLESS_ERROR = 4.0  # standard error if no name means anything, in logits: any accuracy is possible
-ACCURACIES = ("accuracy", "mean recall", "balanced accuracy")
 FIGURE_ERROR = 0.15  # of one figure, in logits: by how much sources with other prompts differ, but for Caltech-101
 MODEL_ERROR = 0.6  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
 SUBSET_GAIN, SUBSET_ERROR = 1.1, 1.2  # logits per share of missing classes, of 11 models on random classes of WHU-RS19

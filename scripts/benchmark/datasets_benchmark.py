@@ -19,8 +19,8 @@ from mll_hf.matching.concept_index import embed_names
 from mll_hf.matching.datasets import known_datasets, recognize
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.models.known import known_models
-from mll_hf.models.published import figures_of_dataset
-from mll_hf.selection.accuracy import ACCURACIES, estimate_accuracy, task_traits, with_known_figures
+from mll_hf.models.published import ACCURACIES, figures_of_dataset
+from mll_hf.selection.accuracy import estimate_accuracy, task_traits, with_known_figures
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
