@@ -18,7 +18,7 @@ from mll_hf.models.language import ENGLISH, language_of, mixed_names
 from mll_hf.models.specialists import made_for, nominate, nomination_notes, with_limits
 from mll_hf.selection.accuracy import with_known_figures
 from mll_hf.selection.answer import best_value, fit_in_memory
-from mll_hf.selection.candidates import Candidates, Figures, SelectedModel
+from mll_hf.selection.candidates import NOMINATED, Candidates, Figures, SelectedModel
 from mll_hf.selection.comparison import (
     accuracies_in,
     add_nominees,
@@ -101,7 +101,8 @@ def select(
     chosen = np.zeros(scores.shape, np.bool_)
     if for_trial:
         small = fit_in_memory(models)
-        if too_large := [model.name for m, model in enumerate(models[:k]) if m not in small]:
+        wanted = [m for m, model in enumerate(models) if m == 0 or model.figures in NOMINATED]
+        if too_large := [models[m].name for m in wanted if m not in small]:
             _log.warning("not tried, since they need over half of the memory: %s", abridged(too_large, 3))
         chosen[[small[m] for m in shortlist_first([ids[m] for m in small], nominees, k, language)]] = True
     elif strategy.as_in_paper:

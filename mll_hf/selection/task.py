@@ -72,11 +72,11 @@ class Task(ArrayFields):
             if not isinstance(text, str | None):
                 raise InputError(f"{option} is {shortened(repr(text), 40)}; give a short text, or leave it out")
         described = None if descriptions is None else tuple(descriptions)
-        if described is not None and tuple(each.class_name for each in described) != names:
+        if described is not None and tuple(getattr(each, "class_name", None) for each in described) != names:
             raise InputError("the descriptions do not match the classes; give one per class, in the same order")
         if empty := [each.class_name for each in described or () if not each.texts]:
             raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
-        examples = list(examples)
+        examples = list(examples or ())
         known = check_examples(examples, names, most_images) if examples else _no_examples()
         return cls(
             names,

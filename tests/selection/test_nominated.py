@@ -80,7 +80,7 @@ def test_what_does_not_fit_in_memory_is_not_tried(monkeypatch, caplog):
     shortlist = chosen_for(SKIN, for_trial=True, k=16)
     assert DERMLIP in names(shortlist)
     assert max(shortlist.models[m].cost.parameters for m in shortlist.chosen_models) <= 5 * 10**8
-    assert "not tried, since they need over half of the memory: timm/PE-Core-bigG-14-448, " in caplog.text
+    assert "not tried, since they need over half of the memory: " in caplog.text
 
 
 def test_the_best_value_is_named_first():

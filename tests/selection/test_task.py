@@ -103,6 +103,7 @@ def test_any_iterable_has_classes_and_examples():
         ({"classes": 5}, "'5' is not a list of class names"),
         ({"domain": 5}, "domain is 5; give a short text"),
         ({"task": ["x"]}, "task is"),
+        ({"images": [b"no image"] * 20, "examples": None}, "0 readable images are too few"),
     ],
 )
 def test_names_and_texts_of_a_wrong_type(given, message):
@@ -145,6 +146,8 @@ def test_descriptions_are_those_of_the_classes():
     assert Task.of(["a", "b"], descriptions=[a, b]).descriptions == (a, b)
     with pytest.raises(InputError, match="do not match the classes"):
         Task.of(["a", "b"], descriptions=[b, a])
+    with pytest.raises(InputError, match="do not match the classes"):
+        Task.of(["a", "b"], descriptions=["the first", "the second"])
     with pytest.raises(InputError, match="'b' has no text"):
         Task.of(["a", "b"], descriptions=[a, empty])
 
