@@ -249,34 +249,28 @@ class Client:
     def _from_names(self, task: Task, config: SelectionConfig, for_trial: bool = False) -> Selection:
         """Choose without images, and confirm the licenses of the chosen models with the Hub, since labels are claims.
 
-        Models that the Hub does not give are left out, and the next ones are chosen. If it refutes a claimed license
-        that the user asked for, the model is left out, once. For a trial, licenses that do not matter are not
-        confirmed.
+        Models that the Hub does not give, or whose license it refutes if the user asked for one, are left out, and the
+        next ones are chosen. For a trial, licenses that do not matter are not confirmed.
         """
         candidates = self._candidates(task, config)
         if len(candidates.labels):
             mention_claims(self.source, candidates, config)
 
-        def decide(config: SelectionConfig) -> Selection:
-            selection, refused = first = self._pinned(select(candidates, config, task.task, for_trial=for_trial))
-            for _ in range(0 if for_trial else _MOST_REPLACED):
-                if not refused or len(refused) == len(selection.models):
-                    break
-                config = replace(config, without=config.without.union(refused))
-                selection, refused = self._pinned(select(candidates, config, task.task))
-            return first[0] if refused else selection
-
-        if for_trial and not config.licenses:
-            return decide(config)
-        selection, refuted = self._with_licenses(decide(config), config)
-        if refuted:
-            _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
-            rest = replace(config, without=config.without | refuted.keys())
-            selection, refuted = self._with_licenses(decide(rest), config)
-        if refuted:
-            names = abridged(list(refuted), 5)
-            raise InputError(f"the Hub reports other licenses than the labels of {names}; leave them out")
-        return selection
+        first: Selection | None = None
+        for _ in range(1 + _MOST_REPLACED):
+            selection, refused = self._pinned(select(candidates, config, task.task, for_trial=for_trial))
+            if for_trial:
+                refused = []  # others are tried
+            if not refused and (config.licenses or not for_trial):
+                selection, refused = self._with_licenses(selection, config)
+            first = first or selection
+            if not refused or len(refused) == len(selection.models):
+                break
+            config = replace(config, without=config.without.union(refused))
+        if refused and config.licenses:
+            names = abridged(refused, 5)
+            raise InputError(f"the Hub does not confirm the licenses that the labels of {names} claim; leave them out")
+        return first if refused and first else selection
 
     def _candidates(self, task: Task, config: SelectionConfig) -> Candidates:
         """The models to choose from, and the concepts of the classes; says what may be wrong with their names."""
@@ -333,8 +327,8 @@ class Client:
             batch_size=batch_size,
         )
 
-    def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, dict[str, str]]:
-        """The selection with the Hub's licenses of the chosen models, and those that are not allowed, by id.
+    def _with_licenses(self, selection: Selection, config: SelectionConfig) -> tuple[Selection, list[str]]:
+        """The selection with the Hub's licenses of the chosen models, and the ids of those that are not allowed.
 
         Labels in a local folder are trusted unless licenses are asked for, and all labels if the Hub cannot be reached.
         """
@@ -342,7 +336,7 @@ class Client:
         chosen = {m: models[m].ref.repo_id for m in selection.chosen_models if not models[m].ref.is_local}
         is_trusted = not (self.known_models or config.licenses) and self.source.is_local
         if self._unreachable or not chosen or is_trusted:
-            return selection, {}
+            return selection, []
         from mll_hf.hub.repos import licenses_of  # slow import
 
         try:
@@ -350,7 +344,7 @@ class Client:
         except HubError as error:
             log = _log.warning if config.licenses else _log.info
             log("the licenses of the chosen models are from their labels and not confirmed: %s", error)
-            return selection, {}
+            return selection, []
         for m, id in chosen.items():
             model, found = models[m], licenses.get(id)
             if config.licenses and found not in config.licenses:
@@ -359,7 +353,9 @@ class Client:
                 message = "the Hub reports another license for %s (%s) than its label or published figures (%s)"
                 _log.warning(message, model.name, found, model.license)
             models[m] = replace(model, license=found or model.license)
-        return replace(selection, models=tuple(models)), refuted
+        if refuted:
+            _log.warning("left out because of another license on the Hub: %s", abridged(list(refuted.values()), 5))
+        return replace(selection, models=tuple(models)), list(refuted)
 
     def _pinned(self, selection: Selection) -> tuple[Selection, list[str]]:
         """Resolve chosen models without a label to a commit, with one request each.
