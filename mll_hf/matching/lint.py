@@ -26,7 +26,7 @@ _LONG = 60  # letters
 _MIN_TYPO = 6  # letters of a name that is compared with names one letter away; shorter ones are other words too often
 _SHOWN = 3
 _RARE = 0.1  # share of the uses of a name
-_NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
+NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
 _PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
 _KANA = ("HIRAGANA", "KATAKANA")
@@ -42,7 +42,7 @@ def lint(classes: Sequence[str], graph: SemanticGraph) -> tuple[str, ...]:
 def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     if len(classes) == 1:
         yield "With one class every prediction is correct; also name what else the images show."
-    if negated := [name for name in classes if _NEGATION.search(name)]:
+    if negated := [name for name in classes if NEGATION.search(name)]:
         yield f"{shown(negated)}: models hardly read 'no' and 'without'; name what is seen instead (bare head)."
     if joined := [name for name in classes if _SEPARATOR.search(name)]:
         yield f"{shown(joined)}: looks like several classes in one name; separate classes with commas."

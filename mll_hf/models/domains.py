@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from mll_hf.matching.lint import NEGATION
 from mll_hf.matching.words import stems
 from mll_hf.models.known import records
 
@@ -27,8 +28,7 @@ _MOST_WORDS = 12  # of a class name
 _GRADES = frozenset({"mild", "moderate", "severe"})
 NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
 """Names that tell nothing."""
-_SPECIES, _FASHION = "species", "fashion"
-_NEGATION = re.compile(r"\b(no|not|without)\b", re.IGNORECASE)  # of clothes: whether they are worn
+_SPECIES, _FASHION, _MEDICINE = "species", "fashion", "medicine"
 _GENUS = re.compile(r"[A-Z][a-z]{2,}(us|a|um|is|es|on|as|os|ys|yx|ix|ax|ox|o|er|ops)")
 _EPITHET = re.compile(r"[a-z-]{2,}(us|a|um|is|ii?|ae|ens|ans|ax|ix|os|on|es|e|eo|o|ur|or|yx)")
 
@@ -73,8 +73,8 @@ def domains_of(
     for name in named:
         for claim, weight in _weights_of(name).items():
             scores[claim] += weight / len(named)
-    if any(map(_NEGATION.search, named)):
-        scores.pop(_FASHION, None)
+    if any(map(NEGATION.search, named)):
+        scores.pop(_FASHION, None)  # whether clothes are worn
     keys = ["".join(stems(name)) for name in named]
     for claim, weight, names in domain_words("together"):
         if len(keys) > 2 and sum(key in names for key in keys) >= _TOGETHER * len(keys):
@@ -92,6 +92,8 @@ def _weights_of(name: str) -> Mapping[str, float]:
     found = dict(_found(words, "inside"))
     if name[:1].isupper():
         found |= {claim: weight for claim, weight, names in domain_words("instances") if " ".join(words) in names}
+    if len(found) > 1:
+        found.pop(_MEDICINE, None)  # the others say more
     if is_binomial(name) or (len(words) > 1 and any(words[-1] in heads for _, _, heads in domain_words("heads"))):
         found[_SPECIES] = 1.0
     return found

@@ -87,21 +87,17 @@ def mixed_names(classes: Sequence[str], language: str) -> tuple[str, ...]:
         scientific = [name for name in classes if is_binomial(name) and name not in english]
         is_mixed = english and len(scientific) >= _SCIENTIFIC_SHARE * len(classes)
         return (f"{shown(scientific)}: scientific among common names; use one kind for all.",) if is_mixed else ()
-    if len({*filter(None, scripts_of(classes))}) > 1:
-        return ()  # noted by `lint`
-
-    def is_foreign(codes: Sequence[str]) -> bool:
-        return language not in codes and len(codes) <= _MOST_LANGUAGES
-
-    others = [name for name in english if all(map(is_foreign, spoken[name]))]
-    return (f"{shown(others)}: English, unlike most names; use one language for all.",) if others else ()
+    others = [name for name in english if not any(language in x or len(x) > _MOST_LANGUAGES for x in spoken[name])]
+    is_mixed = others and len({*filter(None, scripts_of(classes))}) == 1  # several scripts are noted by `lint`
+    return (f"{shown(others)}: English, unlike most names; use one language for all.",) if is_mixed else ()
 
 
 def _detect(names: Sequence[str], codes: Sequence[str]) -> str:
     """The likeliest of some languages."""
     words = {word.lower() for name in names for word in _WORD.findall(unicodedata.normalize("NFKC", name))}
-    everyday = {word for word in words if any(f in _dataset_words() or ENGLISH in _spoken(f) for f in _forms(word))}
-    unknown = {word for word in words - everyday if english_words().isdisjoint(_forms(word))}
+    forms = {word: {word, *stems(word)} for word in words}
+    everyday = {word for word in words if any(x in _dataset_words() or ENGLISH in _spoken(x) for x in forms[word])}
+    unknown = {word for word in words - everyday if english_words().isdisjoint(forms[word])}
     known = {word: _spoken(word) for word in words - everyday}
 
     def english_share(code: str) -> float:
@@ -119,10 +115,6 @@ def _detect(names: Sequence[str], codes: Sequence[str]) -> str:
     margin = _ENGLISH_MARGIN if counts[best] else _WITHOUT_WORDS
     is_other = best in possible - {_LATIN_NAMES} and scores[best] - scores.get(ENGLISH, -math.inf) >= margin
     return best if is_other else ENGLISH
-
-
-def _forms(word: str) -> tuple[str, ...]:
-    return word, *stems(word)
 
 
 def _spoken(word: str) -> list[str]:

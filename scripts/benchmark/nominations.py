@@ -1,12 +1,16 @@
 """Nominations of specialists and of models for other languages: are the right domain and language named, and what for?
 
-    python scripts/benchmark/nominations.py --tables DIR > scripts/benchmark/results/nominations.md
+    python scripts/benchmark/nominations.py --tables DIR --games DIR > scripts/benchmark/results/nominations.md
 
-DIR has babel_imagenet_12models.csv and ostb.csv, which are for evaluation only. Without it, only the lists are judged.
+The tables are babel_imagenet_12models.csv and ostb.csv, which are for evaluation only; the games are
+/usr/share/apps/kvtml of Debian's kdeedu-kvtml-data. Without both, only the lists are judged.
 
 - data/nomination_lists.csv: 30 lists, written before anything named a domain; data/nomination_lists_later.csv: 52 more,
   written when the 30 were known, to judge the words and thresholds; data/nomination_lists_third.csv: 70 more, of which
-  60 were right before anything was changed for them; data/nomination_lists_fourth.csv: 84 more, of which 70 were.
+  60 were right before anything was changed for them; data/nomination_lists_fourth.csv: 84 more, of which 70 were;
+  data/nomination_lists_fifth.csv: 120 more, of which 100 were, 38 of 40 everyday ones.
+- Word games: random lists of 3 to 10 names on one topic (fruits, animals, tools ...) in 29 languages, as they are and
+  without accents. Names of people and towns are the same in many languages, so not all can be told.
 - Languages: Babel-ImageNet, 76 languages besides English in which at least 200 classes have a name.
 - Remote sensing: 9 models on 10 data sets of OSTB, each left out in turn.
 - What five users see, without the Hub: the answers and notes of `mll-hf select`.
@@ -17,18 +21,22 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import random
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mll_hf.matching.datasets import recognize
 from mll_hf.models.domains import domains_of
-from mll_hf.models.language import language_of
+from mll_hf.models.language import language_of, unaccented
+from mll_hf.models.language import languages as all_languages
 from mll_hf.models.specialists import RARE, nominate
 from mll_hf.utils.tables import markdown_table
 
@@ -46,6 +54,11 @@ LISTS = (
     "nomination_lists_fifth",
 )
 ENGLISH, EVERYWHERE = "en", "ViT-B-16-SigLIP-i18n-256@webli"
+GAME_CODES = {"pt_BR": "pt", "sr@latin": "sh", "sr@ijekavianlatin": "sh", "nb": "no"}
+GAME_SIZES, FEWEST = (3, 4, 5, 6, 8, 10), 8
+NO_CLASSES = re.compile(
+    "capital|curren|easy|medium|hard|number|countr|money|element|state|verb"
+)  # lists of other words
 PROMPTS = ("label", "nllb_dist13b_prompts")
 MIN_CLASSES = 200
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -62,11 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the script; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=Path, metavar="DIR", help="folder of the published tables")
-    tables = parser.parse_args(arguments).tables
+    parser.add_argument("--games", type=Path, metavar="DIR", help="folder of a folder of lists for each language")
+    args = parser.parse_args(arguments)
+    tables = args.tables
     print("# Nominations\n")
     for name in LISTS:
         print(f"## {name}.csv\n")
         print("\n".join(judged_lists(name)))
+    if args.games:
+        print("## Language of lists from word games\n")
+        print("\n".join(markdown_table(("names", "lists", "right", "mean over languages"), word_games(args.games))))
+        print()
     if not tables:
         return 0
     print("## Loss against the best model, in points\n")
@@ -100,6 +119,28 @@ def judged_lists(name: str) -> list[str]:
         rows.append([row["id"], ", ".join(domains), language, nominee, "" if is_right else "wrong"])
     lines = [f"- {kind}: {sum(found)} of {len(found)} right" for kind, found in right.items()]
     return [*lines, "", *markdown_table(("list", "domains", "language", "first nominee", ""), rows), ""]
+
+
+def word_games(folder: Path) -> list[list[str]]:
+    """Rows of the shares of lists whose language is found."""
+    known = {language.code for language in all_languages()}
+    right: dict[str, dict[str, list[bool]]] = {"as they are": defaultdict(list), "without accents": defaultdict(list)}
+    rng = random.Random(7)  # noqa: S311 - no secret
+    for path in sorted(folder.glob("*/*.kvtml")):
+        code = GAME_CODES.get(path.parent.name, path.parent.name)
+        found = (entry.findtext("translation/text") for entry in ElementTree.parse(path).iter("entry"))  # noqa: S314
+        names = sorted({name.strip() for name in found if name and name.strip()})
+        if code not in known or len(names) < FEWEST or NO_CLASSES.search(path.stem):
+            continue
+        for size in GAME_SIZES:
+            sample = rng.sample(names, min(size, len(names)))
+            right["as they are"][code].append(language_of(sample) == code)
+            right["without accents"][code].append(language_of([unaccented(name) for name in sample]) == code)
+    return [
+        [kind, f"{sum(map(len, of.values()))}", f"{fmean(x for each in of.values() for x in each):.2f}",
+         f"{fmean(map(fmean, of.values())):.2f}"]
+        for kind, of in right.items()
+    ]  # fmt: skip
 
 
 def languages(table: Iterable[Mapping[str, str]]) -> list[list[str]]:
