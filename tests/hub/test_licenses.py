@@ -102,7 +102,7 @@ def test_the_hub_confirms_the_licenses_of_chosen_models_once(hub, tmp_path, capl
     put_cards(hub, all="cc-by-nc-4.0")
     assert chosen(client.select(["cat"], licenses=OPEN)) == {"org/cars"}  # the next one
     put_cards(hub, cars="cc-by-nc-4.0")
-    with pytest.raises(InputError, match="the Hub does not confirm the licenses that the labels of org/.* claim"):
+    with pytest.raises(InputError, match=r"the Hub does not confirm the licenses that the labels of org/.* claim"):
         client.select(["cat"], licenses=OPEN)
 
 
