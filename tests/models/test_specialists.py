@@ -115,8 +115,8 @@ def test_notes_say_what_is_published_and_what_stands_in_the_way():
     assert nomination_notes(nominate(SKIN)) == (
         "Dermatology: redlessone/DermLIP_ViT-B-16 (150 M parameters) is made for this, as 5 others are; on 7 published "
         "data sets it was 28 points better than general models, with an accuracy of 25 to 72 %. 64 of your images "
-        "would tell which is better. redlessone/DermFM-Zero: on 7 published data sets it was 41 points better than general "
-        "models, with an accuracy of 44 to 88 %, but whether it loads without code of its own was not checked.",
+        "would tell which is better. redlessone/DermFM-Zero: on 7 published data sets it was 41 points better than "
+        "general models, with an accuracy of 44 to 88 %, but whether it loads without code of its own was not checked.",
     )
     (note,) = nomination_notes(nominate(["baseball field", "viaduct", "storage tank", "harbor"]))
     assert note.startswith("Remote sensing: lcybuaa/Git-RSCLIP is made for this, as 14 others are; it has no figures")
