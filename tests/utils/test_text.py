@@ -31,6 +31,7 @@ def test_names_have_one_spelling(spelling, name):
 def every_error():
     path = Path("a\x1bb")
     yield errors.InputError("a\x1bb\nc")
+    yield errors.NoLabelsError("a\x1bb\nc")
     yield errors.GraphError("a\x1bb\nc", path)
     yield errors.LabelError("a\x1bb\nc", path)
     yield errors.CardError("a\x1bb\nc")
