@@ -363,13 +363,15 @@ class Client:
         Also returns the ids of those that the Hub does not give: missing, gated, or not to be loaded.
         """
         from mll_hf.hub.connection import is_final, map_parallel  # slow imports
-        from mll_hf.models.source import resolve_model
+        from mll_hf.models.source import check_access, resolve_model
 
         def resolved(id: str) -> ModelRef | ModelError:
             if reason := why_unreachable(id):
                 return ModelError(id, reason)
             try:
-                return resolve_model(spec_of(id), self._token)
+                ref = resolve_model(spec_of(id), self._token)
+                check_access(ref, self._token)
+                return ref
             except ModelError as error:
                 return error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import CacheNotFound
+from huggingface_hub.errors import CacheNotFound, GatedRepoError
 
 from mll_hf.errors import HubError, ModelError
 from mll_hf.hub.connection import (
@@ -60,18 +60,26 @@ class Backend(StrEnum):
 def resolve_model(spec: str, token: str | None = None) -> ModelRef:
     """Pin a model to a commit and choose its backend.
 
-    Sends one request to the Hub, for a gated model two, and downloads nothing. Offline, uses the newest matching
-    revision in the local cache.
+    Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
 
     ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used. A
-    ModelError if the model does not exist, cannot be reached, is not for this user, or has no safetensors weights.
+    ModelError if the model does not exist, cannot be reached, or has no safetensors weights.
     """
     head = _locate(spec, token)
     backend = _backend_for(spec, head.model_files)
-    if head.gated:
-        _check_access(head.repo_id, token)
     digest = head.digest(backend)
     return ModelRef(head.repo_id, head.sha or str(digest)[:40], backend, digest)
+
+
+def check_access(ref: ModelRef, token: str | None) -> None:
+    """Raise ModelError if a model that was resolved is gated, and not for this user."""
+    try:
+        with hub_errors(ref.repo_id):
+            if read_head(api := connect(token), ref.repo_id, "model", ref.revision).gated:
+                api.auth_check(ref.repo_id)
+    except HubError as error:
+        if isinstance(error.__cause__, GatedRepoError):
+            raise ModelError(ref.repo_id, error.reason) from error
 
 
 def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
@@ -240,15 +248,6 @@ def _locate(spec: str, token: str | None) -> Head:
         if copy is None:
             raise ModelError(repo_id if is_pinned else spec, error.reason) from error
         return copy
-
-
-def _check_access(repo_id: str, token: str | None) -> None:
-    try:
-        with hub_errors(repo_id):
-            connect(token).auth_check(repo_id)
-    except HubError as error:
-        if not is_unreachable(error):
-            raise ModelError(repo_id, error.reason) from error
 
 
 def _newest_cached(repo_id: str, revision: str, token: str | None) -> Head | None:

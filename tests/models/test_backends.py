@@ -19,7 +19,7 @@ import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.label import ModelRef
 from mll_hf.models import environment_of, load_model, pick_device
-from mll_hf.models.source import Backend, bytes_to_fetch, resolve_model
+from mll_hf.models.source import Backend, bytes_to_fetch, check_access, resolve_model
 from mll_hf.utils.files import asset_path
 from tiny_hub import Hub
 
@@ -322,10 +322,11 @@ def test_private_and_gated_models(folders, api):
     with pytest.raises(ModelError, match="is not on the Hub, or private"):
         resolve_model("alice/tiny", token="hf_reader_token")
     api.update_repo_settings("alice/tiny", private=False, gated="manual")
-    ref = resolve_model("alice/tiny")
-    for use in (lambda token: resolve_model("alice/tiny", token), lambda token: load_model(ref, "cpu", token=token)):
+    ref = resolve_model("alice/tiny", token="hf_reader_token")
+    for use in (lambda token: check_access(ref, token), lambda token: load_model(ref, "cpu", token=token)):
         with pytest.raises(ModelError, match=r"is gated; accept its terms at http://127\.0\.0\.1:\d+/alice/tiny"):
             use("hf_reader_token")
+        use("hf_test_token")
     assert load_model(ref, "cpu").embedding_size == 24
 
 
