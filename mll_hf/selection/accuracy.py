@@ -158,27 +158,31 @@ class AccuracyModel:
     class_error: float
 
 
-def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str | None) -> TaskTraits:
+def task_traits(
+    n_classes: int, names: NDArray[np.floating] | None, domain: str | None, meant: NDArray[np.bool_] | None = None
+) -> TaskTraits:
     """Traits of a task.
 
     Args:
         n_classes: Number C of classes.
         names: [C, 384] embeddings of the class names by the default text encoder, of unit norm; None if unknown.
         domain: How the images look, as given by the user.
+        meant: [C] whether a name means something. If two do, the others do not count, as they would seem easy to tell
+            apart.
     """
     specialized, medical = is_specialized(domain), mentions(domain or "", MEDICAL)
     if names is None or n_classes == 1:
         return TaskTraits(n_classes, None, None, specialized, medical, None)
-    names = names.astype(np.float64)
-    total = names.sum(axis=0)
-    mean = (total @ total - n_classes) / (n_classes * (n_classes - 1))  # without the cosine of each name with itself, 1
-    nearest = np.empty(n_classes)
-    for first in range(0, n_classes, _BLOCK):
-        rows = np.arange(first, min(first + _BLOCK, n_classes))
+    names = names.astype(np.float64)[meant if meant is not None and meant.sum() > 1 else slice(None)]
+    n, total = len(names), names.sum(axis=0)
+    mean = (total @ total - n) / (n * (n - 1))  # without the cosine of each name with itself, 1
+    nearest = np.empty(n)
+    for first in range(0, n, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, n))
         cosines = names[rows] @ names.T
         cosines[np.arange(len(rows)), rows] = -1
         nearest[rows] = cosines.max(axis=1)
-    things = float(total @ things_direction()) / n_classes
+    things = float(total @ things_direction()) / n
     return TaskTraits(n_classes, float(mean), float(nearest.mean()), specialized, medical, things)
 
 

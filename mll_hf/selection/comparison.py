@@ -19,7 +19,7 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.prompts import mentions
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import ids_of, imagenet_accuracies, known_models
-from mll_hf.models.language import ENGLISH
+from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.specialists import language_figures
 from mll_hf.selection.accuracy import (
     MIN_ACCURACY,
@@ -63,9 +63,10 @@ def estimate_from_names(
         claims: Domains of specialists that the classes touch, such as ``remote sensing``.
     """
     match, domain = candidates.match, ", ".join([candidates.domain or "", *claims])
-    names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # the regression was fitted to its cosines
-    meant = match.coverage >= COVERED if names is None else are_meant(match.classes, match.coverage)
-    traits = task_traits(len(match.classes), names if meant.any() else None, domain)  # it reads English only
+    fitted = match.encoder.startswith(DEFAULT_MODEL)  # to the cosines of this encoder, which reads English
+    meant = are_meant(match.classes, match.coverage) if fitted else match.coverage >= COVERED
+    names = match.names if fitted and language_of(match.classes) == ENGLISH else None
+    traits = task_traits(len(match.classes), names, domain, meant)
     traits = replace(traits, near=near_classes(match.classes, domain))
     with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, with_meaning)

@@ -230,8 +230,8 @@ def features_of(datasets: Sequence[KnownDataset]) -> tuple[Floats, Floats, Float
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-            traits = task_traits(len(classes), embeddings, of.domain)
-            with_meaning[d] = have_meaning(classes, of.kin).mean()
+            meant = have_meaning(classes, of.kin)
+            traits, with_meaning[d] = task_traits(len(classes), embeddings, of.domain, meant), meant.mean()
             rows.append((traits.similarity, traits.nearest, medical, specialized, traits.things, log_classes))
         else:
             rows.append((np.nan, np.nan, medical, specialized, np.nan, log_classes))

@@ -84,6 +84,9 @@ def test_traits_of_names():
     expected = TaskTraits(3, (0 + 0.6 + 0.8) / 3, (0.6 + 0.8 + 0.8) / 3, True, False, things)
     assert astuple(traits) == pytest.approx(astuple(expected))
     assert task_traits(1, names[:1], None).similarity is None
+    made_up = np.vstack([names, np.eye(1, 384, 5)])
+    with_made_up = task_traits(4, made_up, None, np.array([True, True, True, False]))
+    assert (with_made_up.similarity, with_made_up.nearest) == (traits.similarity, traits.nearest)
 
 
 @pytest.mark.parametrize(
