@@ -56,9 +56,17 @@ def name_key(name: str) -> str:
     return "".join(stems(clean_class_name(name)))
 
 
-def has_english_words(name: str) -> bool:
-    """Whether at least half of the words of a name are English; numbers and single letters are not."""
-    words = stems(clean_class_name(name))
+def have_english_words(names: Sequence[str]) -> list[bool]:
+    """[C] whether at least half of the words of a name are English; numbers and single letters are not.
+
+    Words that all names share (class 0, class 1) do not count, as they tell nothing apart.
+    """
+    words = [stems(clean_class_name(name)) for name in names]
+    shared = set(words[0]).intersection(*words[1:]) if len(words) > 1 else set()
+    return [_are_english([word for word in own if word not in shared] or own) for own in words]
+
+
+def _are_english(words: Sequence[str]) -> bool:
     return 2 * sum(word in english_words() for word in words) >= max(len(words), 1)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import mentions
-from mll_hf.matching.words import has_english_words, name_key
+from mll_hf.matching.words import have_english_words, name_key
 from mll_hf.models.domains import is_binomial
 from mll_hf.models.known import known_models
 from mll_hf.models.published import ACCURACIES, figures_of_dataset
@@ -224,8 +224,8 @@ def have_meaning(classes: Sequence[str], but: str = "") -> NDArray[np.bool_]:
     datasets to ignore.
     """
     is_published = [bool(_published_recalls(name, but)) for name in classes]
-    is_english = [has_english_words(name) and not is_binomial(name) for name in classes]
-    return np.logical_or(is_published, is_english)
+    are_binomials = [is_binomial(name) for name in classes]
+    return np.logical_or(is_published, np.greater(have_english_words(classes), are_binomials))
 
 
 def _published_recalls(name: str, but: str) -> list[tuple[float, float]]:
@@ -286,7 +286,8 @@ def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recogni
     """
     tables = [_published_on(dataset) for dataset in known.datasets]
     rows = [m for m, id in enumerate(models) if all(id in table for table in tables)]
-    if not rows or known.inside < MIN_INSIDE or mentions(domain or "", OTHER_STYLES):
+    is_other = is_specialized(domain) and not any(is_specialized(dataset.domain) for dataset in known.datasets)
+    if not rows or known.inside < MIN_INSIDE or is_other or mentions(domain or "", OTHER_STYLES):
         return estimate
     by_dataset = logit(np.array([[table[models[m]] for m in rows] for table in tables]), MIN_ESTIMATE)
     between = float(by_dataset.mean(axis=1).std(ddof=1)) if len(tables) > 1 else 0.0

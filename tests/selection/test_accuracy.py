@@ -18,6 +18,7 @@ from mll_hf.selection.accuracy import (
     AccuracyModel,
     TaskTraits,
     estimate_accuracy,
+    have_meaning,
     is_specialized,
     near_classes,
     task_traits,
@@ -62,6 +63,11 @@ def test_names_without_meaning_make_an_accuracy_unknown(n_meant, n_classes):
     assert estimate_accuracy(best, easiest, 1.0).known[0]
     assert not estimate_accuracy(best, easiest, n_meant / n_classes).known[0]
     assert estimate_accuracy(best, replace(easiest, n_classes=10), 0.9).known[0]
+
+
+def test_words_that_all_names_share_say_nothing():
+    assert have_meaning(["good weld", "bad weld", "weld"]).all()
+    assert not have_meaning(["class 0", "class 1", "class 2"]).any()
 
 
 def test_a_single_class_is_always_right():
@@ -172,7 +178,7 @@ def test_a_subset_is_easier_and_less_certain():
 
 @pytest.mark.parametrize(
     ("names", "domain"),
-    [(CIFAR10, "sketch"), ([*CIFAR10[:9], "lemon", "hat"], None)],
+    [(CIFAR10, "sketch"), (CIFAR10, "satellite"), ([*CIFAR10[:9], "lemon", "hat"], None)],
 )
 def test_figures_of_other_images_or_classes_are_not_used(names, domain):
     prior, estimate = known_estimate(names, domain)
