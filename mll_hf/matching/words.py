@@ -18,7 +18,7 @@ from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.senses import english_words, sense_share
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 

@@ -13,7 +13,7 @@ from mll_hf.models.known import known_models
 from mll_hf.selection import Candidates, Estimate, SelectedModel, SelectionConfig, Strategy, select
 from mll_hf.selection.accuracy import MEANINGLESS_ERROR, estimate_accuracy, task_traits
 from mll_hf.selection.answer import MARGIN, answer_to
-from mll_hf.selection.comparison import estimate_from_names, imagenet_accuracy, imagenet_shift
+from mll_hf.selection.comparison import are_meant, estimate_from_names, imagenet_accuracy, imagenet_shift
 from mll_hf.selection.mll import best_by_mean_recall
 from mll_hf.selection.probabilities import logit
 from selection_worlds import join_by_hand, make_match, random_candidates
@@ -39,8 +39,11 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     assert imagenet_accuracy(candidates.labels, best) == known.imagenet
     overall = np.linspace(0.2, 0.8, len(candidates.labels))
     shift = imagenet_shift(candidates.labels, overall[:, None])
-    traits = task_traits(len(candidates.match.classes), candidates.match.names, None)
-    expected = estimate_accuracy(np.array([known.imagenet]), traits)
+    match = candidates.match
+    meant = are_meant(match.classes, match.coverage)
+    expected = estimate_accuracy(
+        np.array([known.imagenet]), task_traits(len(meant), match.names, None, meant), meant.mean()
+    )
     assert estimate_from_names(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
 
 
