@@ -95,7 +95,8 @@ def _note_on_names(selection: Selection) -> None:
     is_known = selection.estimate is not None and selection.estimate.known.any()
     is_foreign = language_of(selection.classes) != ENGLISH  # which the answer says
     if len(selection.classes) > 1 and unclear and selection.strategy is Strategy.MLL and not (is_known or is_foreign):
-        note(f"{abridged(unclear, 5)}: not found among English words, so the accuracy is not known")
+        says = "it says" if len(unclear) == 1 else "they say"
+        note(f"{abridged(unclear, 5)}: not found among English words, so {says} nothing about accuracy")
 
 
 def _again(words: list[str]) -> str:

@@ -150,8 +150,9 @@ def _better_by(nominee: Nominee) -> str:
     sets = f"{nominee.sets} published data sets" if nominee.sets > 1 else "one published data set"
     points = 100 * (nominee.gain or 0.0)
     text = f"on {sets} it was {abs(points):.0f} points {'better' if points >= 0 else 'worse'} than general models"
-    ends = dict.fromkeys(f"{100 * end(nominee.accuracies):.0f}" for end in (min, max) if nominee.accuracies)
-    return f"{text}, with an accuracy of {' to '.join(ends)} %" if ends else text
+    if len(nominee.accuracies) > 1:
+        text += f", with an accuracy of {100 * min(nominee.accuracies):.0f} to {100 * max(nominee.accuracies):.0f} %"
+    return text
 
 
 @cache
