@@ -19,10 +19,8 @@ from mll_hf.labels.store import LabelStore
 @pytest.mark.parametrize(
     "words",
     [
-        ["nonsense"],
         ["fit", "photos"],
         ["select", "--classes", "a", "-k", "0"],
-        ["select", "--classes", "a", "--strategy", "nonsense"],
         ["select", "--classes", "a", "--max-parameters", "many"],
         ["predict", "x.png", "--json", "-o", "x.csv"],
     ],

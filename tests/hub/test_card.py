@@ -134,9 +134,6 @@ def test_unpaired_markers_are_refused(body):
         added(f"---\na: b\n---\n{body}")
 
 
-# ---- any card
-
-
 # ---- texts of strangers, other cards
 
 

@@ -19,15 +19,6 @@ def gray(values, dtype):
 # ---- decoding
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "AVIF", "HEIF"])
-def test_formats(kind):
-    register_heif_opener()  # so that Pillow writes it, too
-    image = open_image(encoded(Image.new("RGB", (20, 16), (200, 30, 90)), kind))
-    assert image.mode == "RGB"
-    assert np.abs(np.array(image).astype(int) - [200, 30, 90]).max() <= 8
-    assert kind == "ICO" or image.size == (20, 16)
-
-
 def test_pictures_are_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
@@ -116,7 +107,10 @@ def test_of_a_folder_of_twelve_formats_nothing_is_skipped_in_silence(tmp_path, c
         (tmp_path / "more" / f"photo.{suffix}").write_bytes(encoded(PHOTO, kind))
     found = image_files([tmp_path])
     assert len(found) == len(KINDS)
-    assert all(open_image(path) for path in found)
+    for path in found:
+        image = open_image(path)
+        assert (image.mode, image.size) == ("RGB", PHOTO.size)
+        assert np.abs(np.array(image).mean(axis=(0, 1)) - np.array(PHOTO).mean(axis=(0, 1))).max() <= 8
     assert not caplog.messages
     hidden = tmp_path / ".thumbnails"
     hidden.mkdir()
