@@ -110,7 +110,6 @@ def test_predictions_are_scored_by_their_true_classes(world, examples_by_class, 
         ("a.png,bird", "examples of unknown classes: 'bird' (nearest: "),
         ("a.png,cat\na.png,dog", "a.png has two classes; keep one"),
         ("b.png,cat", "none of the images is in "),
-        ("a.png,", "row 1 lacks a path or a class"),
     ],
 )
 def test_truths_that_cannot_be_used(world, tmp_path, rows, said, capsys):

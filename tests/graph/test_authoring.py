@@ -1,7 +1,6 @@
 """Making graphs: whole or not at all, every image can be decoded, and what is wrong is said in one line."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,26 +120,18 @@ def test_check_finds_damage(tmp_path):
 # --- folders
 
 
-def test_a_folder_of_images(tmp_path):
-    write_pictures(tmp_path / "duck" / "deep", 2)
-    (tmp_path / "duck" / ".DS_Store").write_bytes(b"x")
-    images = read_images(tmp_path / "duck", "photo")
-    assert [Path(image.name).name for image in images] == ["0.png", "1.png"]
-    assert {(image.domain, image.source) for image in images} == {("photo", "unknown")}
-    assert read_images(tmp_path / "duck", "photo", "mine, CC0")[0].source == "mine, CC0"
-    with pytest.raises(InputError, match="is not a folder"):
-        read_images(tmp_path / "nothing", "photo")
-
-
 def test_a_folder_per_concept(tmp_path):
     write_pictures(tmp_path / "root" / "sea_duck")
-    write_pictures(tmp_path / "root" / "eagle", 6, first=40)
+    write_pictures(tmp_path / "root" / "eagle" / "deep", 6, first=40)
     (tmp_path / "root" / ".cache").mkdir()
     eagle, duck = read_folders(tmp_path / "root", ["animal"], "sketch")
     assert (duck[0].id, duck[0].name, duck[0].hypernyms) == ("sea_duck", "sea duck", ("animal",))
     assert [(i.domain, i.source) for i in eagle[1]] == [("sketch", "unknown")] * 6
     assert make_graph(tmp_path / "p", [eagle, duck], BASE).probes.total == 11
+    assert read_images(tmp_path / "root" / "sea_duck", "photo", "mine, CC0")[0].source == "mine, CC0"
+    with pytest.raises(InputError, match="is not a folder"):
+        read_images(tmp_path / "nothing", "photo")
     with pytest.raises(InputError, match="has no subfolders"):
-        read_folders(tmp_path / "root" / "eagle", [])
+        read_folders(tmp_path / "root" / "sea_duck", [])
     with pytest.raises(InputError, match="cannot be read"):
         read_folders(tmp_path / "nowhere", [])

@@ -67,11 +67,6 @@ def test_eq_6_and_7_by_hand():
     np.testing.assert_allclose(paper_scores(candidates, 0), [[0.59, 0.59]])
 
 
-def rivals_in(graph):
-    """[V] concepts that are neither the concept itself nor above or below it."""
-    return np.array([len(graph) - 1 - len(graph.ancestors[v]) - len(graph.descendants[v]) for v in range(len(graph))])
-
-
 def test_precision_from_the_label_by_hand():
     # dog: 10 images, 2 recognized, on the other 8 one concept of the other 6 beats it; cat 6, car 5, vehicle 1.
     # dog has 4 rivals (its hypernym animal and its hyponym corgi are none). With n candidates in all, an image that is
@@ -79,7 +74,7 @@ def test_precision_from_the_label_by_hand():
     label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10])
     rivals = make_rivals(label, {DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
     # n = 3: (2 + 8 * .5) / 10 = .6, but cat alone leaves only .4
-    n_rivals = rivals_in(GRAPH)
+    n_rivals = GRAPH.rival_counts
     np.testing.assert_allclose(precision_from_label(label, rivals, np.array([CAR, CAT, DOG]), n_rivals), [1, 1, 0.4])
     # n = 2, rival vehicle: (2 + 8 * .75) / 10 = .8 is less than the .9 that vehicle leaves
     assert precision_from_label(label, rivals, np.array([DOG, VEHICLE]), n_rivals)[0] == pytest.approx(0.8)
