@@ -160,24 +160,6 @@ def test_memory_that_runs_out_in_the_middle(diary, monkeypatch, where):
     assert 1 <= len(failures) <= 2
 
 
-def test_streams_take_any_iterable_and_do_not_read_far_ahead(diary):
-    taken = []
-
-    def pictures():
-        for n in range(1000):
-            taken.append(n)
-            yield Image.new("RGB", (4, 4), list(COLORS)[n % 3])
-
-    stream = Ensemble(make_selection(), device="somewhere", batch_size=10).stream(pictures())
-    assert taken == []
-    first, second = next(stream), next(stream)
-    assert first.classes == ("red", "green", "blue") * 3 + ("red",)
-    assert second.classes[:3] == ("green", "blue", "red")
-    assert len(taken) <= 20 + 32 + 10  # what was given, at most a task of the threads, one batch
-    stream.close()
-    assert list(Ensemble(make_selection(), device="somewhere").stream(iter(()))) == []
-
-
 def test_unreadable_images_get_no_answer(diary, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "good.png").write_bytes(png("blue"))
