@@ -75,15 +75,7 @@ def test_the_report_of_a_trial():
     assert "% fitted; this is not its accuracy" in answer
     assert headline == "2 classes, 3 models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
     header, *rows, together = models.splitlines()
-    assert cells(header) == [
-        "model",
-        "estimated accuracy",
-        "agreement, zero-shot",
-        "agreement, fitted",
-        "parameters",
-        "GFLOPs",
-        "license",
-    ]
+    assert cells(header)[2:4] == ["agreement, zero-shot", "agreement, fitted"]
     assert len(rows) == 3
     assert cells(rows[0])[:3] == ["*", "mine", selection.estimate.text(0)]
     assert cells(rows[0])[-3:] == ["0.0 M", "0.00123", "mit"]

@@ -102,7 +102,6 @@ def test_round_trip(seed, n_concepts, n_domains, text):
     label = replace(label, model=replace(label.model, digest=rng.choice([None, "a" * 64])))
     blob = label_to_bytes(label)
     assert label_from_bytes(blob) == label
-    assert label_to_bytes(label_from_bytes(blob)) == blob
 
 
 def complaint_of(blob):

@@ -179,7 +179,6 @@ def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(
     assert [selection.models[m].figures for m in selection.chosen_models] == [Figures.PUBLISHED] * 2
     paper = select(candidates, SelectionConfig(Strategy.PAPER))
     assert {model.figures for model in paper.models} == {Figures.LABEL}  # its scores are no accuracies
-    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
     assert (np.diff(selection.estimate.accuracy) <= 1e-12).all()
 
 
@@ -207,7 +206,6 @@ def test_json_round_trip(candidates, strategy, k):
     selection = select(candidates, SelectionConfig(strategy, k=k), task="naming")
     back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
     assert back == selection
-    assert (back.chosen_models, back.cost) == (selection.chosen_models, selection.cost)
 
 
 def test_a_trial_there_and_back():
