@@ -15,7 +15,7 @@ from mll_hf.labels.label import UNPINNED
 from mll_hf.selection.budget import Shortlist, plan_trial, run_trial
 from mll_hf.selection.candidates import NOMINATED
 from mll_hf.selection.suggest import suggest
-from mll_hf.selection.task import check_image_count, trial_sample
+from mll_hf.selection.task import MIN_IMAGES, check_image_count, trial_sample
 from mll_hf.selection.with_images import choose_with_images, estimate_in_trial, trial_prior
 from mll_hf.utils.images import warn_of_unreadable
 from mll_hf.utils.reach import hub_error
@@ -57,7 +57,7 @@ def try_models(
     if selection.estimate is None:
         raise ValueError("the shortlist has no estimate")
     images = [*task.examples.images, *task.images]
-    check_image_count(len(set(map(image_digest, images))), "different")
+    _check_different(images)
     run = ensemble.model_runner(images, cache)
     models = [selection.models[m] for m in selection.chosen_models]
     sizes = sizes or _download_sizes(models, ensemble.token)
@@ -103,6 +103,16 @@ def try_models(
             names[tried[0]],
         )
     return choose_with_images(selection, tried, pairs, config, classes, task.shares, weights)
+
+
+def _check_different(images: Sequence[ImageLike]) -> None:
+    """Read images until enough different ones are found; InputError if there are too few."""
+    digests = set[str]()
+    for image in images:
+        digests.add(image_digest(image))
+        if len(digests) == MIN_IMAGES:
+            return
+    check_image_count(len(digests), "different")
 
 
 def _download_sizes(models: Sequence[SelectedModel], token: str | None) -> list[int]:

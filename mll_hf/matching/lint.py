@@ -43,15 +43,15 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     if len(classes) == 1:
         yield "With one class every prediction is correct; also name what else the images show."
     if negated := [name for name in classes if NEGATION.search(name)]:
-        yield f"{shown(negated)}: models hardly read 'no' and 'without'; name what is seen instead (bare head)."
+        yield f"{quoted(negated)}: models hardly read 'no' and 'without'; name what is seen instead (bare head)."
     if joined := [name for name in classes if _SEPARATOR.search(name)]:
-        yield f"{shown(joined)}: looks like several classes in one name; separate classes with commas."
+        yield f"{quoted(joined)}: looks like several classes in one name; separate classes with commas."
     if prompts := [name for name in classes if _PROMPT.match(name)]:
-        yield f"{shown(prompts)}: prompts are made from names; give the name alone, and the kind of image as domain."
+        yield f"{quoted(prompts)}: prompts are made from names; give the name alone, and the kind of image as domain."
     if emoji := [name for name in classes if any(unicodedata.category(c) == "So" for c in name)]:
-        yield f"{shown(emoji)}: symbols are not read by most models; write the name in words."
+        yield f"{quoted(emoji)}: symbols are not read by most models; write the name in words."
     if long := [name for name in classes if len(name) > _LONG]:
-        yield f"{shown(long)}: long names are cut off by many models; give a short name and a description."
+        yield f"{quoted(long)}: long names are cut off by many models; give a short name and a description."
     if all(re.fullmatch(r"\d+|[^\W\d_\u3400-\u9fff]", clean_class_name(name)) for name in classes) and len(classes) > 1:
         yield "The names are numbers or letters: say what they are, in the names (digit 7) or as task."
     yield from _scripts(classes)
@@ -60,7 +60,7 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     yield from _synonyms({name: known[key][1] for name, key in keys.items() if key in known})
     shares = {name: [sense_share(id, key) for id in known[key][1]] for name, key in keys.items() if key in known}
     if rare := [name for name, each in shares.items() if each and max(each) < _RARE]:
-        yield f"{shown(rare)}: ambiguous, rarely the concept of this name in the graph; describe it, or add a word."
+        yield f"{quoted(rare)}: ambiguous, rarely the concept of this name in the graph; describe it, or add a word."
     for name, key in keys.items():
         if len(key) >= _MIN_TYPO and key not in known and key.isalpha():
             near = {known[edit][0] for edit in _edits(key) if edit in known}
@@ -76,7 +76,7 @@ def _scripts(classes: Sequence[str]) -> Iterator[str]:
             by_script[_WRITTEN.get(script, script.capitalize())].append(name)
     for script, names in by_script.items():
         if script != "Latin":
-            yield f"{shown(names)}: in {script} script, which most models do not read."
+            yield f"{quoted(names)}: in {script} script, which most models do not read."
     if len(by_script) > 1:
         yield f"The names are in several scripts ({', '.join(by_script)}): use one language for all classes."
 
@@ -107,7 +107,7 @@ def _synonyms(concepts: Mapping[str, Sequence[str]]) -> Iterator[str]:
             by_concept[id].append(name)
     pairs = dict.fromkeys(tuple(names) for names in by_concept.values() if len(names) > 1)
     for names in list(pairs)[:_SHOWN]:
-        yield f"{shown(names)}: names of one thing in WordNet; if so, no model can tell them apart."
+        yield f"{quoted(names)}: names of one thing in WordNet; if so, no model can tell them apart."
 
 
 def _edits(word: str) -> set[str]:
@@ -130,6 +130,6 @@ def _spellings(graph: SemanticGraph) -> Mapping[str, tuple[str, list[str]]]:
     return known
 
 
-def shown(names: Sequence[str]) -> str:
+def quoted(names: Sequence[str]) -> str:
     """The first names, in quotes."""
     return abridged([f"'{shortened(name, 30)}'" for name in names], _SHOWN)

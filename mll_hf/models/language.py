@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.matching.datasets import known_datasets
-from mll_hf.matching.lint import scripts_of, shown
+from mll_hf.matching.lint import quoted, scripts_of
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.senses import english_words
 from mll_hf.matching.words import stems
@@ -87,10 +87,10 @@ def mixed_names(classes: Sequence[str], language: str) -> tuple[str, ...]:
     if language == ENGLISH:
         scientific = [name for name in classes if is_binomial(name) and name not in english]
         is_mixed = english and len(scientific) >= _SCIENTIFIC_SHARE * len(classes)
-        return (f"{shown(scientific)}: scientific among common names; use one kind for all.",) if is_mixed else ()
+        return (f"{quoted(scientific)}: scientific among common names; use one kind for all.",) if is_mixed else ()
     others = [name for name in english if not any(language in x or len(x) > _MOST_LANGUAGES for x in spoken[name])]
     is_mixed = others and len({*filter(None, scripts_of(classes))}) == 1  # several scripts are noted by `lint`
-    return (f"{shown(others)}: English, unlike most names; use one language for all.",) if is_mixed else ()
+    return (f"{quoted(others)}: English, unlike most names; use one language for all.",) if is_mixed else ()
 
 
 def _detect(names: Sequence[str], codes: Sequence[str]) -> str:

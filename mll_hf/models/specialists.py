@@ -179,9 +179,8 @@ def _with_gain(model: KnownModel, domain: str, pairs: Sequence[tuple[Figure, flo
     in_logits = sum((_logit(figure.value) - _logit(best)) * figure.sets for figure, best in pairs) / sets
     better = sum(figure.sets for figure, best in pairs if figure.value > best)
     accuracies = tuple(f.value for f, _ in pairs if f.metric in ACCURACIES and f.sets == 1)
-    return Nominee(
-        model, domain, gain, in_logits, None, sets, accuracies, better=gain >= _MIN_GAIN and 2 * better >= sets
-    )
+    is_better = gain >= _MIN_GAIN and 2 * better >= sets
+    return Nominee(model, domain, gain, in_logits, sets=sets, accuracies=accuracies, better=is_better)
 
 
 def _logit(share: float) -> float:

@@ -19,7 +19,7 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.prompts import mentions
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import ids_of, imagenet_accuracies, known_models
-from mll_hf.models.language import ENGLISH, language_of
+from mll_hf.models.language import ENGLISH
 from mll_hf.models.specialists import language_figures
 from mll_hf.selection.accuracy import (
     MIN_ACCURACY,
@@ -52,7 +52,7 @@ _MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking lo
 
 
 def estimate_from_names(
-    candidates: Candidates, overall: Floats, shift: float, claims: Collection[str] = ()
+    candidates: Candidates, overall: Floats, shift: float, claims: Collection[str] = (), language: str = ENGLISH
 ) -> Estimate:
     """The estimate for M models from class names, with the models' labels or published figures.
 
@@ -61,11 +61,12 @@ def estimate_from_names(
         overall: [M] mean scores over the classes, between 0 and 1, on a common scale.
         shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
         claims: Domains of specialists that the classes touch, such as ``remote sensing``.
+        language: Code of the language of the class names.
     """
     match, domain = candidates.match, ", ".join([candidates.domain or "", *claims])
     fitted = match.encoder.startswith(DEFAULT_MODEL)  # to the cosines of this encoder, which reads English
     meant = are_meant(match.classes, match.coverage) if fitted else match.coverage >= COVERED
-    names = match.names if fitted and language_of(match.classes) == ENGLISH else None
+    names = match.names if fitted and language == ENGLISH else None
     traits = task_traits(len(match.classes), names, domain, meant)
     traits = replace(traits, near=near_classes(match.classes, domain))
     with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())

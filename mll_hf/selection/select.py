@@ -73,10 +73,11 @@ def select(
     unknown = {nominee.model.hub_id for nominee in nominees if nominee.model in within.published} - gains.keys()
 
     scores, shift = _scores(within, config, language)
+    claims = dict.fromkeys(nominee.claim for nominee in nominees)
     estimate = (
         None
         if strategy.as_in_paper
-        else estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0, {nominee.claim for nominee in nominees})
+        else estimate_from_names(candidates, scores.mean(axis=1), shift or 0.0, claims, language)
     )
     notes = (str(dataset),) if dataset else ()
     if estimate and is_ours:
@@ -112,7 +113,7 @@ def select(
     else:
         chosen[:k] = True
     measured = {nominee.claim for nominee in nominees if nominee.model.hub_id in gains.keys() & set(ids)}
-    claims = [claim for claim in dict.fromkeys(nominee.claim for nominee in nominees) if claim not in measured]
+    unmeasured = [claim for claim in claims if claim not in measured]
     coverage = candidates.match.coverage.astype(np.float64)
     if is_ours:
         coverage = np.clip(concept_weights(within, config.class_weight).sum(axis=0), 0, 1)
@@ -129,7 +130,7 @@ def select(
         task=task,
         estimate=estimate,
         notes=(*notes, *mixed_names(classes, language), *nomination_notes(nominees)),
-        unmeasured=tuple(map(made_for, claims)),
+        unmeasured=tuple(map(made_for, unmeasured)),
     )
 
 

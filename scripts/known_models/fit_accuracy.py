@@ -20,7 +20,7 @@ import itertools
 import json
 import sys
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,20 +33,18 @@ from graph.wordnet import DEBIAN
 from known_models.figures import accuracies, class_recalls, known_datasets
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.matching.datasets import known_datasets as class_lists
-from mll_hf.matching.prompts import clean_class_name, mentions
+from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, DefaultEncoder
 from mll_hf.matching.words import name_key
 from mll_hf.models.known import imagenet_accuracies
 from mll_hf.models.published import figures as figures_of_domains
 from mll_hf.selection.accuracy import (
     MEANINGLESS_ERROR,
-    MEDICAL,
     MIN_ACCURACY,
     MIN_ESTIMATE,
     AccuracyModel,
     TaskTraits,
     have_meaning,
-    is_specialized,
     near_classes,
     task_traits,
     with_near_classes,
@@ -189,7 +187,7 @@ def traits_near(of: KnownDataset) -> TaskTraits | None:
         classes = [spellings[0] for spellings in known[of.id].classes]
     else:
         return None
-    return TaskTraits(len(classes), None, None, False, False, None, near_classes(classes, of.domain, but=of.kin))
+    return replace(task_traits(len(classes), None, of.domain), near=near_classes(classes, of.domain, but=of.kin))
 
 
 def fit_recalls() -> dict[str, object]:
@@ -225,16 +223,14 @@ def features_of(datasets: Sequence[KnownDataset]) -> tuple[Floats, Floats, Float
             classes = written[name]["names"]
         elif name in lists:
             classes = [spellings[0] for spellings in lists[name].classes]
-        medical, log_classes = float(mentions(of.domain, MEDICAL)), np.log(n_classes[d])
-        specialized = float(is_specialized(of.domain)) - medical
+        traits = task_traits(len(classes), None, of.domain)
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
             meant = have_meaning(classes, of.kin)
             traits, with_meaning[d] = task_traits(len(classes), embeddings, of.domain, meant), meant.mean()
-            rows.append((traits.similarity, traits.nearest, medical, specialized, traits.things, log_classes))
-        else:
-            rows.append((np.nan, np.nan, medical, specialized, np.nan, log_classes))
+        of_domain = (traits.medical, traits.specialized and not traits.medical)
+        rows.append((traits.similarity, traits.nearest, *of_domain, traits.things, np.log(n_classes[d])))
     return np.array(rows, np.float64), 1 / np.array(n_classes, np.float64), with_meaning
 
 
