@@ -76,8 +76,9 @@ def domains_of(
     if any(map(NEGATION.search, named)):
         scores.pop(_FASHION, None)  # whether clothes are worn
     keys = ["".join(stems(name)) for name in named]
+    are_teams = all(name.istitle() and name.endswith("s") for name in named)  # Cardinals, Blue Jays
     for claim, weight, names in domain_words("together"):
-        if len(keys) > 2 and sum(key in names for key in keys) >= _TOGETHER * len(keys):
+        if len(keys) > 2 and sum(key in names for key in keys) >= _TOGETHER * len(keys) and not are_teams:
             scores[claim] = weight
     for text in filter(None, (domain, task)):
         scores |= dict.fromkeys(_found(stems(text), "option"), 1.0)

@@ -6,8 +6,8 @@ The roots are in domain_roots.csv, with their sources: words, or synsets of Word
 
 - option: in --domain or --task;
 - inside: anywhere in a class name; ``below`` are names of synsets below a root;
-- heads: the last word of a longer class name ("blue jay"): names of synsets below a root that end the name of one of
-  their hyponyms;
+- heads: the last word of a longer class name ("blue jay", "Eurasian wren"): names of synsets below a root that end the
+  name of one of their hyponyms, or that are one word and mostly mean it, but name nothing below a root with a minus;
 - together: the whole class name, if most other names are of the same row; joined names of synsets below roots, but of
   none below a root with a minus;
 - instances: the whole class name, in capitals: names of the instances below a root (countries, cities).
@@ -40,14 +40,14 @@ MIN_LETTERS = 3
 EVERYDAY = frozenset({
     "almond", "anchovy", "apricot", "ash", "bass", "bead", "bug", "campion", "canary", "cap", "char", "chat", "cherry",
     "chicken", "clam", "cock", "coffee", "cold", "copper", "cord", "crab", "crane", "crash helmet", "cricket",
-    "diamond", "dinosaur", "dory", "drawer", "drum", "emperor", "everlasting", "fish", "flat", "flicker", "flower",
-    "fowl", "grunt", "hazelnut", "hen", "hind", "jack", "kite", "lemon", "life belt", "lime", "lobster", "mac",
-    "mahogany", "martin", "mildew", "mini", "mold", "monitor", "orange", "oyster", "palm", "pearl", "pin", "pink",
-    "plum", "pout", "prawn", "precious stone", "python", "racer", "ray", "roller", "ruby", "rust", "safety belt",
-    "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short", "shrimp", "skate",
-    "slack", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt", "stock", "stole", "sucker",
-    "swallow", "swift", "tick", "tit", "trapping", "tree", "trumpeter", "tuna", "turkey", "turtle", "vest", "washable",
-    "weed", "whiff", "whiting", "wrap", "yeast",
+    "diamond", "dinosaur", "dory", "drawer", "drone", "drum", "emperor", "everlasting", "fish", "flat", "flicker",
+    "flower", "fowl", "grunt", "hazelnut", "hen", "hind", "jack", "kite", "lemon", "life belt", "lime", "lobster",
+    "mac", "mahogany", "martin", "mildew", "mini", "mold", "monitor", "orange", "oyster", "palm", "pearl", "pin",
+    "pink", "plum", "pout", "prawn", "precious stone", "python", "queen", "racer", "ray", "roller", "ruby", "rust",
+    "safety belt", "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short",
+    "shrimp", "silk", "skate", "slack", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt",
+    "stock", "stole", "sucker", "swallow", "swift", "tick", "tit", "trapping", "tree", "trumpeter", "tuna", "turkey",
+    "turtle", "vest", "washable", "weed", "whiff", "whiting", "wrap", "yeast",
 })  # fmt: skip
 """Stems that mostly mean something else."""
 
@@ -91,9 +91,9 @@ def _names(
     first: Mapping[str, str],
 ) -> Iterator[str]:
     found = _descendants([root for root in roots if root[0] != "-"], below)
+    others = _lemmas(_descendants([root[1:] for root in roots if root[0] == "-"], below), synsets)
     if kind == "together":
-        others = _descendants([root[1:] for root in roots if root[0] == "-"], below)
-        yield from _lemmas(found, synsets) - _lemmas(others, synsets)
+        yield from _lemmas(found, synsets) - others
         return
     for wnid in found:
         lemmas = synsets[wnid].lemmas
@@ -101,7 +101,9 @@ def _names(
             parts = {
                 stems(lemma)[-1:] for child in below.get(wnid, ()) for lemma in synsets[child].lemmas if " " in lemma
             }
+            words = [lemma for lemma in lemmas if lemma.isalpha() and lemma.islower() and lemma not in others]
             yield from (lemma for lemma in lemmas if stems(lemma) in parts)
+            yield from (word for word in words if first[word] in found)
         elif kind == "instances":
             yield from lemmas if wnid not in roots and lemmas[0][:1].isupper() else ()
         else:

@@ -25,6 +25,7 @@ SKIN = ("melanoma", "nevus", "basal cell carcinoma")
         ("nomination_lists_third", 48),
         ("nomination_lists_fourth", 45),
         ("nomination_lists_fifth", 73),
+        ("nomination_lists_sixth", 34),
     ],
 )
 def test_lists_get_their_domain_and_language(name, least):
