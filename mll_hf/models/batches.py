@@ -35,7 +35,8 @@ def in_threads(prepare: Callable[[Item], Prepared], batches: Iterable[Sequence[I
         while ahead:
             yield list(ahead.popleft())
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Without waiting: the garbage collector may drop this generator in a thread that holds locks of threading.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def encode(model: VisionLanguageModel, inputs: Sequence[torch.Tensor | None], batch_size: int) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,3 +31,13 @@ def test_errors_reach_the_caller_and_batches_are_read_as_they_are_needed():
     with pytest.raises(ZeroDivisionError):
         next(prepared)
     assert len(read) < 10
+
+
+def test_an_abandoned_stream_waits_for_no_thread():
+    """The garbage collector may drop it in any thread, also one that holds locks of threading: waiting never ended."""
+    go, is_done = Event(), Event()
+    prepared = in_threads(lambda item: item and (go.wait(5), is_done.set()), iter([[0], [1], [2], [3]]))
+    next(prepared)
+    prepared.close()
+    assert not is_done.is_set()
+    go.set()
