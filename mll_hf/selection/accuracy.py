@@ -76,7 +76,8 @@ MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 befo
 MIN_ESTIMATE = 0.005  # the same for estimates
 MEANINGLESS_ERROR = 4.0  # standard error if no name means anything, in logits: any accuracy is possible
 FIGURE_ERROR = 0.15  # of one figure, in logits: by how much sources with other prompts differ, but for Caltech-101
-MODEL_ERROR = 0.6  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
+MODEL_ERROR = 0.45  # of one model on a dataset, in logits, given its ImageNet accuracy and the other models
+SLOPE_ERROR = 0.5  # of the estimates' differences between models, as a share: on some datasets models differ more
 SUBSET_GAIN, SUBSET_ERROR = 1.1, 1.2  # logits per share of missing classes, of 11 models on random classes of WHU-RS19
 MIN_INSIDE = 0.9
 FEWER_CLASSES = 1.0  # logits per e-fold of fewer classes: 1.1 on WHU-RS19 (11 models, 2 to 19 classes), 1.0 on Food-10
@@ -273,10 +274,10 @@ def estimate_accuracy(
 def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recognized, domain: str | None) -> Estimate:
     """The estimate after the published figures on a recognized dataset; as it was if they say nothing about the task.
 
-    Models without a figure there learn from the others how difficult the dataset is. If the names do not tell several
-    datasets apart (digits), the estimate is their mean, with the deviation between them as error. Figures do not count
-    if more than a tenth of the classes are others, or if the images are no photos like those of the dataset
-    (``domain``).
+    Models without a figure there learn from the others how difficult the dataset is, and how much models differ on it.
+    If the names do not tell several datasets apart (digits), the estimate is their mean, with the deviation between
+    them as error. Figures do not count if more than a tenth of the classes are others, or if the images are no photos
+    like those of the dataset (``domain``).
 
     Args:
         estimate: For M models, by their class names.
@@ -294,7 +295,9 @@ def with_known_figures(estimate: Estimate, models: Sequence[str], known: Recogni
     missing = 1 - known.present
     common = math.hypot(SUBSET_ERROR * missing, SUBSET_ERROR * (1 - known.inside), between)
     shared = np.sqrt(np.maximum(estimate.errors**2 - MODEL_ERROR**2, 0))
-    prior = Estimate(estimate.mean, np.outer(shared, shared) + MODEL_ERROR**2 * np.eye(len(models)), estimate.basis)
+    slopes = SLOPE_ERROR * (estimate.mean - estimate.mean.mean())
+    errors = np.outer(shared, shared) + np.outer(slopes, slopes) + MODEL_ERROR**2 * np.eye(len(models))
+    prior = Estimate(estimate.mean, errors, estimate.basis)
     observed = by_dataset.mean(axis=0) + SUBSET_GAIN * missing
     return prior.update(rows, observed, np.full(len(rows), FIGURE_ERROR), estimate.basis, common)
 

@@ -24,7 +24,6 @@ from mll_hf.models.language import ENGLISH
 from mll_hf.models.specialists import language_figures
 from mll_hf.selection.accuracy import (
     MIN_ACCURACY,
-    MODEL_ERROR,
     OTHER_STYLES,
     estimate_accuracy,
     have_meaning,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1000
 # In logits, of a model without figures; on published sets specialists are -1.7 to 2.4 from the best general model
 UNKNOWN_ERROR = 1.5
+GAIN_ERROR = 0.6  # of a model with a published gain over general ones
 _MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking logits
 
 
@@ -192,7 +192,7 @@ def with_nominees(
         gains: See :func:`published_gains`.
         unknown: Ids of models made for the task that have no such figures; they can be anything.
     """
-    errors = [UNKNOWN_ERROR if id in unknown else MODEL_ERROR if gains.get(id) else 0.0 for id in models]
+    errors = [UNKNOWN_ERROR if id in unknown else GAIN_ERROR if gains.get(id) else 0.0 for id in models]
     mean = estimate.mean + np.array([gains.get(id) or 0.0 for id in models])
     return Estimate(mean, estimate.covariance + np.diag(np.square(errors)), estimate.basis)
 

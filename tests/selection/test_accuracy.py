@@ -168,6 +168,11 @@ def test_the_figures_of_a_recognized_dataset_are_used_with_a_narrow_interval():
     # a model without a figure learns how easy the dataset is, and stays less certain
     assert estimate.accuracy[2] > prior.accuracy[2]
     assert estimate.errors[0] < estimate.errors[2] < prior.errors[2]
+    # and that models differ more than elsewhere, so that a better one is still better
+    better = Estimate.independent(np.array([1.2, 0.5, 1.9]), np.full(3, 1.5))
+    found = with_known_figures(better, MODELS, recognize(CIFAR10), None).mean
+    assert found[0] - found[1] > 0.7
+    assert found[2] > found[0]
 
 
 def test_a_subset_is_easier_and_less_certain():
