@@ -171,8 +171,7 @@ def test_the_figures_of_a_recognized_dataset_are_used_with_a_narrow_interval():
     # and that models differ more than elsewhere, so that a better one is still better
     better = Estimate.independent(np.array([1.2, 0.5, 1.9]), np.full(3, 1.5))
     found = with_known_figures(better, MODELS, recognize(CIFAR10), None).mean
-    assert found[0] - found[1] > 0.7
-    assert found[2] > found[0]
+    assert found[2] - found[0] > 0.3  # 0.16 if only the level were learned
 
 
 def test_a_subset_is_easier_and_less_certain():
