@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.matching.datasets import known_datasets
 from mll_hf.matching.prompts import clean_class_name
-from mll_hf.matching.senses import sense_share
+from mll_hf.matching.senses import english_words, sense_share
 from mll_hf.matching.words import name_key, stems
 from mll_hf.utils.text import abridged, shortened
 
@@ -66,7 +66,8 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
     if rare := [name for name, each in shares.items() if each and max(each) < _RARE]:
         yield f"{quoted(rare)}: ambiguous, rarely the concept of this name in the graph; describe it, or add a word."
     for name, key in keys.items():
-        if len(key) >= _MIN_TYPO and key not in known and key.isalpha():
+        is_word = english_words().issuperset(stems(name))
+        if len(key) >= _MIN_TYPO and key not in known and key.isalpha() and not is_word:
             near = {known[edit][0] for edit in _edits(key) if edit in known}
             if len(near) == 1:
                 yield f"'{name}' is not a known name; did you mean '{near.pop()}'?"

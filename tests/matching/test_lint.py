@@ -39,6 +39,7 @@ def test_a_likely_mistake_is_named_in_one_line(names, says):
         ["melanoma", "nevus", "basal cell carcinoma"],
         ["Vanessa atalanta", "Danaus plexippus"],
         ["sunny", "cloudy", "rainy"],
+        ["benign", "malignant"],  # no typo of Benin
     ],
 )
 def test_nothing_is_said_of_good_names(names):
