@@ -1,14 +1,16 @@
 """The domains of specialists that a task touches: by its class names and the user's words.
 
-The words are in ``data/domain_words.csv``, written by ``scripts/known_models/domain_words.py``.
+The words are in ``data``, written by ``scripts/known_models/domain_words.py`` and ``species_names.py``.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.matching.lint import NEGATION
@@ -24,6 +26,7 @@ _TOUCHED = 0.5  # mean weight of the words of a domain over the classes
 _MANY, _TOUCHED_BY_MANY = 12, 0.3  # in data sets of other domains no more than .16
 _BESIDE = 0.75  # of the strongest domain: weaker ones are not touched
 _TOGETHER = 0.75  # share of the classes
+_SURELY, _MAY_BE = 0.4, 0.6  # shares of the classes that are species
 _MOST_WORDS = 12  # of a class name
 _GRADES = frozenset({"mild", "moderate", "severe"})
 NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
@@ -39,8 +42,8 @@ class DomainWords:
 
     Attributes:
         kind: ``option`` (in the user's domain or task), ``inside`` (anywhere in a class name), ``heads`` (its last
-            word, after others), ``instances`` (the whole name, in capitals) or ``together`` (the whole name, joined,
-            if most names are of the same row).
+            word, after others), ``images`` (before that word, but not of it), ``instances`` (the whole name, in
+            capitals) or ``together`` (the whole name, joined, if most names are of the same row).
         weight: 1, or less for words that everyday tasks have, too.
     """
 
@@ -54,6 +57,14 @@ class DomainWords:
 def domain_words(kind: str) -> tuple[tuple[str, float, frozenset[str]], ...]:
     """Domain, weight and words of each row of one kind."""
     return tuple((row.domain, row.weight, frozenset(row.words)) for row in _rows() if row.kind == kind)
+
+
+@cache
+def _species_names(mark: str) -> frozenset[str]:
+    """Names of species of several words (no mark), words that end them (-), names of one word, rare (!) or not (?)."""
+    packed = (Path(__file__).parent / "data" / "species_names.txt.gz").read_bytes()
+    lines = gzip.decompress(packed).decode().splitlines()
+    return frozenset(line[len(mark) :] for line in lines if (line[0] if line[0] in "-!?" else "") == mark)
 
 
 @cache
@@ -75,8 +86,11 @@ def domains_of(
             scores[claim] += weight / len(named)
     if any(map(NEGATION.search, named)):
         scores.pop(_FASHION, None)  # whether clothes are worn
+    if len(named) == 2:  # one of two is too little, but for findings
+        scores |= {c: 0.0 for c in (_FASHION, "products", "places", "remote sensing") if scores[c] <= _TOUCHED}
     keys = ["".join(stems(name)) for name in named]
     are_teams = all(name.istitle() and name.endswith("s") for name in named)  # Cardinals, Blue Jays
+    scores[_SPECIES] = float(_are_species(named) and not are_teams)
     for claim, weight, names in domain_words("together"):
         if len(keys) > 2 and sum(key in names for key in keys) >= _TOGETHER * len(keys) and not are_teams:
             scores[claim] = weight
@@ -95,9 +109,25 @@ def _weights_of(name: str) -> Mapping[str, float]:
         found |= {claim: weight for claim, weight, names in domain_words("instances") if " ".join(words) in names}
     if len(found) > 1:
         found.pop(_MEDICINE, None)  # the others say more
-    if is_binomial(name) or (len(words) > 1 and any(words[-1] in heads for _, _, heads in domain_words("heads"))):
-        found[_SPECIES] = 1.0
     return found
+
+
+def _is_species(name: str) -> bool:
+    """Whether a name is surely that of a species: a scientific one, or a common one of several words."""
+    *before, last = stems(name) or [""]
+    if not before or " ".join((*before, last)) in _species_names(""):
+        return bool(before)
+    is_head = last in _species_names("-") or any(last in heads for _, _, heads in domain_words("heads"))
+    return is_binomial(name) or (is_head and not _found(before, "images"))
+
+
+def _are_species(names: Sequence[str]) -> bool:
+    """Whether many names surely are of species, and most may be, or most are of one rare word."""
+    sure = sum(map(_is_species, names))
+    rare, others = (sum(" ".join(stems(name)) in _species_names(mark) for name in names) for mark in "!?")
+    if len(names) > 2 and not all(map(str.istitle, names)) and sure + rare >= _TOGETHER * len(names):
+        return True
+    return sure >= _SURELY * len(names) and sure + rare + others >= _MAY_BE * len(names)
 
 
 def is_binomial(name: str) -> bool:

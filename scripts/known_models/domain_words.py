@@ -8,6 +8,7 @@ The roots are in domain_roots.csv, with their sources: words, or synsets of Word
 - inside: anywhere in a class name; ``below`` are names of synsets below a root;
 - heads: the last word of a longer class name ("blue jay", "Eurasian wren"): names of synsets below a root that end the
   name of one of their hyponyms, or that are one word and mostly mean it, but name nothing below a root with a minus;
+- images: before a head, of what only looks like it ("plush owl"), or is food;
 - together: the whole class name, if most other names are of the same row; joined names of synsets below roots, but of
   none below a root with a minus;
 - instances: the whole class name, in capitals: names of the instances below a root (countries, cities).
@@ -31,7 +32,7 @@ from known_models import build
 from mll_hf.matching.words import stems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from graph.wordnet import Synset
 
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     by_hand = {" ".join(stems(word)) for row in roots if row["kind"] == "inside" for word in row["words"].split("|")}
     for row in roots:
         kind, given = row["kind"], row["words"].split("|")
-        names = given if kind in ("option", "inside") else _names(kind, given, synsets, below, first)
+        names = given if kind in ("option", "inside", "images") else _names(kind, given, synsets, below, first)
         joint = "" if kind == "together" else " "
         words = {joint.join(stems(name)) for name in names if len(name) >= MIN_LETTERS or kind == "option"}
         if kind != "together":
@@ -90,8 +91,8 @@ def _names(
     below: Mapping[str, list[str]],
     first: Mapping[str, str],
 ) -> Iterator[str]:
-    found = _descendants([root for root in roots if root[0] != "-"], below)
-    others = _lemmas(_descendants([root[1:] for root in roots if root[0] == "-"], below), synsets)
+    found = descendants([root for root in roots if root[0] != "-"], below)
+    others = _lemmas(descendants([root[1:] for root in roots if root[0] == "-"], below), synsets)
     if kind == "together":
         yield from _lemmas(found, synsets) - others
         return
@@ -114,7 +115,8 @@ def _lemmas(wnids: set[str], synsets: Mapping[str, Synset]) -> set[str]:
     return {lemma.lower() for wnid in wnids for lemma in synsets[wnid].lemmas}
 
 
-def _descendants(roots: list[str], below: Mapping[str, list[str]]) -> set[str]:
+def descendants(roots: Iterable[str], below: Mapping[str, list[str]]) -> set[str]:
+    """Wnids of some synsets and all below them."""
     found, waiting = set(), list(roots)
     while waiting:
         if (wnid := waiting.pop()) not in found:
