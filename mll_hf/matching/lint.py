@@ -31,6 +31,7 @@ _FAULTLESS = re.compile(
     r"(?:good|ok|okay|normal|intact|acceptable|undamaged|flawless|perfect|correct|healthy)\b|.* (?:ok|healthy)$",
     re.IGNORECASE,
 )
+_OPPOSITE = ("un", "in", "im", "ir", "dis", "non")
 _PROMPT = re.compile(r"^(?:an?|the)?\s*(?:\w+ )?(?:photo|photograph|picture|image|drawing|sketch)s? of ", re.IGNORECASE)
 _SEPARATOR = re.compile(r"\s*[;|]\s*")
 _KANA = ("HIRAGANA", "KATAKANA")
@@ -74,11 +75,14 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
 
 
 def finds_faults(classes: Sequence[str]) -> bool:
-    """Whether the classes are faults and their absence: ``good weld`` among others, or ``corrosion, no corrosion``."""
+    """Whether the classes are faults and their absence: ``good weld, undercut``; ``rust, no rust``; ``safe, unsafe``."""
     words = [frozenset(stems(clean_class_name(name))) for name in classes]
     present = [own for own, name in zip(words, classes, strict=True) if not NEGATION.search(name)]
     absent = [frozenset(stems(NEGATION.sub("", name))) for name in classes if NEGATION.search(name)]
-    return any(map(_FAULTLESS.match, classes)) or any(own <= other for own in absent for other in present)
+    names = {name.lower() for name in classes}
+    has_opposites = any(prefix + name in names for name in names for prefix in _OPPOSITE)
+    is_absent = any(own <= other for own in absent for other in present)
+    return any(map(_FAULTLESS.match, classes)) or has_opposites or is_absent
 
 
 def _scripts(classes: Sequence[str]) -> Iterator[str]:
