@@ -16,7 +16,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.pipelines import decoded, listed
-from mll_hf.utils.images import open_header, why_unreadable
+from mll_hf.utils.images import installed, open_header, why_unreadable
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ _STOP_SECONDS = 60  # for finishing requests on shutdown
 # for other formats, Pillow may run external programs
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k", "reject")
-_UNREADABLE = f"cannot be read as an image; send a complete file in one of the formats {', '.join(_FORMATS)}"
 _NOT_JSON = 'not JSON with "inputs"; send {"inputs": an image in base64 or a list of them, "parameters": an object}'
 _log = logging.getLogger(__name__)
 
@@ -111,7 +110,8 @@ def _refused(image: bytes) -> InputError | None:
     except Image.DecompressionBombError:
         return InputError("the image has too many pixels; send a smaller one")
     except Exception:  # Pillow may raise anything on untrusted headers
-        return InputError(_UNREADABLE)
+        formats = ", ".join(installed(_FORMATS))
+        return InputError(f"cannot be read as an image; send a complete file in one of the formats {formats}")
     if width * height <= _MAX_PIXELS:
         return None
     most = f"{_MAX_PIXELS / 1e6:.0f} million"

@@ -81,7 +81,7 @@ def images_in(folder: Path) -> list[Path]:
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)
         else:
-            others.setdefault("no image format", []).append(str(name))
+            others.setdefault("not named like images", []).append(str(name))
     if others:
         reasons = [f"{len(names)} {reason} ({abridged(names, 3)})" for reason, names in others.items()]
         _log.warning("left out of %s: %s", folder, ", ".join(reasons))
@@ -151,7 +151,16 @@ def open_header(content: bytes, formats: tuple[str, ...] | None = None) -> Image
     from PIL import Image
 
     _register_heif()
-    return Image.open(io.BytesIO(content), formats=formats)
+    return Image.open(io.BytesIO(content), formats=formats and installed(formats))
+
+
+def installed(formats: tuple[str, ...]) -> list[str]:
+    """Those of these formats that can be read here: Pillow fails on the name of any other."""
+    from PIL import Image
+
+    _register_heif()
+    Image.init()
+    return [each for each in formats if each in Image.OPEN]
 
 
 @cache

@@ -104,7 +104,7 @@ def test_unreadable_images_are_skipped_with_a_warning(folder, caplog):
     assert examples.classes.tolist() == [0, 0, 0, 2, 2]
     beside, no_images, *_, unreadable = caplog.messages
     assert beside == f"left out of {folder}, beside its folders: .cache, notes.txt"
-    assert no_images == f"left out of {folder / 'intact pipe'}: 1 no image format (readme)"
+    assert no_images == f"left out of {folder / 'intact pipe'}: 1 not named like images (readme)"
     assert unreadable.startswith("left out 3 unreadable of the examples: ")
     assert f"{folder / 'weld/missing.png'} (No such file or directory)" in unreadable
     assert "an image without a path (not an image, or of an unknown format)" in unreadable
