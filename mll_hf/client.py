@@ -103,9 +103,12 @@ class Client:
         if self._location == PUBLISHED:
             return none
         try:
-            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
+            is_default = self._location == split_location(DEFAULT_LABELS)[0]
+            if is_default and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not self.source.labels():
+                if is_default and self._with_published:
+                    return none  # as usual; the answer says that it rests on published figures
                 instead = f"; to use published figures: --labels {self._location},{PUBLISHED}"
                 raise NoLabelsError(f"{self.source.name} has no labels{'' if self._with_published else instead}")
             from mll_hf.hub.sources import join_source  # slow import, 0.25 s

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mll_hf import __version__
 from mll_hf.cli.output import discard_stdout, logged_notes, print_error
 from mll_hf.cli.parser import Parser
-from mll_hf.errors import MLLError
+from mll_hf.errors import MissingExtraError, MLLError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except MLLError as error:
         return print_error(str(error))
+    except ModuleNotFoundError as error:  # such as Pillow, imported where an image is read
+        return print_error(str(MissingExtraError(str(error.name), "models")))
     except KeyboardInterrupt:
         print_error("interrupted; finished work is kept, and the same command resumes")
         return _INTERRUPTED
@@ -71,10 +73,4 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         parser_of_command = commands.add_parser(name, help=text)
         if command in (None, name):
             getattr(import_module(f"mll_hf.cli.{module}"), f"add_{name}")(parser_of_command)
-    commands.add_parser("version", help="show the version").set_defaults(run=_version)
     return parser
-
-
-def _version(_: argparse.Namespace) -> int:
-    print(f"mll-hf {__version__}")
-    return 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = SelectionConfig()
 _TO_LABEL = "to_label.csv"
+_ADVICE = " To know the accuracy, name the classes of 25 images: add --suggest 25, and fit again with --examples."
 _CACHE = "embeddings"  # folder in the output folder; never pushed
 
 
@@ -107,8 +108,8 @@ def _fit(args: argparse.Namespace) -> int:
     if args.suggest:
         _suggest(client.load(selection), images, args.suggest, args.output)
     print(json.dumps(selection.to_json()) if args.json else shown(selection_report(selection, args.verbose)))
-    if not (args.json or args.suggest or args.examples):
-        print("To know the accuracy, name the classes of 25 images: add --suggest 25, and fit again with --examples.")
+    if not args.json:
+        print(f"This rests on {selection.basis}.{'' if args.suggest or args.examples else _ADVICE}")
     if args.output:
         note(f"saved in {args.output}; classify images with: mll-hf predict IMAGES --selection {args.output}")
     return 0

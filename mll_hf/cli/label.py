@@ -184,13 +184,15 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _push_selection(args: argparse.Namespace) -> int:
+    from mll_hf.hub.locations import REPO_ID
     from mll_hf.selection import Selection
 
     if args.models or args.all or args.labels:
         raise InputError("--selection publishes a selection alone; leave out models, --all and --labels")
     if not args.to:
         raise InputError("say where to publish the selection: --to $ORG/NAME")
-    _check_owners(args, [args.to], "name a repo of yours")
+    if REPO_ID.fullmatch(args.to):  # else the push says what is wrong
+        _check_owners(args, [args.to], "name a repo of yours")
     published = Selection.from_pretrained(args.selection).push_to_hub(args.to, private=args.private, create_pr=args.pr)
     return _print_published(args, published, {"selection": args.selection, "to": args.to})
 

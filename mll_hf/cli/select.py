@@ -22,7 +22,7 @@ from mll_hf.errors import InputError
 from mll_hf.matching import describe
 from mll_hf.models.language import ENGLISH, language_of
 from mll_hf.models.published import DEFAULT_LABELS
-from mll_hf.selection import Figures, SelectionConfig, Strategy
+from mll_hf.selection import SelectionConfig, Strategy
 from mll_hf.selection.comparison import are_meant
 from mll_hf.selection.strategies import configured
 from mll_hf.utils.text import abridged
@@ -78,12 +78,8 @@ def _select(args: argparse.Namespace) -> int:
         return 0
     print(shown(selection_report(selection, args.verbose)))
     if selection.answer_lines:
-        is_label = selection.models[selection.chosen_models[0]].figures is Figures.LABEL
-        basis = "labels" if is_label else "published figures"
-        print(
-            f"This rests on class names and on {basis}. Your images tell more: "
-            f"mll-hf fit PHOTOS --classes {_again(words)} -o choice"
-        )
+        fit = f"mll-hf fit PHOTOS --classes {_again(args, words)} -o choice"
+        print(f"This rests on {selection.basis}. Your images tell more: {fit}")
     _note_on_names(selection)
     return 0
 
@@ -99,9 +95,18 @@ def _note_on_names(selection: Selection) -> None:
         note(f"{abridged(unclear, 5)}: not found among English words, so {says} nothing about accuracy")
 
 
-def _again(words: list[str]) -> str:
-    """The classes as they were given; a long list is better kept in a file."""
-    return shown(shlex.join(words)) if len(words) <= _MOST_AGAIN else "FILE"
+def _again(args: argparse.Namespace, words: list[str]) -> str:
+    """The classes and what limits the choice, as they were given; a long list of classes is better kept in a file."""
+    given = {
+        "max-parameters": args.max_parameters and f"{args.max_parameters / 1e6:.10g}M",
+        "license": ",".join(args.license),
+        "labels": args.labels if args.labels != DEFAULT_LABELS else "",
+        **{name: vars(args)[name.replace("-", "_")] for name in ("max-gflops", "graph", "domain", "task")},
+    }
+    pairs = [*given.items(), *(("trust", owner) for owner in args.trust)]
+    options = [word for name, value in pairs if value for word in (f"--{name}", str(value))]
+    classes = shlex.join(words) if len(words) <= _MOST_AGAIN else "FILE"
+    return shown(f"{classes} {shlex.join(options)}".rstrip())
 
 
 def add_limits(options: Options) -> None:

@@ -238,7 +238,7 @@ def _locate(spec: str, token: str | None) -> Head:
         except OSError as error:
             raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
     repo_id, _, revision = spec.partition("@")
-    if "/" not in repo_id:
+    if "/" not in repo_id or spec.startswith(("/", ".", "~")):
         raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
     is_pinned = FULL_SHA.fullmatch(revision)
     try:

@@ -80,14 +80,11 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
 
 
 def _evidence(selection: Selection) -> str:
-    tried, trial = "", selection.trial
-    if trial:
-        tried = f", and fitted to {trial.n_images:,} images of the task, {trial.n_examples:,} of them with their class"
     about = (("images", selection.domain), ("task", selection.task))
     task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in about if text)
     return (
-        f"Chosen by strategy `{selection.strategy}` among {len(selection.models):,} models, based on their labels or "
-        f"published figures{tried}{f' ({task})' if task else ''}."
+        f"Chosen by strategy `{selection.strategy}` among {len(selection.models):,} models, by {selection.basis}"
+        f"{f' ({task})' if task else ''}."
     )
 
 

@@ -12,6 +12,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection.answer import Answer, answer_to
+from mll_hf.selection.candidates import Figures
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, one_line
 
@@ -114,6 +115,16 @@ class Selection(ArrayFields):
     def answer_lines(self) -> tuple[str, ...]:
         """The recommendation as three lines; empty without an estimate."""
         return self.answer.lines if self.answer else ()
+
+    @property
+    def basis(self) -> str:
+        """What the choice rests on."""
+        is_label = self.models[self.chosen_models[0]].figures is Figures.LABEL
+        figures, trial = "labels" if is_label else "published figures", self.trial
+        if trial is None:
+            return f"class names and {figures}"
+        of_class = f", {trial.n_examples:,} of them with their class" if trial.n_examples else " without class"
+        return f"class names, {figures} and {trial.n_images:,} images{of_class}"
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:

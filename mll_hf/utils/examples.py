@@ -55,7 +55,8 @@ def read_examples(location: Path) -> list[tuple[Path, str, float]]:
         else:
             pairs = _read_table(location)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"the examples in {location} cannot be read ({one_line(error)}); check the path") from None
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise InputError(f"the examples in {location} cannot be read ({reason}); check the path") from None
     if not pairs:
         raise InputError(
             f"{location} holds no examples; give a folder with a subfolder of images per class, or a CSV file with the "

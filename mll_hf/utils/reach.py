@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants
 
 _PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")  # may resolve names
+_SECONDS = 3  # for each address
 
 
 def why_unreachable(repo_id: str = "") -> str:
@@ -37,15 +38,16 @@ def hub_error() -> str:
         return "HF_HUB_OFFLINE is set"
     if not set(_PROXIES).isdisjoint(os.environ):
         return ""
-    error = _dns_error(urlsplit(constants.ENDPOINT).hostname or "")
+    hub = urlsplit(constants.ENDPOINT)
+    error = _connection_error(hub.hostname or "", hub.port or (80 if hub.scheme == "http" else 443))
     return f"the Hub cannot be reached ({error})" if error else ""
 
 
 @cache
-def _dns_error(host: str) -> str:
-    """Why a host name cannot be resolved; cached, since this may take seconds."""
+def _connection_error(host: str, port: int) -> str:
+    """Why a host cannot be connected to, behind a firewall for instance; cached, since this may take seconds."""
     try:
-        socket.getaddrinfo(host, None)
+        socket.create_connection((host, port), _SECONDS).close()
     except OSError as error:
         return str(error)
     return ""

@@ -27,8 +27,8 @@ def printable(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape text for Markdown and HTML: special characters become character references."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
+    """Escape text for Markdown and HTML: special characters, and colons without a space, become references."""
+    return re.sub(r"[!\"#$&*<>@\[\\\]^_`{|}~]|:(?! )", lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def shortened(text: str, max_length: int) -> str:

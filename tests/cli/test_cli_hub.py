@@ -165,6 +165,7 @@ def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatc
         (["--selection", "c.json", "--to", "alice/c", "alice/clip"], "--selection publishes a selection alone"),
         (["--selection", "none.json", "--to", "alice/c"], "cannot read none.json"),
         (["--selection", "c.json", "--to", "hf://datasets/alice/c"], "is not of the form org/name"),
+        (["--selection", "c.json", "--to", "pets"], "'pets' is not of the form org/name"),
     ],
 )
 def test_push_of_a_selection_refuses(tmp_path, monkeypatch, capsys, arguments, said):

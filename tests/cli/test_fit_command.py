@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,19 @@ def loads_nothing(monkeypatch):
     monkeypatch.setattr(embedding, "load_model", load)
 
 
-def test_unlabeled_images(command, task_images, capsys):
+def test_unlabeled_images(command, task_images, capsys, monkeypatch):
     given = task_images, task_images / "first" / "01.png"  # an image that the folder has, too
     status, out, err = run(capsys, *command, *given)
     assert (status, err) == (0, "")
-    assert "add --suggest 25" in out
+    assert out.splitlines()[-1].startswith("This rests on class names, labels and 24 images without class. To know")
     _, headline, models = run(capsys, *command, *given, "-v")[1].split("\n\n")
     assert headline == "3 classes, 2 models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
     assert models.count("not known") == 2  # unlabeled images make no accuracy known
     answer = json.loads(run(capsys, *command, *given, "--json")[1])
     assert (answer["trial"]["n_images"], answer["trial"]["n_examples"]) == (24, 0)
     assert {model["id"] for model in answer["models"]} == set(answer["chosen"]["cat"])
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert "install it with: pip install '.[models]'" in fails(capsys, *command, *given)
 
 
 def test_examples(command, task_images, examples_by_class, tmp_path, capsys):
@@ -86,7 +89,7 @@ def test_a_second_fit_with_examples_and_predict_run_no_more_than_they_need(
     assert run(capsys, "predict", task_images, "--selection", choice)[0] == 0
     card = (choice / "README.md").read_text()
     trial = Selection.from_pretrained(choice).trial
-    assert f"fitted to {trial.n_images} images of the task, {trial.n_examples} of them with their class" in card
+    assert f"by class names, labels and {trial.n_images} images, {trial.n_examples} of them with their class." in card
     for verb in ("predict photos --selection", "serve", "export"):
         assert f"mll-hf {verb} {choice}" in card
     assert "sample_images" not in card  # of cats and dogs

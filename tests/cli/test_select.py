@@ -95,10 +95,11 @@ def test_select_refuses(world, extra, words, capsys):
 
 
 def test_classes_that_the_graph_lacks_ask_for_images(world, capsys):
-    command = ["select", "--labels", world / "labels", "--classes"]
+    command = ["select", "--labels", world / "labels", "--max-parameters", "1.5B", "--trust", "a", "--classes"]
     _, out, err = run(capsys, *command, "cat, zzyzx")
     assert "zzyzx: not found among English words" in err
-    assert "rests on class names and on labels" in out
-    assert "mll-hf fit PHOTOS --classes 'cat, zzyzx' -o choice" in out
+    assert "rests on class names and labels" in out
+    limits = f"--max-parameters 1500M --labels {world / 'labels'} --trust a"
+    assert f"mll-hf fit PHOTOS --classes 'cat, zzyzx' {limits} -o choice" in out
     one = run(capsys, *command, "zzyzx")[2]
     assert one == "mll-hf: note: With one class every prediction is correct; also name what else the images show.\n"

@@ -118,7 +118,8 @@ def test_of_a_folder_of_twelve_formats_nothing_is_skipped_in_silence(tmp_path, c
         (tmp_path / name).write_bytes(b"x")
     assert image_files([tmp_path]) == found
     assert caplog.messages == [
-        f"left out of {tmp_path}: 2 hidden (.DS_Store, .thumbnails/a.jpg), 2 not named like images (drawing.svg, notes.txt)"
+        f"left out of {tmp_path}: 2 hidden (.DS_Store, .thumbnails/a.jpg), 2 not named like images "
+        "(drawing.svg, notes.txt)"
     ]
 
 
