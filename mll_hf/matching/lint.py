@@ -75,7 +75,7 @@ def _notes(classes: Sequence[str], graph: SemanticGraph) -> Iterator[str]:
 
 
 def finds_faults(classes: Sequence[str]) -> bool:
-    """Whether the classes are faults and their absence: ``good weld, undercut``; ``rust, no rust``; ``safe, unsafe``."""
+    """Whether classes are faults and their absence: ``good weld, undercut``; ``rust, no rust``; ``safe, unsafe``."""
     words = [frozenset(stems(clean_class_name(name))) for name in classes]
     present = [own for own, name in zip(words, classes, strict=True) if not NEGATION.search(name)]
     absent = [frozenset(stems(NEGATION.sub("", name))) for name in classes if NEGATION.search(name)]
