@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _TOUCHED = 0.5  # mean weight of the words of a domain over the classes
 _MANY, _TOUCHED_BY_MANY = 12, 0.3  # in data sets of other domains no more than .16
 _BESIDE = 0.75  # of the strongest domain: weaker ones are not touched
-_TOGETHER = 0.75  # share of the classes
-_SURELY, _MAY_BE = 0.4, 0.6  # shares of the classes that are species
+_TOGETHER, _SURELY, _MAY_BE = 0.75, 0.4, 0.6  # shares of the classes: of one row, species, perhaps species
 _MOST_WORDS = 12  # of a class name
 _GRADES = frozenset({"mild", "moderate", "severe"})
 NEUTRAL = _GRADES | {"background", "healthy", "none", "normal", "other", "others", "unknown"}
 """Names that tell nothing."""
 _SPECIES, _FASHION, _MEDICINE = "species", "fashion", "medicine"
+_DISEASE = re.compile(r"\w{3,}(itis|osis|(n|k|sch|yc|ic)emia|(?<!nost)algia|rrh[eo]a|plasia|plegia|penia)\b|\w{5}oma\b")
 _GENUS = re.compile(r"[A-Z][a-z]{2,}(us|a|um|is|es|on|as|os|ys|yx|ix|ax|ox|o|er|ops)")
 _EPITHET = re.compile(r"[a-z-]{2,}(us|a|um|is|ii?|ae|ens|ans|ax|ix|os|on|es|e|eo|o|ur|or|yx)")
 
@@ -107,27 +107,26 @@ def _weights_of(name: str) -> Mapping[str, float]:
     found = dict(_found(words, "inside"))
     if name[:1].isupper():
         found |= {claim: weight for claim, weight, names in domain_words("instances") if " ".join(words) in names}
-    if len(found) > 1:
+    if len(found) > 1 and max(found, key=lambda claim: found[claim]) != _MEDICINE:
         found.pop(_MEDICINE, None)  # the others say more
-    return found
+    return found or ({_MEDICINE: 1.0} if _DISEASE.search(name.lower()) else {})
 
 
 def _is_species(name: str) -> bool:
     """Whether a name is surely that of a species: a scientific one, or a common one of several words."""
     *before, last = stems(name) or [""]
-    if not before or " ".join((*before, last)) in _species_names(""):
-        return bool(before)
     is_head = last in _species_names("-") or any(last in heads for _, _, heads in domain_words("heads"))
-    return is_binomial(name) or (is_head and not _found(before, "images"))
+    is_common = " ".join((*before, last)) in _species_names("") or (is_head and not _found(before, "images"))
+    return is_binomial(name) or (bool(before) and is_common)
 
 
 def _are_species(names: Sequence[str]) -> bool:
     """Whether many names surely are of species, and most may be, or most are of one rare word."""
     sure = sum(map(_is_species, names))
     rare, others = (sum(" ".join(stems(name)) in _species_names(mark) for name in names) for mark in "!?")
-    if len(names) > 2 and not all(map(str.istitle, names)) and sure + rare >= _TOGETHER * len(names):
-        return True
-    return sure >= _SURELY * len(names) and sure + rare + others >= _MAY_BE * len(names)
+    if sure < _SURELY * len(names):
+        return len(names) > 2 and not all(map(str.istitle, names)) and sure + rare >= _TOGETHER * len(names)
+    return sure + rare + others >= _MAY_BE * len(names)
 
 
 def is_binomial(name: str) -> bool:

@@ -39,16 +39,18 @@ if TYPE_CHECKING:
 COLUMNS = ("domain", "kind", "weight", "words", "source")
 MIN_LETTERS = 3
 EVERYDAY = frozenset({
-    "almond", "anchovy", "apricot", "ash", "bass", "bead", "bug", "campion", "canary", "cap", "char", "chat", "cherry",
-    "chicken", "clam", "cock", "coffee", "cold", "copper", "cord", "crab", "crane", "crash helmet", "cricket",
-    "diamond", "dinosaur", "dory", "drawer", "drone", "drum", "emperor", "everlasting", "fish", "flat", "flicker",
-    "flower", "fowl", "grunt", "hazelnut", "hen", "hind", "jack", "kite", "lemon", "life belt", "lime", "lobster",
-    "mac", "mahogany", "martin", "mildew", "mini", "mold", "monitor", "orange", "oyster", "palm", "pearl", "pin",
-    "pink", "plum", "pout", "prawn", "precious stone", "python", "queen", "racer", "ray", "roller", "ruby", "rust",
-    "safety belt", "safety harness", "salmon", "sardine", "sawyer", "screamer", "seat belt", "seatbelt", "short",
-    "shrimp", "silk", "skate", "slack", "smelt", "smut", "sole", "solitaire", "sparkler", "squid", "stay", "stilt",
-    "stock", "stole", "sucker", "swallow", "swift", "tick", "tit", "trapping", "tree", "trumpeter", "tuna", "turkey",
-    "turtle", "vest", "washable", "weed", "whiff", "whiting", "wrap", "yeast",
+    "aid", "almond", "anchovy", "apricot", "ard", "ash", "bass", "bead", "bend", "bighead", "bug", "campion", "canary",
+    "cap", "char", "chat", "cherry", "chicken", "clam", "cock", "coffee", "cold", "collapse", "contagion", "copper",
+    "cord", "crab", "crane", "crash helmet", "creep", "cricket", "diamond", "dinosaur", "dory", "drawer", "drone",
+    "drum", "emperor", "everlasting", "fish", "flat", "flicker", "flower", "founder", "fowl", "gall", "grunt",
+    "hazelnut", "heave", "hen", "hickey", "hind", "jack", "kite", "lemon", "life belt", "lime", "lobster", "lue",
+    "mac", "mahogany", "martin", "mildew", "mini", "mold", "monitor", "mono", "nec", "nsu", "orange", "oyster", "palm",
+    "pearl", "pest", "pid", "pin", "pink", "pip", "plum", "pock", "pout", "prawn", "precious stone", "python", "queen",
+    "racer", "ray", "redness", "roller", "ruby", "rust", "safety belt", "safety harness", "salmon", "sar", "sardine",
+    "sawyer", "screamer", "seat belt", "seatbelt", "short", "shrimp", "silk", "skate", "slack", "smelt", "smut",
+    "sole", "solitaire", "sparkler", "squid", "stagger", "stay", "std", "stilt", "stock", "stole", "strangle",
+    "sucker", "swallow", "swift", "tick", "tit", "trapping", "tree", "tremble", "trumpeter", "tuna", "turkey",
+    "turtle", "vest", "warble", "washable", "weed", "whiff", "whiting", "wrap", "yaw", "yeast",
 })  # fmt: skip
 """Stems that mostly mean something else."""
 
@@ -108,7 +110,7 @@ def _names(
         elif kind == "instances":
             yield from lemmas if wnid not in roots and lemmas[0][:1].isupper() else ()
         else:
-            yield from (lemma for lemma in lemmas if first[lemma.lower()] in found)
+            yield from (lemma for lemma in lemmas if first[lemma.lower()] in found and lemma.lower() not in others)
 
 
 def _lemmas(wnids: set[str], synsets: Mapping[str, Synset]) -> set[str]:

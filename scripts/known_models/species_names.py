@@ -3,8 +3,9 @@
     python scripts/known_models/species_names.py SPECLIST [--wordnet FOLDER]
 
 SPECLIST is UniProt's controlled vocabulary of species, speclist.txt (release 2021_02, CC BY 4.0). Its common names of
-organisms with a cell nucleus are taken, and the names below organism in WordNet 3.0; "meadow brown butterfly" gives
-"meadow brown", too. Names are joined stems, with a mark for what they tell:
+organisms with a cell nucleus are taken, and the names below organism and of plant genera in WordNet 3.0. "Meadow brown
+butterfly" gives "meadow brown", too, and "eastern tiger swallowtail" "tiger swallowtail". Names are joined stems, with
+a mark for what they tell:
 
 - none: a name of several words that means nothing but a wild species, or a group of them;
 - "-": a word that ends three or more of these;
@@ -45,7 +46,12 @@ KEPT = (
     "n02416519", "n01321579", "n01699831",
 )  # fmt: skip
 """Domestic animal, dog, domestic cat, domestic fowl, horse, cattle, hog, sheep, goat; young animal, dinosaur."""
+GENERA, GENUS_LETTERS = ("n11556857", "n11567411"), 5  # of monocots and dicots
 GROUPS = frozenset({"butterfly", "moth", "bat"})
+REGIONS = frozenset({
+    "african", "american", "asian", "atlantic", "australian", "canadian", "common", "eastern", "eurasian", "european",
+    "indian", "northern", "pacific", "southern", "western",
+})  # fmt: skip
 ENDINGS = 3
 MAX_WORDS, MIN_LETTERS = 4, 4
 COMMON = frozenset({
@@ -69,12 +75,20 @@ def main(arguments: list[str] | None = None) -> int:
             senses[stems(lemma)].add(wnid)
     people, food, kept = (descendants(roots, below) for roots in ([PERSON], FOOD, KEPT))
     wild = descendants([ORGANISM], below) - people - food - kept
+    genera = descendants(GENERA, below)
     lemmas = [lemma for wnid in wild for lemma in synsets[wnid].lemmas if not is_binomial(lemma)]
-    others = {name for name, of in senses.items() if not of <= wild}
+    others = {name for name, of in senses.items() if not of <= wild | genera}
     ends = {name[-1] for name in others if len(name) == 1 and senses[name] & (food | kept)}
     listed = set(map(stems, uniprot_names(args.speclist)))
     species = [name[:-1] for name in listed if name[1:] and name[-1] in GROUPS]
     heads = _heads({*listed, *(stems(lemma) for lemma in lemmas if lemma.islower())}, others)
+    species += [name[1:] for name in [*listed, *species] if len(name) > 2 and name[0] in REGIONS]
+    species += [
+        name for name, of in senses.items() if of <= genera and name[0] != "genus" and len(name[0]) >= GENUS_LETTERS
+    ]
+    species += [
+        name[1:] for name, of in senses.items() if of <= genera and name[0] == "genus" and name[1:] not in senses
+    ]
     names = [*species, *(name for name in listed if name[-1] not in ends), *map(stems, lemmas)]
     names = [name for name in names if len(name) <= MAX_WORDS and all(map(str.isalpha, name))]
     everyday = EVERYDAY | _in_texts(args.wordnet) | _of_emoji()

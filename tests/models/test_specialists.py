@@ -26,6 +26,7 @@ SKIN = ("melanoma", "nevus", "basal cell carcinoma")
         ("nomination_lists_fourth", 46),
         ("nomination_lists_fifth", 75),
         ("nomination_lists_sixth", 38),
+        ("nomination_lists_eighth", 13),
     ],
 )
 def test_lists_get_their_domain_and_language(name, least):
@@ -74,6 +75,7 @@ def test_the_users_words_and_names_of_one_branch_count():
     assert domains_of(["peacock", "red admiral", "small tortoiseshell", "brimstone"]) == ("species",)
     assert domains_of(["plush owl", "plush penguin"]) == domains_of(["fox", "raccoon", "deer"]) == ()
     assert domains_of(["backpack", "vase"]) == ()  # one of two
+    assert domains_of(["Gastritis", "nephritis", "nostalgia"]) == ("medicine",)
     assert domains_of(["vest", "no vest", "hat", "no hat"]) == ()  # whether they are worn
 
 
