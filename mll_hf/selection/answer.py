@@ -116,6 +116,8 @@ def answer_to(
     cheapest = chosen[0] or _cheapest(close, models)
     n_families = len({family_of(models[m].ref.repo_id) for m in close})
     third = _whether_it_matters(len(close), n_families, len(models), bool(estimate.known[chosen[0]]))
+    if len(models) == 1 and by_images is not None:
+        third = "No other model was tried, so another may be better."
     if unmeasured and by_images is None:
         third = f"Models made for {abridged(unmeasured, 3)} were not compared: the choice may matter much."
     lines = (_use(models, estimate, chosen), _others(models, estimate, chosen[0], cheapest, len(close)), third)

@@ -123,6 +123,7 @@ def card(selection: Selection, fitted: Fitted | None = None) -> str:
         f'<p class="mll-kicker">{"Fitted to your images" if fitted and fitted.weights else "Best value"}</p>',
         f'<h2 class="mll-answer">{_hub_link(lead.name)}{others}</h2>',
         f'<p class="quiet">{facts}{license} · {_link("model", lead.name, "more about it")}</p>',
+        f'<p class="quiet">For {escape(abridged(selection.classes, 5))}; rests on {selection.basis}</p>',
         _accuracy(selection, " of the first alone" if others else ""),
         _gain(selection, fitted) if fitted else "",
         *(f"<p>{escape(line)}</p>" for line in selection.answer_lines[1:]),
@@ -154,8 +155,9 @@ def _gain(selection: Selection, fitted: Fitted) -> str:
         gain = f"Of {_counted(counted, 'image')} that you were asked for, correct in cross-validation:"
     whose = ", by the first alone" if len(selection.chosen_models) > 1 else ""
     gain += f" {_percent(trial.zero_shot[0])} zero-shot, {_percent(trial.fitted[0])} fitted{whose}."
-    if counted and not (selection.estimate and selection.estimate.known[0]):
-        gain = ""  # too few to tell
+    is_known = selection.estimate is not None and bool(selection.estimate.known[0])
+    if (not is_known) if counted else n_models == 1:
+        gain = ""  # too few to tell, or no other to agree with
     return f"<p>{_counted(n_models, 'model')} tried on {_counted(trial.n_images, 'image')}.{skipped} {gain}</p>"
 
 

@@ -97,10 +97,10 @@ def a_model(name, parameters, gflops):
     return SelectedModel(ModelRef(name, "1" * 40, "open_clip"), Cost(parameters, gflops), 1.0)
 
 
-def lines(accuracy, gflops, n_chosen=1, error=0.1):
+def lines(accuracy, gflops, n_chosen=1, error=0.1, by_images=None):
     estimate = Estimate.independent(logit(np.array(accuracy), 0.001), np.full(len(accuracy), error))
     models = [a_model(name, int(1e6 * g), g) for name, g in zip("abcd", gflops, strict=False)]
-    return answer_to(models, estimate, range(n_chosen)).lines
+    return answer_to(models, estimate, range(n_chosen), by_images=by_images).lines
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
@@ -118,6 +118,7 @@ def test_how_many_times_less_compute(gflops, times):
 def test_a_lonely_best_model_matters():
     assert lines([0.9, 0.7], [10, 1])[1:] == ("The choice matters: no other of the 2 models is within 1 point.",)
     assert lines([0.9], [10])[1] == "It is the only model: there is no choice to make."
+    assert lines([0.9], [10], by_images=np.ones(1))[1] == "No other model was tried, so another may be better."
 
 
 def test_models_that_are_used_together_are_all_named():

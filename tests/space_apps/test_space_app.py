@@ -277,6 +277,7 @@ def test_a_fit_is_published_with_the_login_of_the_visitor(browser, api, tmp_path
     page.goto(f"http://localhost:{port}")  # cookies of a login are kept for localhost, not for its number
     find(page, "cat, dog", noise(tmp_path, 12))
     page.get_by_text("1 model tried on 12 images").wait_for()
+    assert page.get_by_text("Agreement with all").count() == 0
     page.get_by_role("button", name="Take it home").click()
     page.get_by_label("Repo").fill("carol/mine")
     page.get_by_role("button", name="Publish the selection").click()
