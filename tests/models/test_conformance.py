@@ -85,7 +85,8 @@ def check_image_tower(model, has_texts=False):
     for image in conformance.images():
         pixels = model.preprocess(image)
         assert torch.equal(tower.preprocess(image), pixels)
-        np.testing.assert_array_equal(tower.encode_pixels(pixels[None]), model.encode_pixels(pixels[None]))
+        embeddings = tower.encode_pixels(pixels[None])
+        np.testing.assert_allclose(embeddings, model.encode_pixels(pixels[None]), rtol=0, atol=1e-6)  # kernels differ
     for name in ("logit_scale", "logit_bias", "embedding_size", "batch_size"):
         assert getattr(tower, name) == getattr(model, name)
     assert tower.has_texts == has_texts
@@ -150,7 +151,8 @@ def test_the_files_of_the_first_clip(transformers_model, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     old = conformance.load(folder)
     assert conformance.difference(old, conformance.pipeline_outputs(folder)) < conformance.TOLERANCE
-    np.testing.assert_array_equal(old.encode_texts(conformance.TEXTS), new.encode_texts(conformance.TEXTS))
+    expected = new.encode_texts(conformance.TEXTS)
+    np.testing.assert_allclose(old.encode_texts(conformance.TEXTS), expected, rtol=0, atol=1e-6)
 
 
 # ---- texts as in training
@@ -197,7 +199,7 @@ def test_a_model_that_was_evicted_predicts_the_same(backend, transformers_model,
     residents.use(models[1], lambda model: None)
     assert models[0] not in residents
     assert {parameter.device.type for parameter in first._network.parameters()} == {"meta"}
-    np.testing.assert_array_equal(predicted(0, first.preprocess(picture)), before)
+    np.testing.assert_allclose(predicted(0, first.preprocess(picture)), before, rtol=0, atol=1e-4)  # scaled logits
     with pytest.raises(ModelError, match="cannot be run"):
         first.encode_pixels(first.preprocess(picture)[None])
 
