@@ -1,4 +1,4 @@
-"""What WordNet says about names: which words are English, and how often a name means a concept.
+"""What WordNet says about names: which words are English or a genus, and how often a name means a concept.
 
 "Bat" is mostly an animal, "stop" hardly ever the diaphragm of a camera: by WordNet's counts of senses in texts, for
 synsets of ImageNet-12k and their hypernyms. ``scripts/graph/rare_senses.py`` writes both tables.
@@ -34,5 +34,16 @@ def _rare_senses() -> Mapping[tuple[str, str], float]:
 
 @cache
 def english_words() -> frozenset[str]:
-    """Stems of all words in WordNet's names, of two letters or more."""
+    """Stems of the words in WordNet's names, of two letters or more; without epithets of species."""
+    return frozenset(word for word in _words() if word.islower())
+
+
+@cache
+def genera() -> frozenset[str]:
+    """Genera of living things, in capitals."""
+    return _words() - english_words()
+
+
+@cache
+def _words() -> frozenset[str]:
     return frozenset(gzip.decompress(WORDS.read_bytes()).decode().split())

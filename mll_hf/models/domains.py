@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.matching.lint import NEGATION
+from mll_hf.matching.senses import english_words, genera
 from mll_hf.matching.words import stems
 from mll_hf.models.known import records
 
@@ -130,9 +131,16 @@ def _are_species(names: Sequence[str]) -> bool:
 
 
 def is_binomial(name: str) -> bool:
-    """Whether a name looks like a scientific one of a species: ``Danaus plexippus``."""
-    words = name.split()
-    return len(words) in (2, 3) and bool(_GENUS.fullmatch(words[0])) and all(map(_EPITHET.fullmatch, words[1:]))
+    """Whether a name looks like a scientific one of a species: ``Danaus plexippus``, but not ``Lego plate``."""
+    genus, *epithets = name.split() or [""]
+    if len(epithets) not in (1, 2) or not all(map(_EPITHET.fullmatch, epithets)):
+        return False
+    is_english = _is_english(genus) or all(map(_is_english, epithets))
+    return genus in genera() or (bool(_GENUS.fullmatch(genus)) and not is_english)
+
+
+def _is_english(word: str) -> bool:
+    return not english_words().isdisjoint(stems(word))
 
 
 def _found(words: Sequence[str], kind: str) -> Mapping[str, float]:

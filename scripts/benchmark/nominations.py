@@ -13,7 +13,8 @@ The tables are babel_imagenet_12models.csv and ostb.csv, which are for evaluatio
   39 of 42 everyday ones; its last 28 are written when the words were changed for the others;
   data/nomination_lists_seventh.csv: 93 more, of which 57 were, 22 of 25 everyday ones: those on lines of even number
   were looked at when words were changed, the others were not; data/nomination_lists_eighth.csv: 42 more, written when
-  the words had been changed for these, of which 27 were before, and 30 when they were first measured.
+  the words had been changed for these, of which 27 were before, and 30 when they were first measured;
+  data/nomination_lists_ninth.csv: 45 more, most with a brand before a thing ("Nokia phone"), of which 32 were.
 - Word games: random lists of 3 to 10 names on one topic (fruits, animals, tools ...) in 29 languages, as they are and
   without accents. Names of people and towns are the same in many languages, so not all can be told.
 - Languages: Babel-ImageNet, 76 languages besides English in which at least 200 classes have a name.
@@ -60,6 +61,7 @@ LISTS = (
     "nomination_lists_sixth",
     "nomination_lists_seventh",
     "nomination_lists_eighth",
+    "nomination_lists_ninth",
 )
 ENGLISH, EVERYWHERE = "en", "ViT-B-16-SigLIP-i18n-256@webli"
 GAME_CODES = {"pt_BR": "pt", "sr@latin": "sh", "sr@ijekavianlatin": "sh", "nb": "no"}

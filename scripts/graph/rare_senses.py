@@ -2,7 +2,8 @@
 
     python scripts/graph/rare_senses.py
 
-words.txt.gz has the stems of all words in names of WordNet 3.0. rare_senses.csv has how often a word means a concept of
+words.txt.gz has the stems of all words in names of WordNet 3.0 but scientific ones of species, and in capitals the
+genera of living things. rare_senses.csv has how often a word means a concept of
 ImageNet-12k or above it:
 
 The share of a synset among the noun and adjective senses of its name, from WordNet 3.0's counts of senses in tagged
@@ -30,8 +31,11 @@ ADDED = 0.5
 def main() -> None:
     """Write the files."""
     names = {name for part in ("noun", "adj", "verb", "adv") for name in _synsets(part)}
-    words = {word for name in names for word in stems(name.replace("_", " ")) if word.isalpha() and len(word) > 1}
-    WORDS.write_bytes(gzip.compress("\n".join(sorted(words)).encode(), 9, mtime=0))
+    genera = {name.removeprefix("genus_") for name in names if name.startswith("genus_")}
+    texts = [name.replace("_", " ") for name in names if name.partition("_")[0] not in genera or "_" not in name]
+    words = {word for text in texts for word in stems(text) if word.isalpha() and len(word) > 1}
+    lines = sorted(words | {genus.capitalize() for genus in genera})
+    WORDS.write_bytes(gzip.compress("\n".join(lines).encode(), 9, mtime=0))
     nouns, shares = read_nouns(DEBIAN), sense_shares()
     wanted = list({*leaf_names(ClassList.IMAGENET_12K), *leaf_names(ClassList.IMAGENET_1K)} & nouns.keys())
     found = set(wanted)

@@ -27,6 +27,7 @@ SKIN = ("melanoma", "nevus", "basal cell carcinoma")
         ("nomination_lists_fifth", 75),
         ("nomination_lists_sixth", 38),
         ("nomination_lists_eighth", 13),
+        ("nomination_lists_ninth", 4),
     ],
 )
 def test_lists_get_their_domain_and_language(name, least):
