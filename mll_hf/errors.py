@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -28,16 +27,9 @@ class MLLError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
-    def __reduce__(self) -> tuple[Callable[..., MLLError], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Support pickling between processes; some constructors take other arguments than the message."""
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[MLLError], args: tuple[object, ...], fields: dict[str, object]) -> MLLError:
-    error = kind.__new__(kind)
-    error.args = args
-    error.__dict__.update(fields)
-    return error
+        return type(self).__new__, (type(self),), {**self.__dict__, "args": self.args}
 
 
 class InputError(MLLError, ValueError):

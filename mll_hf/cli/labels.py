@@ -19,7 +19,7 @@ from mll_hf.cli.options import (
     natural,
     positive,
 )
-from mll_hf.cli.output import agree_to_download, exit_status, print_error, print_row, shown, summary
+from mll_hf.cli.output import agree_to_download, exit_status, print_error, print_row, summary
 from mll_hf.cli.report import label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label, rivals_path
@@ -96,18 +96,15 @@ def _ls(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     source, label = _named_label(args)
     graph, origin = _graph_of(source, label), source.origin_of(label)
-    if args.json:
-        print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
-    else:
-        print(shown(label_report(label, graph, origin)))
+    record = {**summary(label), "origin": origin.location, "publisher": origin.publisher}
+    print_row(args, record, label_report(label, graph, origin))
     return 0
 
 
 def _named_label(args: argparse.Namespace) -> tuple[LabelStore, Label]:
     """The source of labels, and the label of the model on the graph and probe images that the options prefer.
 
-    Raises:
-        InputError: There is none, or the name matches several models.
+    An InputError if there is none, or the name matches several models.
     """
     owner, is_id, _ = args.model.partition("/")
     source = open_labels(split_location(args.labels)[0], args.graph, trust=[*args.trust, *([owner] if is_id else [])])

@@ -86,8 +86,7 @@ def add_images_destination(command: Options) -> None:
 def class_names(words: list[str]) -> tuple[str, ...]:
     """The classes of a command line: one word is a list or a file, several are a class each, or a list in parts.
 
-    Raises:
-        InputError: There are none, or they cannot be used.
+    An InputError if there are none, or they cannot be used.
     """
     if not words:
         raise InputError("name your classes: cat dog 'golden retriever', or a file with one per line")
@@ -99,12 +98,9 @@ def class_names(words: list[str]) -> tuple[str, ...]:
 
 
 def find_labels(source: LabelStore, model: str) -> tuple[Label, ...]:
-    """All labels of one model, on any graphs.
+    """All labels of one model, named by its id, the last part of its id, or ``id@revision``, on any graphs.
 
-    ``model`` is its id, the last part of its id, or ``id@revision``.
-
-    Raises:
-        InputError: There are none, or the name matches several models.
+    An InputError if there are none, or the name matches several models.
     """
     found = tuple(
         label

@@ -48,8 +48,7 @@ def discard_stdout() -> None:
 def confirm(question: str, no_terminal: str) -> bool:
     """Ask a yes-or-no question, by default no; on stderr, since stdout may be redirected to a file.
 
-    Raises:
-        InputError: There is no terminal; its message is ``no_terminal``.
+    Without a terminal, an InputError with the message ``no_terminal``.
     """
     if not sys.stdin.isatty():
         raise InputError(no_terminal)
@@ -60,8 +59,7 @@ def confirm(question: str, no_terminal: str) -> bool:
 def agree_to_download(images: int, weights: int, is_agreed: bool) -> None:
     """Say what will be downloaded, in bytes, and ask for more than a gigabyte, unless that is agreed (``--yes``).
 
-    Raises:
-        InputError: The user declines, or there is no terminal.
+    An InputError if the user declines, or there is no terminal.
     """
     parts = [f"{gigabytes(size)} of {what}" for size, what in ((images, "probe images"), (weights, "models")) if size]
     if parts:
@@ -108,9 +106,7 @@ def _print_note(message: str) -> None:
 def logged_notes(is_quiet: bool = False, is_held: bool = False) -> Iterator[None]:
     """Print the package's log messages as notes, once: open_clip makes the root logger print messages, too.
 
-    Args:
-        is_quiet: Print none.
-        is_held: Print them at the end, after the answer.
+    ``is_quiet`` prints none, ``is_held`` prints them at the end, after the answer.
     """
     logger, handler = logging.getLogger("mll_hf"), _Notes(is_quiet, is_held)
     logger.addHandler(handler)

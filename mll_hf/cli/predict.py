@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.cli.parser import Parser
-    from mll_hf.ensemble.predictions import Prediction
 
 
 def add_predict(command: Parser) -> None:
@@ -88,27 +87,35 @@ def _predict(args: argparse.Namespace) -> int:
     if args.template:
         selection = for_names(selection, templates=tuple(args.template))
     ensemble, rule = Ensemble(selection, args.device), Rule(args.rule)
-    output: PredictionFile | _Stdout = _Stdout(args.json, is_shown=not truth)
+    output = None
     if args.output:
         output = PredictionFile(args.output, selection.classes, ensemble.fingerprint(rule, args.reject))
-    predicted = dict(output.done) if truth else {}
-    todo = [image for image in images if image_name(image) not in output.done] if output.done else images
+    predicted = output.done if output else {}
+    todo = [image for image in images if image_name(image) not in predicted] if predicted else images
     if len(todo) < len(images):
         done = len(images) - len(todo)
         note(f"{args.output} has predictions for {done} of {len(images)} images; delete it to start over")
     first = failed = 0
+    rows: list[list[str]] = []
     for prediction in ensemble.stream(todo, rule, reject=args.reject) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
         names = [image_name(image) for image in batch]
-        output.write(names, prediction)
-        if truth:
+        if output:
+            output.write(names, prediction)
+        elif truth:
             predicted.update(zip(names, prediction.classes, strict=True))
+        else:
+            readable = [row for row in prediction.rows(names) if row["probability"] is not None]
+            if args.json:
+                sys.stdout.writelines(json.dumps(row) + "\n" for row in readable)
+            else:
+                rows += [[row["image"], row["label"] or "none", f"{row['probability']:.3f}"] for row in readable]
         for n in prediction.unreadable:
             print_error(f"{batch[n]}: {why_unreadable(batch[n])}")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
-    if isinstance(output, _Stdout):
-        output.finish()
-    else:
+    if rows:
+        print(table(["image", "label", "probability"], rows))
+    if output:
         note(f"{len(images):,} predictions are in {args.output}{f', {failed} of them empty' if failed else ''}")
     if truth:
         known = [(truth[path], predicted[image_name(image)]) for image in images if (path := image.resolve()) in truth]
@@ -141,25 +148,3 @@ def _report(score: Score) -> str:
     without = f"; {score.without:,} rejected or unreadable" if score.without else ""
     lines = [f"{accuracy}, {score.correct:,} of {total:,} images{without}", ""]
     return "\n".join([*lines, table(["class", "images", "recall", "taken for"], rows)])
-
-
-class _Stdout:
-    """Predictions on stdout: lines batch by batch, or a table at the end. Unreadable images are skipped."""
-
-    def __init__(self, is_json: bool, is_shown: bool) -> None:
-        self.done: dict[str, str | None] = {}
-        self._is_json, self._is_shown = is_json, is_shown
-        self._rows: list[list[str]] = []
-
-    def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        for row in prediction.rows(images) if self._is_shown else ():
-            if row["probability"] is None:
-                continue
-            if self._is_json:
-                sys.stdout.write(json.dumps(row) + "\n")
-            else:
-                self._rows.append([row["image"], row["label"] or "none", f"{row['probability']:.3f}"])
-
-    def finish(self) -> None:
-        if self._rows:
-            print(table(["image", "label", "probability"], self._rows))

@@ -7,14 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.cli.options import (
-    CLASSES_HELP,
-    add_source,
-    class_names,
-    count,
-    listed,
-    positive,
-)
+from mll_hf.cli.options import CLASSES_HELP, add_source, class_names, count, listed, positive
 from mll_hf.cli.output import note, shown
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client

@@ -242,15 +242,13 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
         file = file / GRAPH_FILE
     where = name or file
     try:
-        document = parse_json(file.read_bytes())
+        return graph_from_json(parse_json(file.read_bytes()), name or file.absolute().parent.name)
     except FileNotFoundError:
         raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", name or path) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", where) from None
-    try:
-        return graph_from_json(document, name or file.absolute().parent.name)
     except GraphError as error:
         raise GraphError(str(error), where) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", where) from None
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON

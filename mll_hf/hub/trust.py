@@ -38,11 +38,9 @@ def remember_verified(label: Label) -> None:
 
 def verified_repos() -> frozenset[str]:
     """Models with a label that was verified on this machine."""
-    found = set()
     with suppress(OSError):
-        for file in asset_path(_FOLDER).iterdir():
-            found.add(file.read_text(encoding="utf-8", errors="replace"))
-    return frozenset(found)
+        return frozenset(file.read_text(encoding="utf-8", errors="replace") for file in asset_path(_FOLDER).iterdir())
+    return frozenset()
 
 
 def ranked_and_claimed(source: LabelStore) -> tuple[tuple[Label, ...], tuple[Label, ...]]:

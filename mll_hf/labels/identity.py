@@ -1,7 +1,7 @@
 """A model's identity: a digest of what decides its outputs.
 
 Publishing a label or editing a card moves the head of a model's repo, and a repo can be renamed; neither changes the
-model. One repo may serve two architectures (ViT-B-32, ViT-B-32-quickgelu), which are two models.
+model.
 """
 
 from __future__ import annotations
@@ -44,20 +44,17 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def model_digest(files: Mapping[str, str], backend: str, architecture: str = "") -> str:
-    """Sha256 that names a model, as 64 hex digits.
-
-    ``files`` are content ids by path of the files of :func:`deciding_files`, which the Hub lists: sha256 of weights,
-    git's blob id of others. ``architecture`` is a name, where the files do not decide it.
-    """
-    document = {"files": dict(files), "backend": backend, "architecture": architecture}
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
-
-
 def digest_of_files(files: Mapping[str, str], backend: str) -> str | None:
-    """The digest of the model that a backend loads from files; None if it loads none, or a content id is unknown."""
+    """The digest (64 hex digits) of the model that a backend loads from a repo's files.
+
+    ``files`` are content ids by path, as the Hub lists them: sha256 of weights, git's blob id of others. None if the
+    backend loads none, or a content id is unknown.
+    """
     deciding = {path: files[path] for path in deciding_files(files, backend)}
-    return model_digest(deciding, backend) if deciding and all(deciding.values()) else None
+    if not (deciding and all(deciding.values())):
+        return None
+    document = {"files": deciding, "backend": backend, "architecture": ""}  # which the files decide
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
 def blob_id(content: bytes) -> str:

@@ -8,13 +8,7 @@ import pytest
 
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph import authoring
-from mll_hf.graph.authoring import (
-    NewImage,
-    check_graph,
-    make_graph,
-    read_folders,
-    read_images,
-)
+from mll_hf.graph.authoring import NewImage, check_graph, make_graph, read_folders, read_images
 from mll_hf.graph.concepts import Concept, load_graph
 from worlds import make_graph as graph_of
 from worlds import picture, write_graph_folder, write_pictures
