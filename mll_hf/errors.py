@@ -18,11 +18,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class MLLError(Exception):
-    """Base of all errors that a user can resolve.
-
-    Args:
-        message: May contain untrusted text; control characters are replaced.
-    """
+    """Base of all errors that a user can resolve. Control characters in messages are replaced: some are untrusted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))

@@ -30,11 +30,7 @@ _COMMANDS = {  # module and help text of each command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-    """
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         parser = build_parser(words[0] if words else "")
@@ -56,11 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser of the command line.
-
-    Args:
-        command: The only command that will be used; modules of others are not imported. None for all.
-    """
+    """The parser of the command line; modules of other commands than ``command`` are not imported, if it is given."""
     parser = Parser(
         prog="mll-hf",
         description="Choose and reuse open vision-language models without trying them all: choose models and fit them "

@@ -37,14 +37,10 @@ class Rule(StrEnum):
 
 
 def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
-    """[N, C] probabilities from the logits that the rule takes.
+    """[N, C] probabilities from logits [M, N, C] of calibrated heads, or zero-shot ones, see ``rule.is_calibrated``.
 
-    Args:
-        rule: The rule.
-        logits: [M, N, C] of calibrated heads if ``rule.is_calibrated``, else of zero-shot heads.
-        chosen: [M, C] which models are chosen for which class (F_y, Eq. 7), at least one per class and per model; used
-            by the paper's rules.
-        weights: [M] weights of the models; used by ``linear_pool``.
+    The paper's rules use ``chosen`` [M, C]: which models are chosen for which class (F_y, Eq. 7), at least one per
+    class and per model; ``linear_pool`` uses ``weights`` [M] of the models.
     """
     match rule:
         case Rule.LINEAR_POOL:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, MissingExtraError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, GraphUnion, SemanticGraph, graph_to_bytes
 from mll_hf.graph.files import IMAGE_FILES, UNKNOWN, image_schema, iter_images, read_columns
 from mll_hf.graph.probes import count_probes
@@ -94,11 +94,8 @@ def make_graph(folder: Path, concepts: Iterable[NewConcept], base: SemanticGraph
 
 
 def _parquet(images: Sequence[tuple[str, NewImage]]) -> bytes:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingExtraError("pyarrow", "models") from None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     rows = [
         {"image": {"bytes": image.content, "path": None}, "node": id, "style": image.domain, "source": image.source}

@@ -1,6 +1,6 @@
 """The image files of a graph's folder: Parquet, with the columns ``image``, ``node``, and optionally domain and source.
 
-Functions raise a GraphError if a file is missing, damaged or lacks a column, and a MissingExtraError without pyarrow.
+Functions raise a GraphError if a file is missing, damaged or lacks a column.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.errors import GraphError, MissingExtraError
+from mll_hf.errors import GraphError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,10 +145,8 @@ def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
 @contextmanager
 def _parquet_errors(path: Path) -> Iterator[None]:
     """Convert errors of pyarrow to a GraphError that names the file."""
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise MissingExtraError("pyarrow", "models") from None
+    import pyarrow as pa
+
     try:
         yield
     except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:

@@ -15,11 +15,7 @@ _SECONDS = 3  # for each address
 
 
 def why_unreachable(repo_id: str = "") -> str:
-    """Why the Hub cannot be used; empty if it may be reachable, or if there is a cache.
-
-    Args:
-        repo_id: Also accept cached files of this model.
-    """
+    """Why the Hub cannot be used; empty if it may be reachable, or if answers or files of this model are cached."""
     answers = Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"
     if constants.HF_HUB_OFFLINE or answers.exists() or (repo_id and is_cached(repo_id)):
         return ""
