@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from mll_hf.selection.task import EQUAL
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.images import image_files
+from mll_hf.utils.tables import csv_bytes
 from mll_hf.utils.text import abridged, gigabytes
 
 if TYPE_CHECKING:
@@ -132,10 +131,9 @@ def _suggest(ensemble: Ensemble, images: list[Path], count: int, folder: Path) -
     from mll_hf.ensemble.embedding import EmbeddingCache
     from mll_hf.ensemble.trial import suggest_images
 
-    text, path = io.StringIO(), folder / _TO_LABEL
+    path = folder / _TO_LABEL
     rows = suggest_images(ensemble, [image.resolve() for image in images], count, EmbeddingCache(folder / _CACHE))
-    csv.writer(text, lineterminator="\n").writerows([("path", "class", "weight"), *rows])
-    write_atomically(path, text.getvalue().encode("utf-8", "backslashreplace"))
+    write_atomically(path, csv_bytes([("path", "class", "weight"), *rows]))
     note(f"{len(rows)} images to label: correct the classes in {path}, rename it, and fit again with --examples")
 
 

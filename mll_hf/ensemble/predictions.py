@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.counts import wilson_interval
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.tables import csv_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,12 +59,6 @@ def image_name(path: Path) -> str:
     return name.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
 class PredictionFile:
     """A CSV file of predictions for any number of images.
 
@@ -95,14 +89,14 @@ class PredictionFile:
                     self.done.update([self._parsed(line)])
             file.truncate(end)
             if not end:
-                file.write(_csv_lines([["image", "label", "probability", *classes]]))
+                file.write(csv_bytes([["image", "label", "probability", *classes]]))
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
         """Append predictions and flush them to the file; a StorageError if the disk is full."""
         rows = [list(row.values()) for row in prediction.rows(images)]
         lines = [[*start, *(probabilities or [""] * self._n_classes)] for *start, probabilities in rows]
         with storage_errors(self._path), self._path.open("ab") as file:
-            file.write(_csv_lines(lines))
+            file.write(csv_bytes(lines))
         self.done.update(zip(images, prediction.classes, strict=True))
 
     def _check_run(self, fingerprint: str) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -119,12 +120,8 @@ def _is_a(error: Exception, kind: type[Exception] | int) -> bool:
 
 def _is_from_client(error: BaseException) -> bool:
     """Whether an error was raised inside huggingface_hub or its HTTP library."""
-    step = error.__traceback__
-    while step:
-        if step.tb_frame.f_globals.get("__name__", "").startswith(("huggingface_hub.", "httpx")):
-            return True
-        step = step.tb_next
-    return False
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module.startswith(("huggingface_hub.", "httpx")) for module in modules)
 
 
 def status_of(error: BaseException | None) -> int | None:

@@ -73,20 +73,15 @@ class LabelCounts:
     def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
         """[V, RIVALS] rivals that most often beat each concept on its own images, and the number of these images.
 
-        Sorted by wins, descending; empty slots have NO_RIVAL.
+        Sorted by wins, descending, then by index; empty slots have NO_RIVAL.
         """
-        n_concepts = len(self.ranks)
-        slots = min(RIVALS, n_concepts)
-        indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
-        wins = np.zeros((n_concepts, RIVALS), np.uint16)
-        tie_break = np.arange(n_concepts - 1, -1, -1)
-        for v in range(n_concepts):
-            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the order is too
-            top = np.argpartition(key, n_concepts - slots)[n_concepts - slots :]
-            top = top[np.argsort(-key[top])]
-            top = top[self.outscored[v, top] > 0]
+        indices = np.full((len(self.ranks), RIVALS), NO_RIVAL, np.uint16)
+        wins = np.zeros_like(indices)
+        for v, outscored in enumerate(self.outscored):
+            top = np.argsort(NO_RIVAL - outscored, kind="stable")[:RIVALS]
+            top = top[outscored[top] > 0]
             indices[v, : len(top)] = top
-            wins[v, : len(top)] = self.outscored[v, top]
+            wins[v, : len(top)] = outscored[top]
         return indices, wins
 
 

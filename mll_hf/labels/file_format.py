@@ -116,22 +116,14 @@ def _faults(expected: str, name: Path | str) -> Iterator[None]:
 
 def read_metadata(blob: bytes, max_header: int = _MAX_HEADER) -> dict[str, Any]:
     """Read our metadata from an untrusted safetensors header; raises one of UNREADABLE."""
-    header = json.loads(blob[8 : 8 + _header_length(blob, max_header)])
-    metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    length = int.from_bytes(blob[:8], "little")
+    if length > min(max_header, len(blob) - 8):
+        raise ValueError(f"the file is cut off, or its header has over {max_header:,} bytes")
+    metadata = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"][METADATA_KEY])
     if not isinstance(metadata, dict):
         raise ValueError("the metadata is not an object")
     canonical_json(metadata).encode()  # raises for lone surrogates
     return metadata
-
-
-def _header_length(blob: bytes, max_header: int = _MAX_HEADER) -> int:
-    """Length of the JSON header of a safetensors file; a ValueError if it is too long to be parsed."""
-    length = int.from_bytes(blob[:8], "little")
-    if len(blob) < 8 or length > len(blob) - 8:
-        raise ValueError("the file is truncated")
-    if length > max_header:
-        raise ValueError(f"its header has over {max_header:,} bytes")
-    return length
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -5,11 +5,10 @@ It is written by ``mll-hf labels summary``, never by a push, so that many publis
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from mll_hf.utils.tables import csv_bytes
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
@@ -36,12 +35,8 @@ def summary_to_bytes(labels: Sequence[Label], graphs: Sequence[SemanticGraph]) -
     known.sort(key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     known.sort(key=lambda label: (-sizes[label.key], label.key))
     rows = [_row(label) for label in known]
-    domains = {name for row in rows for name in row} - set(_COLUMNS)
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, [*_COLUMNS, *sorted(domains)], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().encode()
+    header = [*_COLUMNS, *sorted({name for row in rows for name in row} - set(_COLUMNS))]
+    return csv_bytes([header, *([row.get(name, "") for name in header] for row in rows)])
 
 
 def _row(label: Label) -> dict[str, str]:

@@ -1,13 +1,15 @@
-"""Tables as text: aligned columns for the terminal, or Markdown."""
+"""Tables as text: aligned columns for the terminal, Markdown, or CSV."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import csv
+import io
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 MISSING = "–"
 
@@ -31,6 +33,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     """Lines of a Markdown table; columns of numbers are right-aligned. Cells are not escaped."""
     rule = ["---:" if right else "---" for right in _right_aligned(header, rows)]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def csv_bytes(rows: Iterable[Iterable[Any]]) -> bytes:
+    """Lines of a CSV file in UTF-8; bytes of file names that are not valid UTF-8 are escaped."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _right_aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
