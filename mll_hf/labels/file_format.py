@@ -93,6 +93,7 @@ def tensors_to_bytes(beside: Rivals | ProbeEmbeddings) -> bytes:
 def rivals_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> Rivals:
     """Parse and validate the rivals of a label; the name is used in messages."""
     with _faults("the rivals of its label", name):
+        _header(blob)
         check_rivals(tensors := load(blob), label.ranks)
     return Rivals(**tensors)
 
@@ -100,6 +101,7 @@ def rivals_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> Rival
 def embeddings_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> ProbeEmbeddings:
     """Parse and validate the embeddings of a label; the name is used in messages."""
     with _faults("the embeddings of its label", name):
+        _header(blob)
         check_embeddings(tensors := load(blob), len(label.ranks))
     return ProbeEmbeddings(**tensors)
 
@@ -116,14 +118,19 @@ def _faults(expected: str, name: Path | str) -> Iterator[None]:
 
 def read_metadata(blob: bytes, max_header: int = _MAX_HEADER) -> dict[str, Any]:
     """Read our metadata from an untrusted safetensors header; raises one of UNREADABLE."""
-    length = int.from_bytes(blob[:8], "little")
-    if length > min(max_header, len(blob) - 8):
-        raise ValueError(f"the file is cut off, or its header has over {max_header:,} bytes")
-    metadata = json.loads(json.loads(blob[8 : 8 + length])["__metadata__"][METADATA_KEY])
+    metadata = json.loads(json.loads(_header(blob, max_header))["__metadata__"][METADATA_KEY])
     if not isinstance(metadata, dict):
         raise ValueError("the metadata is not an object")
     canonical_json(metadata).encode()  # raises for lone surrogates
     return metadata
+
+
+def _header(blob: bytes, max_header: int = _MAX_HEADER) -> bytes:
+    """The JSON header of a safetensors file; a ValueError if it would fill the memory when it is parsed."""
+    length = int.from_bytes(blob[:8], "little")
+    if length > min(max_header, len(blob) - 8):
+        raise ValueError(f"the file is cut off, or its header has over {max_header:,} bytes")
+    return blob[8 : 8 + length]
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -18,7 +18,7 @@ from mll_hf.graph.concepts import graph_to_bytes, load_graph
 from mll_hf.graph.files import read_columns
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.trust import remember_verified
-from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes, rivals_from_bytes
 from selection_worlds import WordEncoder
 from worlds import make_graph, make_label, write_graph_folder
 
@@ -128,6 +128,9 @@ def with_header(header):
 def test_what_would_fill_the_memory_is_refused_before_it_is_parsed(tmp_path):
     with pytest.raises(LabelError, match="its header has over 262,144 bytes"):
         label_from_bytes(with_header(b'{"a":' + b"[" * 10 + b"1," * 1_500_000))
+    many = b",".join(b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % n for n in range(9_000))
+    with pytest.raises(LabelError, match="its header has over 262,144 bytes"):
+        rivals_from_bytes(with_header(b"{" + many + b"}"), make_label(make_graph()))
     (tmp_path / "graph.json").write_bytes(b'{"nodes":[' + b"[]," * 1_500_000 + b"[]]}")
     with pytest.raises(GraphError, match="more than 1,000,000 values"):
         load_graph(tmp_path)
