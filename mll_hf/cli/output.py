@@ -73,28 +73,24 @@ def agree_to_download(images: int, weights: int, is_agreed: bool) -> None:
 class _Notes(logging.Handler):
     """Prints messages as notes, those of the package itself at the end if they are held."""
 
-    def __init__(self, is_quiet: bool, is_held: bool) -> None:
+    def __init__(self, is_held: bool) -> None:
         super().__init__()
-        self._is_quiet, self._is_held = is_quiet, is_held
-        self._held: list[str] = []
+        self._is_held, self._held = is_held, list[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._is_held and record.name != __name__:
             self._held.append(record.getMessage())
-        elif not self._is_quiet:
+        else:
             _print_note(record.getMessage())
 
-    def finish(self) -> None:
-        """Print the held notes: those of an unreachable Hub as one."""
-        merged = {reason: dict[str, None]() for reason in _UNREACHABLE}
-        others = list[str]()
-        for message in self._held:
-            if reason := next((reason for reason in _UNREACHABLE if reason in message), ""):
-                merged[reason][message.partition(": ")[0]] = None
-            else:
-                others.append(message)
-        offline = [f"{reason}: {'; '.join(starts)}" for reason, starts in merged.items() if starts]
-        for message in () if self._is_quiet else (*others, *offline):
+    def flush(self) -> None:
+        """Print the held notes: those of an unreachable Hub as one, at the end."""
+        notes, self._held = self._held, []
+        for reason in _UNREACHABLE:
+            if offline := [message for message in notes if reason in message]:
+                starts = dict.fromkeys(message.partition(": ")[0] for message in offline)
+                notes = [message for message in notes if reason not in message] + [f"{reason}: {'; '.join(starts)}"]
+        for message in notes:
             _print_note(message)
 
 
@@ -108,14 +104,14 @@ def logged_notes(is_quiet: bool = False, is_held: bool = False) -> Iterator[None
 
     ``is_quiet`` prints none, ``is_held`` prints them at the end, after the answer.
     """
-    logger, handler = logging.getLogger("mll_hf"), _Notes(is_quiet, is_held)
+    logger, handler = logging.getLogger("mll_hf"), logging.NullHandler() if is_quiet else _Notes(is_held)
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
         sys.stdout.flush()
-        handler.finish()
+        handler.flush()
         logger.removeHandler(handler)
         logger.propagate = True
 
