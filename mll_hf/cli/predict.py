@@ -90,7 +90,7 @@ def _predict(args: argparse.Namespace) -> int:
     output = None
     if args.output:
         output = PredictionFile(args.output, selection.classes, ensemble.fingerprint(rule, args.reject))
-    predicted = output.done if output else {}
+    predicted = output.done if output else {}  # which grows as the file is written
     todo = [image for image in images if image_name(image) not in predicted] if predicted else images
     if len(todo) < len(images):
         done = len(images) - len(todo)

@@ -93,16 +93,14 @@ def tensors_to_bytes(beside: Rivals | ProbeEmbeddings) -> bytes:
 def rivals_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> Rivals:
     """Parse and validate the rivals of a label; the name is used in messages."""
     with _faults("the rivals of its label", name):
-        _header(blob)
-        check_rivals(tensors := load(blob), label.ranks)
+        check_rivals(tensors := _load(blob), label.ranks)
     return Rivals(**tensors)
 
 
 def embeddings_from_bytes(blob: bytes, label: Label, name: Path | str = "") -> ProbeEmbeddings:
     """Parse and validate the embeddings of a label; the name is used in messages."""
     with _faults("the embeddings of its label", name):
-        _header(blob)
-        check_embeddings(tensors := load(blob), len(label.ranks))
+        check_embeddings(tensors := _load(blob), len(label.ranks))
     return ProbeEmbeddings(**tensors)
 
 
@@ -114,6 +112,11 @@ def _faults(expected: str, name: Path | str) -> Iterator[None]:
     except (LabelError, *UNREADABLE) as error:
         reason = error.reason if isinstance(error, LabelError) else one_line(error)
         raise LabelError(f"not {expected} ({reason}); fetch it again, or label the model again", name) from None
+
+
+def _load(blob: bytes) -> dict[str, NDArray[Any]]:
+    _header(blob)  # not too long
+    return load(blob)
 
 
 def read_metadata(blob: bytes, max_header: int = _MAX_HEADER) -> dict[str, Any]:

@@ -35,13 +35,13 @@ def _rare_senses() -> Mapping[tuple[str, str], float]:
 @cache
 def english_words() -> frozenset[str]:
     """Stems of the words in WordNet's names, of two letters or more; without epithets of species."""
-    return frozenset(word for word in _words() if word.islower())
+    return _words() - genera()
 
 
 @cache
 def genera() -> frozenset[str]:
     """Genera of living things, in capitals."""
-    return _words() - english_words()
+    return frozenset(word for word in _words() if word < "a")
 
 
 @cache

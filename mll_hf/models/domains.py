@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.matching.lint import NEGATION
-from mll_hf.matching.senses import english_words, genera
-from mll_hf.matching.words import stems
+from mll_hf.matching.senses import genera
+from mll_hf.matching.words import have_english_words, stems
 from mll_hf.models.known import records
 
 if TYPE_CHECKING:
@@ -135,12 +135,10 @@ def is_binomial(name: str) -> bool:
     genus, *epithets = name.split() or [""]
     if len(epithets) not in (1, 2) or not all(map(_EPITHET.fullmatch, epithets)):
         return False
-    is_english = _is_english(genus) or all(map(_is_english, epithets))
-    return genus in genera() or (bool(_GENUS.fullmatch(genus)) and not is_english)
-
-
-def _is_english(word: str) -> bool:
-    return not english_words().isdisjoint(stems(word))
+    if genus in genera():
+        return True
+    is_english, *are_english = have_english_words([genus, *epithets])
+    return bool(_GENUS.fullmatch(genus)) and not (is_english or all(are_english))
 
 
 def _found(words: Sequence[str], kind: str) -> Mapping[str, float]:

@@ -3,8 +3,7 @@
     python scripts/graph/rare_senses.py
 
 words.txt.gz has the stems of all words in names of WordNet 3.0 but scientific ones of species, and in capitals the
-genera of living things. rare_senses.csv has how often a word means a concept of
-ImageNet-12k or above it:
+genera of living things. rare_senses.csv has how often a word means a concept of ImageNet-12k or above it:
 
 The share of a synset among the noun and adjective senses of its name, from WordNet 3.0's counts of senses in tagged
 texts (``cntlist.rev``), each plus one half; verbs are no class names. Only shares below one half are listed.
